@@ -22,7 +22,7 @@ class LayerSet:
     """The decoder layers that keep their LoRA, out of `num_layers`.
 
     What lies outside the layers follows its neighbour: the input embedding goes with layer 0, the final norm and
-    `lm_head` go with layer L-1. For a boundary that is the rule "embedding kept unless K = 0, head dropped unless K = L".
+    `lm_head` go with layer L-1. For a boundary that says: embedding kept unless K = 0, head dropped unless K = L.
     """
 
     layers: frozenset[int]

@@ -1,8 +1,8 @@
 """Gives the harness our names: the model types and the task folder. The only file that knows how it discovers plugins.
 
 Releases of lm-eval after 0.4.13 read the entry points in `pyproject.toml`. For 0.4.13 the wheel carries a one-line
-`.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that waits for two modules
-of the harness and asks `registering_spec` here for them. Nothing of ours is imported before that, and nothing heavy then.
+`.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that waits for two
+modules of the harness and asks `registering_spec` here for them. Before that nothing of ours is imported.
 """
 
 from __future__ import annotations

@@ -1,0 +1,164 @@
+"""`--model hf-lora-drop`: lm-eval's HFLM (Transformers and PEFT) with the LoRA of some decoder layers dropped."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from peft import PeftModel
+
+from lm_eval_lora_drop import adapter_files
+from lm_eval_lora_drop.boundary import LayerSet
+from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.layers import AdapterLayers, find_decoder_layers
+from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
+from lm_eval_lora_drop.models.distributed import TorchPeers
+from lm_eval_lora_drop.sweep.types import Document, Runner
+
+log = logging.getLogger(__name__)
+
+# HFLM's arguments that decide where and how fast answers are computed, not what they are.
+_NO_CHANGE = {
+    *("pretrained", "peft", "batch_size", "max_batch_size", "device", "parallelize", "offload_folder"),
+    *("max_memory_per_gpu", "max_cpu_memory", "logits_cache", "use_fast_tokenizer"),
+}
+
+
+class LoraDropLM(LoraDropBase, HFLM):
+    """HFLM that keeps the LoRA of the bottom K decoder layers and drops the rest (paper: arXiv 2503.23360).
+
+    Takes the model_args of `hf` and those of `LoraDropArgs`. `pretrained` may also be a loaded `PeftModel`; `peft` is
+    left out then.
+
+    Raises:
+        ArgumentError: a model_arg that cannot be used as written.
+        AdapterError: no adapter, not a LoRA adapter, or one that does not fit the base model.
+    """
+
+    def __init__(
+        self, pretrained: str | transformers.PreTrainedModel | PeftModel, peft: str | None = None, **model_args: Any
+    ) -> None:
+        log_with_the_harness()
+        args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
+        if isinstance(pretrained, str):
+            self._adapter_files = _check_adapter(pretrained, peft, args, rest)
+            log.info("adapter %s: LoRA r=%s", peft, self._adapter_files.config.get("r"))
+        elif peft is not None or not isinstance(pretrained, PeftModel):
+            raise AdapterError(
+                f"pretrained must be a path or Hub id together with peft=<adapter>, or a PeftModel without peft, got a "
+                f"{type(pretrained).__name__} and peft={peft}."
+            )
+        else:
+            self._adapter_files = None
+        self._model_args = {name: value for name, value in rest.items() if name not in _NO_CHANGE}
+        super().__init__(pretrained=pretrained, peft=peft, **rest)
+        if hasattr(self, "accelerator"):
+            # HFLM sets no rank where there is no GPU, and the rank within one machine where there are several.
+            self._rank = self.accelerator.process_index
+            self._world_size = self.accelerator.num_processes
+        self.layers = AdapterLayers.of(self.model)
+        self._parts = self._fingerprint_parts()
+        self._start(args, self.layers.num_layers)
+
+    # What LoraDropBase asks of a backend.
+
+    def fingerprint_parts(self) -> Mapping[str, Any]:
+        """Adapter, base model, dtype and the model_args that change an answer."""
+        return self._parts
+
+    def count_parameters(self, kept: LayerSet) -> tuple[int, int]:
+        """Adapter parameters that `kept` keeps and drops."""
+        return self.layers.count_parameters(kept)
+
+    def runner(self, documents: Sequence[Document]) -> tuple[Runner, str]:
+        """The shared pass where it can run these documents, else one boundary at a time."""
+        return plain_runner(self, self.layers), "plain"
+
+    def peers(self) -> TorchPeers:
+        """The processes of an `accelerate launch`."""
+        return TorchPeers(self.rank, self.world_size)
+
+    def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        """HFLM's own answers under whatever layers are kept now."""
+        return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
+
+    def _answer(self, request_type: str, requests: list[Instance], kept: LayerSet, disable_tqdm: bool) -> list[Any]:
+        change = self.layers.merge(kept) if self.lora_drop.merge else self.layers.keep(kept)
+        with change:
+            return self.harness_answers(request_type, requests, disable_tqdm)
+
+    def _fingerprint_parts(self) -> dict[str, Any]:
+        config = self.model.peft_config[self.model.active_adapters[0]]
+        files = self._adapter_files
+        return {
+            "adapter": {
+                "path": files.source if files else None,
+                "fingerprint": files.fingerprint() if files else _tensor_fingerprint(self.model, "lora_"),
+                "base_model": config.base_model_name_or_path,
+                "r": config.r,
+                "lora_alpha": config.lora_alpha,
+                "parameters": sum(self.layers.count_parameters(LayerSet.below(0, self.layers.num_layers))),
+            },
+            "base": {
+                "name": self.pretrained if files else self.model.get_base_model().name_or_path,
+                "revision": self.revision,
+                "fingerprint": adapter_files.base_fingerprint(
+                    self.pretrained, getattr(self.config, "_commit_hash", None)
+                )
+                if files
+                else _tensor_fingerprint(self.model, ""),
+            },
+            "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
+            "model_args": {name: str(value) for name, value in sorted(self._model_args.items())},
+        }
+
+
+def _check_adapter(
+    pretrained: str, peft: str | None, args: LoraDropArgs, rest: Mapping[str, Any]
+) -> adapter_files.AdapterFiles:
+    """Everything that can be found out before the base model's weights are read."""
+    if not peft:
+        raise ArgumentError(
+            "peft must name the LoRA adapter whose layers are to be kept or dropped (a folder or a Hub id), got none. "
+            "Give --model_args pretrained=<base model>,peft=<adapter>, or use --model hf for a model without adapter."
+        )
+    revision = str(rest.get("revision", "main"))
+    files = adapter_files.open_adapter(peft, revision)
+    config = transformers.AutoConfig.from_pretrained(
+        pretrained,
+        revision=revision,
+        subfolder=rest.get("subfolder", ""),
+        gguf_file=rest.get("gguf_file"),
+        trust_remote_code=bool(rest.get("trust_remote_code", False)),
+    )
+    if getattr(config, "is_encoder_decoder", False) or rest.get("backend") == "seq2seq":
+        raise AdapterError(
+            f"pretrained={pretrained} is an encoder-decoder model ({config.model_type}); boundaries count the layers "
+            "of a decoder-only model. Evaluate it with --model hf."
+        )
+    with torch.device("meta"):
+        skeleton = transformers.AutoModelForCausalLM.from_config(
+            config, trust_remote_code=bool(rest.get("trust_remote_code", False))
+        )
+    adapter_files.check_against(files, skeleton, pretrained)
+    LoraDropBase._check_before_loading(args, len(find_decoder_layers(skeleton)))
+    return files
+
+
+def _tensor_fingerprint(model: torch.nn.Module, part: str) -> str:
+    """SHA-256 over the tensors of a loaded model whose name contains `part`."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if part in name:
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
