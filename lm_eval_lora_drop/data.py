@@ -1,4 +1,4 @@
-"""Reads a benchmark from the Hugging Face Hub or from a folder, to the same columns and the same splits.
+"""Brings a benchmark from the Hugging Face Hub, from a folder or from sacrebleu to the same splits and columns.
 
 A task's YAML names this loader and says what it wants:
 
@@ -14,172 +14,168 @@ A task's YAML names this loader and says what it wants:
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import ROW_SUFFIXES, find_files, find_folder, read_rows
 
-JSON_TYPES: dict[str, type | tuple[type, ...]] = {
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "list": list,
-    "object": dict,
-}
+JSON_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "list": list, "object": dict}
 """What a task may ask of a column, in JSON's words."""
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz")
 
 Row = dict[str, Any]
 Parser = Callable[[Path], Iterator[tuple[int, Row]]]
 
 
+@dataclass(frozen=True)
+class Split:
+    """Where one split comes from. In the YAML a plain string stands for `files` alone.
+
+    Fields left out are those of the whole benchmark; `hub_split` is the split's own name unless given.
+    """
+
+    files: str | Sequence[str]
+    """Patterns of the local files' names, without suffix; the first one that matches anything is taken."""
+    folder: str
+    file_columns: Mapping[str, str] = field(default_factory=dict)
+    """Our column: the local files' column, where they differ."""
+    hub: str | None = None
+    hub_config: str | None = None
+    hub_revision: str | None = None
+    hub_split: str | None = None
+    hub_files: str | None = None
+    """For a repository without a config: the data files to read in it."""
+    hub_columns: Mapping[str, str] = field(default_factory=dict)
+    """Our column: the Hub's column; a dot leads into a nested one (`en-zh.en`)."""
+    sacrebleu: str | None = None
+    """`test set/language pair` of sacrebleu, for `"wmt_from": "sacrebleu"`."""
+    sample: int | None = None
+    """How many rows to draw; which ones depends on their content only."""
+
+
 def load(
     *,
-    hub: str | None,
-    folder: str,
     columns: Mapping[str, str],
-    splits: Mapping[str, str],
+    splits: Mapping[str, str | Mapping[str, Any]],
+    data_dir: str | None = None,
+    wmt_from: str = "hub",
+    parse: Parser = read_rows,
+    suffixes: Sequence[str] = ROW_SUFFIXES,
+    folder: str,
+    hub: str | None = None,
     hub_config: str | None = None,
     hub_revision: str | None = None,
-    data_dir: str | None = None,
     **_others: Any,
 ) -> Any:
-    """Returns a `datasets.DatasetDict` with exactly `splits` and `columns`.
+    """Returns a `datasets.DatasetDict` with exactly `splits` and `columns` (a column and its JSON type).
 
-    `columns` maps a column to its JSON type; `splits` maps a split to the file name pattern of its local files,
-    without suffix. `data_dir` (relative to the current directory) is the benchmark's folder, or one that holds it as
-    `folder`. The harness passes everything in a task's metadata, so other keywords are let through.
+    `data_dir` (relative to the current directory) is the benchmark's folder, or one that holds it as `folder`.
+    `wmt_from` is `hub` or `sacrebleu`. The harness passes everything in a task's metadata, the model's arguments
+    among it, so other keywords are let through.
 
-    Raises `ArgumentError` with file and line where local data cannot be used.
+    Raises `ArgumentError`; for local data with file and line.
     """
-    if data_dir is not None:
-        return load_folder(find_folder(data_dir, folder), columns, splits)
-    if hub is None:
-        raise ArgumentError(
-            f"{folder}: this benchmark is not on the Hub and needs its files. "
-            f"""Give their folder: --metadata '{{"data_dir": "path/to/{folder}"}}'."""
-        )
-    return load_hub(hub, hub_config, hub_revision, columns, splits)
-
-
-def load_hub(
-    hub: str, config: str | None, revision: str | None, columns: Mapping[str, str], splits: Mapping[str, str]
-) -> Any:
-    """The Hub dataset as a `DatasetDict`, its columns cut down to the ones asked for."""
-    from datasets import DatasetDict, load_dataset
-
-    found = load_dataset(hub, name=config, revision=revision)
-    for split in splits:
-        if split not in found:
-            raise ArgumentError(f"{hub}: no split {split!r}; it has {', '.join(sorted(found))}. Is the revision right?")
-        missing = [name for name in columns if name not in found[split].column_names]
-        if missing:
-            raise ArgumentError(
-                f"{hub}, split {split}: no column {', '.join(missing)}; it has {', '.join(found[split].column_names)}. "
-                "Is the revision right?"
-            )
-    return DatasetDict({split: found[split].select_columns(list(columns)) for split in splits})
-
-
-def find_folder(data_dir: str, folder: str) -> Path:
-    """`data_dir` itself, or its subfolder `folder`: one `data_dir` then serves a group of tasks."""
-    path = Path(data_dir).expanduser()
-    if not path.is_dir():
-        raise ArgumentError(f"data_dir must be a folder with the benchmark's files; {path.absolute()} is none.")
-    return path / folder if (path / folder).is_dir() else path
-
-
-def load_folder(
-    folder: Path, columns: Mapping[str, str], splits: Mapping[str, str], parse: Parser | None = None
-) -> Any:
-    """The files of `folder` as a `DatasetDict`; `parse` yields (line number, row) of one file."""
     from datasets import Dataset, DatasetDict
 
-    read = parse or read_rows
+    if wmt_from not in ("hub", "sacrebleu"):
+        raise ArgumentError(f"wmt_from must be 'hub' or 'sacrebleu', not {wmt_from!r}.")
+    common = {"folder": folder, "hub": hub, "hub_config": hub_config, "hub_revision": hub_revision}
     loaded = {}
-    for split, pattern in splits.items():
-        files = find_files(folder, pattern)
-        rows = [select(row, columns, f"{path}, line {line}") for path in files for line, row in read(path)]
-        if not rows:
-            raise ArgumentError(f"{', '.join(map(str, files))}: no example in it, so split {split!r} would be empty.")
+    for name, given in splits.items():
+        split = Split(**{**common, **({"files": given} if isinstance(given, str) else given)})
+        if data_dir is not None:
+            rows = _from_folder(split, find_folder(data_dir, split.folder), columns, parse, suffixes)
+            origin = f"{data_dir}, split {name!r}"
+        elif wmt_from == "sacrebleu" and split.sacrebleu is not None:
+            rows, origin = _from_sacrebleu(split.sacrebleu), f"sacrebleu {split.sacrebleu}"
+        elif split.hub is not None:
+            rows, origin = _from_hub(split, split.hub, name, columns), f"{split.hub}, split {name!r}"
+        else:
+            raise ArgumentError(
+                f"{folder}: this benchmark is not on the Hub. Give the folder with its files: "
+                f"""--metadata '{{"data_dir": "path/to/{folder}"}}'."""
+            )
+        if split.sample is not None:
+            rows = draw(rows, split.sample)
         try:
-            loaded[split] = Dataset.from_list(rows)
-        except (ValueError, TypeError) as error:  # pyarrow's own errors are ValueErrors
-            raise ArgumentError(f"{folder}, split {split}: the lines do not agree in their types: {error}") from error
+            loaded[name] = rows if isinstance(rows, Dataset) else Dataset.from_list(rows)
+        except (ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors and TypeErrors
+            raise ArgumentError(f"{origin}: the rows do not agree in their types: {error}") from error
     return DatasetDict(loaded)
 
 
-def find_files(folder: Path, pattern: str) -> list[Path]:
-    """The files of one split, in the order of their names."""
-    files = sorted({path for suffix in SUFFIXES for path in folder.glob(pattern + suffix) if path.is_file()})
-    if not files:
-        present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-        raise ArgumentError(
-            f"{folder}: no file {pattern} with one of the suffixes {', '.join(SUFFIXES)}; the folder has {present}."
-        )
-    return files
+def draw(rows: Sequence[Row], number: int) -> list[Row]:
+    """`number` of the rows, in their order, chosen by the digests of their content: no random generator is involved."""
+    digests = [hashlib.sha256(json.dumps(row, sort_keys=True).encode()).digest() for row in rows]
+    chosen = sorted(range(len(rows)), key=digests.__getitem__)[:number]
+    return [rows[index] for index in sorted(chosen)]
 
 
-def select(row: Row, columns: Mapping[str, str], where: str) -> Row:
-    """The columns asked for, checked."""
+def _from_folder(
+    split: Split, folder: Path, columns: Mapping[str, str], parse: Parser, suffixes: Sequence[str]
+) -> list[Row]:
+    files = find_files(folder, [split.files] if isinstance(split.files, str) else split.files, suffixes)
+    rows = [
+        _select(row, columns, split.file_columns, f"{path}, line {line}") for path in files for line, row in parse(path)
+    ]
+    if not rows:
+        raise ArgumentError(f"{', '.join(map(str, files))}: no example in it. Is the file complete?")
+    return rows
+
+
+def _select(row: Row, columns: Mapping[str, str], renamed: Mapping[str, str], where: str) -> Row:
+    chosen = {}
     for name, kind in columns.items():
-        if name not in row:
-            raise ArgumentError(f"{where}: no column {name!r}; it has {', '.join(map(str, row)) or 'none'}.")
-        value = row[name]
-        if not isinstance(value, JSON_TYPES[kind]) or (isinstance(value, bool) and kind != "object"):
-            raise ArgumentError(f"{where}: column {name!r} must be of type {kind}, not {type(value).__name__}.")
-    return {name: row[name] for name in columns}
+        source = renamed.get(name, name)
+        if source not in row:
+            raise ArgumentError(f"{where}: no column {source!r}; it has {', '.join(map(str, row)) or 'none'}.")
+        value = row[source]
+        if not isinstance(value, JSON_TYPES[kind]) or isinstance(value, bool):
+            raise ArgumentError(f"{where}: column {source!r} must be of type {kind}, not {type(value).__name__}.")
+        chosen[name] = value
+    return chosen
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yields (line number, row) of a JSON Lines file, or of a tab-separated one whose first line names the columns."""
-    header: list[str] | None = None
-    tabs = ".tsv" in path.suffixes
-    for number, line in read_lines(path):
-        if not tabs:
-            yield number, _parse_json(line, f"{path}, line {number}")
-        elif header is None:
-            header = line.split("\t")
-        else:
-            cells = line.split("\t")
-            if len(cells) != len(header):
-                raise ArgumentError(f"{path}, line {number}: {len(cells)} cells where the header has {len(header)}.")
-            yield number, dict(zip(header, cells, strict=True))
+def _from_hub(split: Split, hub: str, name: str, columns: Mapping[str, str]) -> Any:
+    """The split as a `Dataset`, its columns cut down to, and named like, the ones asked for."""
+    from datasets import load_dataset
+
+    wanted = split.hub_split or name
+    files = {wanted: split.hub_files} if split.hub_files else None
+    found = load_dataset(hub, name=split.hub_config, revision=split.hub_revision, data_files=files)
+    if wanted not in found:
+        raise ArgumentError(f"{hub}: no split {wanted!r}; it has {', '.join(sorted(found))}. Is the revision right?")
+    rows = found[wanted]
+    for path in split.hub_columns.values():
+        if "." in path and path not in rows.column_names and path.split(".")[0] in rows.column_names:
+            rows = rows.flatten()
+    sources = {column: split.hub_columns.get(column, column) for column in columns}
+    missing = [source for source in sources.values() if source not in rows.column_names]
+    if missing:
+        raise ArgumentError(
+            f"{hub}, split {wanted}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}. "
+            "Is the revision right?"
+        )
+    if len(rows) == 0:
+        raise ArgumentError(f"{hub}, split {wanted}: no example in it.")
+    rows = rows.select_columns(list(sources.values()))
+    return rows.rename_columns({source: column for column, source in sources.items() if source != column})
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, text without its line end); blank lines are passed over, gzip is undone.
+def _from_sacrebleu(name: str) -> list[Row]:
+    """Source and first reference of a sacrebleu test set, which sacrebleu downloads to its own cache."""
+    import sacrebleu
 
-    Lines end with LF or CRLF only: Unicode's other separators occur inside texts.
-    """
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise ArgumentError(
-                        f"{path}, line {number}: not UTF-8 (byte {error.start + 1} of the line). Convert the file first."
-                    ) from error
-                line = line.removesuffix("\n").removesuffix("\r")
-                if line.strip():
-                    yield number, line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ArgumentError(f"{path}: no complete gzip file ({error}).") from error
-    except OSError as error:
-        raise ArgumentError(f"{path}: cannot be read ({error.strerror or error}).") from error
-
-
-def _parse_json(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ArgumentError(f"{where}: no JSON ({error.msg}, column {error.colno}).") from error
-    if not isinstance(row, dict):
-        raise ArgumentError(f"{where}: each line must be a JSON object, not {type(row).__name__}.")
-    return row
+    test_set, pair = name.split("/")
+    source = Path(sacrebleu.get_source_file(test_set, pair))
+    reference = Path(sacrebleu.get_reference_files(test_set, pair)[0])
+    texts = [path.read_text(encoding="utf-8").removesuffix("\n").split("\n") for path in (source, reference)]
+    if len(texts[0]) != len(texts[1]):
+        raise ArgumentError(
+            f"{source} has {len(texts[0])} lines and {reference} {len(texts[1])}; remove {source.parent} to load anew."
+        )
+    return [{"source": one, "reference": other} for one, other in zip(*texts, strict=True)]

@@ -1,13 +1,14 @@
-"""The shape of an output: its length, whether it was cut off, whether it is empty.
+"""The shape of an output: its length, whether it looks cut off, whether it is empty.
 
-These cost nothing and make the paper's side finding visible: with fewer layers, answers become longer and less formatted.
+These cost nothing and make the paper's side finding visible: with fewer layers, outputs grow longer and less formatted.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import re
 
-SENTENCE_ENDS = ".!?…。！？｡．"
+FINISHED = re.compile(r"""(?:[.!?…。！？]["'”’»）)\]」』]*|[}\]]|####\s*-?[\d.,]+)$""")
+"""How a finished answer ends: with a sentence (perhaps quoted), with JSON's last bracket, with GSM8K's last line."""
 
 
 def count_words(text: str) -> int:
@@ -21,26 +22,21 @@ def count_characters(text: str) -> int:
 
 
 def looks_cut_off(text: str, max_gen_toks: int) -> bool:
-    """Whether the text looks as if the length limit had ended it; an estimate, since a task sees no tokens.
+    """Whether the length limit seems to have ended the text; an estimate, since a task sees no tokens.
 
-    Two conditions. It is long enough to hold `max_gen_toks` tokens: a token is at least one byte of UTF-8. And it
-    does not end as a finished answer does: with a sentence end (closing quotes and brackets after it are fine) or
-    with a closing bracket or a digit, as in JSON and `#### 42`.
+    It is long enough to hold `max_gen_toks` tokens (a token has at least one byte of UTF-8), and it does not end as a
+    finished answer does. The first condition is necessary; the second misses a limit that falls on a sentence's end,
+    and a long answer that simply has no full stop is counted too.
     """
     if len(text.encode("utf-8", errors="surrogatepass")) < max_gen_toks:
         return False
-    end = text.rstrip()
-    last = end[-1:]
-    return not (
-        last in SENTENCE_ENDS or last.isdigit() or unicodedata.category(last or " ") in ("Pe", "Pf") or last in "\"'"
-    )
+    return FINISHED.search(text.rstrip()) is None
 
 
 def shape(text: str, max_gen_toks: int, *, chinese: bool = False) -> dict[str, float]:
-    """The measures as lm-eval metrics: `words` (or `characters`), `cut_off`, `empty`."""
-    length = {"characters": count_characters(text)} if chinese else {"words": count_words(text)}
+    """The measures as lm-eval metrics: `words` (`characters` of a Chinese text), `cut_off`, `empty`."""
     return {
-        **{name: float(value) for name, value in length.items()},
+        **({"characters": float(count_characters(text))} if chinese else {"words": float(count_words(text))}),
         "cut_off": float(looks_cut_off(text, max_gen_toks)),
         "empty": float(not text.strip()),
     }
