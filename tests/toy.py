@@ -8,7 +8,9 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 
 
-def make_task(name: str = "toy", *, splits: dict[str, list[dict[str, Any]]] | None = None, **config: Any) -> ConfigurableTask:
+def make_task(
+    name: str = "toy", *, splits: dict[str, list[dict[str, Any]]] | None = None, **config: Any
+) -> ConfigurableTask:
     """A generate_until task over `question` and `answer` with exact match; `config` overrides any YAML key."""
     splits = splits or {
         split: [{"question": f"{split} question {i}?", "answer": f"answer {i}"} for i in range(size)]

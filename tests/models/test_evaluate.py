@@ -1,0 +1,189 @@
+"""Whole evaluations through the harness, on tiny models."""
+
+import json
+
+import lm_eval
+import pytest
+from lm_eval.models.huggingface import HFLM
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.models.hf import LoraDropLM
+from tests.toy import make_task
+
+
+@pytest.fixture
+def make(tiny_base, tiny_adapter, tmp_path):
+    """LoraDropLM or HFLM on the tiny model; sweeps write into a folder of the test."""
+
+    def build(cls=LoraDropLM, **model_args):
+        common = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "device": "cpu", "dtype": "float32"}
+        if cls is LoraDropLM and str(model_args.get("boundary", "auto")) in ("auto", "probe"):
+            common["sweep_dir"] = str(tmp_path / "sweeps")
+        return cls(**common, batch_size=4, **model_args)
+
+    return build
+
+
+def evaluate(lm, *tasks, **kwargs):
+    return lm_eval.simple_evaluate(model=lm, tasks=list(tasks) or [make_task()], bootstrap_iters=0, **kwargs)
+
+
+def choice_task(name="choices"):
+    docs = [{"question": f"Question {i}", "choices": [" yes", " no", " perhaps"], "label": i % 3} for i in range(14)]
+    return make_task(
+        name,
+        splits={"test": docs[:4], "validation": docs[4:]},
+        output_type="multiple_choice",
+        doc_to_choice="choices",
+        doc_to_target="label",
+        generation_kwargs=None,
+        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    )
+
+
+def rolling_task():
+    return make_task(
+        "rolling",
+        output_type="loglikelihood_rolling",
+        doc_to_text="",
+        doc_to_target="{{question}}",
+        generation_kwargs=None,
+        metric_list=[
+            {"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False},
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_fewshot": 2},
+        {
+            "apply_chat_template": True,
+            "system_instruction": "Be brief.",
+            "num_fewshot": 1,
+            "fewshot_as_multiturn": True,
+        },
+        {"gen_kwargs": "max_gen_toks=3"},
+        {"limit": 2},
+        {"samples": {"toy": [1, 3]}},
+        {"predict_only": True},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_harness_behaves_as_with_hf(make, options):
+    def run(lm):
+        task = make_task(num_fewshot=None) if "num_fewshot" in options else make_task()
+        results = evaluate(lm, task, **options)
+        return results["results"], results["samples"]
+
+    assert run(make(boundary="full")) == run(make(HFLM))
+
+
+def test_a_sweep_ends_in_a_record_that_needs_nothing_else(make):
+    lm = make(boundary="auto", sweep_limit=5, sweep_seed=3)
+    results = evaluate(lm)
+    record = results["config"]["lora_drop"]
+    entry = record["tasks"]["toy"]
+    json.dumps(record)
+    assert entry["method"] == "sweep"
+    assert entry["split"] == "validation"
+    assert len(entry["doc_ids"]) == len(set(entry["doc_ids"])) == 5
+    assert (entry["metric"], entry["higher_is_better"]) == ("exact_match", True)
+    assert [row["boundary"] for row in entry["sweep"]["boundaries"]] == [4, 3, 2, 1, 0]
+    assert all(row["documents"] == 5 for row in entry["sweep"]["boundaries"])
+    assert entry["boundary"] == entry["sweep"]["chosen"]
+    assert entry["kept_parameters"] + entry["dropped_parameters"] == record["adapter"]["parameters"]
+    assert entry["fingerprint"].startswith("sha256:")
+
+
+def test_the_test_split_is_answered_under_the_chosen_boundary(make):
+    # Of all-equal scores the larger boundary wins, so the choice is steered by the candidates.
+    swept = evaluate(make(boundary="auto", sweep_limit=3, sweep_boundaries="0-2"))
+    assert swept["config"]["lora_drop"]["tasks"]["toy"]["boundary"] == 2
+    given = evaluate(make(boundary=2))
+    assert swept["samples"] == given["samples"]
+
+
+def test_after_a_sweep_the_model_answers_as_before_it(make):
+    lm = make(boundary="auto", sweep_limit=4)
+    before = lm.model(**lm.tokenizer("The model", return_tensors="pt")).logits
+    evaluate(lm)
+    after = lm.model(**lm.tokenizer("The model", return_tensors="pt")).logits
+    assert (before == after).all()
+    assert evaluate(make(boundary="full"))["samples"] == evaluate(make(HFLM))["samples"]
+
+
+def test_each_task_has_its_own_boundary_and_every_request_type_is_swept(make):
+    results = evaluate(make(boundary="auto", sweep_limit=4), make_task(), choice_task(), rolling_task())
+    tasks = results["config"]["lora_drop"]["tasks"]
+    assert set(tasks) == {"toy", "choices", "rolling"}
+    assert {entry["method"] for entry in tasks.values()} == {"sweep"}
+    assert tasks["rolling"]["higher_is_better"] is False
+    scores = {row["boundary"]: row["score"] for row in tasks["rolling"]["sweep"]["boundaries"]}
+    assert len(set(scores.values())) == len(scores)
+    assert scores[tasks["rolling"]["boundary"]] == min(scores.values())
+    for name, entry in tasks.items():
+        if name != "rolling":
+            continue
+        given = evaluate(make(boundary=entry["boundary"]), rolling_task())
+        assert given["samples"][name] == results["samples"][name]
+
+
+def test_a_task_without_validation_documents_takes_the_default_and_says_so(make, caplog):
+    task = make_task(splits={"test": [{"question": "q?", "answer": "a"}] * 3})
+    entry = evaluate(make(boundary="auto"), task)["config"]["lora_drop"]["tasks"]["toy"]
+    assert (entry["method"], entry["boundary"]) == ("default", 2)
+    assert "no boundary could be searched" in entry["warnings"][0]
+    assert "no boundary could be searched" in caplog.text
+
+
+@pytest.mark.parametrize("metric", ["rouge", "exact_match,strict", "exact_match:strict"])
+def test_an_unknown_metric_or_filter_names_those_that_exist(make, metric):
+    with pytest.raises(ArgumentError, match="exact_match"):
+        evaluate(make(boundary="auto", sweep_metric=metric))
+
+
+def test_requests_made_by_hand_need_a_given_boundary(make):
+    from lm_eval.api.instance import Instance
+
+    request = Instance("generate_until", {}, ("Hello", {"until": [], "max_gen_toks": 2}), 0)
+    with pytest.raises(ArgumentError, match="Give boundary=K"):
+        make(boundary="auto").generate_until([request])
+
+
+class TestAnswerCache:
+    def run(self, lm, path, task=None):
+        return evaluate(lm, task or make_task(), use_cache=str(path))
+
+    def test_the_same_boundary_again_uses_the_cache(self, make, tmp_path):
+        first = self.run(make(boundary=2), tmp_path / "answers")
+        lm = make(boundary=2)
+        lm.harness_answers = None  # any call of the model would fail
+        assert self.run(lm, tmp_path / "answers")["samples"] == first["samples"]
+
+    def test_another_boundary_is_refused_with_the_way_out(self, make, tmp_path):
+        self.run(make(boundary=2), tmp_path / "answers")
+        with pytest.raises(ArgumentError, match=r"boundary was boundary=2, now boundary=3.*another path"):
+            self.run(make(boundary=3), tmp_path / "answers")
+
+    def test_answers_of_another_model_type_are_refused(self, make, tmp_path):
+        self.run(make(HFLM), tmp_path / "answers")
+        with pytest.raises(ArgumentError, match="kept no record of its boundary"):
+            self.run(make(boundary=3), tmp_path / "answers")
+
+    def test_a_sweep_writes_nothing_into_it_and_its_choice_is_remembered(self, make, tmp_path):
+        from sqlitedict import SqliteDict
+
+        first = self.run(make(boundary="auto", sweep_limit=4), tmp_path / "answers")
+        with SqliteDict(str(tmp_path / "answers_rank0.db")) as answers:
+            # One answer for each test document and the entry of ours: nothing of the validation documents.
+            assert len(answers) == 6 + 1
+        lm = make(boundary="auto", sweep_limit=4)
+        lm.harness_answers = None
+        second = self.run(lm, tmp_path / "answers")
+        assert second["samples"] == first["samples"]
+        entry = second["config"]["lora_drop"]["tasks"]["toy"]
+        assert entry.pop("from_answer_cache") is True
+        assert entry == json.loads(json.dumps(first["config"]["lora_drop"]["tasks"]["toy"]))
