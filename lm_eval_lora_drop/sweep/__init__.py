@@ -1,0 +1,1 @@
+"""Which boundaries meet which documents next, how they score, which one is chosen. Knows no torch."""

@@ -1,0 +1,135 @@
+"""A task's aggregation, made fast to evaluate on resampled documents.
+
+Most aggregations depend on the documents only through sums: a mean, a perplexity, BLEU with its n-gram counts. For
+those, `R` resamples of `N` documents are one product of an `(R, N)` matrix of counts with the `(N, S)` statistics.
+Any other callable is evaluated resample by resample.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lm_eval.api import metrics as harness
+from lm_eval.api.registry import AGGREGATION_REGISTRY
+from numpy.typing import NDArray
+
+from lm_eval_lora_drop.errors import ArgumentError
+
+Floats = NDArray[np.float64]
+
+OWN_PACKAGE = "lm_eval_lora_drop."
+
+
+def _value_and_one(item: Any) -> Sequence[float]:
+    return (float(item), 1.0)
+
+
+def _pair(item: Any) -> Sequence[float]:
+    return (float(item[0]), float(item[1]))
+
+
+def _ratio(totals: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(totals[:, 0] / totals[:, 1])
+
+
+_ADDITIVE: dict[Any, tuple[Callable[[Any], Sequence[float]], Callable[[Floats], Floats]]] = {
+    harness.mean: (_value_and_one, _ratio),
+    harness.nanmean: (_value_and_one, _ratio),
+    harness.perplexity: (_value_and_one, lambda totals: np.exp(-_ratio(totals))),
+    harness.weighted_perplexity: (_pair, lambda totals: np.exp(-_ratio(totals))),
+    harness.bits_per_byte: (_pair, lambda totals: -_ratio(totals) / np.log(2)),
+}
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """`function` takes the items of documents to one score.
+
+    An object with `from_totals((R, S) sums) -> (R,) scores`, whose items are lists of `S` numbers, is resampled through
+    it. An item None is a document without a value: left out.
+    """
+
+    function: Callable[[Sequence[Any]], float]
+
+    @classmethod
+    def named(cls, name: str) -> Aggregation:
+        """The aggregation that a results file names: one of lm-eval's, or one of this package as `module:attribute`.
+
+        Raises:
+            ArgumentError: neither; code named by a file is not imported from anywhere else.
+        """
+        if name in AGGREGATION_REGISTRY:
+            return cls(AGGREGATION_REGISTRY[name])
+        module, _, attribute = name.partition(":")
+        if module.startswith(OWN_PACKAGE) and attribute:
+            try:
+                return cls(getattr(importlib.import_module(module), attribute))
+            except (ImportError, AttributeError):
+                pass
+        raise ArgumentError(
+            f"resampling recorded scores needs an aggregation of lm-eval or of {OWN_PACKAGE[:-1]}, got {name!r}, which "
+            "only its task knows."
+        )
+
+    @property
+    def name(self) -> str:
+        """How a results file names the aggregation; `named` reads it back where that is possible."""
+        for name, function in AGGREGATION_REGISTRY.items():
+            if function is self.function:
+                return str(name)
+        owner = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        given = getattr(self.function, "__name__", owner.__qualname__)
+        return f"{owner.__module__}:{given}"
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether a score is the plain mean of its documents' numbers."""
+        return self.function in (harness.mean, harness.nanmean)
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether resamples are matrix arithmetic."""
+        return hasattr(self.function, "from_totals") or self.function in _ADDITIVE
+
+    def score(self, items: Sequence[Any]) -> float:
+        """The score over `items`; NaN where none has a value."""
+        scored = [item for item in items if item is not None]
+        return float(self.function(scored)) if scored else float("nan")
+
+    def statistics(self, items: Sequence[Any]) -> Floats | None:
+        """`(N, S)` statistics that add up over documents (zero where an item is None), or None where there are none."""
+        if hasattr(self.function, "from_totals"):
+            rows: list[Sequence[float] | None] = [None if item is None else tuple(item) for item in items]
+        elif self.function in _ADDITIVE:
+            row = _ADDITIVE[self.function][0]
+            rows = [None if item is None else row(item) for item in items]
+        else:
+            return None
+        width = next((len(row) for row in rows if row is not None), 1)
+        return np.array([(0.0,) * width if row is None else row for row in rows], dtype=np.float64)
+
+    def from_totals(self, totals: Floats) -> Floats:
+        """`(R, S)` sums of statistics to `(R,)` scores."""
+        if hasattr(self.function, "from_totals"):
+            return np.asarray(self.function.from_totals(totals), dtype=np.float64)
+        return _ADDITIVE[self.function][1](totals)
+
+    def resample(self, items: Sequence[Any], counts: NDArray[np.integer[Any]]) -> Floats:
+        """Scores of resamples: `counts` is `(R, N)`, how often each of the `N` documents occurs in each resample."""
+        statistics = self.statistics(items)
+        if statistics is not None:
+            return self.from_totals(counts.astype(np.float64) @ statistics)
+        return np.array(
+            [self.score([item for item, times in zip(items, row, strict=True) for _ in range(times)]) for row in counts]
+        )
+
+
+def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Bootstrap: `(resamples, documents)` counts of documents drawn with replacement."""
+    shares = np.full(documents, 1.0 / documents)
+    return np.random.default_rng(seed).multinomial(documents, shares, size=resamples)

@@ -1,0 +1,250 @@
+"""Runs a sweep: plan -> runner -> scores -> journal -> plan ... -> selection."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from lm_eval_lora_drop.sweep.journal import Journal
+from lm_eval_lora_drop.sweep.paired import paired_difference
+from lm_eval_lora_drop.sweep.progress import Progress
+from lm_eval_lora_drop.sweep.result import Row, SweepResult
+from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.sweep.select import best_boundary, choose
+from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.types import Answer, Document, Runner, Work
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What is compared, and how the choice is made.
+
+    `boundaries` are the candidates, each 0..L; `strategy` is exhaustive or racing; `select` is best or one_se; `seed`
+    is the order in which racing takes the documents.
+    """
+
+    boundaries: tuple[int, ...]
+    strategy: str = "exhaustive"
+    select: str = "best"
+    seed: int = 0
+
+
+class Peers(Protocol):
+    """The processes that sweep together."""
+
+    @property
+    def rank(self) -> int:
+        """0..world_size-1."""
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
+
+    def all_gather_object(self, obj: Any) -> list[Any]:
+        """The objects of all ranks, in the order of their ranks, on every rank."""
+
+
+def run_sweep(
+    documents: Sequence[Document],
+    runner: Runner,
+    scorer: Scorer,
+    settings: SweepSettings,
+    journal: Journal,
+    *,
+    num_layers: int,
+    peers: Peers,
+    progress: bool = True,
+) -> SweepResult:
+    """Score every candidate boundary on `documents` and choose one.
+
+    What the journal holds is not asked again. With several processes each answers its share of the documents, and all
+    of them end with the same result; an error in one is raised in all.
+
+    Raises:
+        ArgumentError: the journal belongs to other settings or cannot be written; no document has a score.
+    """
+    table = Table(sorted(settings.boundaries, reverse=True), len(documents))
+    _recall(documents, scorer, journal, table, peers)
+    if settings.strategy == "racing":
+        from lm_eval_lora_drop.sweep.racing import Race
+
+        plan: Any = Race(table, scorer, settings, num_layers)
+    else:
+        plan = Exhaustive(table)
+    with Progress(table, scorer, shown=progress and peers.rank == 0, shares=peers.world_size) as bar:
+        for wanted in plan.rounds():
+            bar.start(wanted)
+            work = _share(documents, wanted, table, peers)
+
+            def answer(work: Sequence[Work] = work) -> list[tuple[int, int, Any]]:
+                return list(_answer(documents, work, runner, scorer, journal, bar))
+
+            for pairs in in_step(peers, answer):
+                table.set(pairs)
+    return _result(table, scorer, settings, num_layers, plan.retired, plan.to_json())
+
+
+class Exhaustive:
+    """Every boundary meets every document, in one round."""
+
+    retired: Mapping[int, int] = {}
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def rounds(self) -> Iterator[dict[int, Sequence[int]]]:
+        """Rounds of boundary -> positions of documents."""
+        yield {boundary: range(self._table.documents) for boundary in self._table.boundaries}
+
+    def to_json(self) -> None:
+        """Nothing to add to the results file."""
+
+
+def in_step(peers: Peers, work: Callable[[], T]) -> list[T]:
+    """Do this rank's `work` and return that of all ranks, on all ranks.
+
+    An error is gathered like a result, so that no rank waits for one that has stopped: the rank where it happened
+    raises it, the others say where.
+    """
+    failure: Exception | None = None
+    outcome: tuple[str, Any]
+    try:
+        outcome = ("ok", work())
+    except Exception as error:  # noqa: BLE001
+        failure = error
+        outcome = ("error", f"{type(error).__name__}: {error}")
+    outcomes = peers.all_gather_object(outcome)
+    if failure is not None:
+        raise failure
+    for rank, (status, payload) in enumerate(outcomes):
+        if status == "error":
+            raise RuntimeError(f"the sweep has stopped because process {rank} of {peers.world_size} failed: {payload}")
+    return [payload for _, payload in outcomes]
+
+
+def _recall(documents: Sequence[Document], scorer: Scorer, journal: Journal, table: Table, peers: Peers) -> None:
+    """Fill the table from the journal; machines that share no folder tell each other what theirs holds."""
+    known: dict[tuple[int, str], tuple[Any, ...]] = {}
+    for found in in_step(peers, journal.read):
+        known.update(found)
+    pairs = [
+        (boundary, position, document, known[boundary, document.key])
+        for position, document in enumerate(documents)
+        for boundary in table.boundaries
+        if (boundary, document.key) in known
+    ]
+    # A response count that does not fit is no answer to these requests.
+    pairs = [pair for pair in pairs if len(pair[3]) == len(pair[2].requests)]
+    if not pairs:
+        return
+    log.info("%d of %d answers come from the journal", len(pairs), len(documents) * len(table.boundaries))
+    for items in in_step(
+        peers,
+        lambda: [
+            (boundary, position, scorer.item(Answer(boundary, document, responses)))
+            for boundary, position, document, responses in pairs[peers.rank :: peers.world_size]
+        ],
+    ):
+        table.set(items)
+
+
+def _share(
+    documents: Sequence[Document], wanted: Mapping[int, Sequence[int]], table: Table, peers: Peers
+) -> list[Work]:
+    """This rank's part of a round: every so-many-th of the documents that still lack an answer."""
+    lacking: dict[int, list[int]] = {}
+    for boundary, positions in wanted.items():
+        for position in positions:
+            if not table.answered(boundary, position):
+                lacking.setdefault(position, []).append(boundary)
+    mine = sorted(lacking)[peers.rank :: peers.world_size]
+    return [Work(documents[position], tuple(sorted(lacking[position], reverse=True))) for position in mine]
+
+
+def _answer(
+    documents: Sequence[Document],
+    work: Sequence[Work],
+    runner: Runner,
+    scorer: Scorer,
+    journal: Journal,
+    bar: Progress,
+) -> Iterator[tuple[int, int, Any]]:
+    if not work:
+        return
+    position_of = {document.doc_id: position for position, document in enumerate(documents)}
+    for answers in runner(work):
+        journal.append(answers)
+        pairs = [(answer.boundary, position_of[answer.document.doc_id], scorer.item(answer)) for answer in answers]
+        bar.update(pairs)
+        yield from pairs
+
+
+def _result(
+    table: Table,
+    scorer: Scorer,
+    settings: SweepSettings,
+    num_layers: int,
+    retired: Mapping[int, int],
+    racing: Mapping[str, Any] | None,
+) -> SweepResult:
+    rows = []
+    for boundary in table.boundaries:
+        items = table.items(boundary)
+        unscored = sum(item is None for item in items)
+        rows.append(
+            Row(
+                boundary,
+                scorer.aggregate(items),
+                scorer.stderr(items),
+                len(items) - unscored,
+                unscored,
+                retired.get(boundary),
+            )
+        )
+    # A retired boundary has met fewer documents; its score cannot stand beside the others'.
+    scores = {row.boundary: row.score for row in rows if row.retired_after is None}
+    best = best_boundary(scores, scorer.metric)
+    chosen = choose(settings.select, scores, scorer.metric, next(row.stderr for row in rows if row.boundary == best))
+    gain = None
+    if num_layers in table.boundaries and chosen != num_layers:
+        both = [
+            position
+            for position in range(table.documents)
+            if table.answered(chosen, position) and table.answered(num_layers, position)
+        ]
+        gain = paired_difference(
+            scorer.aggregation,
+            table.items(chosen, both),
+            table.items(num_layers, both),
+            sign=scorer.metric.sign,
+            resamples=scorer.resamples,
+        )
+    unscored = sum(row.unscored for row in rows)
+    warnings = (
+        (
+            f"{unscored} of {unscored + sum(row.documents for row in rows)} answers gave no value of {scorer.metric}; "
+            "each boundary's score leaves its own out.",
+        )
+        if unscored
+        else ()
+    )
+    return SweepResult(
+        boundary=chosen,
+        best=best,
+        rows=tuple(rows),
+        items={boundary: table.row(boundary) for boundary in table.boundaries},
+        metric=scorer.metric,
+        aggregation=scorer.aggregation.name,
+        num_layers=num_layers,
+        strategy=settings.strategy,
+        select=settings.select,
+        seed=settings.seed,
+        gain=gain,
+        warnings=warnings,
+        racing=racing,
+    )

@@ -1,0 +1,215 @@
+"""The exhaustive sweep from documents to the chosen boundary, with a runner that is a rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.sweep.journal import Journal
+from lm_eval_lora_drop.sweep.metric import resolve_metric
+from lm_eval_lora_drop.sweep.result import SweepResult
+from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweep.score import Scorer
+from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
+from tests.toy import make_task
+
+ACCURACY = {0: 0.0, 1: 0.1, 2: 0.3, 3: 0.5, 4: 0.9, 5: 0.7, 6: 0.6}
+SPLITS = {
+    split: [{"question": f"{split} {i}?", "answer": f"answer {i}"} for i in range(40)]
+    for split in ("validation", "test")
+}
+
+
+@pytest.fixture(scope="module")
+def task() -> Any:
+    return make_task(splits=SPLITS)
+
+
+def sweep(
+    task: Any, folder: Path, runner: RuleRunner, *, peers: Any = None, documents: Any = None, **settings: Any
+) -> SweepResult:
+    peers = peers or One()
+    return run_sweep(
+        documents or make_documents(task),
+        runner,
+        Scorer(task, resolve_metric(task, None)),
+        SweepSettings(**{"boundaries": tuple(range(L + 1)), **settings}),
+        Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={"adapter": "a"}),
+        num_layers=L,
+        peers=peers,
+        progress=False,
+    )
+
+
+def test_scores_every_boundary_on_every_document_and_takes_the_best(task: Any, tmp_path: Path) -> None:
+    runner = RuleRunner(exact_match_rule(ACCURACY))
+    result = sweep(task, tmp_path, runner)
+    assert len(runner.asked) == len(set(runner.asked)) == (L + 1) * 40
+    assert result.boundary == 4
+    scores = {row.boundary: row.score for row in result.rows}
+    assert scores[0] == 0.0
+    assert scores[4] > scores[5] > scores[6] > scores[3]
+    assert all(row.documents == 40 and row.retired_after is None for row in result.rows)
+    # The closed form of the standard error of a share, with Bessel's correction.
+    share = scores[4]
+    assert next(row.stderr for row in result.rows if row.boundary == 4) == pytest.approx(
+        (share * (1 - share) / 39) ** 0.5
+    )
+
+
+def test_result_is_json_as_the_results_file_wants_it(task: Any, tmp_path: Path) -> None:
+    written = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY))).to_json()
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert [row["boundary"] for row in written["boundaries"]] == [6, 5, 4, 3, 2, 1, 0]
+    assert written["chosen"] == written["best"] == 4
+    assert written["base_score"] == 0.0
+    assert written["full_score"] == written["boundaries"][0]["score"]
+    assert set(written["items"]) == {str(k) for k in range(7)}
+    assert sum(written["items"]["4"]) / 40 == written["boundaries"][2]["score"]
+
+
+def test_ties_go_to_the_larger_boundary(task: Any, tmp_path: Path) -> None:
+    tied = {**ACCURACY, 3: 0.9}
+    assert sweep(task, tmp_path, RuleRunner(exact_match_rule(tied))).boundary == 4
+
+
+def test_one_se_takes_the_smallest_boundary_within_one_standard_error(task: Any, tmp_path: Path) -> None:
+    near = {**ACCURACY, 2: 0.88, 3: 0.7}
+    result = sweep(task, tmp_path, RuleRunner(exact_match_rule(near)), select="one_se")
+    best, two, three = (next(row for row in result.rows if row.boundary == k) for k in (4, 2, 3))
+    assert two.score >= best.score - best.stderr > three.score
+    assert (result.best, result.boundary) == (4, 2)
+
+
+def test_a_killed_sweep_goes_on_and_gives_the_same_table(task: Any, tmp_path: Path) -> None:
+    undisturbed = sweep(task, tmp_path / "a", RuleRunner(exact_match_rule(ACCURACY)))
+    killed = RuleRunner(exact_match_rule(ACCURACY), fails_after=100)
+    with pytest.raises(RuntimeError, match="switched off"):
+        sweep(task, tmp_path / "b", killed)
+    again = RuleRunner(exact_match_rule(ACCURACY))
+    resumed = sweep(task, tmp_path / "b", again)
+    # 100 answers stop in the middle of a batch of 2 documents x 7 boundaries: 98 are on the disk.
+    assert len(again.asked) == (L + 1) * 40 - 98
+    assert resumed == undisturbed
+    nothing_left = RuleRunner(exact_match_rule(ACCURACY))
+    assert sweep(task, tmp_path / "b", nothing_left) == undisturbed
+    assert nothing_left.asked == []
+
+
+def test_a_narrower_sweep_is_served_from_the_journal_of_a_wider_one(task: Any, tmp_path: Path) -> None:
+    sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
+    runner = RuleRunner(exact_match_rule(ACCURACY))
+    result = sweep(task, tmp_path, runner, boundaries=(2, 4), documents=make_documents(task)[:10])
+    assert runner.asked == []
+    assert [row.documents for row in result.rows] == [10, 10]
+    assert result.gain is None
+    assert "not among the candidates" in result.table()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_every_process_ends_with_the_result_of_one_and_does_its_share(
+    task: Any, tmp_path: Path, world_size: int
+) -> None:
+    alone = sweep(task, tmp_path / "alone", RuleRunner(exact_match_rule(ACCURACY)))
+    runners = [RuleRunner(exact_match_rule(ACCURACY)) for _ in range(world_size)]
+    results = Threads(world_size).run(
+        lambda member: sweep(task, tmp_path / "together", runners[member.rank], peers=member)
+    )
+    assert results == [alone] * world_size
+    asked = [pair for runner in runners for pair in runner.asked]
+    assert len(asked) == len(set(asked)) == (L + 1) * 40
+    assert max(len(runner.asked) for runner in runners) <= (L + 1) * -(-40 // world_size)
+    assert len(list((tmp_path / "together").glob("*.jsonl"))) == world_size
+    # One process takes up what several have written.
+    rest = RuleRunner(exact_match_rule(ACCURACY))
+    assert sweep(task, tmp_path / "together", rest) == alone
+    assert rest.asked == []
+
+
+def test_machines_without_a_common_folder_share_their_journals(task: Any, tmp_path: Path) -> None:
+    alone = sweep(task, tmp_path / "0", RuleRunner(exact_match_rule(ACCURACY)))
+    runners = [RuleRunner(exact_match_rule(ACCURACY)) for _ in range(2)]
+    results = Threads(2).run(
+        lambda member: sweep(task, tmp_path / str(member.rank), runners[member.rank], peers=member)
+    )
+    assert results == [alone, alone]
+    assert [runner.asked for runner in runners] == [[], []]
+
+
+def test_a_rank_with_nothing_to_do_stays_in_step(task: Any, tmp_path: Path) -> None:
+    runners = [RuleRunner(exact_match_rule(ACCURACY)) for _ in range(3)]
+    group = Threads(3)
+    one = make_documents(task)[:1]
+    results = group.run(lambda member: sweep(task, tmp_path, runners[member.rank], peers=member, documents=one))
+    assert results[0].to_json() == results[1].to_json() == results[2].to_json()
+    assert [len(runner.asked) for runner in runners] == [L + 1, 0, 0]
+    assert len(set(group.gathers)) == 1
+
+
+def test_an_error_in_one_process_ends_all_of_them_with_a_message(task: Any, tmp_path: Path) -> None:
+    runners = [
+        RuleRunner(exact_match_rule(ACCURACY)),
+        RuleRunner(exact_match_rule(ACCURACY), fails_after=20),
+    ]
+    mine, other = Threads(2).run(lambda member: sweep(task, tmp_path, runners[member.rank], peers=member))
+    assert isinstance(other, RuntimeError)
+    assert str(other) == "the machine was switched off"
+    assert isinstance(mine, RuntimeError)
+    assert "process 1 of 2 failed: RuntimeError: the machine was switched off" in str(mine)
+
+
+def test_documents_without_a_value_are_left_out_and_counted(tmp_path: Path) -> None:
+    def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+        number = int(doc["answer"].split()[1])
+        if number == 0:
+            return {}
+        return {"right": float("nan") if number == 1 else float(results[0] == doc["answer"])}
+
+    task = make_task(
+        splits=SPLITS,
+        process_results=process_results,
+        metric_list=[{"metric": "right", "aggregation": "mean", "higher_is_better": True}],
+    )
+    result = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
+    assert [(row.documents, row.unscored) for row in result.rows] == [(38, 2)] * (L + 1)
+    assert result.boundary == 4
+    assert "14 of 280 answers gave no value of right" in result.table()
+    assert result.to_json()["items"]["6"][:2] == [None, None]
+
+
+def test_no_value_at_all_is_an_error_that_names_the_argument(tmp_path: Path) -> None:
+    task = make_task(
+        splits=SPLITS,
+        process_results=lambda doc, results: {"right": float("nan")},
+        metric_list=[{"metric": "right", "aggregation": "mean", "higher_is_better": True}],
+    )
+    with pytest.raises(ArgumentError, match="sweep_metric .* none of right"):
+        sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
+
+
+def test_lower_is_better_turns_the_choice_around(tmp_path: Path) -> None:
+    task = make_task(
+        splits=SPLITS, metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": False}]
+    )
+    result = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
+    assert result.boundary == 0
+    assert result.gain is not None
+    assert result.gain.value > 0
+
+
+def test_the_table_says_what_the_standard_error_means_for_the_gain(task: Any, tmp_path: Path) -> None:
+    clear = sweep(task, tmp_path / "clear", RuleRunner(exact_match_rule(ACCURACY)))
+    assert clear.gain is not None
+    assert clear.gain.value > 2 * clear.gain.stderr
+    assert "more than two standard errors" in clear.table()
+    tiny = {**ACCURACY, 4: 0.0, 5: 0.71}  # one more document than at 6
+    unclear = sweep(task, tmp_path / "unclear", RuleRunner(exact_match_rule(tiny)))
+    assert unclear.boundary == 5
+    assert "smaller than its standard error" in unclear.table() or "may well be chance" in unclear.table()
+    full = sweep(task, tmp_path / "full", RuleRunner(exact_match_rule({**ACCURACY, 6: 1.0})))
+    assert full.boundary == 6
+    assert "dropping layers brought nothing" in full.table()
