@@ -1,0 +1,281 @@
+"""`lora-drop compare A B ...`: systems B, ... against the baseline A on the same documents, metric by metric.
+
+A p-value says how often a difference as large as this one would appear if the two systems were exchangeable; the
+interval says how large the difference may be. All tests of one command are one family and corrected together (Holm).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.report import corpus, statistics
+from lm_eval_lora_drop.report.outputs import ErrorAnalysis, analyse
+from lm_eval_lora_drop.report.records import Issue, Sample, TaskRun
+from lm_eval_lora_drop.report.systems import System, common_tasks, differences
+
+
+@dataclass
+class MetricComparison:
+    """One metric of one task, `other` minus `baseline`.
+
+    `gained` and `lost` count the documents on which `other` scores better and worse; None where the metric has no
+    direction or its per-document values are no numbers. `note` says why there is no test.
+    """
+
+    metric: str
+    filter: str
+    other: str
+    higher_is_better: bool | None
+    baseline_score: float
+    other_score: float
+    difference: float
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    test: str = ""
+    gained: int | None = None
+    lost: int | None = None
+    note: str = ""
+
+
+@dataclass
+class TaskComparison:
+    """One task: its settings, every metric of every other system, and the error analysis."""
+
+    task: str
+    version: str
+    documents: int
+    metrics: list[MetricComparison] = field(default_factory=list)
+    errors: list[ErrorAnalysis] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    """What `compare` found. `refused` maps a task to the reasons why its runs are not comparable."""
+
+    baseline: str
+    others: list[str]
+    tasks: list[TaskComparison] = field(default_factory=list)
+    refused: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    tests: int = 0
+    level: float = 1 - statistics.LEVEL
+    resamples: int = statistics.RESAMPLES
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `--json`; NaN, which JSON lacks, becomes null."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+
+def compare(
+    systems: Sequence[System],
+    *,
+    metrics: Sequence[str] = (),
+    resamples: int = statistics.RESAMPLES,
+    seed: int = 0,
+    show: int = 5,
+) -> Comparison:
+    """The first of `systems` is the baseline; `metrics` restricts the tests (and so the correction) to those named.
+
+    Raises:
+        ArgumentError: no common task, an unknown metric, or no task whose runs are comparable.
+    """
+    baseline, others = systems[0], systems[1:]
+    tasks, notes = common_tasks(systems)
+    _check_metrics(baseline, tasks, metrics)
+    found = Comparison(baseline.label, [s.label for s in others], notes=notes, resamples=resamples, seed=seed)
+    for name in tasks:
+        reasons = _refusals(name, baseline, others)
+        if reasons:
+            found.refused[name] = reasons
+            continue
+        found.tasks.append(_compare_task(name, baseline, others, metrics, resamples, seed, show))
+        found.notes += _release_notes(name, baseline, others)
+    if not found.tasks:
+        reasons_of = "; ".join(f"{task}: {'; '.join(reasons)}" for task, reasons in found.refused.items())
+        raise ArgumentError(
+            f"the runs are not comparable. They differ in: {reasons_of}. Evaluate the systems on the same documents, "
+            "prompts and task version."
+        )
+    _correct(found)
+    return found
+
+
+def _check_metrics(baseline: System, tasks: Sequence[str], metrics: Sequence[str]) -> None:
+    known = {metric for task in tasks for metric, _ in baseline.tasks[task].scores}
+    unknown = [metric for metric in metrics if metric not in known]
+    if unknown:
+        raise ArgumentError(f"no metric {', '.join(unknown)} in these runs; there are: {', '.join(sorted(known))}.")
+
+
+def _refusals(name: str, baseline: System, others: Sequence[System]) -> list[str]:
+    one = baseline.tasks[name]
+    return list(
+        dict.fromkeys(
+            f"{baseline.label} and {other.label}: {difference}"
+            for other in others
+            for filter_name in one.filters
+            for difference in differences(one, other.tasks[name], filter_name)
+        )
+    )
+
+
+def _release_notes(name: str, baseline: System, others: Sequence[System]) -> list[str]:
+    releases = {system.label: system.tasks[name].run.lm_eval_version or "unknown" for system in (baseline, *others)}
+    if len(set(releases.values())) == 1:
+        return []
+    return [f"task {name}: other lm-eval releases ({', '.join(f'{k}: {v}' for k, v in releases.items())})."]
+
+
+def _compare_task(
+    name: str,
+    baseline: System,
+    others: Sequence[System],
+    metrics: Sequence[str],
+    resamples: int,
+    seed: int,
+    show: int,
+) -> TaskComparison:
+    one = baseline.tasks[name]
+    documents = max((len(found.doc_ids) for found in one.documents.values()), default=one.documents_evaluated or 0)
+    result = TaskComparison(name, one.version, documents)
+    for other in others:
+        two = other.tasks[name]
+        texts: dict[str, tuple[list[Sample], list[Sample]]] = {}
+        for (metric, filter_name), score in one.scores.items():
+            if (metrics and metric not in metrics) or (metric, filter_name) not in two.scores:
+                continue
+            row = MetricComparison(
+                metric=metric,
+                filter=filter_name,
+                other=other.label,
+                higher_is_better=one.higher_is_better.get(metric, two.higher_is_better.get(metric)),
+                baseline_score=score.value,
+                other_score=two.scores[metric, filter_name].value,
+                difference=two.scores[metric, filter_name].value - score.value,
+            )
+            _test(row, one, two, texts, resamples, seed)
+            result.metrics.append(row)
+        analysis = _analyse(result, one, two, other.label, texts, show)
+        if analysis is not None:
+            result.errors.append(analysis)
+    return result
+
+
+def _test(
+    row: MetricComparison,
+    one: TaskRun,
+    two: TaskRun,
+    texts: dict[str, tuple[list[Sample], list[Sample]]],
+    resamples: int,
+    seed: int,
+) -> None:
+    left, right = one.documents.get(row.filter), two.documents.get(row.filter)
+    if left is None or right is None:
+        row.note = "no samples, no test"
+        return
+    aggregation = one.aggregations.get(row.metric, "mean")
+    a, b = (statistics.numbers(found.metrics.get(row.metric, [None])) for found in (left, right))
+    if a is None or b is None:
+        _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), seed)
+    elif _is_mean(a, row.baseline_score) and _is_mean(b, row.other_score):
+        _mean_test(row, a, b, resamples, seed)
+    else:
+        row.note = f"aggregated by {aggregation}, not a mean of documents: no test"
+
+
+def _mean_test(row: MetricComparison, a: statistics.Floats, b: statistics.Floats, resamples: int, seed: int) -> None:
+    differences_ = b - a
+    row.interval = statistics.mean_interval(differences_, resamples=resamples, seed=seed)
+    gains = int((differences_ > 0).sum())
+    losses = int((differences_ < 0).sum())
+    if statistics.is_binary(a) and statistics.is_binary(b):
+        row.test = "McNemar, exact"
+        row.p_value = statistics.mcnemar(gains, losses)
+    else:
+        row.test = f"paired randomisation, {resamples} draws"
+        row.p_value = float(statistics.sign_flips(differences_[:, None], resamples=resamples, seed=seed)[0])
+    if row.higher_is_better is not None:
+        row.gained, row.lost = (gains, losses) if row.higher_is_better else (losses, gains)
+
+
+def _corpus_test(
+    row: MetricComparison, aggregation: str, samples: tuple[list[Sample], list[Sample]], seed: int
+) -> None:
+    metric = corpus.corpus_metric(aggregation)
+    pairs = [corpus.texts(side, row.metric) for side in samples]
+    if metric is None or pairs[0] is None or pairs[1] is None:
+        row.note = f"aggregated by {aggregation}: no test for this kind of metric"
+        return
+    (one, references), (two, _) = pairs[0], pairs[1]
+    # A metric that sees other texts than those logged (a task may clean them) would be tested on the wrong ones.
+    for texts, score in ((one, row.baseline_score), (two, row.other_score)):
+        if not corpus.gives_back(metric, texts, references, score):
+            row.note = f"{aggregation} on the logged texts is not the recorded score: no test"
+            return
+    row.p_value, signature = corpus.paired_test(metric, one, two, references)
+    row.test = f"sacrebleu paired approximate randomisation, {signature}"
+    row.interval = corpus.difference_interval(metric, one, two, references, level=1 - statistics.LEVEL, seed=seed)
+
+
+def _is_mean(values: statistics.Floats, score: float) -> bool:
+    return math.isclose(float(values.mean()), score, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _texts(
+    filter_name: str, one: TaskRun, two: TaskRun, read: dict[str, tuple[list[Sample], list[Sample]]]
+) -> tuple[list[Sample], list[Sample]]:
+    if filter_name not in read:
+        read[filter_name] = (one.samples(filter_name), two.samples(filter_name))
+    return read[filter_name]
+
+
+def _analyse(
+    result: TaskComparison,
+    one: TaskRun,
+    two: TaskRun,
+    label: str,
+    texts: dict[str, tuple[list[Sample], list[Sample]]],
+    show: int,
+) -> ErrorAnalysis | None:
+    """By the first metric that has a direction and one number per document."""
+    for row in result.metrics:
+        if row.other != label or row.gained is None:
+            continue
+        a = statistics.numbers(one.documents[row.filter].metrics[row.metric])
+        b = statistics.numbers(two.documents[row.filter].metrics[row.metric])
+        assert a is not None
+        assert b is not None
+        losses = (a - b if row.higher_is_better else b - a).tolist()
+        return analyse(label, row.metric, *_texts(row.filter, one, two, texts), losses, show=show)
+    return None
+
+
+def _correct(found: Comparison) -> None:
+    rows = [row for task in found.tasks for row in task.metrics if row.p_value is not None]
+    found.tests = len(rows)
+    for row, adjusted in zip(rows, statistics.holm([row.p_value or 0.0 for row in rows]), strict=True):
+        row.p_holm = adjusted
+
+
+def all_issues(systems: Sequence[System]) -> list[Issue]:
+    """What is known by now to be wrong with the files of `systems`."""
+    return list(dict.fromkeys(issue for system in systems for run in system.runs for issue in run.all_issues))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

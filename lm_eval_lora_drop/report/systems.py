@@ -1,0 +1,153 @@
+"""The systems that a comparison is about, and whether their runs of a task are comparable at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.report.records import Documents, Issue, Run, TaskRun
+from lm_eval_lora_drop.report.runs import find_runs
+
+_SHOWN = 5
+
+
+@dataclass
+class System:
+    """What was evaluated: one model with one setting, its newest run of each task."""
+
+    label: str
+    tasks: dict[str, TaskRun] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs behind `tasks`."""
+        return list({id(task.run): task.run for task in self.tasks.values()}.values())
+
+
+def open_system(argument: str) -> tuple[System, list[Issue]]:
+    """The system that `[LABEL=]PATH` names: a results file, or a folder with the runs of one system.
+
+    Raises:
+        ArgumentError: nothing there, or runs of several systems.
+    """
+    label, separator, rest = argument.partition("=")
+    # A path may contain "=" (boundary=27/results.json): it is a path when it exists as it stands.
+    path = Path(argument) if not separator or Path(argument).exists() else Path(rest)
+    systems, issues = group([path])
+    if not systems:
+        raise ArgumentError("; ".join(map(str, issues)) or f"{path} holds no readable run.")
+    if len(systems) > 1:
+        raise ArgumentError(
+            f"{path} holds runs of {len(systems)} systems ({', '.join(s.label for s in systems[:_SHOWN])}). Name one "
+            "results file for each system, or set them side by side with `lora-drop leaderboard`."
+        )
+    if str(path) == rest:
+        systems[0].label = label
+    return systems[0], issues
+
+
+def group(paths: Iterable[Path]) -> tuple[list[System], list[Issue]]:
+    """All runs below `paths` by system, in the order of their first run; what was wrong or passed over is named.
+
+    Of several runs of a task by one system the newest counts.
+    """
+    runs, issues = find_runs(paths)
+    systems: dict[tuple[str, ...], System] = {}
+    for run in runs:
+        issues += run.issues
+        system = systems.setdefault(_identity(run), System(run.system))
+        for name, task in run.tasks.items():
+            older = system.tasks.get(name)
+            if older is not None:
+                issues.append(Issue(older.run.path, f"task {name}: passed over for the newer run {run.path.name}."))
+            system.tasks[name] = task
+    issues += [issue for system in systems.values() for task in system.tasks.values() for issue in task.issues]
+    _tell_apart(list(systems.values()))
+    return [system for system in systems.values() if system.tasks], issues
+
+
+def _identity(run: Run) -> tuple[str, ...]:
+    """Runs of one system agree in this: what was loaded and how layers were kept, not how fast it ran."""
+    passing = {"device", "batch_size", "max_batch_size", "parallelize", "sweep_dir", "sweep_batch_size"}
+    args = [f"{name}={value}" for name, value in sorted(run.model_args.items()) if name not in passing]
+    fingerprint = str((run.lora_drop or {}).get("fingerprint", ""))
+    return (run.model_type, *(args or [str(run.data.get("model_name") or run.path)]), fingerprint)
+
+
+def _tell_apart(systems: Sequence[System]) -> None:
+    """Give systems of one label what their model_args differ in, else a number."""
+    by_label: dict[str, list[System]] = {}
+    for system in systems:
+        by_label.setdefault(system.label, []).append(system)
+    for label, twins in by_label.items():
+        if len(twins) < 2:
+            continue
+        args = [dict(system.runs[0].model_args) for system in twins if system.runs]
+        for number, (system, mine) in enumerate(zip(twins, args, strict=False), start=1):
+            differing = [f"{name}={value}" for name, value in mine.items() if any(a.get(name) != value for a in args)]
+            system.label = f"{label} ({', '.join(differing)})" if differing else f"{label} ({number})"
+        if len({system.label for system in twins}) < len(twins):
+            for number, system in enumerate(twins, start=1):
+                system.label = f"{system.label} #{number}"
+
+
+def differences(one: TaskRun, other: TaskRun, filter_name: str) -> list[str]:
+    """In what two runs of a task differ that makes their documents incomparable; empty when they can be compared."""
+    found = []
+    if one.version != other.version:
+        found.append(f"task version ({one.version} and {other.version})")
+    left, right = one.documents.get(filter_name), other.documents.get(filter_name)
+    if left is None or right is None:
+        return found
+    found += document_differences(left, right)
+    if one.num_fewshot != other.num_fewshot:
+        found.append(f"number of few-shot examples ({one.num_fewshot} and {other.num_fewshot})")
+    return found
+
+
+def document_differences(left: Documents, right: Documents) -> list[str]:
+    """In what two sets of logged documents differ: which documents, their content, prompts, targets."""
+    found = []
+    if left.doc_ids != right.doc_ids:
+        only_left = sorted(set(left.doc_ids) - set(right.doc_ids))
+        only_right = sorted(set(right.doc_ids) - set(left.doc_ids))
+        parts = [
+            f"{len(ids)} only in {where} ({_some(ids)})"
+            for ids, where in ((only_left, "the first"), (only_right, "the second"))
+            if ids
+        ]
+        found.append(f"documents ({len(left.doc_ids)} and {len(right.doc_ids)}; {', '.join(parts) or 'repeated ones'})")
+    if left.identity is right.identity or left.identity == right.identity:
+        return found
+    mine, theirs = (dict(zip(d.doc_ids, d.identity, strict=True)) for d in (left, right))
+    shared = [doc_id for doc_id in mine if doc_id in theirs]
+    for position, what in enumerate(("content of documents", "prompts", "targets")):
+        differing = [doc_id for doc_id in shared if mine[doc_id][position] != theirs[doc_id][position]]
+        if differing:
+            found.append(f"{what} ({len(differing)} of {len(shared)}: doc_id {_some(differing)})")
+    return found
+
+
+def common_tasks(systems: Sequence[System]) -> tuple[list[str], list[str]]:
+    """Tasks that every system has, and a sentence for each that only some have.
+
+    Raises:
+        ArgumentError: there is no common task.
+    """
+    every = dict.fromkeys(name for system in systems for name in system.tasks)
+    having: Mapping[str, list[str]] = {name: [s.label for s in systems if name in s.tasks] for name in every}
+    common = [name for name, labels in having.items() if len(labels) == len(systems)]
+    if not common:
+        listed = "; ".join(f"{system.label}: {', '.join(system.tasks)}" for system in systems)
+        raise ArgumentError(f"the systems have no task in common ({listed}). Compare runs of the same task.")
+    partial = [
+        f"task {name} is left out: only {', '.join(having[name])} has it." for name in every if name not in common
+    ]
+    return common, partial
+
+
+def _some(doc_ids: Sequence[int]) -> str:
+    more = f", ... {len(doc_ids) - _SHOWN} more" if len(doc_ids) > _SHOWN else ""
+    return ", ".join(map(str, doc_ids[:_SHOWN])) + more
