@@ -10,11 +10,14 @@ from jsonschema import Draft202012Validator
 
 
 def parse_json(text: str) -> Any:
-    """The value the whole text stands for, or None; nothing is cut out of surrounding words or code fences."""
+    """The value that the whole text stands for; nothing is cut out of surrounding words or code fences.
+
+    Raises `ValueError` where the text is no JSON.
+    """
     try:
         return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return None
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _refuse(constant: str) -> Any:
@@ -26,8 +29,11 @@ def score_fields(text: str, expected: Mapping[str, Any], validator: Draft202012V
 
     `field_f1` is over (field, value) pairs, equal in value and type; a text that is no JSON object scores 0.
     """
-    value = parse_json(text)
-    scores = {"json_valid": float(value is not None), "schema_valid": 0.0, "field_f1": 0.0}
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return {"json_valid": 0.0, "schema_valid": 0.0, "field_f1": 0.0}
+    scores = {"json_valid": 1.0, "schema_valid": 0.0, "field_f1": 0.0}
     if isinstance(value, dict):
         scores["schema_valid"] = float(validator.is_valid(value))
         right = sum(name in value and _same(value[name], wanted) for name, wanted in expected.items())

@@ -6,18 +6,21 @@ import re
 import unicodedata
 
 # A negation holds its positive word inside ("不是", "not suitable"), so both sides are looked for at once.
+# Words that hold one by chance are left out ("但是" but, "对话" dialogue), and so is "好的", which opens any polite answer.
 _FORMS = re.compile(
     r"""
-    (?P<no> 不太?合适 | 不[是对行能可好会恰符正] | 否 | 没有?  | 无关 | 错误?
+    (?P<no> 不太?(?:合适|合適|恰当|正确|对) | 不[是行能可会恰符正] | 不好(?!意思) | 否 | 无关 | 错误?
           | \b(?:no|not|nope|false|incorrect|unsuitable|inappropriate|irrelevant|isn't|doesn't)\b )
-  | (?P<yes> 是 | 对 | 合适 | 恰当 | 正确 | 可以 | 能 | 好的
+  | (?P<yes> 没错 | 没有?问题 | (?<![但可还要总于若])是 | 对(?![话于方不象此应比待照面])
+          | 合适 | 合適 | 恰当 | 正确 | 可以
           | \b(?:yes|yeah|yep|true|correct|suitable|appropriate|relevant)\b )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 # "是否合适" asks; it affirms nothing. A model that repeats the question has not answered yet.
 _QUESTION = re.compile(
-    r"是不是|是否|对不对|合不合适|能不能|可不可以|\byes\s*(?:/|or)\s*no\b|“?是”?(?:或|还是)“?否”?", re.IGNORECASE
+    r"是不是|是否(?:合适|合適|恰当|正确)?|对不对|合不合适|“?是”?(?:或|还是)“?否”?|\byes\s*(?:/|or)\s*no\b",
+    re.IGNORECASE,
 )
 
 
