@@ -8,6 +8,7 @@ Any other callable is evaluated resample by resample.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,9 +83,10 @@ class Aggregation:
         for name, function in AGGREGATION_REGISTRY.items():
             if function is self.function:
                 return str(name)
-        owner = self.function if hasattr(self.function, "__qualname__") else type(self.function)
-        given = getattr(self.function, "__name__", owner.__qualname__)
-        return f"{owner.__module__}:{given}"
+        # An object's class says where it was made; under which name it stands there, only the module knows.
+        module = self.function.__module__
+        named = (name for name, value in vars(sys.modules[module]).items() if value is self.function)
+        return f"{module}:{next(named, repr(self.function))}"
 
     @property
     def is_mean(self) -> bool:
