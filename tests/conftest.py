@@ -1,0 +1,54 @@
+"""Fixtures that several rooms need."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tiny import make_adapter, make_base
+
+ROOT = Path(__file__).parents[1]
+# Nothing in the tests may go to the network; the Hub's client would otherwise try, and retry.
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory):
+    """The folder of a tiny Llama with four layers."""
+    return make_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_base):
+    """The folder of a LoRA adapter with B != 0 on every linear layer of `tiny_base`."""
+    return make_adapter(tiny_base, tiny_base.parent / "adapter")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The folder of SmolLM2-135M-Instruct, as demo/prepare_model.py writes it."""
+    folder = Path(os.environ.get("LORA_DROP_SMOLLM2", ROOT / ".demo" / "SmolLM2-135M-Instruct"))
+    if not (folder / "config.json").is_file():
+        pytest.skip("SmolLM2-135M-Instruct is not here: run demo/prepare_model.py, or set LORA_DROP_SMOLLM2")
+    return folder
+
+
+def _shared(name):
+    folder = ROOT.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/{name} is not here; it holds {name} that cannot be committed")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of benchmark samples, for local tests."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def shared_adapters():
+    """The folder of trained adapters for SmolLM2, for local tests."""
+    return _shared("adapters")
