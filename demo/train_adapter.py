@@ -40,7 +40,7 @@ class Settings:
     rank: int = 8
     lora_alpha: int = 16
     target_modules: str = "all-linear"
-    epochs: int = 2
+    epochs: int = 1
     batch_size: int = 16
     learning_rate: float = 3e-4
     warmup: float = 0.1

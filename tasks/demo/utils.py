@@ -40,7 +40,7 @@ class Problem(NamedTuple):
 
 def _saving(rng: random.Random) -> Problem:
     who = rng.choice(NAMES)
-    weekly, weeks = rng.randint(6, 29), rng.randint(2, 9)
+    weekly, weeks = rng.randint(4, 15), rng.randint(2, 9)
     saved = weekly * weeks
     price = rng.randint(3, saved - 2)
     left = saved - price
@@ -52,7 +52,7 @@ def _saving(rng: random.Random) -> Problem:
             f"A lamp costs {price} dollars. {who} puts aside {weekly} dollars a week for {weeks} weeks and then buys "
             f"the lamp. How many dollars does {who} still have?",
         ),
-        f"{who} saves {weekly} * {weeks} = {saved} dollars. Then {saved} - {price} = {left} dollars are left.",
+        f"{weekly} * {weeks} = {saved}. {saved} - {price} = {left}.",
         left,
     )
 
@@ -68,13 +68,13 @@ def _bus(rng: random.Random) -> Problem:
             f"There are {start} people on a bus. {on} people get on at the next stop, after {off} others have got "
             "off. How many people does the bus carry then?",
         ),
-        f"After the stop {start} - {off} = {stayed} stay. With the new ones {stayed} + {on} = {stayed + on}.",
+        f"{start} - {off} = {stayed}. {stayed} + {on} = {stayed + on}.",
         stayed + on,
     )
 
 
 def _bakery(rng: random.Random) -> Problem:
-    trays, each = rng.randint(3, 9), rng.randint(8, 36)
+    trays, each = rng.randint(3, 9), rng.randint(6, 20)
     baked = trays * each
     sold = rng.randint(5, baked - 4)
     return Problem(
@@ -83,7 +83,7 @@ def _bakery(rng: random.Random) -> Problem:
             f"A baker fills {trays} trays with {each} rolls each and sells {sold} rolls. How many rolls remain?",
             f"Of the rolls on {trays} trays, {each} on each tray, {sold} are sold. How many rolls are not sold?",
         ),
-        f"There are {trays} * {each} = {baked} rolls. Then {baked} - {sold} = {baked - sold} remain.",
+        f"{trays} * {each} = {baked}. {baked} - {sold} = {baked - sold}.",
         baked - sold,
     )
 
@@ -98,16 +98,16 @@ def _fence(rng: random.Random) -> Problem:
             f"A garden is {length} metres long and {width} metres wide. How many metres of fence go around it?",
             f"How many metres does one walk around a yard of {length} by {width} metres?",
         ),
-        f"Two sides make {length} + {width} = {half} metres. All four make 2 * {half} = {2 * half} metres.",
+        f"{length} + {width} = {half}. 2 * {half} = {2 * half}.",
         2 * half,
     )
 
 
 def _book(rng: random.Random) -> Problem:
     who = rng.choice(NAMES)
-    first, second = rng.randint(8, 59), rng.randint(8, 59)
+    first, second = rng.randint(8, 49), rng.randint(8, 49)
     read = first + second
-    pages = read + rng.randint(6, 140)
+    pages = read + rng.randint(6, 90)
     return Problem(
         (pages, first, second),
         (
@@ -116,14 +116,14 @@ def _book(rng: random.Random) -> Problem:
             f"{who} has read {first} pages of a book and then reads {second} more. The book has {pages} pages. "
             "How many are still unread?",
         ),
-        f"{who} has read {first} + {second} = {read} pages. Then {pages} - {read} = {pages - read} are left.",
+        f"{first} + {second} = {read}. {pages} - {read} = {pages - read}.",
         pages - read,
     )
 
 
 def _times_as_many(rng: random.Random) -> Problem:
     (one, other), thing = rng.sample(NAMES, 2), rng.choice(THINGS)
-    few, times = rng.randint(6, 69), rng.randint(2, 9)
+    few, times = rng.randint(4, 99), rng.randint(2, 6)
     many = few * times
     return Problem(
         (few, times),
@@ -131,14 +131,14 @@ def _times_as_many(rng: random.Random) -> Problem:
             f"{one} has {few} {thing}. {other} has {times} times as many. How many {thing} do the two have in all?",
             f"{other} owns {times} times as many {thing} as {one}, who owns {few}. How many {thing} is that for both?",
         ),
-        f"{other} has {times} * {few} = {many} {thing}. In all {few} + {many} = {few + many}.",
+        f"{times} * {few} = {many}. {few} + {many} = {few + many}.",
         few + many,
     )
 
 
 def _bags(rng: random.Random) -> Problem:
     who, thing = rng.choice(NAMES), rng.choice(THINGS)
-    bags, each = rng.randint(3, 9), rng.randint(5, 24)
+    bags, each = rng.randint(2, 6), rng.randint(4, 20)
     total = bags * each
     had = rng.randint(3, total - 3)
     return Problem(
@@ -149,13 +149,13 @@ def _bags(rng: random.Random) -> Problem:
             f"{had} {thing} from one box and {total - had} from another are split evenly over {bags} bags. "
             "How many does each bag hold?",
         ),
-        f"There are {had} + {total - had} = {total} {thing}. Each bag gets {total} / {bags} = {each}.",
+        f"{had} + {total - had} = {total}. {total} / {bags} = {each}.",
         each,
     )
 
 
 def _tickets(rng: random.Random) -> Problem:
-    adult, child = rng.randint(9, 25), rng.randint(3, 8)
+    adult, child = rng.randint(8, 15), rng.randint(2, 6)
     adults, children = rng.randint(2, 6), rng.randint(2, 8)
     pay_adults, pay_children = adults * adult, children * child
     return Problem(
@@ -166,8 +166,8 @@ def _tickets(rng: random.Random) -> Problem:
             f"{adults} adults and {children} children visit a museum. Adults pay {adult} dollars each and children "
             f"{child} dollars each. How many dollars is that together?",
         ),
-        f"Adults pay {adults} * {adult} = {pay_adults}. Children pay {children} * {child} = {pay_children}. "
-        f"Together {pay_adults} + {pay_children} = {pay_adults + pay_children}.",
+        f"{adults} * {adult} = {pay_adults}. {children} * {child} = {pay_children}. "
+        f"{pay_adults} + {pay_children} = {pay_adults + pay_children}.",
         pay_adults + pay_children,
     )
 
@@ -181,7 +181,7 @@ def _ages(rng: random.Random) -> Problem:
             f"{one} is {age} years old and {other} is {younger} years younger. What is the sum of their ages?",
             f"{other} is {younger} years younger than {one}, who is {age}. How old are they together?",
         ),
-        f"{other} is {age} - {younger} = {age - younger}. Together {age} + {age - younger} = {2 * age - younger}.",
+        f"{age} - {younger} = {age - younger}. {age} + {age - younger} = {2 * age - younger}.",
         2 * age - younger,
     )
 
@@ -196,7 +196,7 @@ def _hens(rng: random.Random) -> Problem:
             f"A farmer buys {bought} hens after selling half of the {2 * half} hens that were on the farm. "
             "How many hens does the farmer have in the end?",
         ),
-        f"Half of the hens is {2 * half} / 2 = {half}. With the new ones {half} + {bought} = {half + bought}.",
+        f"{2 * half} / 2 = {half}. {half} + {bought} = {half + bought}.",
         half + bought,
     )
 
@@ -260,7 +260,7 @@ def _draw_new(rng: random.Random, kind: str, split: str, seen: set[tuple[str, tu
 
 def load_dataset(
     data_seed: int = 0,
-    train_documents: int = 1600,
+    train_documents: int = 3200,
     validation_documents: int = 200,
     test_documents: int = 100,
     **_: object,
