@@ -11,8 +11,9 @@ from lm_eval_lora_drop.metrics.labels import is_one_word, read_label
     "text",
     [
         "是", "是。", "是的", "“是”", "答案：是", "合适", "对的", "没错", "可以", "恰当", "正确", "没问题", "合適",
-        "是的，这句回复合适。", "这句回复是合适的", "但是我认为合适", "关于是否合适：是", "是或否？是", "不好意思，是的",
-        "好的，我来判断：是", "对话中客服回答了问题，合适", "Yes", "yes.", "YES!", "Yes, it is suitable.", "yeah",
+        "是的，这句回复合适。", "这句回复是合适的", "但是我认为合适", "关于是否合适：是", "是或否？是",
+        "不好意思，是的", "好的，我来判断：是", "对话中客服回答了问题，合适",
+        "Yes", "yes.", "YES!", "Yes, it is suitable.", "yeah",
         "The answer is yes", "**Yes**", "It is appropriate.", "Yes or no? Yes.", "True", " \n是\n",
     ],
 )  # fmt: skip

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 # A negation holds its positive word inside ("不是", "not suitable"), so both sides are looked for at once.
-# Words that hold one by chance are left out ("但是" but, "对话" dialogue), and so is "好的", which opens any polite answer.
+# Words that hold one by chance are left out ("但是" but, "对话" dialogue), and "好的", which opens any polite answer.
 _FORMS = re.compile(
     r"""
     (?P<no> 不太?(?:合适|合適|恰当|正确|对) | 不[是行能可会恰符正] | 不好(?!意思) | 否 | 无关 | 错误?

@@ -1,0 +1,110 @@
+"""The task files as the harness sees them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.tasks.conftest import ROOT
+
+FIRST_METRIC = {
+    "lora_drop_hotpotqa": "contains_em",
+    "lora_drop_gsm8k": "exact_match",
+    "lora_drop_samsum": "rouge_l",
+    "lora_drop_wmt23_en_zh": "bleu",
+    "lora_drop_ecommerce": "acc",
+    "lora_drop_wikimatrix_en_zh": "bleu",
+    "lora_drop_paramed_en_zh": "bleu",
+    "lora_drop_json": "field_f1",
+}
+EVALUATED = dict.fromkeys(FIRST_METRIC, "test") | {"lora_drop_hotpotqa": "validation"}
+
+
+def read_yaml(name: str) -> tuple[Path, dict[str, Any]]:
+    """The file of a task and its content, `!function` as a string, `include` followed."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    (path,) = (ROOT / "tasks").glob(f"*/{name}.yaml")
+    return path, load_yaml(path, resolve_func=False)
+
+
+def load_utils(folder: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_utils", folder / "utils.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", FIRST_METRIC)
+def test_the_first_metric_is_the_one_to_optimise(name: str) -> None:
+    """Design, section 7. The harness's own order of `metric_list` decides, and every metric says which way is up."""
+    _, task = read_yaml(name)
+    assert task["metric_list"][0]["metric"] == FIRST_METRIC[name]
+    assert task["metric_list"][0]["higher_is_better"] is True
+    assert all("higher_is_better" in metric and "aggregation" in metric for metric in task["metric_list"])
+
+
+@pytest.mark.parametrize("name", FIRST_METRIC)
+def test_validation_documents_come_from_another_split(name: str) -> None:
+    """The split that the boundary is sought on is never the one that is evaluated."""
+    _, task = read_yaml(name)
+    assert task["test_split"] == EVALUATED[name]
+    source = task.get("validation_split") or task["training_split"]
+    assert source != task["test_split"]
+    assert task["fewshot_split"] != task["test_split"]
+
+
+@pytest.mark.parametrize("name", FIRST_METRIC)
+def test_the_length_limit_is_the_same_in_yaml_and_utils(name: str) -> None:
+    """`cut_off` must know the limit that the YAML sets."""
+    path, task = read_yaml(name)
+    assert task["generation_kwargs"]["max_gen_toks"] == load_utils(path.parent).MAX_GEN_TOKS
+
+
+@pytest.mark.parametrize("name", FIRST_METRIC)
+def test_every_folder_tells_about_itself(name: str) -> None:
+    """Paper, licence, splits and prompt stand in the README beside the YAML."""
+    path, _ = read_yaml(name)
+    text = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in text
+    for heading in ("## Paper", "## Licence", "## Splits", "## Prompt", "## Metrics"):
+        assert heading in text
+
+
+def test_groups() -> None:
+    """`lora_drop` is the paper's four; `lora_drop_all` has every benchmark there is."""
+    four = yaml.safe_load((ROOT / "tasks/lora_drop.yaml").read_text())["task"]
+    every = yaml.safe_load((ROOT / "tasks/lora_drop_all.yaml").read_text())["task"]
+    assert four == list(FIRST_METRIC)[:4]
+    assert every == ["lora_drop", *list(FIRST_METRIC)[4:]]
+
+
+def test_the_harness_finds_them_valid() -> None:
+    """`lm_eval validate` passes every task and group, and `lm_eval ls tasks` shows them."""
+    names = [*FIRST_METRIC, "lora_drop", "lora_drop_all"]
+    command = [sys.executable, "-m", "lm_eval"]
+    path = ["--include_path", str(ROOT / "tasks")]
+    checked = subprocess.run(
+        [*command, "validate", "--tasks", ",".join(names), *path], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "All tasks found and valid" in checked.stdout
+    listed = subprocess.run([*command, "ls", "tasks", *path], capture_output=True, text=True, check=True).stdout
+    assert all(f"|{name} " in listed or f"|{name}|" in listed for name in names)
+
+
+def test_the_signature_is_in_the_results(samples: Path, load_task: Callable[..., Any]) -> None:
+    """What the harness writes of the task's config holds sacrebleu's signature beside the metric."""
+    task = load_task("lora_drop_wmt23_en_zh", data_dir=str(samples))
+    written = json.dumps(task.dump_config()["metric_list"])
+    assert "BLEU nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:" in written
