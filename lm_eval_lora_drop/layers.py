@@ -54,7 +54,9 @@ class AdapterLayers:
         for name in model.active_adapters:
             kind = model.peft_config[name].peft_type
             if kind != PeftType.LORA:
-                raise AdapterError(f"Layers can only be dropped from LoRA adapters; {name!r} is {PeftType(kind).value}.")
+                raise AdapterError(
+                    f"Layers can only be dropped from LoRA adapters; {name!r} is {PeftType(kind).value}."
+                )
         base = model.get_base_model()
         layers = find_decoder_layers(base)
         inside: list[list[AdapterModule]] = [[] for _ in layers]
@@ -112,10 +114,7 @@ class AdapterLayers:
             AdapterError: the base model is quantised.
         """
         lora = [
-            module
-            for index in sorted(kept.layers)
-            for module in self.modules[index]
-            if isinstance(module, LoraLayer)
+            module for index in sorted(kept.layers) for module in self.modules[index] if isinstance(module, LoraLayer)
         ]
         for module in lora:
             self._check_mergeable(module)
@@ -167,8 +166,8 @@ class AdapterLayers:
         for module, _ in self._wanted(LayerSet.below(0, self.num_layers)):
             if isinstance(module, LoraLayer) and module.merged:
                 raise AdapterError(
-                    "The adapter is merged into the weights, so its layers cannot be dropped. Call unmerge_adapter() on "
-                    "the PeftModel first."
+                    "The adapter is merged into the weights, so its layers cannot be dropped. Call unmerge_adapter() "
+                    "on the PeftModel first."
                 )
 
     @staticmethod

@@ -12,7 +12,8 @@ import torch
 import transformers
 
 SIZES = {
-    "vocab_size": 300,
+    # The tokenizer's: with peft= the harness cuts or extends the embedding to it, without it does not.
+    "vocab_size": 291,
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_attention_heads": 4,
@@ -47,8 +48,10 @@ ARCHITECTURES: dict[str, Callable[[int], transformers.PretrainedConfig]] = {
         **_without("num_key_value_heads"), num_hidden_layers=n, rotary_pct=0.5
     ),
     "gpt2": lambda n: transformers.GPT2Config(
-        vocab_size=300, n_embd=32, n_head=4, n_layer=n, n_positions=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        initializer_range=0.2,
+        **_without("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"),
+        n_embd=32,
+        n_head=4,
+        n_layer=n,
     ),
 }
 
@@ -66,13 +69,14 @@ def make_base(
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     # Zero biases and unit norms are what every family starts from; a trained model has neither.
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data.add_(torch.randn_like(parameter) * 0.1)
-        assert not name.startswith("lora")
     model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
+    tokenizer = make_tokenizer()
+    assert len(tokenizer) == SIZES["vocab_size"]
+    tokenizer.save_pretrained(folder)
     return folder
 
 
@@ -82,7 +86,7 @@ def make_tokenizer() -> transformers.PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=SIZES["vocab_size"],
         special_tokens=["<pad>", "<s>", "</s>"],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

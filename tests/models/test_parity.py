@@ -38,6 +38,9 @@ def answers(lm):
 def delete_layers(adapter, folder, boundary):
     """A copy of an adapter whose tensors of layers >= boundary were deleted from the file."""
     shutil.copytree(adapter, folder)
+    # As a trained adapter says: PEFT then starts the missing tensors at B = 0.
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": True}))
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)
     kept = {
