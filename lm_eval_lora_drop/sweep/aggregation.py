@@ -103,8 +103,11 @@ class Aggregation:
         scored = [item for item in items if item is not None]
         return float(self.function(scored)) if scored else float("nan")
 
-    def statistics(self, items: Sequence[Any]) -> Floats | None:
-        """`(N, S)` statistics that add up over documents (zero where an item is None), or None where there are none."""
+    def statistics(self, items: Sequence[Any]) -> NDArray[Any] | None:
+        """`(N, S)` statistics that add up over documents (zero where an item is None), or None where there are none.
+
+        Counts stay integers: sacrebleu insists.
+        """
         if hasattr(self.function, "from_totals"):
             rows: list[Sequence[float] | None] = [None if item is None else tuple(item) for item in items]
         elif self.function in _ADDITIVE:
@@ -113,9 +116,9 @@ class Aggregation:
         else:
             return None
         width = next((len(row) for row in rows if row is not None), 1)
-        return np.array([(0.0,) * width if row is None else row for row in rows], dtype=np.float64)
+        return np.array([(0,) * width if row is None else row for row in rows])
 
-    def from_totals(self, totals: Floats) -> Floats:
+    def from_totals(self, totals: NDArray[Any]) -> Floats:
         """`(R, S)` sums of statistics to `(R,)` scores."""
         if hasattr(self.function, "from_totals"):
             return np.asarray(self.function.from_totals(totals), dtype=np.float64)
@@ -125,10 +128,27 @@ class Aggregation:
         """Scores of resamples: `counts` is `(R, N)`, how often each of the `N` documents occurs in each resample."""
         statistics = self.statistics(items)
         if statistics is not None:
-            return self.from_totals(counts.astype(np.float64) @ statistics)
+            return self.from_totals(counts @ statistics)
         return np.array(
             [self.score([item for item, times in zip(items, row, strict=True) for _ in range(times)]) for row in counts]
         )
+
+    def per_document(self, items: Sequence[Any]) -> Floats:
+        """One number per document, `(N,)`, whose mean is the score and whose spread gives its standard error.
+
+        For a mean these are the items. For any other aggregation they are the jackknife's pseudo-values, `N` times the
+        score less `N - 1` times the score without the document (Tukey, 1958; Efron & Tibshirani, 1993, An Introduction
+        to the Bootstrap, chapter 11): what each document adds to a corpus score. NaN where an item is None.
+        """
+        if self.is_mean:
+            return np.array([np.nan if item is None else float(item) for item in items], dtype=np.float64)
+        scored = [index for index, item in enumerate(items) if item is not None]
+        n = len(scored)
+        values = np.full(len(items), np.nan)
+        if n >= 2:
+            left_out = self.resample([items[index] for index in scored], 1 - np.eye(n, dtype=np.int64))
+            values[scored] = n * self.score(items) - (n - 1) * left_out
+        return values
 
 
 def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:

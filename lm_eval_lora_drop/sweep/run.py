@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from lm_eval_lora_drop.sweep.journal import Journal
 from lm_eval_lora_drop.sweep.paired import paired_difference
 from lm_eval_lora_drop.sweep.progress import Progress
+from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.result import Row, SweepResult
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import best_boundary, choose
@@ -25,13 +26,14 @@ class SweepSettings:
     """What is compared, and how the choice is made.
 
     `boundaries` are the candidates, each 0..L; `strategy` is exhaustive or racing; `select` is best or one_se; `seed`
-    is the order in which racing takes the documents.
+    is the order in which racing takes the documents, and `racing` how careful it is.
     """
 
     boundaries: tuple[int, ...]
     strategy: str = "exhaustive"
     select: str = "best"
     seed: int = 0
+    racing: RacingSettings = field(default_factory=RacingSettings)
 
 
 class Peers(Protocol):
@@ -70,12 +72,17 @@ def run_sweep(
     """
     table = Table(sorted(settings.boundaries, reverse=True), len(documents))
     _recall(documents, scorer, journal, table, peers)
+    plan: Exhaustive | Race = Exhaustive(table)
     if settings.strategy == "racing":
-        from lm_eval_lora_drop.sweep.racing import Race
-
-        plan: Any = Race(table, scorer, settings, num_layers)
-    else:
-        plan = Exhaustive(table)
+        plan = Race(
+            table,
+            scorer.aggregation,
+            sign=scorer.metric.sign,
+            num_layers=num_layers,
+            seed=settings.seed,
+            select=settings.select,
+            settings=settings.racing,
+        )
     with Progress(table, scorer, shown=progress and peers.rank == 0, shares=peers.world_size) as bar:
         for wanted in plan.rounds():
             bar.start(wanted)
@@ -86,7 +93,7 @@ def run_sweep(
 
             for pairs in in_step(peers, answer):
                 table.set(pairs)
-    return _result(table, scorer, settings, num_layers, plan.retired, plan.to_json())
+    return _result(table, scorer, settings, num_layers, plan)
 
 
 class Exhaustive:
@@ -100,6 +107,10 @@ class Exhaustive:
     def rounds(self) -> Iterator[dict[int, Sequence[int]]]:
         """Rounds of boundary -> positions of documents."""
         yield {boundary: range(self._table.documents) for boundary in self._table.boundaries}
+
+    def positions(self, _: int) -> Sequence[int]:
+        """The documents that a boundary met: all."""
+        return range(self._table.documents)
 
     def to_json(self) -> None:
         """Nothing to add to the results file."""
@@ -185,59 +196,33 @@ def _answer(
 
 
 def _result(
-    table: Table,
-    scorer: Scorer,
-    settings: SweepSettings,
-    num_layers: int,
-    retired: Mapping[int, int],
-    racing: Mapping[str, Any] | None,
+    table: Table, scorer: Scorer, settings: SweepSettings, num_layers: int, plan: Exhaustive | Race
 ) -> SweepResult:
     rows = []
     for boundary in table.boundaries:
-        items = table.items(boundary)
+        items = table.items(boundary, plan.positions(boundary))
         unscored = sum(item is None for item in items)
-        rows.append(
-            Row(
-                boundary,
-                scorer.aggregate(items),
-                scorer.stderr(items),
-                len(items) - unscored,
-                unscored,
-                retired.get(boundary),
-            )
-        )
+        score, stderr = scorer.aggregate(items), scorer.stderr(items)
+        rows.append(Row(boundary, score, stderr, len(items) - unscored, unscored, plan.retired.get(boundary)))
     # A retired boundary has met fewer documents; its score cannot stand beside the others'.
-    scores = {row.boundary: row.score for row in rows if row.retired_after is None}
+    in_the_end = {row.boundary: row for row in rows if row.retired_after is None}
+    scores = {boundary: row.score for boundary, row in in_the_end.items()}
     best = best_boundary(scores, scorer.metric)
-    chosen = choose(settings.select, scores, scorer.metric, next(row.stderr for row in rows if row.boundary == best))
+    chosen = choose(settings.select, scores, scorer.metric, in_the_end[best].stderr)
     gain = None
-    if num_layers in table.boundaries and chosen != num_layers:
-        both = [
-            position
-            for position in range(table.documents)
-            if table.answered(chosen, position) and table.answered(num_layers, position)
-        ]
+    if num_layers in in_the_end and chosen != num_layers:
         gain = paired_difference(
             scorer.aggregation,
-            table.items(chosen, both),
-            table.items(num_layers, both),
+            table.row(chosen, plan.positions(chosen)),
+            table.row(num_layers, plan.positions(num_layers)),
             sign=scorer.metric.sign,
             resamples=scorer.resamples,
         )
-    unscored = sum(row.unscored for row in rows)
-    warnings = (
-        (
-            f"{unscored} of {unscored + sum(row.documents for row in rows)} answers gave no value of {scorer.metric}; "
-            "each boundary's score leaves its own out.",
-        )
-        if unscored
-        else ()
-    )
     return SweepResult(
         boundary=chosen,
         best=best,
         rows=tuple(rows),
-        items={boundary: table.row(boundary) for boundary in table.boundaries},
+        items={boundary: table.row(boundary, plan.positions(boundary)) for boundary in table.boundaries},
         metric=scorer.metric,
         aggregation=scorer.aggregation.name,
         num_layers=num_layers,
@@ -245,6 +230,16 @@ def _result(
         select=settings.select,
         seed=settings.seed,
         gain=gain,
-        warnings=warnings,
-        racing=racing,
+        warnings=_warnings(rows, scorer),
+        racing=plan.to_json(),
+    )
+
+
+def _warnings(rows: Sequence[Row], scorer: Scorer) -> tuple[str, ...]:
+    unscored = sum(row.unscored for row in rows)
+    if not unscored:
+        return ()
+    answers = unscored + sum(row.documents for row in rows)
+    return (
+        f"{unscored} of {answers} answers gave no value of {scorer.metric}; each boundary's score leaves its own out.",
     )

@@ -35,6 +35,9 @@ class Table:
         of = self._items[boundary]
         return [of[position] for position in (sorted(of) if positions is None else positions)]
 
-    def row(self, boundary: int) -> list[Any]:
-        """The boundary's items over all documents, None where unanswered."""
-        return [self._items[boundary].get(position) for position in range(self.documents)]
+    def row(self, boundary: int, positions: Iterable[int]) -> list[Any]:
+        """The boundary's items over all documents, None at those that are not among `positions`."""
+        row: list[Any] = [None] * self.documents
+        for position in positions:
+            row[position] = self._items[boundary][position]
+        return row
