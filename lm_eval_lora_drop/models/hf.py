@@ -17,10 +17,12 @@ from peft import PeftModel
 from lm_eval_lora_drop import adapter_files
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.layers import AdapterLayers, find_decoder_layers
+from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
+from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
+from lm_eval_lora_drop.models.check import check_adapter
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.sweep.types import Document, Runner
 
@@ -49,16 +51,15 @@ class LoraDropLM(LoraDropBase, HFLM):
     ) -> None:
         log_with_the_harness()
         args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
+        self._adapter_files: adapter_files.AdapterFiles | None = None
         if isinstance(pretrained, str):
-            self._adapter_files = _check_adapter(pretrained, peft, args, rest)
+            self._adapter_files, _ = check_adapter(pretrained, peft, args, rest)
             log.info("adapter %s: LoRA r=%s", peft, self._adapter_files.config.get("r"))
         elif peft is not None or not isinstance(pretrained, PeftModel):
             raise AdapterError(
                 f"pretrained must be a path or Hub id together with peft=<adapter>, or a PeftModel without peft, got a "
                 f"{type(pretrained).__name__} and peft={peft}."
             )
-        else:
-            self._adapter_files = None
         self._model_args = {name: value for name, value in rest.items() if name not in _NO_CHANGE}
         super().__init__(pretrained=pretrained, peft=peft, **rest)
         if hasattr(self, "accelerator"):
@@ -80,8 +81,23 @@ class LoraDropLM(LoraDropBase, HFLM):
         return self.layers.count_parameters(kept)
 
     def runner(self, documents: Sequence[Document]) -> tuple[Runner, str]:
-        """The shared pass where it can run these documents, else one boundary at a time."""
-        return plain_runner(self, self.layers), "plain"
+        """The shared pass where it can run these documents, else one boundary at a time.
+
+        Raises:
+            ArgumentError: the shared pass was asked for by name and cannot run them.
+        """
+        engine = self.lora_drop.sweep_engine
+        reason = None if engine == "plain" else why_not_shared(self, self.layers, documents)
+        if reason and engine == "shared":
+            raise ArgumentError(
+                f"sweep_engine=shared cannot answer these documents: {reason}. Use sweep_engine=auto, which falls back "
+                "to one boundary at a time."
+            )
+        if reason:
+            log.warning("one boundary at a time, not all at once: %s", reason)
+        if reason or engine == "plain":
+            return plain_runner(self, self.layers), "plain"
+        return shared_runner(self, self.layers, self.lora_drop.sweep_batch_size), "shared"
 
     def peers(self) -> TorchPeers:
         """The processes of an `accelerate launch`."""
@@ -120,38 +136,6 @@ class LoraDropLM(LoraDropBase, HFLM):
             "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
             "model_args": {name: str(value) for name, value in sorted(self._model_args.items())},
         }
-
-
-def _check_adapter(
-    pretrained: str, peft: str | None, args: LoraDropArgs, rest: Mapping[str, Any]
-) -> adapter_files.AdapterFiles:
-    """Everything that can be found out before the base model's weights are read."""
-    if not peft:
-        raise ArgumentError(
-            "peft must name the LoRA adapter whose layers are to be kept or dropped (a folder or a Hub id), got none. "
-            "Give --model_args pretrained=<base model>,peft=<adapter>, or use --model hf for a model without adapter."
-        )
-    revision = str(rest.get("revision", "main"))
-    files = adapter_files.open_adapter(peft, revision)
-    config = transformers.AutoConfig.from_pretrained(
-        pretrained,
-        revision=revision,
-        subfolder=rest.get("subfolder", ""),
-        gguf_file=rest.get("gguf_file"),
-        trust_remote_code=bool(rest.get("trust_remote_code", False)),
-    )
-    if getattr(config, "is_encoder_decoder", False) or rest.get("backend") == "seq2seq":
-        raise AdapterError(
-            f"pretrained={pretrained} is an encoder-decoder model ({config.model_type}); boundaries count the layers "
-            "of a decoder-only model. Evaluate it with --model hf."
-        )
-    with torch.device("meta"):
-        skeleton = transformers.AutoModelForCausalLM.from_config(
-            config, trust_remote_code=bool(rest.get("trust_remote_code", False))
-        )
-    adapter_files.check_against(files, skeleton, pretrained)
-    LoraDropBase._check_before_loading(args, len(find_decoder_layers(skeleton)))
-    return files
 
 
 def _tensor_fingerprint(model: torch.nn.Module, part: str) -> str:
