@@ -18,7 +18,7 @@ from lm_eval_lora_drop import adapter_files
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
-from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness

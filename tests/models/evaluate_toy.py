@@ -14,6 +14,7 @@ import sys
 
 import lm_eval
 import torch
+from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from tests.toy import make_task
@@ -45,7 +46,9 @@ def main(settings):
     if settings.get("kill_rank", 0) == lm.rank:
         lm.kill_after = settings.get("kill_after")
     tasks = [make_task(f"toy{i}") for i in range(settings.get("tasks", 1))]
-    results = lm_eval.simple_evaluate(model=lm, tasks=tasks, bootstrap_iters=0)
+    results = lm_eval.simple_evaluate(
+        model=lm, tasks=tasks, bootstrap_iters=0, task_manager=TaskManager(include_defaults=False)
+    )
     found = {"answered": lm.answered, "requests": sum(len(task.instances) for task in tasks)}
     if results is not None:
         found |= {

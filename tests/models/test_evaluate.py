@@ -5,6 +5,7 @@ import json
 import lm_eval
 import pytest
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
@@ -25,7 +26,11 @@ def make(tiny_base, tiny_adapter, tmp_path):
 
 
 def evaluate(lm, *tasks, **kwargs):
-    return lm_eval.simple_evaluate(model=lm, tasks=list(tasks) or [make_task()], bootstrap_iters=0, **kwargs)
+    # Without the default folders: reading the harness's thousands of YAML files takes longer than everything else.
+    manager = TaskManager(include_defaults=False)
+    return lm_eval.simple_evaluate(
+        model=lm, tasks=list(tasks) or [make_task()], bootstrap_iters=0, task_manager=manager, **kwargs
+    )
 
 
 def choice_task(name="choices"):

@@ -1,0 +1,250 @@
+"""The shared pass against the plain one: the same answers, token by token, in fp32, for adapters with B != 0."""
+
+import dataclasses
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from torch import nn
+
+from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.shared import Counters, shared_runner, why_not_shared
+from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.sweep.types import Document, Work
+from tests.tiny import ARCHITECTURES, make_adapter, make_base
+
+PROMPTS = [
+    "The question is",
+    "a",
+    "To be, or not to be: that is the question, and the answer is in the text of the other one.",
+    "1 + 1 =",
+    "\n\n\n",
+]
+
+
+def load(base, adapter, **model_args):
+    given = {"boundary": "full", "dtype": "float32", "device": "cpu", "batch_size": 2, **model_args}
+    return LoraDropLM(pretrained=str(base), peft=str(adapter), **given)
+
+
+def documents(request_type, arguments):
+    return [
+        Document(i, {}, tuple(Instance(request_type, {}, args, j) for j, args in enumerate(group)), str(i))
+        for i, group in enumerate(arguments)
+    ]
+
+
+def generating(**kwargs):
+    settings = {"until": ["q", "\n\n"], "max_gen_toks": 14, "do_sample": False, **kwargs}
+    return documents("generate_until", [[(prompt, settings)] for prompt in PROMPTS])
+
+
+def choosing():
+    choices = [" yes", " no", "s", " in the other text"]
+    return documents("loglikelihood", [[(prompt, choice) for choice in choices] for prompt in [*PROMPTS, ""]])
+
+
+def answers(runner, work):
+    found = {}
+    for batch in runner(work):
+        for answer in batch:
+            key = (answer.boundary, answer.document.doc_id)
+            assert key not in found
+            found[key] = answer.responses
+    return found
+
+
+def both(lm, docs, boundaries, batch_size=None):
+    work = [Work(document, tuple(boundaries)) for document in docs]
+    plain = answers(plain_runner(lm, lm.layers), work)
+    shared = answers(shared_runner(lm, lm.layers, batch_size), work)
+    assert plain.keys() == shared.keys() == {(k, d.doc_id) for k in boundaries for d in docs}
+    return plain, shared
+
+
+def same_numbers(plain, shared):
+    for key, responses in plain.items():
+        for mine, theirs in zip(shared[key], responses, strict=True):
+            if isinstance(theirs, tuple):
+                assert mine[1] == theirs[1]
+                mine, theirs = mine[0], theirs[0]
+            assert mine == pytest.approx(theirs, abs=1e-5, rel=1e-6)
+
+
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+def lm(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    base = make_base(folder / "base", request.param)
+    return load(base, make_adapter(base, folder / "adapter"))
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_base, tiny_adapter):
+    return load(tiny_base, tiny_adapter)
+
+
+def test_generation_is_equal_on_every_architecture(lm):
+    docs = generating()
+    assert why_not_shared(lm, lm.layers, docs) is None
+    plain, shared = both(lm, docs, range(5))
+    assert shared == plain
+    # The boundaries differ and the answers are of different lengths, or equality would prove little.
+    assert len({shared[k, 2] for k in range(5)}) > 1
+    assert len({len(text) for responses in shared.values() for text in responses}) > 2
+
+
+def test_loglikelihoods_are_equal_on_every_architecture(lm):
+    plain, shared = both(lm, choosing(), range(5))
+    same_numbers(plain, shared)
+    assert plain[0, 0] != plain[4, 0]
+
+
+def test_rolling_loglikelihoods_are_equal(llama):
+    texts = [*PROMPTS, " ".join(["the answer and the question"] * 60)]
+    docs = documents("loglikelihood_rolling", [[(text,)] for text in texts])
+    same_numbers(*both(llama, docs, range(5)))
+
+
+@pytest.mark.parametrize("boundaries", [[4], [0], [2], [1, 3], [0, 4], [3, 4]], ids=str)
+def test_any_set_of_boundaries(llama, boundaries):
+    plain, shared = both(llama, generating(), boundaries)
+    assert shared == plain
+    same_numbers(*both(llama, choosing(), boundaries))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 100])
+def test_any_number_of_rows(llama, batch_size):
+    plain, shared = both(llama, generating(), range(5), batch_size)
+    assert shared == plain
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        {"until": []},
+        {"until": ["e question"], "max_gen_toks": 30},
+        {"until": "a"},
+        {"until": ["e", "t", "o", "n", "h", "\x14", "�"]},
+        {"max_gen_toks": 1},
+        {"until": [], "max_gen_toks": 40},
+    ],
+    ids=str,
+)
+def test_every_way_to_stop(llama, generation):
+    plain, shared = both(llama, generating(**generation), range(5))
+    assert shared == plain
+
+
+def test_rows_that_end_at_once_and_rows_that_never_end(llama, monkeypatch):
+    """With the most frequent first token as end-of-text, some rows are empty; the others run to the limit."""
+    first = answers(shared_runner(llama, llama.layers), [Work(d, (0, 2, 4)) for d in generating(max_gen_toks=1)])
+    texts = [responses[0] for responses in first.values()]
+    frequent = max(texts, key=texts.count)
+    token = llama.tokenizer.encode(frequent, add_special_tokens=False)[0]
+    monkeypatch.setattr(llama.model.generation_config, "eos_token_id", [2, token])
+    plain, shared = both(llama, generating(until=[]), range(5))
+    assert shared == plain
+    lengths = {len(llama.tokenizer.encode(responses[0])) for responses in shared.values()}
+    assert min(lengths) <= 1 < max(lengths)
+
+
+def test_documents_that_still_lack_different_boundaries(llama):
+    docs = generating()
+    work = [Work(d, boundaries) for d, boundaries in zip(docs, [(4, 2), (3,), (4, 2), (), (0, 1, 2)], strict=True)]
+    work = [item for item in work if item.boundaries]
+    assert answers(shared_runner(llama, llama.layers), work) == answers(plain_runner(llama, llama.layers), work)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [{"layers_to_transform": [1, 3]}, {"target_modules": ["q_proj", "down_proj", "lm_head"]}, {"use_rslora": True}],
+)
+def test_adapters_that_cover_a_part(tiny_base, tmp_path, lora):
+    partial = load(tiny_base, make_adapter(tiny_base, tmp_path / "adapter", **lora))
+    docs = generating()
+    assert why_not_shared(partial, partial.layers, docs) is None
+    plain, shared = both(partial, docs, range(5))
+    assert shared == plain
+    same_numbers(*both(partial, choosing(), range(5)))
+
+
+def test_prompts_longer_than_the_model_are_cut_alike(tiny_base, tiny_adapter):
+    short = load(tiny_base, tiny_adapter, max_length=24)
+    plain, shared = both(short, generating(max_gen_toks=10), range(5))
+    assert shared == plain
+    same_numbers(*both(short, choosing(), range(5)))
+
+
+def test_the_model_is_as_before(llama):
+    tokens = llama.tokenizer("The question", return_tensors="pt")
+    before = llama.model(**tokens).logits
+    forwards = {name: module.__dict__.get("forward") for name, module in llama.model.named_modules()}
+    answers(shared_runner(llama, llama.layers), [Work(d, (0, 2, 4)) for d in generating()])
+    assert {name: module.__dict__.get("forward") for name, module in llama.model.named_modules()} == forwards
+    assert torch.equal(llama.model(**tokens).logits, before)
+
+
+def test_wrappers_come_off_when_the_model_fails(llama, monkeypatch):
+    def fail(*args, **kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(llama.layers.decoder_layers[2].mlp, "forward", fail)
+    with pytest.raises(KeyError, match="a bug"):
+        answers(shared_runner(llama, llama.layers), [Work(d, (0, 4)) for d in generating()])
+    assert "forward" not in llama.layers.decoder_layers[0].__dict__
+
+
+class Cramped(nn.Module):
+    """Stands for a device that has no room for more than so many rows."""
+
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.layer, self.rows = layer, rows
+
+    def forward(self, hidden, *args, **kwargs):
+        if hidden.shape[0] > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.layer(hidden, *args, **kwargs)
+
+
+def test_running_out_of_memory_halves_the_batch_and_goes_on(tiny_base, tiny_adapter):
+    lm = load(tiny_base, tiny_adapter)
+    work = [Work(d, (0, 2, 4)) for d in generating()]
+    expected = answers(plain_runner(lm, lm.layers), work)
+    lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=6)
+    counters = Counters()
+    cramped = dataclasses.replace(lm.layers)
+    assert answers(shared_runner(lm, cramped, counters=counters), work) == expected
+    assert counters.halved == 1
+    assert counters.rows == 15
+    assert counters.peak_bytes > 0
+
+
+def test_too_little_memory_for_one_document_says_what_to_do(tiny_base, tiny_adapter):
+    lm = load(tiny_base, tiny_adapter)
+    lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=1)
+    with pytest.raises(MemoryError, match="sweep_boundaries=.*sweep_engine=plain"):
+        answers(shared_runner(lm, lm.layers), [Work(d, (0, 2, 4)) for d in generating()])
+
+
+@pytest.mark.parametrize(
+    ("lora", "generation", "reason"),
+    [
+        ({"use_dora": True}, {}, "variant"),
+        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save"),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, {}, "input embedding"),
+        ({}, {"do_sample": True, "temperature": 0.7}, "samples"),
+        ({}, {"num_beams": 3}, "num_beams"),
+    ],
+)
+def test_what_it_cannot_do_is_named(tiny_base, tmp_path, lora, generation, reason):
+    lm = load(tiny_base, make_adapter(tiny_base, tmp_path / "adapter", **lora))
+    assert reason in why_not_shared(lm, lm.layers, generating(**generation))
+
+
+def test_layer_passes_follow_the_formula(llama):
+    """(L+1)(L+2)/2 - 1 layer passes per document for all of 0..L, where the plain pass makes (L+1) L."""
+    counters = Counters()
+    work = [Work(d, tuple(range(5))) for d in documents("loglikelihood", [[("The question", " s")]])]
+    answers(shared_runner(llama, llama.layers, counters=counters), work)
+    assert counters.layer_rows == 5 * 6 // 2 - 1
