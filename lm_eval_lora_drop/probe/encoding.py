@@ -1,0 +1,41 @@
+"""Prompt and reference as tokens, split as the harness splits a loglikelihood request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One teacher-forced document: `inputs` end before the last of the `targets`, which are their continuation."""
+
+    inputs: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+def encode(lm: Any, prompt: str, reference: str, tokens: int) -> Encoded | None:
+    """The prompt and the first `tokens` tokens of the reference; None where the reference is empty."""
+    context, continuation = encode_pair(lm, prompt, reference)
+    targets = continuation[:tokens]
+    if not targets:
+        return None
+    # Too long a prompt loses its beginning, as in the harness.
+    inputs = (context + targets)[-(lm.max_length + 1) : -1]
+    return Encoded(tuple(inputs), tuple(targets[-len(inputs) :]))
+
+
+def encode_pair(lm: Any, prompt: str, reference: str) -> tuple[list[int], list[int]]:
+    """Tokens of the prompt and of the reference (none where it is blank), as `TemplateLM.loglikelihood` splits them.
+
+    `lm` is an lm-eval HFLM.
+    """
+    if not reference.strip():
+        return [], []
+    if prompt:
+        context, continuation = lm._encode_pair(prompt, reference)
+        return list(context), list(continuation)
+    continuation = list(lm.tok_encode(reference, add_special_tokens=False))
+    if continuation[:1] == [lm.prefix_token_id]:
+        return continuation[:1], continuation[1:]
+    return [lm.prefix_token_id], continuation
