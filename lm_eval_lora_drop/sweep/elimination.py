@@ -22,7 +22,10 @@ PSEUDO_DOCUMENTS = 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """A boundary that is given up, in whose favour, and why: `beaten`, or `no_better` than within the tolerance."""
+    """A boundary that is given up, in whose favour, and why.
+
+    `beaten`; `no_better`, by more than the tolerance; or `prior`: before it met any document (see prior.py).
+    """
 
     boundary: int
     by: int

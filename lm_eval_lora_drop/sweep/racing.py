@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ class RacingSettings:
 class Race:
     """A plan in rounds. Every boundary in the running meets the same documents, in an order drawn from `seed`.
 
-    `sign` is 1 where a higher score is better, -1 where a lower one is.
+    `sign` is 1 where a higher score is better, -1 where a lower one is. `hopeless` boundaries meet no document at all
+    (see prior.py).
 
     Full (K = `num_layers`) is carried to the end, because the user wants the comparison with it, and so is a boundary
     in whose favour another was given up as no better: the guarantee rests on it. Base may be given up.
@@ -50,6 +51,7 @@ class Race:
         seed: int,
         select: str = "best",
         settings: RacingSettings | None = None,
+        hopeless: Collection[int] = (),
     ) -> None:
         self.settings = settings or RacingSettings()
         self._table = table
@@ -58,10 +60,11 @@ class Race:
         self._one_se = select == "one_se"
         self._order = random.Random(seed).sample(range(table.documents), table.documents)
         self._kept = {num_layers}
-        self._running = list(table.boundaries)
+        self._running = [boundary for boundary in table.boundaries if boundary not in hopeless]
+        self._rivals = len(self._running) - 1
         self._schedule = schedule(table.documents, self.settings)
-        self._verdicts: list[Verdict] = []
-        self.retired: dict[int, int] = {}
+        self._verdicts = [Verdict(boundary, num_layers, "prior") for boundary in hopeless]
+        self.retired: dict[int, int] = dict.fromkeys(hopeless, 0)
 
     def rounds(self) -> Iterator[dict[int, Sequence[int]]]:
         """Rounds of boundary -> positions of documents; the table must be filled before the next one is asked for."""
@@ -97,7 +100,7 @@ class Race:
             self._running,
             self._kept,
             total=self._table.documents,
-            critical=critical_value(self.settings.error_rate, len(self._table.boundaries) - 1, len(self._schedule) - 1),
+            critical=critical_value(self.settings.error_rate, self._rivals, len(self._schedule) - 1),
             margin=self._margin(values),
         )
         for verdict in verdicts:

@@ -102,13 +102,14 @@ class SweepResult:
                     ("base", row.boundary == 0),
                     ("best", row.boundary == self.best),
                     ("chosen", row.boundary == self.boundary),
-                    (f"retired after {row.retired_after}", row.retired_after is not None),
+                    (f"retired after {row.retired_after}", bool(row.retired_after)),
+                    ("retired by the prior", row.retired_after == 0),
                 )
                 if applies
             ]
-            score = f"{row.score:{width}.{digits}f}"
-            stderr = f"{row.stderr:10.{digits}f}"
-            lines.append(f"{row.boundary:4d}  {score}  {stderr}  {row.documents:9d}  {', '.join(marks)}".rstrip())
+            score, stderr = ("-" if math.isnan(value) else f"{value:.{digits}f}" for value in (row.score, row.stderr))
+            line = f"{row.boundary:4d}  {score:>{width}}  {stderr:>10}  {row.documents:9d}  {', '.join(marks)}"
+            lines.append(line.rstrip())
         return "\n".join([*lines, *self.remarks(digits), *(f"Note: {warning}" for warning in self.warnings)])
 
     def remarks(self, digits: int = 3) -> list[str]:

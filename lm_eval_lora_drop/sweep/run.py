@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from lm_eval_lora_drop.sweep.journal import Journal
 from lm_eval_lora_drop.sweep.paired import paired_difference
+from lm_eval_lora_drop.sweep.prior import retire_by_prior
 from lm_eval_lora_drop.sweep.progress import Progress
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.result import Row, SweepResult
@@ -61,8 +62,11 @@ def run_sweep(
     num_layers: int,
     peers: Peers,
     progress: bool = True,
+    reference: Mapping[int, Sequence[float]] | None = None,
 ) -> SweepResult:
     """Score every candidate boundary on `documents` and choose one.
+
+    `reference`, for racing, is what `prior.retire_by_prior` takes: with it, hopeless boundaries meet no document.
 
     What the journal holds is not asked again. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
@@ -82,6 +86,7 @@ def run_sweep(
             seed=settings.seed,
             select=settings.select,
             settings=settings.racing,
+            hopeless=_hopeless(reference, table, num_layers),
         )
     with Progress(table, scorer, shown=progress and peers.rank == 0, shares=peers.world_size) as bar:
         for wanted in plan.rounds():
@@ -94,6 +99,13 @@ def run_sweep(
             for pairs in in_step(peers, answer):
                 table.set(pairs)
     return _result(table, scorer, settings, num_layers, plan)
+
+
+def _hopeless(reference: Mapping[int, Sequence[float]] | None, table: Table, num_layers: int) -> list[int]:
+    retired = retire_by_prior(reference, num_layers=num_layers) if reference else []
+    hopeless = [boundary for boundary in table.boundaries if boundary in retired]
+    # Candidates chosen by hand may all lie below the margin: then the prior has nothing to say about which to keep.
+    return hopeless if len(hopeless) < len(table.boundaries) else []
 
 
 class Exhaustive:
