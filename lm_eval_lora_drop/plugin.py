@@ -19,6 +19,7 @@ from typing import Any
 
 MODEL_TYPES = {
     "hf-lora-drop": "lm_eval_lora_drop.models.hf:LoraDropLM",
+    "vllm-lora-drop": "lm_eval_lora_drop.models.vllm:VllmLoraDropLM",
 }
 
 

@@ -1,0 +1,188 @@
+"""A LoRA adapter as vLLM takes it: refused in time, cut to the kept layers, and how many at once.
+
+To vLLM a set of kept layers is an ordinary adapter with fewer layers: it clears what an adapter does not bring
+(`vllm/lora/model_manager.py`, `activate_adapter`). It reads adapters from folders only, so each set is exported once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, get_args
+
+import peft
+import torch
+import transformers
+from torch import nn
+from vllm.config.lora import LoRAConfig
+from vllm.lora.peft_helper import PEFTHelper
+from vllm.lora.request import LoRARequest
+from vllm.lora.utils import is_base_embedding_weights, parse_fine_tuned_lora_name
+
+from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.adapter_files import AdapterFiles
+from lm_eval_lora_drop.boundary import LayerSet
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.export import export_adapter
+from lm_eval_lora_drop.layers import AdapterLayers
+
+log = logging.getLogger(__name__)
+
+WAY_OUT = (
+    "Evaluate it with --model hf-lora-drop, or export base model and kept layers merged (lora-drop export --merge) and "
+    "evaluate that with --model vllm."
+)
+# What PEFT obeys and a vLLM that does not know it would pass over in silence. PEFT's other switches are called use_*.
+_OBEYED_BY_PEFT = (
+    *("alpha_pattern", "rank_pattern", "modules_to_save", "lora_bias", "layer_replication", "alora_invocation_tokens"),
+    *("trainable_token_indices", "target_parameters", "arrow_config"),
+)
+SHARE_OF_MEMORY = 0.1
+"""Of the device's memory, what the adapters of a sweep may take; vLLM's cache loses that much."""
+
+
+def check_supported(files: AdapterFiles, rank: int) -> None:
+    """Ask the installed vLLM's own rules about an adapter; it would ask them at the first request only.
+
+    Raises:
+        AdapterError: it would refuse the adapter, or answer differently from PEFT without a word.
+    """
+    config = files.config
+    known = {field.name for field in dataclasses.fields(PEFTHelper)}
+    reasons = [
+        f"It does not know {name}={config[name]}."
+        for name in sorted({*_OBEYED_BY_PEFT, *(name for name in config if name.startswith("use_"))})
+        if config.get(name) and name not in known
+    ]
+    try:
+        PEFTHelper.from_dict(dict(config)).validate_legal(LoRAConfig(max_lora_rank=rank))
+        for name in files.shapes:
+            if not is_base_embedding_weights(name):
+                parse_fine_tuned_lora_name(name)
+    except ValueError as error:
+        reasons.append(str(error))
+    if reasons:
+        raise AdapterError(f"vLLM cannot take peft={files.source}: {' '.join(reasons)} {WAY_OUT}")
+
+
+def adapter_layers(files: AdapterFiles, skeleton: transformers.PreTrainedModel) -> AdapterLayers:
+    """The adapter's parts by layer, found on the meta device in a PEFT model without weights.
+
+    Raises:
+        AdapterError: no LoRA in the decoder layers.
+    """
+    config = peft.PeftConfig.from_pretrained(str(files.folder))
+    config.init_lora_weights = False
+    with torch.device("meta"):
+        return AdapterLayers.of(peft.PeftModel(skeleton, config))
+
+
+def check_outside(files: AdapterFiles, layers: AdapterLayers, embedding_modules: Collection[str]) -> None:
+    """Refuse LoRA outside the decoder layers unless vLLM's model names that module among its `embedding_modules`.
+
+    Raises:
+        AdapterError: it does not.
+    """
+    outside = {id(module) for module in (*layers.below, *layers.above)}
+    names = {name.rpartition(".")[2] for name, module in layers.model.named_modules() if id(module) in outside}
+    refused = sorted(names - set(embedding_modules))
+    if refused:
+        also = "".join(f" and on {name}" for name in embedding_modules)
+        raise AdapterError(
+            f"vLLM cannot take peft={files.source}: it has LoRA on {', '.join(refused)}, and for this architecture "
+            f"vLLM takes it in the decoder layers{also} only. {WAY_OUT}"
+        )
+
+
+def choose_rank(files: AdapterFiles, asked: Any) -> int:
+    """The `max_lora_rank` for an adapter: as asked, else the smallest that vLLM has and the adapter fits in.
+
+    Raises:
+        ArgumentError: `asked` is none that vLLM has, or less than the adapter's rank.
+        AdapterError: the adapter's rank is above all that vLLM has.
+    """
+    needed = max([int(files.config["r"]), *(files.config.get("rank_pattern") or {}).values()])
+    ranks = get_args(next(field.type for field in dataclasses.fields(LoRAConfig) if field.name == "max_lora_rank"))
+    fitting = [rank for rank in ranks if rank >= needed]
+    if not fitting:
+        raise AdapterError(
+            f"vLLM cannot take peft={files.source}: its rank is {needed}, the largest that vLLM has is {max(ranks)}. "
+            f"{WAY_OUT}"
+        )
+    if asked is None:
+        return int(min(fitting))
+    if asked not in fitting:
+        raise ArgumentError(
+            f"max_lora_rank must be one of {', '.join(map(str, fitting))} for an adapter of rank {needed}, got {asked}."
+            " Leave it out: the smallest that fits is taken."
+        )
+    return int(asked)
+
+
+def slot_size(model: nn.Module, rank: int, itemsize: int) -> int:
+    """Bytes that vLLM sets aside for one adapter, on every linear layer at the full `rank`, whatever the adapter uses.
+
+    `model` is the base model, `itemsize` the size of a value: rank * (inputs + outputs) values per layer.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return rank * itemsize * sum(module.in_features + module.out_features for module in linear)
+
+
+def adapters_at_once(wanted: int, size: int, memory: int) -> int:
+    """How many of `wanted` adapters vLLM shall hold at once (`max_loras`); `size` of one and `memory` in bytes."""
+    fitting = max(1, int(SHARE_OF_MEMORY * memory) // max(size, 1))
+    if fitting < wanted:
+        log.info(
+            "%d adapters of %d MiB would take more than a tenth of the memory: %d at once, the others wait. "
+            "max_loras=%d has them all at once.",
+            wanted,
+            size >> 20,
+            fitting,
+            wanted,
+        )
+    return min(wanted, fitting)
+
+
+class AdapterShelf:
+    """The adapter cut to each set of layers that is asked for, as folders for vLLM.
+
+    They stay in `folder` for the next run, under the adapter's fingerprint.
+    """
+
+    def __init__(self, files: AdapterFiles, layers: AdapterLayers, folder: Path) -> None:
+        self._files = files
+        self._layers = layers
+        self._folder = folder / files.fingerprint().removeprefix("sha256:")[:16] / __version__
+        self._requests: dict[LayerSet, LoRARequest | None] = {}
+
+    def request(self, kept: LayerSet) -> LoRARequest | None:
+        """What a request must carry to be answered with the LoRA of `kept` only; None for the base model."""
+        if kept not in self._requests:
+            number = len(self._requests) + 1
+            self._requests[kept] = (
+                LoRARequest(f"layers {kept.spec}", number, str(self._folder_of(kept))) if self.has_lora(kept) else None
+            )
+        return self._requests[kept]
+
+    def has_lora(self, kept: LayerSet) -> bool:
+        """Whether anything of the adapter is left."""
+        return self._layers.count_parameters(kept)[0] > 0
+
+    def _folder_of(self, kept: LayerSet) -> Path:
+        if not self._layers.count_parameters(kept)[1]:
+            return self._files.folder
+        # Sets that are no boundary may have specs longer than a file name can be.
+        boundary = kept.boundary
+        name = f"below-{boundary}" if boundary is not None else hashlib.sha256(kept.spec.encode()).hexdigest()[:16]
+        folder = self._folder / name
+        if not folder.is_dir():
+            try:
+                export_adapter(self._files.folder, kept, folder, origin=f"Cut from {self._files.source} for vLLM.")
+            except (OSError, ArgumentError):
+                # Another process has been quicker.
+                if not folder.is_dir():
+                    raise
+        return folder
