@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lm_eval.tasks import TaskManager
 
 from tests.tasks.conftest import ROOT
 
@@ -90,16 +91,15 @@ def test_groups() -> None:
 
 
 def test_the_harness_finds_them_valid() -> None:
-    """`lm_eval validate` passes every task and group, and `lm_eval ls tasks` shows them."""
+    """`lm_eval validate` passes every task and group; what `lm_eval ls tasks` prints has them."""
     names = [*FIRST_METRIC, "lora_drop", "lora_drop_all"]
-    command = [sys.executable, "-m", "lm_eval"]
-    path = ["--include_path", str(ROOT / "tasks")]
+    command = [sys.executable, "-m", "lm_eval", "validate", "--tasks", ",".join(names)]
     checked = subprocess.run(
-        [*command, "validate", "--tasks", ",".join(names), *path], capture_output=True, text=True, check=False
+        [*command, "--include_path", str(ROOT / "tasks")], capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
     assert "All tasks found and valid" in checked.stdout
-    listed = subprocess.run([*command, "ls", "tasks", *path], capture_output=True, text=True, check=True).stdout
+    listed = TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False).list_all_tasks()
     assert all(f"|{name} " in listed or f"|{name}|" in listed for name in names)
 
 
