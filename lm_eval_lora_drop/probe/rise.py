@@ -62,7 +62,7 @@ def find_rise(curve: Floats, resamples: Floats) -> Rise:
     error = float(np.std(resamples[:, top] - resamples[:, low], ddof=1))
     if climb < LEAST_CLIMB or climb < LEAST_CLIMB_IN_ERRORS * error:
         warning = (
-            f"the curve is flat: it climbs by {climb:.4f} (standard error {error:.4f}), so there is no rise point. "
+            f"the curve is flat, or too noisy to tell: it climbs by {climb:.4f}, with a standard error of {error:.4f}. "
             "Take more validation documents, or find the boundary with a sweep (boundary=auto)"
         )
         return Rise(None, None, climb, error, (), (warning,))
