@@ -69,8 +69,8 @@ def examples(task, hold_out: int | None, limit: int | None, seed: int) -> Iterat
         hold_out = 0 if task.has_validation_docs() and task.has_test_docs() else 200
     if hold_out >= len(docs):
         raise SystemExit(
-            f"--hold_out must leave something to train on: the training split has {len(docs)} documents, {hold_out} are "
-            "held out for the sweep. Hold out fewer."
+            f"--hold_out must leave something to train on: the training split has {len(docs)} documents, {hold_out} "
+            "are held out for the sweep. Hold out fewer."
         )
     # The order in which lm_eval_lora_drop.validation.draw goes through a split.
     order = random.Random(seed).sample(range(len(docs)), len(docs))[hold_out:]
