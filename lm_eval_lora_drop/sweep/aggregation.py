@@ -83,10 +83,12 @@ class Aggregation:
         for name, function in AGGREGATION_REGISTRY.items():
             if function is self.function:
                 return str(name)
-        # An object's class says where it was made; under which name it stands there, only the module knows.
+        # An object's class says where it was made; under which name it stands there, only the module knows. The harness
+        # loads a task's own functions without entering their module into sys.modules.
         module = self.function.__module__
-        named = (name for name, value in vars(sys.modules[module]).items() if value is self.function)
-        return f"{module}:{next(named, repr(self.function))}"
+        within = vars(sys.modules[module]) if module in sys.modules else {}
+        named = (name for name, value in within.items() if value is self.function)
+        return f"{module}:{next(named, getattr(self.function, '__name__', type(self.function).__name__))}"
 
     @property
     def is_mean(self) -> bool:

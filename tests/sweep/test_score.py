@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,6 +177,18 @@ def test_documents_that_lack_a_value_on_one_side_are_left_out_of_the_difference(
 @pytest.mark.parametrize("name", ["mean", "perplexity", "lm_eval_lora_drop.metrics.corpus:BLEU_ZH"])
 def test_an_aggregation_is_found_again_by_the_name_in_the_results_file(name: str) -> None:
     assert Aggregation.named(name).name == name
+
+
+def test_an_aggregation_of_a_task_alone_has_a_name_too(tmp_path: Path) -> None:
+    """The harness loads a task's functions from their file without entering the module anywhere."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    (tmp_path / "own.py").write_text("def total(items):\n    return sum(items)\n")
+    (tmp_path / "task.yaml").write_text("aggregation: !function own.total\n")
+    loaded = Aggregation(load_yaml(tmp_path / "task.yaml")["aggregation"])
+    assert loaded.name.endswith(":total")
+    assert loaded.score([1.0, None, 2.0]) == 3.0
+    assert Aggregation(functools.partial(sum)).name == "functools:partial"
 
 
 def test_code_that_a_results_file_names_is_not_imported_from_elsewhere() -> None:
