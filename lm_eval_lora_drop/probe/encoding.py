@@ -28,13 +28,16 @@ def encode(lm: Any, prompt: str, reference: str, tokens: int) -> Encoded | None:
 def encode_pair(lm: Any, prompt: str, reference: str) -> tuple[list[int], list[int]]:
     """Tokens of the prompt and of the reference (none where it is blank), as `TemplateLM.loglikelihood` splits them.
 
+    A blank prompt, which the harness refuses, becomes part of the reference, as its trailing blanks always do.
+
     `lm` is an lm-eval HFLM.
     """
     if not reference.strip():
         return [], []
-    if prompt:
+    if prompt.strip():
         context, continuation = lm._encode_pair(prompt, reference)
         return list(context), list(continuation)
+    reference = prompt + reference
     continuation = list(lm.tok_encode(reference, add_special_tokens=False))
     if continuation[:1] == [lm.prefix_token_id]:
         return continuation[:1], continuation[1:]

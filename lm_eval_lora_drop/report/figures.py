@@ -49,6 +49,8 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
+    # Long enough to show how a line is dashed.
+    "legend.handlelength": 3.2,
     # A page that is not white (GitHub's dark theme) would swallow black text on a transparent ground.
     "savefig.facecolor": "white",
     "pdf.fonttype": 42,

@@ -93,16 +93,21 @@ def tokens_figure(task: str, probe: Mapping[str, Any]) -> Figure:
     """Probability of each of the first reference tokens by layer, a panel per layer set (paper, Figures 1, 6)."""
     curves = probe["curves"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(0.8 + 2.9 * len(curves), 3.5), layout="constrained")
-        panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-        for axes, curve in zip(panels, curves, strict=True):
+        across = min(3, len(curves))
+        down = -(-len(curves) // across)
+        figure = Figure(figsize=(0.8 + 2.9 * across, 0.5 + 2.9 * down), layout="constrained")
+        panels = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
+        for axes in panels[len(curves) :]:
+            axes.remove()
+        for axes, curve in zip(panels, curves, strict=False):
             series = curve["by_token"]["probability"]
             for token, look in enumerate(_looks(probe["tokens"])):
                 _line(axes, series["mean"][token], series["stderr"][token], f"token {token + 1}", *look)
             axes.set_title(clean(curve["name"]))
             axes.set_ylim(bottom=0)
             _layer_axis(axes, probe["num_layers"])
-        panels[0].set_ylabel("probability of the reference token")
+        for axes in panels[::across]:
+            axes.set_ylabel("probability of the reference token")
         panels[0].legend(loc="upper left")
         figure.suptitle(_title(task, probe), fontsize=11)
     return figure
