@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import LoraDropError
 
-COMMANDS: tuple[str, ...] = ()
+COMMANDS: tuple[str, ...] = (
+    "lm_eval_lora_drop.report.cli",
+    "lm_eval_lora_drop.export_cli",
+)
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""
 
 
