@@ -11,7 +11,8 @@ from tests.tiny import make_adapter, make_base
 ROOT = Path(__file__).parents[1]
 # Nothing in the tests may go to the network; the Hub's client would otherwise try, and retry.
 os.environ["HF_HUB_OFFLINE"] = "1"
-torch.set_num_threads(2)
+# Models this small are slower on several threads, most of all on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

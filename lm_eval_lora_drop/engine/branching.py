@@ -34,6 +34,8 @@ class Branches:
         self.rows_with_lora = [0] * num_layers
         self.trunk = 0
         self.branches: tuple[int, ...] = ()
+        self.rows_at_head: int | None = None
+        """Leading rows with LoRA on in the head, where it is shown others than the layers are."""
         self.layer_rows = 0
         """Work done so far: rows times layers, each token position of a row counting once per forward."""
 
@@ -46,7 +48,7 @@ class Branches:
         try:
             yield
         finally:
-            self.trunk = 0
+            self.trunk, self.rows_at_head = 0, None
 
     def decode(self, boundaries: Sequence[int]) -> None:
         """The rows from now on, by their boundaries in falling order."""
@@ -77,7 +79,7 @@ class Branches:
             for module in layers.above:
                 # Kept by K = L alone, which is also who has LoRA on in the last layer.
                 assert isinstance(module, LoraLayer)
-                replace(module, self._sliced(module, self.num_layers - 1))
+                replace(module, self._sliced(module, None))
             yield
         finally:
             for module, forward in reversed(restore):
@@ -99,7 +101,12 @@ class Branches:
 
         return branching
 
-    def _sliced(self, module: LoraLayer, index: int) -> Callable[..., torch.Tensor]:
+    def _rows_with_lora(self, index: int | None) -> int:
+        if index is not None:
+            return self.rows_with_lora[index]
+        return self.rows_with_lora[-1] if self.rows_at_head is None else self.rows_at_head
+
+    def _sliced(self, module: LoraLayer, index: int | None) -> Callable[..., torch.Tensor]:
         (adapter,) = module.active_adapters
         if adapter not in module.lora_A:
             return module.get_base_layer().forward
@@ -107,7 +114,7 @@ class Branches:
 
         def sliced(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             out: torch.Tensor = module.base_layer(x, *args, **kwargs)
-            rows = self.rows_with_lora[index]
+            rows = self._rows_with_lora(index)
             if rows == 0:
                 return out
             # As peft.tuners.lora.layer.Linear.forward: the LoRA path and the sum in its dtype, then the base layer's.

@@ -79,8 +79,9 @@ def score(
             for row, tokens in enumerate(inputs)
             for position in range(begins[row], len(tokens))
         ]
+        branches.rows_at_head = sum(row < len(inputs) for row, _ in picked)
         with _only(lm, picked):
-            logits = lm._model_call(padded)[0]
+            logits = lm._model_call(padded)[:, 0]
         scores = torch.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
     place = {where: index for index, where in enumerate(picked)}
     greedy = scores.argmax(-1).tolist()
@@ -99,7 +100,7 @@ def score(
 
 @contextmanager
 def _only(lm: Any, picked: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Let `lm_head` see nothing but these (row, position): logits come out as (1, picked, vocabulary).
+    """Let `lm_head` see nothing but these (row, position): logits come out as (picked, 1, vocabulary).
 
     Scaling and capping of logits stay the model's own, because they come after the head.
     """
@@ -107,7 +108,7 @@ def _only(lm: Any, picked: Sequence[tuple[int, int]]) -> Iterator[None]:
     rows, positions = (torch.tensor(column, device=lm.device) for column in zip(*picked, strict=True))
 
     def pick(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][rows, positions][None], *args[1:])
+        return (args[0][rows, positions][:, None], *args[1:])
 
     handle = lm.model.get_base_model().get_output_embeddings().register_forward_pre_hook(pick)
     try:

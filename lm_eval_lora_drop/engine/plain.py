@@ -33,7 +33,7 @@ def plain_runner(lm: Any, layers: AdapterLayers) -> Runner:
             for start in range(0, len(documents), step):
                 chunk = documents[start : start + step]
                 requests = [request for document in chunk for request in document.requests]
-                with layers.keep(LayerSet.below(boundary, layers.num_layers)), _without_cache(lm):
+                with layers.keep(LayerSet.below(boundary, layers.num_layers)), _by_itself(lm):
                     responses = iter(lm.harness_answers(requests[0].request_type, requests, disable_tqdm=True))
                 yield [
                     Answer(boundary, document, tuple(next(responses) for _ in document.requests)) for document in chunk
@@ -43,11 +43,15 @@ def plain_runner(lm: Any, layers: AdapterLayers) -> Runner:
 
 
 @contextmanager
-def _without_cache(lm: Any) -> Iterator[None]:
-    """Answers under other boundaries must not get into the harness's answer cache: it does not know boundaries."""
-    hook = lm.cache_hook
-    lm.cache_hook = CacheHook(None)
+def _by_itself(lm: Any) -> Iterator[None]:
+    """Let `lm` answer for the sweep alone.
+
+    Its answers must not get into the harness's answer cache, which does not know boundaries. And it must not wait for
+    other processes, as HFLM does at every call where there are several: they make other calls than this one.
+    """
+    hook, world_size = lm.cache_hook, lm._world_size
+    lm.cache_hook, lm._world_size = CacheHook(None), 1
     try:
         yield
     finally:
-        lm.cache_hook = hook
+        lm.cache_hook, lm._world_size = hook, world_size

@@ -116,3 +116,10 @@ def why_not_greedy(lm: Any, generation_kwargs: Mapping[str, Any]) -> str | None:
     if lm.think_end_token is not None:
         return "thinking is cut from the answers"
     return None
+
+
+def why_not_rows(lm: Any) -> str | None:
+    """Why this model's cache has no rows that could branch and leave; None where it has keys and values only."""
+    config = lm.model.config.get_text_config(decoder=True)
+    others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    return f"the model has layers of type {min(others)}" if others else None

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
 from peft.tuners.lora.layer import LoraLayer
 
 from lm_eval_lora_drop.engine.branching import Branches
 from lm_eval_lora_drop.engine.decode import generate
 from lm_eval_lora_drop.engine.loglikelihood import Span, score, spans
-from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy
+from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.sweep.types import Answer, Document, Runner, Work
 
@@ -45,10 +44,8 @@ class Counters:
 
 def why_not_shared(lm: Any, layers: AdapterLayers, documents: Sequence[Document]) -> str | None:
     """Why these documents need the plain pass, in a few words; None where the shared pass can answer them."""
-    config = lm.model.config.get_text_config(decoder=True)
-    recurrent = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    if recurrent:
-        return f"the model has layers of type {min(recurrent)}"
+    if reason := why_not_rows(lm):
+        return reason
     if len(layers.model.active_adapters) != 1:
         return "several adapters are active"
     if layers.below:
@@ -211,25 +208,3 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def answer_requests(lm: Any, requests: Sequence[Instance]) -> list[str] | None:
-    """Answer generation requests as HFLM would, with finished rows leaving the batch; None where only HFLM can.
-
-    For the evaluated split: the model is used as it is, whatever layers are kept.
-    """
-    if not isinstance(lm.batch_size, int) or any(why_not_greedy(lm, request.args[1]) for request in requests):
-        return None
-    answers: list[str] = [""] * len(requests)
-    groups: dict[Rules, list[int]] = {}
-    for index, request in enumerate(requests):
-        groups.setdefault(Rules.of(lm, request.args[1]), []).append(index)
-    for rules, indices in groups.items():
-        indices.sort(key=lambda index: -len(requests[index].args[0]))
-        for start in range(0, len(indices), lm.batch_size):
-            chunk = indices[start : start + lm.batch_size]
-            texts = generate(lm, [requests[index].args[0] for index in chunk], rules, (0,), None)
-            for place, index in enumerate(chunk):
-                answers[index] = texts[0, place]
-                lm.cache_hook.add_partial("generate_until", requests[index].args, answers[index])
-    return answers

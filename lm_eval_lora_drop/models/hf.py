@@ -18,6 +18,7 @@ from lm_eval_lora_drop import adapter_files
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
+from lm_eval_lora_drop.engine.single import answer_requests, why_not_single
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.models.args import LoraDropArgs
@@ -110,6 +111,8 @@ class LoraDropLM(LoraDropBase, HFLM):
     def _answer(self, request_type: str, requests: list[Instance], kept: LayerSet, disable_tqdm: bool) -> list[Any]:
         change = self.layers.merge(kept) if self.lora_drop.merge else self.layers.keep(kept)
         with change:
+            if request_type == "generate_until" and why_not_single(self, requests) is None:
+                return answer_requests(self, requests, disable_tqdm)
             return self.harness_answers(request_type, requests, disable_tqdm)
 
     def _fingerprint_parts(self) -> dict[str, Any]:

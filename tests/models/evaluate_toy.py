@@ -1,7 +1,7 @@
 """A whole evaluation of a toy task as a program, for tests that kill it or launch it on several processes.
 
 usage: python -m tests.models.evaluate_toy SETTINGS    with SETTINGS a JSON object:
-    model_args: of hf-lora-drop;  output: where each rank writes <output>.<rank>.json;
+    backend: hf or vllm;  model_args: its own;  output: where each rank writes <output>.<rank>.json;
     kill_after, kill_rank: SIGKILL that rank after it has been given so many answers of the sweep;  tasks: how many
 """
 
@@ -16,11 +16,10 @@ import lm_eval
 import torch
 from lm_eval.tasks import TaskManager
 
-from lm_eval_lora_drop.models.hf import LoraDropLM
 from tests.toy import make_task
 
 
-class Counting(LoraDropLM):
+class Counting:
     """Counts the answers of a sweep and, if told to, dies in the middle of it as by a power cut."""
 
     answered = 0
@@ -40,9 +39,20 @@ class Counting(LoraDropLM):
         return counting, engine
 
 
+def backend(name):
+    if name == "vllm":
+        from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+
+        return VllmLoraDropLM
+    from lm_eval_lora_drop.models.hf import LoraDropLM
+
+    return LoraDropLM
+
+
 def main(settings):
     torch.set_num_threads(1)
-    lm = Counting(**settings["model_args"], device="cpu", dtype="float32", batch_size=2)
+    cls = type("CountingLM", (Counting, backend(settings.get("backend", "hf"))), {})
+    lm = cls(**settings["model_args"], device="cpu", dtype="float32", batch_size=2)
     if settings.get("kill_rank", 0) == lm.rank:
         lm.kill_after = settings.get("kill_after")
     tasks = [make_task(f"toy{i}") for i in range(settings.get("tasks", 1))]
