@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
 from lm_eval_lora_drop.layers import AdapterLayers
@@ -68,17 +67,15 @@ class Branches:
         def replace(module: nn.Module, forward: Callable[..., Any]) -> None:
             # An instance attribute hides the method of the class; some tools have set one already.
             restore.append((module, module.__dict__.get("forward")))
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
 
         try:
             for index, layer in enumerate(layers.decoder_layers):
                 replace(layer, self._branching(layer.forward, index))
                 for module in layers.modules[index]:
-                    assert isinstance(module, LoraLayer)
                     replace(module, self._sliced(module, index))
             for module in layers.above:
                 # Kept by K = L alone, which is also who has LoRA on in the last layer.
-                assert isinstance(module, LoraLayer)
                 replace(module, self._sliced(module, None))
             yield
         finally:
@@ -86,7 +83,7 @@ class Branches:
                 if forward is None:
                     del module.forward
                 else:
-                    module.forward = forward  # type: ignore[method-assign]
+                    module.forward = forward
 
     def _branching(self, forward: Callable[..., Any], index: int) -> Callable[..., Any]:
         def branching(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -106,10 +103,11 @@ class Branches:
             return self.rows_with_lora[index]
         return self.rows_with_lora[-1] if self.rows_at_head is None else self.rows_at_head
 
-    def _sliced(self, module: LoraLayer, index: int | None) -> Callable[..., torch.Tensor]:
+    def _sliced(self, module: Any, index: int | None) -> Callable[..., torch.Tensor]:
         (adapter,) = module.active_adapters
         if adapter not in module.lora_A:
-            return module.get_base_layer().forward
+            forward: Callable[..., torch.Tensor] = module.get_base_layer().forward
+            return forward
         down, up, scaling = module.lora_A[adapter], module.lora_B[adapter], module.scaling[adapter]
 
         def sliced(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

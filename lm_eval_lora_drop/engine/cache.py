@@ -16,7 +16,7 @@ class RowLayer(DynamicLayer):
     """Keys and values of one layer, (rows, heads, tokens, head size), with room for `room` tokens."""
 
     def __init__(self, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room = room
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -58,9 +58,10 @@ class RowCache(Cache):
     """One `RowLayer` for each decoder layer."""
 
     def __init__(self, num_layers: int, room: int) -> None:
-        super().__init__(layers=[RowLayer(room) for _ in range(num_layers)])
+        self.rows = [RowLayer(room) for _ in range(num_layers)]
+        super().__init__(layers=list(self.rows))
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows in every layer."""
-        for layer in self.layers:
+        for layer in self.rows:
             layer.select(rows)

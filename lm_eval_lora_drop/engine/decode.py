@@ -80,7 +80,7 @@ def _prefill(
         found = [branches.slot(row.boundary, layer) * documents + row.document for row in rows]
         return torch.tensor(found, device=tokens.device)
 
-    for index, layer in enumerate(cache.layers):
+    for index, layer in enumerate(cache.rows):
         layer.select(indices(index))
     return logits[indices(None)].argmax(-1)
 
