@@ -1,8 +1,8 @@
 """Times `lora-drop leaderboard` on synthetic results files: `python benchmarks/leaderboard.py [runs] [documents]`.
 
 Writes `runs` runs (500) of one task with `documents` logged samples each (1,000) as lm_eval does, texts included, then
-runs the command with a baseline, so that every sample is read and every system tested, and prints wall time and peak memory. Once with a 0/1 metric (McNemar), once with a
-continuous one (randomisation).
+runs the command with a baseline, so that every sample is read and every system tested, and prints wall time and peak
+memory. Once with a 0/1 metric (McNemar), once with a continuous one (randomisation).
 """
 
 from __future__ import annotations

@@ -205,8 +205,8 @@ def _set_apart(table: Leaderboard, column: Column, scored: Sequence[_Scored], ba
         cell.comparable = entry.key == reference
         if not cell.comparable:
             table.notes.append(
-                f"task {column.task}: {entry.line.system} ({cell.documents} documents, version {entry.task.version}) has "
-                "other documents, prompts, task version or no samples; its score is in brackets and not ranked."
+                f"task {column.task}: {entry.line.system} ({cell.documents} documents, version {entry.task.version}) "
+                "has other documents, prompts, task version or no samples; its score is in brackets and not ranked."
             )
 
 
