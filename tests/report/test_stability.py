@@ -7,7 +7,7 @@ from tests.report.files import swept, write_run
 
 
 def test_stability_of_a_recorded_sweep(tmp_path, capsys):
-    """Words and numbers agree with the record: K = 3 right on 26 of 40, full on 20; the same again with the same seed."""
+    """Words and numbers agree with the record: K = 3 right on 26 of 40; the same again with the same seed."""
     path = write_run(tmp_path, {"em": [1.0, 0.0]}, lora_drop=swept())
     assert cli.main(["stability", str(path), "--json", str(tmp_path / "s.json"), "--sizes", "10", "40"]) == 0
     said = capsys.readouterr().out

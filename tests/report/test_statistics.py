@@ -26,13 +26,14 @@ def test_sign_flips_equal_the_exact_distribution():
     """scipy's permutation_test with every one of the 2**10 exchanges."""
     for seed in range(5):
         differences = np.random.default_rng(seed).normal(0.4, 1, 10).round(2)
-        exact = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+        exact = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        exact = exact.pvalue
         ours = statistics.sign_flips(differences[:, None], resamples=40_000)[0]
         assert ours == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 40_000) + 1e-4)
 
 
 def test_sign_flips_count_ties_and_treat_columns_alike():
-    """No difference gives 1, also where sums of the same numbers round differently; a column does not see the others."""
+    """No difference gives 1, also where sums of the same numbers round differently; columns do not see one another."""
     differences = np.array([[0.1, 0.0, 1.0], [0.2, 0.0, 1.0], [-0.3, 0.0, 1.0], [0.1, 0.0, 1.0]] * 6)
     together = statistics.sign_flips(differences, resamples=500, seed=3)
     assert together[1] == 1.0
