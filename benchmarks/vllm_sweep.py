@@ -94,10 +94,8 @@ def main() -> None:
         differing = sum(one[key] != other[key] for key in one)
         print(f"  {differing} of {len(one)} answers differ")
     together, apart = (statistics.median(times[way]) for way in ways)
-    print(
-        f"{len(boundaries)} boundaries x {len(docs)} documents x up to {given.tokens} tokens, medians of {given.rounds}:"
-    )
-    print(f"together {together:.1f} s, one by one {apart:.1f} s, ratio {apart / together:.2f}")
+    print(f"{len(boundaries)} boundaries x {len(docs)} documents, up to {given.tokens} tokens, {given.rounds} rounds")
+    print(f"medians: together {together:.1f} s, one by one {apart:.1f} s, ratio {apart / together:.2f}")
 
 
 if __name__ == "__main__":
