@@ -105,6 +105,10 @@ def test_a_score_without_standard_error_or_without_a_value_is_drawn_as_far_as_it
     assert "chosen, K = 1: 0.5" in legend(figure)
 
 
+def test_the_rule_is_named_where_it_need_not_choose_the_best():
+    assert "chosen (one_se), K = 6: 26.0 ± 1.5" in legend(sweep_figure("task", entry(chosen=6, select="one_se")))
+
+
 @pytest.mark.parametrize("sweep", [None, {}, {"boundaries": []}])
 def test_an_entry_without_a_sweep_is_refused(sweep):
     with pytest.raises(ArgumentError, match="boundary=auto"):
