@@ -93,8 +93,6 @@ def test_bleu_and_chrf_equal_the_command_line(shared_data: Path, tmp_path: Path,
     """The second human reference of wmt22 as a system's output, 2,037 segments, to 1e-9."""
     path = shared_data / "wmt_en_zh/wmt22_test_as_validation.jsonl"
     rows = [json.loads(line) for line in path.open(encoding="utf-8")]
-        json.loads(line) for line in (shared_data / "wmt_en_zh/wmt22_test_as_validation.jsonl").open(encoding="utf-8")
-    ]
     (tmp_path / "ref").write_text("".join(row["reference"] + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "hyp").write_text("".join(row["reference_b"] + "\n" for row in rows), encoding="utf-8")
     command = [sys.executable, "-m", "sacrebleu", "ref", "-i", "hyp", "-m", "bleu", "chrf", "-tok", "zh", "-w", "12"]
