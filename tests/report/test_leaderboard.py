@@ -79,7 +79,7 @@ def test_formats(runs):
     shown = {name: show(table) for name, show in FORMATS.items()}
     assert r"\toprule" in shown["latex"]
     assert r"<b>\&\_|50\%" in shown["latex"]
-    assert r"base\_line & 0.5000 & \textbf{2.095} & 1" in shown["latex"]
+    assert r"base\_line & 0.5000 & \textbf{2.095} & 2.00" in shown["latex"]
     assert r"\<b\>&\_\|50%" in shown["markdown"]
     assert "**" in shown["markdown"]
     assert "&lt;b&gt;&amp;_|50%" in shown["html"]
@@ -97,5 +97,6 @@ def test_baseline_and_metric_are_checked(runs, capsys):
     assert "no system is called 'nobody'. There are: " in capsys.readouterr().err
     assert cli.main(["leaderboard", str(runs), "--baseline", "l"]) == 1
     assert "several systems match" in capsys.readouterr().err
-    assert cli.main(["leaderboard", str(runs), "--metric", "mt:cost", "-o", str(runs / "out.txt")]) == 0
-    assert "em" not in (runs / "out.txt").read_text()
+    assert cli.main(["leaderboard", str(runs), "--metric", "cost", "-o", str(runs / "out.txt")]) == 0
+    assert "qa em" not in (runs / "out.txt").read_text()
+    assert [column.title for column in leaderboard([runs], metrics=["mt:cost"]).columns] == ["qa em ↑", "mt cost ↓"]
