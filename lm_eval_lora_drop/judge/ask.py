@@ -19,7 +19,7 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache import Cache, Reply, answer_key
 from lm_eval_lora_drop.judge.panel import Judge, Panel
-from lm_eval_lora_drop.judge.providers import CallFailed, Provider, open_provider
+from lm_eval_lora_drop.judge.providers import CallError, Provider, open_provider
 from lm_eval_lora_drop.judge.questions import Question
 
 log = logging.getLogger(__name__)
@@ -141,22 +141,24 @@ class _Session:
 
     async def _verdict(self, judge: Judge, provider: Provider | None, question: Question) -> Verdict:
         """The verdict on one question; an answer that cannot be read is asked for once more."""
-        calls, reply, reason = 0, None, ""
+        calls, reason = 0, ""
+        served: str | None = None
         for asked in (question, question.again()):
             try:
                 reply, called = await self._reply(judge, provider, asked)
-            except CallFailed as failure:
-                return Verdict(None, self.panel.redact(str(failure)), reply and reply.model, calls)
+            except CallError as failure:
+                return Verdict(None, self.panel.redact(str(failure)), served, calls)
             calls += called
+            served = reply.model
             value = None if reply.stop == "refusal" else asked.read(reply.text)
             if value is not None:
-                return Verdict(value, "", reply.model, calls)
+                return Verdict(value, "", served, calls)
             reason = (
                 "refused" if reply.stop == "refusal" else "no verdict in the answer" if reply.text else "empty answer"
             )
             if reply.stop == "length":
                 reason += f" (cut off at max_tokens={judge.max_tokens})"
-        return Verdict(None, reason, reply and reply.model, calls)
+        return Verdict(None, reason, served, calls)
 
     async def _reply(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[Reply, int]:
         """The cached answer, another process's answer, or a call's; and how many calls were answered for it."""
@@ -169,9 +171,9 @@ class _Session:
                     self.bill.cached += 1
                     return known, 0
                 if provider is None:
-                    raise CallFailed("not asked yet")
+                    raise CallError("not asked yet")
                 if judge.name in self.stopped:
-                    raise CallFailed(self.stopped[judge.name])
+                    raise CallError(self.stopped[judge.name])
                 # Longer than all attempts can take, so that a claim outlives its calls and not its process.
                 if self.cache.claim(key, self.panel.attempts * (self.panel.timeout + self.panel.max_wait) + 60):
                     break
@@ -189,11 +191,11 @@ class _Session:
         for attempt in range(1, self.panel.attempts + 1):
             await gate.wait()
             if judge.name in self.stopped:
-                raise CallFailed(self.stopped[judge.name])
+                raise CallError(self.stopped[judge.name])
             most = self._reserve(judge, question)
             try:
                 reply = await provider.ask(question)
-            except CallFailed as failure:
+            except CallError as failure:
                 self._settle(judge, most, most if failure.perhaps_billed else 0.0)
                 self.bill.failed_calls += 1
                 self.bill.perhaps += failure.perhaps_billed
@@ -221,7 +223,7 @@ class _Session:
             return Reply(reply.text, reply.model, reply.stop, read, wrote, self.panel.redact(reply.raw))
         raise AssertionError("the last attempt returns or raises")
 
-    def _wait(self, attempt: int, failure: CallFailed, gate: _Gate) -> float:
+    def _wait(self, attempt: int, failure: CallError, gate: _Gate) -> float:
         """Seconds until the next attempt: exponential with full jitter, and never before the server wants it."""
         backoff = random.uniform(0.0, min(self.panel.max_wait, self.panel.backoff * 2.0 ** (attempt - 1)))
         if failure.retry_after is None:
@@ -238,7 +240,7 @@ class _Session:
         cap = self.panel.max_spend
         if cap is not None and self.bill.dollars + self.reserved + most > cap:
             self.bill.capped = True
-            raise CallFailed(f"the spending cap of ${cap:g} is reached")
+            raise CallError(f"the spending cap of ${cap:g} is reached")
         self.reserved += most
         return most
 
@@ -247,7 +249,7 @@ class _Session:
             self.reserved -= reserved
             self.bill.dollars += cost
 
-    def _count_failure(self, judge: Judge, failure: CallFailed) -> None:
+    def _count_failure(self, judge: Judge, failure: CallError) -> None:
         self.in_a_row[judge.name] += 1
         if self.in_a_row[judge.name] >= GIVE_UP:
             self._stop(judge, f"given up after {GIVE_UP} questions in a row without an answer, the last: {failure}")

@@ -1,4 +1,4 @@
-"""Panel files: which judges are asked, how, at what price and under which limits. Keys come from the environment only."""
+"""Panel files: which judges are asked, how, at what price and under which limits. Keys come from the environment."""
 
 from __future__ import annotations
 
@@ -198,9 +198,7 @@ def _parse_judge(entry: Any, where: str) -> Judge:
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ArgumentError(f"{where}: base_url must begin with http:// or https://.")
         if parts.username or parts.password or parts.query:
-            raise ArgumentError(
-                f"{where}: base_url must hold no user, password or query. Put the key into api_key_env."
-            )
+            raise ArgumentError(f"{where}: base_url must hold no user, password or query. See api_key_env.")
     options = entry.get("options") or {}
     if not isinstance(options, dict):
         raise ArgumentError(f"{where}: options must be a mapping of request options.")

@@ -123,8 +123,8 @@ def preference_question(
 def read_score(text: str) -> int | None:
     """The integer 0 to 10 that `text` gives, or None.
 
-    "8", "8/10", "I'd say 7", full-width digits and {"score": 7} are scores; "11", "-1", "7.5", "7-8", "0 to 10", "8/100"
-    and a refusal are none.
+    "8", "8/10", "I'd say 7", full-width digits and {"score": 7} are scores; "11", "-1", "7.5", "7-8", "0 to 10",
+    "8/100" and a refusal are none.
     """
     text, found = _plain(text), None
     value = _member(text, "score")

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -156,7 +156,7 @@ def stderr(values: Sequence[float | None]) -> float:
     return float(np.std(there, ddof=1) / math.sqrt(len(there))) if len(there) > 1 else math.nan
 
 
-def agreement(raters: Sequence[Sequence[float | None]], level: str = "interval") -> float:
+def agreement(raters: Sequence[Sequence[float | None]], level: Literal["interval", "nominal"] = "interval") -> float:
     """Krippendorff's alpha of `raters` (one row each, None where one gave nothing); NaN where it is not defined."""
     try:
         import krippendorff

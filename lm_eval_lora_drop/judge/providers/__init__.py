@@ -18,7 +18,7 @@ from lm_eval_lora_drop.judge.questions import Question
 _MODULES = {"openai": "openai_sdk", "anthropic": "anthropic_sdk", "google": "google_sdk", "hf": "local"}
 
 
-class CallFailed(Exception):
+class CallError(Exception):
     """A call that brought no answer. The message holds no request headers and so no key.
 
     `retry`: another attempt may succeed; `hopeless`: no other question to this judge will either. `retry_after` in
@@ -45,7 +45,7 @@ class Provider(Protocol):
     """A client of one judge."""
 
     async def ask(self, question: Question) -> Reply:
-        """One call, no retries. Raises CallFailed and nothing else."""
+        """One call, no retries. Raises CallError and nothing else."""
         ...
 
     async def close(self) -> None:
@@ -64,12 +64,12 @@ def open_provider(judge: Judge, timeout: float) -> Provider:
     return provider
 
 
-def failed_status(status: int, said: str, headers: object, *, quota_is_gone: bool = False) -> CallFailed:
+def failed_status(status: int, said: str, headers: object, *, quota_is_gone: bool = False) -> CallError:
     """What an HTTP status means for this call and for this judge."""
     retry_after = _retry_after(headers)
     asked = str(_header(headers, "x-should-retry") or "").lower()
     retry = (status in (408, 409, 429) or status >= 500) and not quota_is_gone and asked != "false"
-    return CallFailed(
+    return CallError(
         f"HTTP {status}: {said[:300]}",
         retry=retry,
         hopeless=status in (401, 402, 403, 404) or quota_is_gone,

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import CallFailed, Provider, failed_status, missing_sdk, refuse_options
+from lm_eval_lora_drop.judge.providers import CallError, Provider, failed_status, missing_sdk, refuse_options
 from lm_eval_lora_drop.judge.questions import Question
 
 _OURS = ("model", "messages", "max_tokens", "stream", "timeout")
@@ -66,9 +66,9 @@ class AnthropicJudge:
         except anthropic.APIStatusError as error:
             raise failed_status(error.status_code, error.message, error.response.headers) from None
         except anthropic.APIConnectionError as error:
-            raise CallFailed(f"{type(error).__name__}: {error}", retry=True, perhaps_billed=True) from None
+            raise CallError(f"{type(error).__name__}: {error}", retry=True, perhaps_billed=True) from None
         except Exception as error:  # noqa: BLE001  a body that is no message shows in many ways
-            raise CallFailed(f"unusable response ({type(error).__name__})", retry=True, perhaps_billed=True) from None
+            raise CallError(f"unusable response ({type(error).__name__})", retry=True, perhaps_billed=True) from None
 
     async def close(self) -> None:
         """Close the connection pool."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import CallFailed, Provider, failed_status, missing_sdk, refuse_options
+from lm_eval_lora_drop.judge.providers import CallError, Provider, failed_status, missing_sdk, refuse_options
 from lm_eval_lora_drop.judge.questions import Question
 
 _OURS = ("max_output_tokens", "response_mime_type", "response_schema", "response_json_schema", "http_options")
@@ -26,7 +26,7 @@ def open_provider(judge: Judge, timeout: float) -> Provider:
         )
         return GenaiJudge(judge, timeout)
     try:
-        from google import generativeai
+        from google import generativeai  # type: ignore[attr-defined]  # it may not be here
     except ImportError:
         raise missing_sdk(judge, "google-genai") from None
     allowed = generativeai.types.GenerationConfig.__dataclass_fields__
@@ -58,7 +58,7 @@ class GenaiJudge:
         """One generateContent."""
         from google.genai import errors
 
-        config = dict(self._config)
+        config: Any = dict(self._config)
         if self._structured:
             config |= {"response_mime_type": "application/json", "response_json_schema": dict(question.schema)}
         try:
@@ -85,7 +85,7 @@ class GenaiJudge:
             headers = getattr(error.response, "headers", None)
             raise failed_status(error.code, f"{error.status}: {error.message}", headers) from None
         except Exception as error:  # noqa: BLE001  aiohttp's, httpx's and pydantic's errors all come through
-            raise CallFailed(f"{type(error).__name__}: no usable response", retry=True, perhaps_billed=True) from None
+            raise CallError(f"{type(error).__name__}: no usable response", retry=True, perhaps_billed=True) from None
 
     async def close(self) -> None:
         """Close both of the client's connection pools."""
@@ -99,7 +99,7 @@ class GenerativeaiJudge:
     def __init__(self, judge: Judge, timeout: float) -> None:
         from urllib.parse import urlsplit
 
-        from google import generativeai
+        from google import generativeai  # type: ignore[attr-defined]
 
         endpoint = {"api_endpoint": urlsplit(judge.base_url).netloc} if judge.base_url else None
         # This SDK is configured for the whole process: two judges with different keys or servers cannot share it.
@@ -139,7 +139,7 @@ class GenerativeaiJudge:
             headers = getattr(error.response, "headers", None)
             raise failed_status(int(error.code or 500), str(error.message), headers) from None
         except Exception as error:  # noqa: BLE001  requests' and the parser's errors come through
-            raise CallFailed(f"{type(error).__name__}: no usable response", retry=True, perhaps_billed=True) from None
+            raise CallError(f"{type(error).__name__}: no usable response", retry=True, perhaps_billed=True) from None
 
     async def close(self) -> None:
         """The SDK keeps no connection of its own."""

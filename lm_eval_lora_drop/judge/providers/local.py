@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import CallFailed, Provider, refuse_options
+from lm_eval_lora_drop.judge.providers import CallError, Provider, refuse_options
 from lm_eval_lora_drop.judge.questions import Question
 
 
@@ -31,9 +31,9 @@ class LocalJudge:
         try:
             return await asyncio.to_thread(self._generate, question)
         except ArgumentError as error:
-            raise CallFailed(str(error), hopeless=True) from None
+            raise CallError(str(error), hopeless=True) from None
         except Exception as error:  # noqa: BLE001  out of memory, a chat template that fails: other judges go on
-            raise CallFailed(f"{type(error).__name__}: {error}") from None
+            raise CallError(f"{type(error).__name__}: {error}") from None
 
     async def close(self) -> None:
         """Let the model go."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import CallFailed, Provider, failed_status, missing_sdk, refuse_options
+from lm_eval_lora_drop.judge.providers import CallError, Provider, failed_status, missing_sdk, refuse_options
 from lm_eval_lora_drop.judge.questions import Question
 
 _OURS = ("model", "messages", "response_format", "stream", "n", "max_tokens", "max_completion_tokens", "timeout")
@@ -71,9 +71,9 @@ class OpenAIJudge:
             gone = error.code == "insufficient_quota"
             raise failed_status(error.status_code, error.message, error.response.headers, quota_is_gone=gone) from None
         except openai.APIConnectionError as error:  # time-outs are among them
-            raise CallFailed(f"{type(error).__name__}: {error}", retry=True, perhaps_billed=True) from None
+            raise CallError(f"{type(error).__name__}: {error}", retry=True, perhaps_billed=True) from None
         except Exception as error:  # noqa: BLE001  a body that is no chat completion shows in many ways
-            raise CallFailed(f"unusable response ({type(error).__name__})", retry=True, perhaps_billed=True) from None
+            raise CallError(f"unusable response ({type(error).__name__})", retry=True, perhaps_billed=True) from None
 
     async def close(self) -> None:
         """Close the connection pool."""
