@@ -99,6 +99,8 @@ def export_adapter(
             json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
         exported = _account(files, values, tensors, staying, kept, destination, folder)
+        # safetensors makes its files readable by their owner alone.
+        shutil.copymode(folder / adapter_files.CONFIG, folder / adapter_files.WEIGHTS)
         (folder / "README.md").write_text(model_card(files.config, exported, origin), encoding="utf-8")
         _check_destination(destination)
         os.rename(folder, destination)
