@@ -49,7 +49,7 @@ def modules():
 
 
 def room(file):
-    """The room a file stands in; a subcommand (`cli.py`, `..._cli.py`) is a part of the command line, above all rooms."""
+    """The room a file stands in; a subcommand (`cli.py`, `..._cli.py`) belongs to the command line, above all rooms."""
     return "cli" if file.stem.endswith("cli") else file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
