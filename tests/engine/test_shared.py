@@ -8,7 +8,8 @@ from lm_eval.api.instance import Instance
 from torch import nn
 
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.shared import Counters, shared_runner, why_not_shared
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.sweep.types import Document, Work
 from tests.tiny import ARCHITECTURES, make_adapter, make_base
@@ -226,8 +227,8 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(tiny_base, tiny_adap
 
 def test_too_little_memory_for_one_document_says_what_to_do(tiny_base, tiny_adapter):
     lm = load(tiny_base, tiny_adapter)
-    lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=1)
-    with pytest.raises(MemoryError, match="sweep_boundaries=.*sweep_engine=plain"):
+    lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=0)
+    with pytest.raises(MemoryError, match="max_gen_toks=.*sweep_engine=plain"):
         answers(shared_runner(lm, lm.layers), [Work(d, (0, 2, 4)) for d in generating()])
 
 
