@@ -12,6 +12,8 @@ from lm_eval_lora_drop.errors import LoraDropError
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.report.cli",
+    "lm_eval_lora_drop.report.figures_cli",
+    "lm_eval_lora_drop.probe.cli",
     "lm_eval_lora_drop.export_cli",
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel, PeftType
@@ -20,7 +21,9 @@ from transformers import PreTrainedModel
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import AdapterError
 
-AdapterModule = LoraLayer | AuxiliaryTrainingWrapper
+# A LoraLayer or an AuxiliaryTrainingWrapper; both are mixed into a torch Module, which their types do not say.
+AdapterModule: TypeAlias = Any
+_ADAPTER_MODULES = (LoraLayer, AuxiliaryTrainingWrapper)
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -57,7 +60,7 @@ class AdapterLayers:
                 raise AdapterError(
                     f"Layers can only be dropped from LoRA adapters; {name!r} is {PeftType(kind).value}."
                 )
-        base = model.get_base_model()
+        base: Any = model.get_base_model()
         layers = find_decoder_layers(base)
         inside: list[list[AdapterModule]] = [[] for _ in layers]
         below: list[AdapterModule] = []
@@ -69,7 +72,7 @@ class AdapterLayers:
         # Transformers defines modules in the order of the forward pass: what comes before the layers acts before them.
         for module in base.modules():
             passed_layers = passed_layers or module is layers
-            if not isinstance(module, AdapterModule):
+            if not isinstance(module, _ADAPTER_MODULES):
                 continue
             if id(module) in layer_of:
                 inside[layer_of[id(module)]].append(module)

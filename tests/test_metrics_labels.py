@@ -26,6 +26,7 @@ def test_yes(text: str) -> None:
     "text",
     [
         "否", "否。", "不是", "不是的", "不对", "不合适", "不太合适", "不恰当", "错", "错误", "无关", "不可以", "不行",
+        "不", "不是一个合适的回复",
         "这句回复不合适", "这句回复不是合适的回复", "回答是否合适？否", "好的，我来判断：否", "不能", "不正确", "“否”",
         "No", "no.", "No, it is not suitable.", "It is not appropriate", "not suitable", "unsuitable", "Nope",
         "The answer is no", "It isn’t relevant", "It isn't", "False", "This doesn't fit", "irrelevant", "不符合",
@@ -38,7 +39,25 @@ def test_no(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "也许", "亲，您好", "但是", "还是", "对话", "know", "eyes", "是否合适", "yes/no", "42", "……", "好的"],
+    [
+        "",
+        " ",
+        "也许",
+        "亲，您好",
+        "但是",
+        "还是",
+        "对话",
+        "know",
+        "eyes",
+        "是否合适",
+        "yes/no",
+        "42",
+        "……",
+        "好的",
+        "我是客服",
+        "您可以下单",
+        "否则",
+    ],
 )
 def test_nothing_to_read(text: str) -> None:
     """Texts that neither affirm nor deny; a word inside another word does not count."""

@@ -18,6 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+SHOWN = 360
+"""Characters of an output that are shown."""
+
 HARNESS_FIELDS = {
     "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics",
     "doc_hash", "prompt_hash", "target_hash",
@@ -47,7 +50,7 @@ def section(task: str, path: Path) -> str:
     first = [sample for sample in samples if sample["doc_id"] == samples[0]["doc_id"]]
     prompt = first[0]["arguments"]["gen_args_0"]["arg_0"]
     lines = [f"### {task}", "", *block("Prompt", prompt), *block("Expected", first[0]["target"])]
-    lines += block("Output", first[0]["resps"][0][0])
+    lines += block("Output", shortened(first[0]["resps"][0][0]))
     for sample in first:
         filtered = "" if sample["filter"] in ("none", "output") else f", filter `{sample['filter']}`"
         taken = sample["filtered_resps"][0]
@@ -55,6 +58,13 @@ def section(task: str, path: Path) -> str:
             filtered += f" (took `{taken}`)"
         lines += [f"Score{filtered}: " + ", ".join(f"`{name}` {value}" for name, value in scores(sample)) + ".", ""]
     return "\n".join(lines) + "\n"
+
+
+def shortened(text: str) -> str:
+    """The text, its middle left out where it is long: what a model repeats needs to be seen once."""
+    if len(text) <= SHOWN:
+        return text
+    return f"{text[: SHOWN - 60]}\n[... {len(text) - SHOWN:,} characters left out ...]\n{text[-60:]}"
 
 
 def scores(sample: dict[str, Any]) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ class RowLayer(DynamicLayer):
     """Keys and values of one layer, (states, heads, columns, head size): slot s of the tree lies at `middle + s`."""
 
     def __init__(self, cache: RowCache, index: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.cache = cache
         self.index = index
         self.buffers: list[torch.Tensor] = []
@@ -118,12 +118,12 @@ class RowCache(Cache):
     def take(self, prompts: DynamicCache, tree: Tree, theirs: Sequence[int], ours: Sequence[int]) -> None:
         """Write the prompts of rows `theirs` of another tree into the slots of rows `ours`."""
         for index, layer in enumerate(self.rows):
+            source: Any = prompts.layers[index]
             slots, origins = self.tree.slot[ours, index], tree.slot[theirs, index]
             own = slots != NONE
-            places = torch.from_numpy(origins[own] + tree.with_lora[index])
-            states = (prompts.layers[index].keys, prompts.layers[index].values)
-            device = states[0].device
-            layer.take(torch.from_numpy(slots[own]).to(device), [states_[places.to(device)] for states_ in states])
+            device = source.keys.device
+            places = torch.from_numpy(origins[own] + tree.with_lora[index]).to(device)
+            layer.take(torch.from_numpy(slots[own]).to(device), (source.keys[places], source.values[places]))
 
     def settle(self) -> None:
         """Carry out what the tree has moved."""

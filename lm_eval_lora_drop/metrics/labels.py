@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# A negation holds its positive word inside ("不是", "not suitable"), so both sides are looked for at once.
-# Words that hold one by chance are left out ("但是" but, "对话" dialogue), and "好的", which opens any polite answer.
+# A word like 是 or 可以 is an answer only where it stands alone ("是的，..."): running text is full of it ("我是").
+# 合适 and its like say enough anywhere. A negation holds its positive word inside ("不太合适", "not suitable"), so both
+# sides are looked for at once. "好的" is no answer but the polite start of one.
+_ALONE = r"(?<!\w)(?:{words})(?=[的啊呀]?(?:\W|$))"
 _FORMS = re.compile(
-    r"""
-    (?P<no> 不太?(?:合适|合適|恰当|正确|对) | 不[是行能可会恰符正] | 不好(?!意思) | 否 | 无关 | 错误?
+    rf"""
+    (?P<no> 不(?:是|太|很|够)?(?:一[个句])?[很太]?(?:合适|合適|恰当|正确) | 不符合 | 无关 | 错误
+          | {_ALONE.format(words="否|不|不是|不对|不太对|不行|不能|不可以?|不会|不好|错")}
           | \b(?:no|not|nope|false|incorrect|unsuitable|inappropriate|irrelevant|isn't|doesn't)\b )
-  | (?P<yes> 没错 | 没有?问题 | (?<![但可还要总于若])是 | 对(?![话于方不象此应比待照面])
-          | 合适 | 合適 | 恰当 | 正确 | 可以
+  | (?P<yes> 合适 | 合適 | 恰当 | 正确
+          | {_ALONE.format(words="是|对|可以|能|没错|没有?问题")}
           | \b(?:yes|yeah|yep|true|correct|suitable|appropriate|relevant)\b )
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -164,6 +164,17 @@ class LoraDropBase(abc.ABC):
             }
         }
 
+    def probe(self, pairs: Sequence[tuple[str, str]]) -> Any:  # noqa: ARG002
+        """The probe of (prompt, reference) pairs: a `probe.run.ProbeResult`. A backend that sees no layers has none.
+
+        Raises:
+            ArgumentError: here.
+        """
+        raise ArgumentError(
+            f"boundary=probe reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
+            f"hf-lora-drop for it, or boundary=auto."
+        )
+
     def _record(self, decision: Decision) -> dict[str, Any]:
         return decision.to_json(*self.count_parameters(decision.kept))
 

@@ -25,6 +25,7 @@ from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
 from lm_eval_lora_drop.models.check import check_adapter
 from lm_eval_lora_drop.models.distributed import TorchPeers
+from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
 from lm_eval_lora_drop.sweep.types import Document, Runner
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,10 @@ class LoraDropLM(LoraDropBase, HFLM):
     def peers(self) -> TorchPeers:
         """The processes of an `accelerate launch`."""
         return TorchPeers(self.rank, self.world_size)
+
+    def probe(self, pairs: Sequence[tuple[str, str]]) -> ProbeResult:
+        """The probe of the whole adapter; every process reads all documents, so that all find the same layer."""
+        return probe_boundary(self, self.layers, pairs, seed=self.lora_drop.sweep_seed, progress=self.rank == 0)
 
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
         """HFLM's own answers under whatever layers are kept now."""

@@ -251,9 +251,11 @@ def _model_config(pretrained: str, rest: Mapping[str, Any]) -> ModelConfig:
     try:
         return EngineArgs(model=pretrained, **given).create_model_config()
     except ValueError as error:
+        # vLLM checks with pydantic, which puts more into its text than a reader wants.
+        found = [item["msg"].removeprefix("Value error, ") for item in getattr(error, "errors", list)()]
         raise ArgumentError(
-            f"vLLM refuses pretrained={pretrained} with these model_args: {error} Change them, or use --model "
-            "hf-lora-drop."
+            f"vLLM refuses pretrained={pretrained} with these model_args: {' '.join(found) or error} Change them, or "
+            "use --model hf-lora-drop."
         ) from error
 
 

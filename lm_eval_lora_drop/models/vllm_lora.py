@@ -155,21 +155,23 @@ class AdapterShelf:
     def __init__(self, files: AdapterFiles, layers: AdapterLayers, folder: Path) -> None:
         self._files = files
         self._layers = layers
-        self._folder = folder / files.fingerprint().removeprefix("sha256:")[:16] / __version__
+        self._fingerprint = files.fingerprint().removeprefix("sha256:")[:16]
+        self._folder = folder / self._fingerprint / __version__
         self._requests: dict[LayerSet, LoRARequest | None] = {}
 
     def request(self, kept: LayerSet) -> LoRARequest | None:
         """What a request must carry to be answered with the LoRA of `kept` only; None for the base model."""
         if kept not in self._requests:
-            number = len(self._requests) + 1
-            self._requests[kept] = (
-                LoRARequest(f"layers {kept.spec}", number, str(self._folder_of(kept))) if self.has_lora(kept) else None
-            )
+            has_lora = self._layers.count_parameters(kept)[0] > 0
+            self._requests[kept] = self._new_request(kept) if has_lora else None
         return self._requests[kept]
 
-    def has_lora(self, kept: LayerSet) -> bool:
-        """Whether anything of the adapter is left."""
-        return self._layers.count_parameters(kept)[0] > 0
+    def _new_request(self, kept: LayerSet) -> LoRARequest:
+        # vLLM knows an adapter by its number in one place and by its name in another: no two adapters that meet in one
+        # engine may share either.
+        name = f"{self._fingerprint} layers {kept.spec}"
+        number = 1 + int(hashlib.sha256(name.encode()).hexdigest()[:7], 16)
+        return LoRARequest(name, number, str(self._folder_of(kept)))
 
     def _folder_of(self, kept: LayerSet) -> Path:
         if not self._layers.count_parameters(kept)[1]:

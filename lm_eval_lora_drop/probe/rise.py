@@ -27,7 +27,7 @@ LEAST_CLIMB = 0.01
 LEAST_CLIMB_IN_ERRORS = 6.0
 # A bend lies this far below the diagonal (of 1), and this many times the noise of the scaled curve.
 LEAST_DISTANCE = 0.03
-LEAST_DISTANCE_IN_ERRORS = 4.0
+LEAST_DISTANCE_IN_ERRORS = 6.0
 # A second bend is told from a ragged climb when the distance falls by this much, and this many errors, on both sides.
 LEAST_PROMINENCE = 0.1
 LEAST_PROMINENCE_IN_ERRORS = 6.0

@@ -150,24 +150,45 @@ def _compare_task(
     for other in others:
         two = other.tasks[name]
         texts: dict[str, tuple[list[Sample], list[Sample]]] = {}
-        for (metric, filter_name), score in one.scores.items():
+        for metric, filter_name in one.scores:
             if (metrics and metric not in metrics) or (metric, filter_name) not in two.scores:
                 continue
-            row = MetricComparison(
-                metric=metric,
-                filter=filter_name,
-                other=other.label,
-                higher_is_better=one.higher_is_better.get(metric, two.higher_is_better.get(metric)),
-                baseline_score=score.value,
-                other_score=two.scores[metric, filter_name].value,
-                difference=two.scores[metric, filter_name].value - score.value,
+            row = compare_metric(
+                one, two, other.label, metric, filter_name, resamples=resamples, seed=seed, texts=texts
             )
-            _test(row, one, two, texts, resamples, seed)
             result.metrics.append(row)
         analysis = _analyse(result, one, two, other.label, texts, show)
         if analysis is not None:
             result.errors.append(analysis)
     return result
+
+
+def compare_metric(
+    one: TaskRun,
+    two: TaskRun,
+    label: str,
+    metric: str,
+    filter_name: str,
+    *,
+    resamples: int = statistics.RESAMPLES,
+    seed: int = 0,
+    texts: dict[str, tuple[list[Sample], list[Sample]]] | None = None,
+) -> MetricComparison:
+    """One metric of `two` (called `label`) against `one`, whose documents are known to be the same.
+
+    `texts` keeps the samples read for corpus metrics, per filter, for the next metric.
+    """
+    row = MetricComparison(
+        metric=metric,
+        filter=filter_name,
+        other=label,
+        higher_is_better=one.higher_is_better.get(metric, two.higher_is_better.get(metric)),
+        baseline_score=one.scores[metric, filter_name].value,
+        other_score=two.scores[metric, filter_name].value,
+        difference=two.scores[metric, filter_name].value - one.scores[metric, filter_name].value,
+    )
+    _test(row, one, two, {} if texts is None else texts, resamples, seed)
+    return row
 
 
 def _test(
@@ -186,7 +207,7 @@ def _test(
     a, b = (statistics.numbers(found.metrics.get(row.metric, [None])) for found in (left, right))
     if a is None or b is None:
         _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), seed)
-    elif _is_mean(a, row.baseline_score) and _is_mean(b, row.other_score):
+    elif is_mean(a, row.baseline_score) and is_mean(b, row.other_score):
         _mean_test(row, a, b, resamples, seed)
     else:
         row.note = f"aggregated by {aggregation}, not a mean of documents: no test"
@@ -226,7 +247,8 @@ def _corpus_test(
     row.interval = corpus.difference_interval(metric, one, two, references, level=1 - statistics.LEVEL, seed=seed)
 
 
-def _is_mean(values: statistics.Floats, score: float) -> bool:
+def is_mean(values: statistics.Floats, score: float) -> bool:
+    """Whether the recorded score is the mean of the documents' values."""
     return math.isclose(float(values.mean()), score, rel_tol=1e-6, abs_tol=1e-9)
 
 

@@ -86,7 +86,8 @@ def run_sweep(
             seed=settings.seed,
             select=settings.select,
             settings=settings.racing,
-            hopeless=_hopeless(reference, table, num_layers),
+            # The first rank's view for all: the last digits of a likelihood may differ between machines.
+            hopeless=in_step(peers, lambda: _hopeless(reference, table, num_layers))[0],
         )
     with Progress(table, scorer, shown=progress and peers.rank == 0, shares=peers.world_size) as bar:
         for wanted in plan.rounds():

@@ -4,6 +4,7 @@ import json
 
 import lm_eval
 import pytest
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
@@ -144,18 +145,48 @@ def test_a_task_without_validation_documents_takes_the_default_and_says_so(make,
     assert "no boundary could be searched" in caplog.text
 
 
-@pytest.mark.parametrize("metric", ["rouge", "exact_match,strict", "exact_match:strict"])
-def test_an_unknown_metric_or_filter_names_those_that_exist(make, metric):
-    with pytest.raises(ArgumentError, match="exact_match"):
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [("rouge", "There are: exact_match"), ("exact_match,strict", "There are: none"), ("exact_match:x", "got 'x'")],
+)
+def test_an_unknown_metric_or_filter_names_those_that_exist(make, metric, message):
+    with pytest.raises(ArgumentError, match=message):
         evaluate(make(boundary="auto", sweep_metric=metric))
 
 
 def test_requests_made_by_hand_need_a_given_boundary(make):
-    from lm_eval.api.instance import Instance
-
     request = Instance("generate_until", {}, ("Hello", {"until": [], "max_gen_toks": 2}), 0)
     with pytest.raises(ArgumentError, match="Give boundary=K"):
         make(boundary="auto").generate_until([request])
+
+
+def test_the_probe_finds_a_boundary_and_leaves_its_curve(make):
+    entry = evaluate(make(boundary="probe", sweep_limit=6))["config"]["lora_drop"]["tasks"]["toy"]
+    assert (entry["method"], entry["sweep"]) == ("probe", None)
+    assert len(entry["doc_ids"]) == 6
+    assert entry["probe"]["boundary"] == entry["boundary"]
+    assert entry["probe"]["curves"]
+
+
+def test_the_reference_likelihood_needs_no_generation(make):
+    lm = make(boundary="auto", sweep_limit=10, sweep_metric="reference_loglikelihood")
+    entry = evaluate(lm)["config"]["lora_drop"]["tasks"]["toy"]
+    assert entry["metric"] == "reference_loglikelihood"
+    scores = {row["boundary"]: row["score"] for row in entry["sweep"]["boundaries"]}
+    assert scores[entry["boundary"]] == max(scores.values())
+    # Nats per token of the reference, by the harness's own log-likelihood.
+    request = Instance("loglikelihood", {}, ("validation question 0?", " answer 0"), 0)
+    tokens = len(lm._encode_pair(*request.args)[1])
+    ((total, _),) = make(boundary=2).loglikelihood([request])
+    assert entry["sweep"]["items"]["2"][entry["doc_ids"].index(0)] == pytest.approx(total / tokens, abs=1e-5)
+
+
+def test_racing_asks_less_and_chooses_among_the_same(make):
+    entry = evaluate(make(boundary="auto", sweep_limit=10, sweep_strategy="racing"))["config"]["lora_drop"]["tasks"][
+        "toy"
+    ]
+    assert entry["sweep"]["strategy"] == "racing"
+    assert {row["boundary"] for row in entry["sweep"]["boundaries"]} == set(range(5))
 
 
 class TestAnswerCache:

@@ -14,7 +14,7 @@ from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.prior import retire_by_prior
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
-from tests.sweep.doubles import L, One, RuleRunner, exact_match_rule, make_documents
+from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
 from tests.toy import make_task
 
 
@@ -84,3 +84,26 @@ def test_hopeless_boundaries_meet_no_document_and_stay_in_the_table(tmp_path: Pa
     }
     assert {entry["boundary"] for entry in written["racing"]["retired"] if entry["reason"] == "prior"} == {0, 1, 2}
     assert "retired by the prior" in result.table()
+
+
+def test_processes_whose_likelihoods_differ_retire_the_same(tmp_path: Path) -> None:
+    docs = [{"question": f"{i}?", "answer": f"answer {i}"} for i in range(20)]
+    task = make_task(splits={"validation": docs, "test": docs[:1]})
+    rule = exact_match_rule({0: 0.0, 1: 0.1, 2: 0.3, 3: 0.5, 4: 0.9, 5: 0.7, 6: 0.6})
+    runners = [RuleRunner(rule), RuleRunner(rule)]
+    gains = [{0: 0.0, 1: 0.1, 6: 1.0}, {0: 0.0, 1: 0.9, 6: 1.0}]
+    results = Threads(2).run(
+        lambda member: run_sweep(
+            make_documents(task),
+            runners[member.rank],
+            Scorer(task, resolve_metric(task, None)),
+            SweepSettings(tuple(range(L + 1)), strategy="racing"),
+            Journal(tmp_path, "sha256:ab", "toy", rank=member.rank, settings={}),
+            num_layers=L,
+            peers=member,
+            progress=False,
+            reference=reference(gains[member.rank]),
+        )
+    )
+    assert results[0].to_json() == results[1].to_json()
+    assert {boundary for runner in runners for boundary, _ in runner.asked} == {2, 3, 4, 5, 6}

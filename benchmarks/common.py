@@ -1,0 +1,73 @@
+"""What the benchmarks share: the demo's model, adapter and documents, and one JSON line at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.tasks import TaskManager
+
+from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.plugin import package_folder
+from lm_eval_lora_drop.sweep.types import Answer, Runner, Work
+
+ROOT = Path(__file__).parents[1]
+TASK = "lora_drop_demo"
+
+
+def parser(description: str, documents: int) -> argparse.ArgumentParser:
+    """The arguments that every benchmark has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--pretrained", default=str(ROOT / ".demo" / "SmolLM2-135M-Instruct"))
+    made.add_argument("--peft", default=str(ROOT / "demo" / "adapter"))
+    made.add_argument("--dtype", default="float32")
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--documents", type=int, default=documents)
+    return made
+
+
+def load(args: argparse.Namespace, **model_args: Any) -> LoraDropLM:
+    """The model type under test, on the number of threads asked for."""
+    torch.set_num_threads(args.threads)
+    given = {"boundary": "full", "batch_size": 16, **model_args}
+    return LoraDropLM(pretrained=args.pretrained, peft=args.peft, dtype=args.dtype, device=args.device, **given)
+
+
+def demo_task(new_tokens: int | None = None) -> Any:
+    """The demo's task; with `new_tokens` its answers may be so long."""
+    manager = TaskManager(include_path=str(package_folder("tasks") / "demo"), include_defaults=False)
+    task = manager.load([TASK])["tasks"][TASK]
+    task.set_config(key="num_fewshot", value=0)
+    if new_tokens is not None:
+        task.set_config(key="generation_kwargs", value={"max_gen_toks": new_tokens}, update=True)
+    task.set_fewshot_seed(1234)
+    return task
+
+
+def bind(task: Any) -> validation.Binding:
+    """The task as an evaluation without few-shot examples and chat template would use it."""
+    names = ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "chat_template")
+    return validation.Binding(task, dict.fromkeys(names))
+
+
+def timed(runner: Runner, work: Iterable[Work]) -> tuple[float, dict[tuple[int, int], tuple[Any, ...]]]:
+    """Seconds, and (boundary, document) -> responses."""
+    start = time.perf_counter()
+    answers: list[Answer] = [answer for batch in runner(list(work)) for answer in batch]
+    seconds = time.perf_counter() - start
+    return seconds, {(answer.boundary, answer.document.doc_id): answer.responses for answer in answers}
+
+
+def emit(**figures: Any) -> None:
+    """One JSON line, with the versions of what computed it."""
+    versions = {name: version(name) for name in ("torch", "transformers", "peft", "lm_eval")}
+    rounded = {key: round(value, 3) if isinstance(value, float) else value for key, value in figures.items()}
+    print(json.dumps({**rounded, "threads": torch.get_num_threads(), "versions": versions}), flush=True)

@@ -1,0 +1,64 @@
+"""A sweep of a multiple-choice task: log-likelihoods by the shared pass against the plain one, in one run.
+
+Each question of the demo comes with its answer and three numbers near it.
+
+    python benchmarks/loglikelihood.py
+"""
+
+from __future__ import annotations
+
+import common
+from lm_eval.api.instance import Instance
+
+from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.shared import shared_runner
+from lm_eval_lora_drop.sweep.types import Document, Work
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.parser(__doc__, documents=16)
+    parser.add_argument("--plain-batch-sizes", type=int, nargs="+", default=[16, 32])
+    args = parser.parse_args()
+    lm = common.load(args)
+    drawn = validation.draw(common.bind(common.demo_task()), args.documents, seed=0)
+    assert drawn is not None
+    boundaries = tuple(range(lm.num_layers, -1, -1))
+    work = [Work(choices(document), boundaries) for document in drawn.documents]
+    counters = Counters()
+    shared_seconds, shared = common.timed(shared_runner(lm, lm.layers, counters=counters), work)
+    plain_seconds = {}
+    for size in args.plain_batch_sizes:
+        lm.batch_size_per_gpu = size
+        plain_seconds[size], plain = common.timed(plain_runner(lm, lm.layers), work)
+    best = min(plain_seconds.values())
+    differences = [
+        abs(a[0] - b[0]) for key, responses in plain.items() for a, b in zip(responses, shared[key], strict=True)
+    ]
+    common.emit(
+        benchmark="loglikelihood",
+        documents=len(work),
+        choices=4,
+        boundaries=len(boundaries),
+        plain_seconds={size: round(seconds, 1) for size, seconds in plain_seconds.items()},
+        shared_seconds=shared_seconds,
+        ratio=best / shared_seconds,
+        compared=len(differences),
+        largest_difference=f"{max(differences):.1e}",
+        layer_rows=counters.layer_rows,
+        peak_gigabytes=counters.peak_bytes / 1e9,
+    )
+
+
+def choices(document: Document) -> Document:
+    """The same question with four answers to choose from."""
+    prompt, answer = document.requests[0].args[0], int(document.doc["answer"])
+    texts = [f" The answer is {answer + shift}." for shift in (0, 1, -1, 10)]
+    requests = tuple(Instance("loglikelihood", document.doc, (prompt, text), i) for i, text in enumerate(texts))
+    return Document(document.doc_id, document.doc, requests, document.key)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""A sweep's generations by the shared pass against the plain one, in one run; with --racing also racing on top.
+
+The plain pass takes one boundary after another, at its best batch size of those given. It is the same work for every
+boundary, so --plain-boundaries may measure some of them and scale up; the JSON line then says so.
+
+    python benchmarks/sweep.py
+    python benchmarks/sweep.py --documents 100 --racing --plain-boundaries 0-30:5
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import common
+import torch
+
+from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.boundary import parse_sweep_boundaries
+from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.shared import shared_runner
+from lm_eval_lora_drop.models.search import search
+from lm_eval_lora_drop.sweep.types import Work
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = common.parser(__doc__, documents=32)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--plain-batch-sizes", type=int, nargs="+", default=[16, 32])
+    parser.add_argument("--plain-boundaries", help="measure the plain pass on these only, and scale up")
+    parser.add_argument("--rows", type=int, help="rows per batch of the shared pass (default: its own choice)")
+    parser.add_argument("--racing", action="store_true", help="also a whole search by racing")
+    parser.add_argument("--profile", action="store_true", help="print where the shared pass spends its time")
+    args = parser.parse_args()
+    lm = common.load(args)
+    drawn = validation.draw(common.bind(common.demo_task(args.new_tokens)), args.documents, seed=0)
+    assert drawn is not None
+    boundaries = tuple(range(lm.num_layers, -1, -1))
+    work = [Work(document, boundaries) for document in drawn.documents]
+
+    counters = Counters()
+    shared_seconds, shared = common.timed(shared_runner(lm, lm.layers, args.rows, counters), work)
+
+    measured = boundaries
+    if args.plain_boundaries:
+        measured = tuple(reversed(parse_sweep_boundaries(args.plain_boundaries)))
+    plain_seconds = {}
+    for size in args.plain_batch_sizes:
+        lm.batch_size_per_gpu = size
+        seconds, plain = common.timed(
+            plain_runner(lm, lm.layers), [Work(document, measured) for document in drawn.documents]
+        )
+        plain_seconds[size] = seconds * len(boundaries) / len(measured)
+    best = min(plain_seconds.values())
+    figures = {
+        "benchmark": "sweep",
+        "documents": len(work),
+        "boundaries": len(boundaries),
+        "new_tokens": args.new_tokens,
+        "dtype": args.dtype,
+        "plain_seconds": {size: round(seconds, 1) for size, seconds in plain_seconds.items()},
+        "plain_measured_boundaries": len(measured),
+        "shared_seconds": shared_seconds,
+        "ratio": best / shared_seconds,
+        "compared": len(plain),
+        "mismatches": sum(shared[key] != responses for key, responses in plain.items()),
+        "rows": counters.rows,
+        "layer_rows": counters.layer_rows,
+        "peak_gigabytes": counters.peak_bytes / 1e9,
+    }
+    if args.racing:
+        figures |= race(args, lm, best)
+    common.emit(**figures)
+    if args.profile:
+        profile(lm, work)
+
+
+def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
+    """A whole search by racing, prior, scoring and journal included."""
+    with tempfile.TemporaryDirectory() as folder:
+        racing = {"boundary": "auto", "sweep_strategy": "racing", "sweep_limit": args.documents, "sweep_dir": folder}
+        lm.lora_drop, _ = type(lm.lora_drop).take(racing, ())
+        assert Path(folder).is_dir()
+        start = time.perf_counter()
+        decision = search(lm, common.bind(common.demo_task(args.new_tokens)))
+        seconds = time.perf_counter() - start
+    assert decision.sweep is not None
+    return {
+        "racing_seconds": seconds,
+        "racing_ratio": plain_seconds / seconds,
+        "racing_boundary": decision.kept.boundary,
+        "racing_pairs": sum(row["documents"] for row in decision.sweep["boundaries"]),
+    }
+
+
+def profile(lm, work):  # type: ignore[no-untyped-def]
+    """The operations that take the shared pass's time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        common.timed(shared_runner(lm, lm.layers), work[:16])
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+
+
+if __name__ == "__main__":
+    main()

