@@ -101,12 +101,18 @@ class Branches:
             forward: Callable[..., torch.Tensor] = module.get_base_layer().forward
             return forward
         down, up, scaling = module.lora_A[adapter], module.lora_B[adapter], module.scaling[adapter]
+        # One product that adds in place, for the usual `up`; it saves two passes over a layer's widest results.
+        in_place = type(up) is nn.Linear and up.bias is None
 
         def sliced(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             assert self._route is not None
             out: torch.Tensor = module.base_layer(x, *args, **kwargs)
             rows = self._head if index is None else self._route.with_lora[index]
             if rows == 0:
+                return out
+            if in_place and out.dtype == up.weight.dtype and out.is_contiguous() and rows <= x.shape[0]:
+                low = down(x[:rows].to(down.weight.dtype))
+                out[:rows].flatten(end_dim=-2).addmm_(low.flatten(end_dim=-2), up.weight.t(), alpha=scaling)
                 return out
             # As peft.tuners.lora.layer.Linear.forward: the LoRA path and the sum in its dtype, then the base layer's.
             if rows >= x.shape[0]:

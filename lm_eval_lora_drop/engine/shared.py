@@ -16,6 +16,7 @@ from lm_eval_lora_drop.engine.session import Counters, Session
 from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.sweep.types import Answer, Document, Runner, Work
 
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _KINDS = {
     "generate_until": generate,
     "loglikelihood": loglikelihoods,
@@ -27,6 +28,9 @@ def why_not_shared(lm: Any, layers: AdapterLayers, documents: Sequence[Document]
     """Why these documents need the plain pass, in a few words; None where the shared pass can answer them."""
     if reason := why_not_rows(lm):
         return reason
+    config = lm.model.config.get_text_config(decoder=True)
+    if any(getattr(config, name, None) for name in _EXPERTS):
+        return "the model is a mixture of experts, which sorts tokens by expert"
     if len(layers.model.active_adapters) != 1:
         return "several adapters are active"
     if layers.below:
