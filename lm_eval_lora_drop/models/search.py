@@ -107,7 +107,7 @@ def _sweep(
         drawn=replace(drawn, documents=documents),
         sweep={**result.to_json(), "engine": engine},
         journal=journal.path,
-        warnings=drawn.warnings,
+        warnings=(*drawn.warnings, *result.warnings),
     )
     return replace(decision, figure=_save_figure(binding.name, decision)) if model.peers().rank == 0 else decision
 

@@ -87,6 +87,9 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             memory = int(current_platform.get_device_total_memory())
             at_once = rest.get("max_loras") or vllm_lora.adapters_at_once(wanted, slot, memory)
             lora = {"enable_lora": True, "max_lora_rank": rank, "max_loras": at_once}
+            targets = vllm_lora.target_modules(self._files)
+            if targets and "lora_target_modules" in known:
+                lora["lora_target_modules"] = targets
         self._together: Together | None = None
         super().__init__(pretrained, **{**rest, **lora})
         self._start(args, self._layers.num_layers)
@@ -128,7 +131,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         adapters = [self._shelf.request(LayerSet.below(boundary, self.num_layers)) for boundary in boundaries]
         requests = [request for document in documents for request in document.requests]
         answers = []
-        with self._all_at_once(Together(lambda *call: self._generate_under(adapters, *call))) as together:
+        with self._all_at_once(Together(lambda *call: self._ask_all(adapters, *call))) as together:
             for index, boundary in enumerate(boundaries):
                 together.turn(index)
                 responses = iter(self._harness_answers(requests[0].request_type, requests, disable_tqdm=True))
@@ -157,6 +160,18 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             return self._together(requests, generate, sampling_params)
         outputs: list[Any] = super()._model_generate(requests, generate, sampling_params)
         return outputs
+
+    def _ask_all(self, adapters: Sequence[LoRARequest | None], *call: Any) -> list[list[Any]]:
+        """The outputs to all prompts under each adapter, in as few calls of the engine as give the right answers."""
+        calls: list[Sequence[int]] = [range(len(adapters))]
+        if current_platform.is_cpu():
+            # vLLM's CPU kernels read "no adapter" (-1) as the last slot's when other rows of the step have adapters
+            # (vllm/lora/ops/torch_ops/lora_ops.py), so the base model's rows have a call of their own.
+            calls = [[i for i, a in enumerate(adapters) if (a is None) is base] for base in (False, True)]
+        outputs: dict[int, list[Any]] = {}
+        for indices in filter(None, calls):
+            outputs.update(zip(indices, self._generate_under([adapters[i] for i in indices], *call), strict=True))
+        return [outputs[index] for index in range(len(adapters))]
 
     def _generate_under(
         self, adapters: Sequence[LoRARequest | None], prompts: list[list[int]], generate: bool, sampling_params: Any

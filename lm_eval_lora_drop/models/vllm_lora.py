@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -80,21 +80,37 @@ def adapter_layers(files: AdapterFiles, skeleton: transformers.PreTrainedModel) 
         return AdapterLayers.of(peft.PeftModel(skeleton, config))
 
 
-def check_outside(files: AdapterFiles, layers: AdapterLayers, embedding_modules: Collection[str]) -> None:
-    """Refuse LoRA outside the decoder layers unless vLLM's model names that module among its `embedding_modules`.
+def check_outside(files: AdapterFiles, layers: AdapterLayers, embedding_modules: Mapping[str, str]) -> None:
+    """Refuse LoRA outside the decoder layers, except on an embedding that vLLM's model takes it on.
+
+    `embedding_modules` is the attribute of that name of vLLM's model class: module name -> input or output embeddings.
+    An adapter's part on `lm_head` works for generation only: the rows of prompt log-probabilities meet the adapters of
+    the sampled rows (vllm/lora/punica_wrapper, `add_lora_logits`).
 
     Raises:
-        AdapterError: it does not.
+        AdapterError: there is some.
     """
     outside = {id(module) for module in (*layers.below, *layers.above)}
     names = {name.rpartition(".")[2] for name, module in layers.model.named_modules() if id(module) in outside}
-    refused = sorted(names - set(embedding_modules))
-    if refused:
-        also = "".join(f" and on {name}" for name in embedding_modules)
+    allowed = {name for name, kind in embedding_modules.items() if kind == "input_embeddings"}
+    if refused := sorted(names - allowed):
+        also = "".join(f" and on {name}" for name in sorted(allowed))
         raise AdapterError(
             f"vLLM cannot take peft={files.source}: it has LoRA on {', '.join(refused)}, and for this architecture "
-            f"vLLM takes it in the decoder layers{also} only. {WAY_OUT}"
+            f"vLLM answers every kind of request rightly with LoRA in the decoder layers{also} only. {WAY_OUT}"
         )
+
+
+def target_modules(files: AdapterFiles) -> list[str] | None:
+    """The last parts of the names of the modules that have LoRA, so that vLLM sets up no others; None if unclear.
+
+    On CPU log-likelihoods need this: vLLM would wrap `lm_head` as well, see `check_outside`.
+    """
+    names = {parse_fine_tuned_lora_name(name)[0] for name in files.shapes if not is_base_embedding_weights(name)}
+    if any(".experts" in name for name in names):
+        # vLLM has another name for the experts of a mixture.
+        return None
+    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def choose_rank(files: AdapterFiles, asked: Any) -> int:

@@ -53,8 +53,10 @@ def _probe(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop import validation
     from lm_eval_lora_drop.models.hf import LoraDropLM
     from lm_eval_lora_drop.probe.run import probe, probe_boundary
+    from lm_eval_lora_drop.report.figures import check_formats
     from lm_eval_lora_drop.report.probe_figures import save_probe_figures
 
+    formats = check_formats(args.formats.split(","))
     lm = LoraDropLM(args.pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
     num_layers = lm.layers.num_layers
     sets = [kept for spec in specs if (kept := spec.resolve(num_layers)) is not None]
@@ -86,7 +88,7 @@ def _probe(args: argparse.Namespace) -> int:
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "probe.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (args.output / "probe.txt").write_text(result.table() + "\n", encoding="utf-8")
-    figures = save_probe_figures(args.task, record["probe"], args.output, args.formats.split(","))
+    figures = save_probe_figures(args.task, record["probe"], args.output, formats)
     print(result.table())
     print("\n".join(map(str, [args.output / "probe.json", args.output / "probe.txt", *figures])))
     return 0

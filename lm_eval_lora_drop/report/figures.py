@@ -92,9 +92,9 @@ def sweep_figure(task: str, entry: Mapping[str, Any]) -> Figure:
         figure = Figure(figsize=(6.4, 3.7), layout="constrained")
         axes = figure.subplots()
         _draw_scores(axes, rows)
-        _mark_boundaries(axes, rows, chosen=sweep["chosen"], num_layers=int(entry["num_layers"]))
+        _mark_boundaries(axes, rows, sweep, num_layers=int(entry["num_layers"]))
         better = "higher is better" if entry.get("higher_is_better", True) else "lower is better"
-        axes.set_ylabel(clean(f"{entry['metric']} on validation documents\n({better})", keep="\n"))
+        axes.set_ylabel(clean(f"{shorten(entry['metric'], 30)} on validation documents\n({better})", keep="\n"))
         axes.set_title(clean(_sweep_title(task, rows)))
         boundary_axis(axes, int(entry["num_layers"]))
         axes.legend(loc="best")
@@ -142,10 +142,15 @@ def _draw_scores(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _mark_boundaries(axes: Axes, rows: Sequence[Mapping[str, Any]], *, chosen: int, num_layers: int) -> None:
+def _mark_boundaries(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any], *, num_layers: int
+) -> None:
+    chosen = sweep["chosen"]
+    # Without the rule a reader asks why it is not the highest point.
+    rule = "chosen (one_se)" if sweep.get("select") == "one_se" else "chosen"
     of = {row["boundary"]: row for row in rows}
     marks = (
-        ("chosen", chosen, "D", VERMILLION),
+        (rule, chosen, "D", VERMILLION),
         ("full", num_layers, "s", BLUE),
         ("base", 0, "^", GREY),
     )
@@ -161,7 +166,7 @@ def _mark_boundaries(axes: Axes, rows: Sequence[Mapping[str, Any]], *, chosen: i
             marker=marker,
             markersize=9 if name == "full" else 7,
             color=colour,
-            zorder=4 if name == "chosen" else 3,
+            zorder=4 if name == rule else 3,
             clip_on=False,
             label=f"{name}, K = {boundary}: {_with_error(row['score'], row['stderr'])}",
         )
@@ -190,15 +195,25 @@ def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "sv
     Raises:
         ArgumentError: a format that is not in `FORMATS`.
     """
-    wanted = list(formats)
-    if unknown := [name for name in wanted if name not in FORMATS]:
-        raise ArgumentError(f"A figure can be saved as {', '.join(FORMATS)}, got {', '.join(unknown)}.")
+    wanted = check_formats(formats)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{name}") for name in wanted]
     with mpl.rc_context(STYLE):
         for name, path in zip(wanted, paths, strict=True):
             figure.savefig(path, format=name, dpi=200, metadata=_METADATA[name])
     return paths
+
+
+def check_formats(formats: Iterable[str]) -> list[str]:
+    """The formats without blanks around them.
+
+    Raises:
+        ArgumentError: one that is not in `FORMATS`.
+    """
+    wanted = [name.strip() for name in formats]
+    if unknown := [name for name in wanted if name not in FORMATS]:
+        raise ArgumentError(f"A figure can be saved as {', '.join(FORMATS)}, got {', '.join(unknown)}.")
+    return wanted
 
 
 def save_sweep_figure(
@@ -221,4 +236,4 @@ def shorten(text: str, length: int = 60) -> str:
 
 def file_name(text: str) -> str:
     """A name that every file system takes: letters, digits, `_`, `.` and `-`."""
-    return re.sub(r"[^\w.-]+", "_", clean(text)).strip("._") or "task"
+    return re.sub(r"[^\w.-]+", "_", clean(text)).strip("._")[:100] or "task"

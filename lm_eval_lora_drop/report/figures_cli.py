@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _figures(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.report.figures import save_sweep_figure
+    from lm_eval_lora_drop.report.figures import check_formats, save_sweep_figure
     from lm_eval_lora_drop.report.probe_figures import save_probe_figures
 
     tasks = _tasks(args.results)
@@ -36,7 +36,7 @@ def _figures(args: argparse.Namespace) -> int:
             )
         tasks = {args.task: tasks[args.task]}
     folder = args.output or args.results.parent
-    formats = [name.strip() for name in args.formats.split(",")]
+    formats = check_formats(args.formats.split(","))
     paths: list[Path] = []
     for task, entry in tasks.items():
         if entry.get("sweep"):

@@ -165,9 +165,12 @@ def find_system(systems: Sequence[System], name: str) -> System:
 
 
 def _column(name: str, run: TaskRun, metrics: Sequence[str]) -> Column | None:
-    wanted = [metric.removeprefix(f"{name}:") for metric in metrics]
+    # `task:metric` speaks of its task only.
+    wanted = [
+        metric.removeprefix(f"{name}:") for metric in metrics if ":" not in metric or metric.startswith(f"{name}:")
+    ]
     keys = list(run.scores)
-    chosen = [key for metric in wanted for key in keys if key[0] == metric] if metrics else keys
+    chosen = [key for metric in wanted for key in keys if key[0] == metric] if wanted else keys
     if not chosen:
         return None
     metric, filter_name = chosen[0]

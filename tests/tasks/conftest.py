@@ -13,20 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def samples() -> Path:
-    """The folder with samples of the real benchmarks, which are not part of this repository."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("needs the benchmark samples in ../shared/data")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def read_sample(samples: Path) -> Callable[[str], list[dict[str, Any]]]:
+def read_sample(shared_data: Path) -> Callable[[str], list[dict[str, Any]]]:
     """Reads the sample files that a pattern matches, without the project's own reader."""
 
     def read(pattern: str) -> list[dict[str, Any]]:
-        files = sorted(samples.glob(pattern))
+        files = sorted(shared_data.glob(pattern))
         assert files, pattern
         return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
 

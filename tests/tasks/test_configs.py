@@ -51,10 +51,10 @@ def test_settings_differ_in_the_boundary_only() -> None:
         assert len({(str(one.tasks), one.batch_size) for one in configs}) == 1
 
 
-def test_another_prompt(samples: Path, load_task: Callable[..., Any]) -> None:
+def test_another_prompt(shared_data: Path, load_task: Callable[..., Any]) -> None:
     """The example changes the prompt; data, splits, metrics and scoring are those of our task."""
-    theirs = load_task("samsum_other_prompt", include_path=ROOT / "configs/examples", data_dir=str(samples))
-    ours = load_task("lora_drop_samsum", data_dir=str(samples))
+    theirs = load_task("samsum_other_prompt", include_path=ROOT / "configs/examples", data_dir=str(shared_data))
+    ours = load_task("lora_drop_samsum", data_dir=str(shared_data))
     doc = theirs.eval_docs[0]
     assert theirs.doc_to_text(doc).startswith(
         "### Instruction:\nSummarise the conversation.\n\n### Input:\nEric: MACHINE!"
@@ -66,9 +66,9 @@ def test_another_prompt(samples: Path, load_task: Callable[..., Any]) -> None:
     assert theirs.process_results(doc, ["Eric watches."]) == ours.process_results(doc, ["Eric watches."])
 
 
-def test_a_chat_template(samples: Path, load_task: Callable[..., Any]) -> None:
+def test_a_chat_template(shared_data: Path, load_task: Callable[..., Any]) -> None:
     """The prompt goes through the model's template; the filters stay."""
-    task = load_task("gsm8k_chat", include_path=ROOT / "configs/examples", data_dir=str(samples))
+    task = load_task("gsm8k_chat", include_path=ROOT / "configs/examples", data_dir=str(shared_data))
 
     def template(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return "".join(f"<{one['role']}>{one['content']}" for one in messages) + "<assistant>" * add_generation_prompt

@@ -30,9 +30,9 @@ SHARED_PROMPTS = {"lora_drop_samsum": 4}
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_sizes_and_disjoint_prompts(name: str, samples: Path, load_task: Callable[..., Any]) -> None:
+def test_sizes_and_disjoint_prompts(name: str, shared_data: Path, load_task: Callable[..., Any]) -> None:
     """As many rows as the files have; no validation document has the prompt of an evaluated one, but for the known."""
-    task = load_task(name, data_dir=str(samples))
+    task = load_task(name, data_dir=str(shared_data))
     assert {split: len(rows) for split, rows in task.dataset.items()} == SIZES[name]
     validation = task.validation_docs() if task.has_validation_docs() else task.training_docs()
     evaluated = {task.doc_to_text(doc) for doc in task.eval_docs}
@@ -41,9 +41,9 @@ def test_sizes_and_disjoint_prompts(name: str, samples: Path, load_task: Callabl
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_the_reference_itself_scores_full_marks(name: str, samples: Path, load_task: Callable[..., Any]) -> None:
+def test_the_reference_itself_scores_full_marks(name: str, shared_data: Path, load_task: Callable[..., Any]) -> None:
     """Answering with the target gives the best value of the optimised metric, and an empty answer the worst."""
-    task = load_task(name, data_dir=str(samples))
+    task = load_task(name, data_dir=str(shared_data))
     best = {"rouge_l": 100.0, "bleu": 100.0}
     metric, aggregation = next(iter(task.aggregation().items()))
     docs = list(task.eval_docs)[:40]
@@ -57,9 +57,9 @@ def _filtered(task: Any, doc: dict[str, Any]) -> str:
     return target.split("#### ")[1] if task.config.task == "lora_drop_gsm8k" else target
 
 
-def test_ecommerce_is_balanced_and_unsegmented(samples: Path, load_task: Callable[..., Any]) -> None:
+def test_ecommerce_is_balanced_and_unsegmented(shared_data: Path, load_task: Callable[..., Any]) -> None:
     """Every dialogue comes with one suitable and one unsuitable response; Chinese has no spaces."""
-    task = load_task("lora_drop_ecommerce", data_dir=str(samples))
+    task = load_task("lora_drop_ecommerce", data_dir=str(shared_data))
     for split in ("validation", "test"):
         labels = Counter(task.dataset[split]["label"])
         assert labels[0] == labels[1]
@@ -68,37 +68,38 @@ def test_ecommerce_is_balanced_and_unsegmented(samples: Path, load_task: Callabl
     assert not any("是 " in text or " 的" in text for doc in task.dataset["test"] for text in doc["utterances"])
 
 
-def test_ecommerce_reads_the_authors_files(samples: Path, tmp_path: Path, load_task: Callable[..., Any]) -> None:
+def test_ecommerce_reads_the_authors_files(shared_data: Path, tmp_path: Path, load_task: Callable[..., Any]) -> None:
     """The tab-separated layout (files without suffix, or .txt) gives the same documents as the sample in JSON Lines."""
     for split, name in (("validation", "valid"), ("test", "test.txt")):
-        rows = [json.loads(line) for line in (samples / f"ecommerce/{split}.jsonl").read_text("utf-8").splitlines()]
+        rows = [json.loads(line) for line in (shared_data / f"ecommerce/{split}.jsonl").read_text("utf-8").splitlines()]
         lines = ["\t".join([str(row["label"]), *row["utterances"], row["response"]]) for row in rows]
         (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     ours = load_task("lora_drop_ecommerce", data_dir=str(tmp_path))
-    theirs = load_task("lora_drop_ecommerce", data_dir=str(samples))
+    theirs = load_task("lora_drop_ecommerce", data_dir=str(shared_data))
     assert ours.dataset["test"].to_list() == theirs.dataset["test"].to_list()
     assert ours.dataset["validation"].to_list() == theirs.dataset["validation"].to_list()
 
 
-def test_paramed_reads_as_running_text(samples: Path, load_task: Callable[..., Any]) -> None:
+def test_paramed_reads_as_running_text(shared_data: Path, load_task: Callable[..., Any]) -> None:
     """Chinese without the tokeniser's spaces, English without its marks; the WMT validation text is left alone."""
-    task = load_task("lora_drop_paramed_en_zh", data_dir=str(samples))
+    task = load_task("lora_drop_paramed_en_zh", data_dir=str(shared_data))
     assert not any("@-@" in doc["source"] or "&apos;" in doc["source"] for doc in task.dataset["test"])
     assert task.dataset["test"][0].keys() == {"source", "reference"}
-    wmt = load_task("lora_drop_wmt23_en_zh", data_dir=str(samples))
+    wmt = load_task("lora_drop_wmt23_en_zh", data_dir=str(shared_data))
     assert task.dataset["validation"].to_list() == wmt.dataset["validation"].to_list()
 
 
-def test_bleu_and_chrf_equal_the_command_line(samples: Path, tmp_path: Path, load_task: Callable[..., Any]) -> None:
+def test_bleu_and_chrf_equal_the_command_line(shared_data: Path, tmp_path: Path, load_task: Callable[..., Any]) -> None:
     """The second human reference of wmt22 as a system's output, 2,037 segments, to 1e-9."""
-    rows = [json.loads(line) for line in (samples / "wmt_en_zh/wmt22_test_as_validation.jsonl").open(encoding="utf-8")]
+    path = shared_data / "wmt_en_zh/wmt22_test_as_validation.jsonl"
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
     (tmp_path / "ref").write_text("".join(row["reference"] + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "hyp").write_text("".join(row["reference_b"] + "\n" for row in rows), encoding="utf-8")
     command = [sys.executable, "-m", "sacrebleu", "ref", "-i", "hyp", "-m", "bleu", "chrf", "-tok", "zh", "-w", "12"]
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     expected = {one["name"]: one for one in json.loads(printed)}
 
-    task = load_task("lora_drop_wmt23_en_zh", data_dir=str(samples))
+    task = load_task("lora_drop_wmt23_en_zh", data_dir=str(shared_data))
     items = [task.process_results(row, [row["reference_b"]]) for row in rows]
     for name, theirs in (("bleu", "BLEU"), ("chrf", "chrF2")):
         score = task.aggregation()[name]([item[name] for item in items])
@@ -106,9 +107,9 @@ def test_bleu_and_chrf_equal_the_command_line(samples: Path, tmp_path: Path, loa
         assert str(task.aggregation()[name]).split(" ")[1] == expected[theirs]["signature"]
 
 
-def test_rouge_equals_rouge_score(samples: Path, load_task: Callable[..., Any]) -> None:
+def test_rouge_equals_rouge_score(shared_data: Path, load_task: Callable[..., Any]) -> None:
     """Each test summary against its neighbour's, in percent."""
-    task = load_task("lora_drop_samsum", data_dir=str(samples))
+    task = load_task("lora_drop_samsum", data_dir=str(shared_data))
     docs = list(task.eval_docs)[:100]
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     for doc, other in itertools.pairwise(docs):
@@ -119,9 +120,9 @@ def test_rouge_equals_rouge_score(samples: Path, load_task: Callable[..., Any]) 
         assert found["rouge_2"] == 100 * direct["rouge2"].fmeasure
 
 
-def test_hotpotqa_by_type(samples: Path, load_task: Callable[..., Any]) -> None:
+def test_hotpotqa_by_type(shared_data: Path, load_task: Callable[..., Any]) -> None:
     """The score of all is the mean of both types', weighted by their numbers: 116 bridge, 23 comparison."""
-    task = load_task("lora_drop_hotpotqa", data_dir=str(samples))
+    task = load_task("lora_drop_hotpotqa", data_dir=str(shared_data))
     scores = [task.process_results(doc, [doc["answer"] if n % 3 else "x"]) for n, doc in enumerate(task.eval_docs)]
     value = {name: task.aggregation()[name]([score[name] for score in scores]) for name in scores[0]}
     assert value["em"] == pytest.approx((116 * value["em_bridge"] + 23 * value["em_comparison"]) / 139)

@@ -83,6 +83,12 @@ def test_lora_on_the_embedding_where_the_architecture_has_none_there(tmp_path, l
         hf.start(base, adapter, boundary=2)
 
 
+def test_lora_on_the_head(tiny_base, tmp_path, loading_fails):
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", target_modules=["q_proj", "lm_head"])
+    with pytest.raises(AdapterError, match="it has LoRA on lm_head.*Evaluate it with --model hf-lora-drop"):
+        hf.start(tiny_base, adapter, boundary=2)
+
+
 def test_an_architecture_that_takes_no_lora_in_vllm(tmp_path, loading_fails):
     base = make_base(tmp_path / "base", "gpt2")
     adapter = make_adapter(base, tmp_path / "adapter")

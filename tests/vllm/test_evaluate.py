@@ -10,6 +10,8 @@ from tests.models import test_evaluate as hf
 from tests.toy import make_task
 from tests.vllm.conftest import SMALL
 
+TARGETS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
 BORROWED = (
     "test_a_sweep_ends_in_a_record_that_needs_nothing_else",
     "test_a_task_without_validation_documents_takes_the_default_and_says_so",
@@ -32,7 +34,9 @@ def make(tiny_base, tiny_adapter, tmp_path, shared_engines):
     def build(cls=LoraDropLM, **model_args):
         common = {"pretrained": str(tiny_base), "dtype": "float32", "max_lora_rank": 8, "max_loras": 4, **SMALL}
         if cls is HFLM:
-            return VLLM(**common, batch_size=4, lora_local_path=str(tiny_adapter), **model_args)
+            return VLLM(
+                **common, batch_size=4, lora_target_modules=TARGETS, lora_local_path=str(tiny_adapter), **model_args
+            )
         if str(model_args.get("boundary", "auto")) == "auto":
             common["sweep_dir"] = str(tmp_path / "sweeps")
         return VllmLoraDropLM(**common, batch_size=4, peft=str(tiny_adapter), **model_args)

@@ -1,0 +1,88 @@
+"""`lora-drop probe` as a user runs it, on a tiny model and a task in a folder of its own."""
+
+import json
+
+import pytest
+
+from lm_eval_lora_drop.cli import main
+
+TASK = """
+task: probe_toy
+dataset_path: json
+dataset_kwargs: {{data_files: {{validation: {validation}, test: {test}}}}}
+validation_split: validation
+test_split: {test_split}
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 1}}
+"""
+
+
+@pytest.fixture
+def arguments(tmp_path, tiny_base, tiny_adapter):
+    """The command with a task of 8 validation documents, one of which is also evaluated."""
+
+    def make(*more, test_split="test"):
+        folder = tmp_path / "tasks"
+        folder.mkdir(exist_ok=True)
+        files = {}
+        for split, first in (("validation", 0), ("test", 7)):
+            rows = [{"question": f"the question {i}", "answer": f"the answer {i}"} for i in range(first, first + 8)]
+            files[split] = folder / f"{split}.jsonl"
+            files[split].write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        (folder / "toy.yaml").write_text(TASK.format(**files, test_split=test_split), encoding="utf-8")
+        command = ["probe", "--pretrained", str(tiny_base), "--peft", str(tiny_adapter), "--task", "probe_toy"]
+        command += ["--include_path", str(folder), "--output", str(tmp_path / "out"), "--device", "cpu"]
+        return [*command, "--formats", "png", *more]
+
+    return make
+
+
+def test_it_writes_the_record_the_table_and_the_figures(arguments, tmp_path, capsys):
+    assert main(arguments("--boundary", "3", "--boundary", "base", "--layers", "0+2", "--tokens", "2")) == 0
+    out = tmp_path / "out"
+    record = json.loads((out / "probe.json").read_text(encoding="utf-8"))
+    assert record["task"] == "probe_toy"
+    assert record["split"] == "validation"
+    assert sorted(record["doc_ids"]) == list(range(7))
+    assert record["left_out"] == 1
+    assert record["adapter"]["fingerprint"].startswith("sha256:")
+    assert [curve["name"] for curve in record["probe"]["curves"]] == ["full", "K = 3", "base", "layers 0+2"]
+    assert record["probe"]["tokens"] == 2
+    table = (out / "probe.txt").read_text(encoding="utf-8")
+    printed = capsys.readouterr().out
+    assert table in printed
+    figures = ["difference", "maximum", "rise", "tokens"]
+    assert sorted(path.name for path in out.glob("*.png")) == [f"probe-{name}-probe_toy.png" for name in figures]
+    assert all(str(path) in printed for path in out.iterdir())
+
+
+def test_without_a_boundary_it_reads_its_own(arguments, tmp_path):
+    """A random model has no rise, so that is the full adapter; base is always read."""
+    assert main(arguments()) == 0
+    record = json.loads((tmp_path / "out" / "probe.json").read_text(encoding="utf-8"))
+    assert [curve["name"] for curve in record["probe"]["curves"]] == ["full", "base"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--boundary", "auto"], "run lm_eval with boundary=auto"),
+        (["--boundary", "9"], "boundary must be an integer from 0 to 4"),
+        (["--layers", "4"], "layers must lie in 0..3"),
+        (["--task", "no_such_task"], "--task must name one lm-eval task"),
+        (["--limit", "1"], "at least two documents"),
+        (["--tokens", "0"], "at least 1 reference token"),
+        (["--formats", "gif"], "png, svg, pdf, got gif"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_way_out(more, message, arguments, capsys):
+    assert main(arguments(*more)) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_task_without_other_documents_than_the_evaluated_is_refused(arguments, capsys):
+    assert main(arguments(test_split="null")) == 1
+    assert "nothing to probe" in capsys.readouterr().err

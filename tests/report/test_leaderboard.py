@@ -1,0 +1,102 @@
+"""`lora-drop leaderboard`: what is comparable is ranked and tested, the rest is shown apart; five formats."""
+
+import csv
+import io
+
+import pytest
+
+from lm_eval_lora_drop import cli
+from lm_eval_lora_drop.report.leaderboard import leaderboard
+from lm_eval_lora_drop.report.leaderboard_text import FORMATS
+from tests.report.files import swept, write_run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three systems on two tasks; the third lacks one."""
+    for name, right, cost in (("low", 5, 3.0), ("base_line", 10, 2.0), ("high", 19, 1.0)):
+        write_run(tmp_path / name, {"em": [float(i < right) for i in range(20)]}, name=name, task="qa")
+        if name != "high":
+            write_run(
+                tmp_path / name,
+                {"cost": [cost + i / 100 for i in range(20)]},
+                name=name,
+                task="mt",
+                date="2026-01-02T00-00-00.000000",
+                higher={"cost": False},
+            )
+    return tmp_path
+
+
+def test_ranks_marks_and_order(runs):
+    """Mean rank by each metric's direction; Holm over all marks; who misses a task comes last."""
+    table = leaderboard([runs], baseline="base")
+    assert [column.title for column in table.columns] == ["qa em ↑", "mt cost ↓"]
+    cells = {line.system: line.cells for line in table.lines}
+    assert [(line.system, line.mean_rank, line.ranked) for line in table.lines] == [
+        ("base_line", 1.5, 2),
+        ("low", 2.5, 2),
+        ("high", 1.0, 1),
+    ]
+    assert table.tests == 3
+    assert cells["high"]["qa"].mark == "*"
+    assert cells["low"]["mt"].mark == "†"
+    # 5 lost, none gained: McNemar p = 0.0625, not significant.
+    assert cells["low"]["qa"].p_holm == pytest.approx(0.0625)
+    assert cells["low"]["qa"].mark == ""
+    assert cells["base_line"]["mt"].best
+    assert not cells["base_line"]["qa"].best
+
+
+def test_other_documents_are_bracketed(runs, capsys):
+    """A run on fewer documents is shown in brackets, named, and neither ranked nor tested."""
+    write_run(runs / "short", {"em": [1.0] * 5}, name="short", task="qa")
+    table = leaderboard([runs], baseline="base")
+    (short,) = [line for line in table.lines if line.system == "short"]
+    assert (short.cells["qa"].comparable, short.mean_rank, short.cells["qa"].p_holm) == (False, None, None)
+    assert any("short (5 documents, version 1.0)" in note for note in table.notes)
+    assert cli.main(["leaderboard", str(runs)]) == 0
+    said = capsys.readouterr()
+    assert "[1.000]" not in said.out
+    assert "[1]" in said.out
+    assert "short" in said.err
+
+
+def test_found_boundary_is_shown_and_newest_run_counts(tmp_path):
+    write_run(tmp_path, {"em": [0.0, 0.0]}, name="a", lora_drop=swept())
+    write_run(tmp_path, {"em": [1.0, 0.0]}, name="a", lora_drop=swept(), date="2026-02-01T00-00-00.000000")
+    table = leaderboard([tmp_path])
+    (line,) = table.lines
+    assert line.system == "a boundary=auto"
+    assert (line.cells["t"].score, line.cells["t"].boundary) == (0.5, 3)
+    assert any("passed over for the newer run" in str(issue) for issue in table.issues)
+
+
+def test_formats(runs):
+    """Names are escaped for where they go; CSV has every number in full."""
+    write_run(runs / "x", {"em": [1.0] * 20}, name="<b>&_|50%", task="qa")
+    table = leaderboard([runs], baseline="base")
+    shown = {name: show(table) for name, show in FORMATS.items()}
+    assert r"\toprule" in shown["latex"]
+    assert r"<b>\&\_|50\%" in shown["latex"]
+    assert r"base\_line & 0.5000 & \textbf{2.095} & 2.00" in shown["latex"]
+    assert r"\<b\>&\_\|50%" in shown["markdown"]
+    assert "**" in shown["markdown"]
+    assert "&lt;b&gt;&amp;_|50%" in shown["html"]
+    assert "<b>" not in shown["html"]
+    rows = list(csv.DictReader(io.StringIO(shown["csv"])))
+    assert len(rows) == 6
+    assert {row["score"] for row in rows if row["system"] == "low"} == {
+        "0.25",
+        str(sum(3 + i / 100 for i in range(20)) / 20),
+    }
+
+
+def test_baseline_and_metric_are_checked(runs, capsys):
+    assert cli.main(["leaderboard", str(runs), "--baseline", "nobody"]) == 1
+    assert "no system is called 'nobody'. There are: " in capsys.readouterr().err
+    assert cli.main(["leaderboard", str(runs), "--baseline", "l"]) == 1
+    assert "several systems match" in capsys.readouterr().err
+    assert cli.main(["leaderboard", str(runs), "--metric", "cost", "-o", str(runs / "out.txt")]) == 0
+    assert "qa em" not in (runs / "out.txt").read_text()
+    assert [column.title for column in leaderboard([runs], metrics=["mt:cost"]).columns] == ["qa em ↑", "mt cost ↓"]

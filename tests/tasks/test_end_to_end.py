@@ -1,0 +1,60 @@
+"""Every task through the stock evaluation with `boundary=auto`, on the invented documents and a tiny model."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import pytest
+
+from tests.tasks.conftest import ROOT
+from tests.tasks.test_yaml import EVALUATED, FIRST_METRIC
+
+SHAPE = {"cut_off", "empty"}
+
+
+@pytest.fixture(scope="module")
+def results(tiny_base: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One run of the group, as `--tasks lora_drop_all` makes it."""
+    model_args = {
+        "pretrained": str(tiny_base),
+        "peft": str(tiny_adapter),
+        "boundary": "auto",
+        "sweep_limit": 2,
+        "sweep_dir": str(tmp_path_factory.mktemp("journal")),
+    }
+    found = lm_eval.simple_evaluate(
+        model="hf-lora-drop",
+        model_args=model_args,
+        tasks=["lora_drop_all"],
+        limit=2,
+        device="cpu",
+        metadata={"data_dir": str(ROOT / "docs" / "example_data")},
+        gen_kwargs={"max_gen_toks": 8},
+        bootstrap_iters=0,
+    )
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", FIRST_METRIC)
+def test_every_task_runs(results: dict[str, Any], name: str) -> None:
+    """A boundary by the task's first metric, from the other split; then every metric of the YAML."""
+    record = results["config"]["lora_drop"]["tasks"][name]
+    assert record["method"] == "sweep"
+    assert record["metric"] == FIRST_METRIC[name]
+    assert record["split"] != EVALUATED[name]
+    assert {one["boundary"] for one in record["sweep"]["boundaries"]} == set(range(record["num_layers"] + 1))
+    values = {key.split(",")[0]: value for key, value in results["results"][name].items() if "," in key}
+    listed = {metric["metric"] for metric in results["configs"][name]["metric_list"]}
+    assert listed <= set(values)
+    assert listed >= SHAPE
+    assert math.isfinite(values[FIRST_METRIC[name]])
+
+
+def test_the_signature_is_in_the_results(results: dict[str, Any]) -> None:
+    """A score of sacrebleu is never without its signature."""
+    metrics = results["configs"]["lora_drop_wmt23_en_zh"]["metric_list"]
+    assert metrics[0]["aggregation"].startswith("BLEU nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:")
