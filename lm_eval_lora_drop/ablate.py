@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from peft import PeftModel
 
-from lm_eval_lora_drop import adapter_files, plugin
+from lm_eval_lora_drop import adapter_files
 from lm_eval_lora_drop.ablate_grid import Cell, Grid
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.layers import AdapterLayers
@@ -34,8 +34,8 @@ def ablate(grid: Grid) -> list[str]:
     """Run what is not yet done of `grid`; returns a sentence for each cell that could not be run."""
     model: LoraDropLM | None = None
     loaded: str | None = None
+    manager: TaskManager | None = None
     failed = []
-    include = [str(plugin.package_folder("tasks")), *([grid.include_path] if grid.include_path else [])]
     for number, cell in enumerate(grid.cells, start=1):
         folder = grid.folder(cell)
         if (folder / DONE).is_file():
@@ -50,7 +50,10 @@ def ablate(grid: Grid) -> list[str]:
                 _change_adapter(model, cell.adapter)
             loaded = cell.adapter
             _set(model, grid, cell)
-            manager = TaskManager(include_path=include, metadata={**grid.model_args, **grid.metadata})
+            # Indexing the harness's tasks takes seconds: once for all cells, and not for none.
+            manager = manager or TaskManager(
+                include_path=grid.include_path, metadata={**grid.model_args, **grid.metadata}
+            )
             _evaluate(model, grid, cell, manager, folder)
         except LoraDropError as error:
             failed.append(f"{cell.name}: {error}")

@@ -50,12 +50,13 @@ def test_cells_equal_runs_made_one_by_one(grid, capsys, monkeypatch):
     runs, issues = find_runs([parsed.output])
     assert not issues
     assert len(runs) == 8
+    tasks = str(plugin.package_folder("tasks"))
+    manager = TaskManager(include_path=tasks, include_defaults=False, metadata=dict(parsed.metadata))
     for cell in parsed.cells:
         (run,), _ = find_runs([parsed.folder(cell)])
         assert run.model_type == "hf-lora-drop"
         assert run.lora_drop["adapter"]["path"] == cell.adapter
         alone = LoraDropLM(peft=cell.adapter, device="cpu", **parsed.model_args, **cell.model_args)
-        manager = TaskManager(include_path=str(plugin.package_folder("tasks")), metadata=dict(parsed.metadata))
         want = lm_eval.simple_evaluate(model=alone, tasks=[TASK], task_manager=manager, limit=4, bootstrap_iters=0)
         assert run.lora_drop["fingerprint"] == want["config"]["lora_drop"]["fingerprint"]
         assert run.tasks[TASK].lora_drop["layers"] == want["config"]["lora_drop"]["tasks"][TASK]["layers"]

@@ -12,7 +12,6 @@ import torch
 import transformers
 
 SIZES = {
-    # The tokenizer's: with peft= the harness cuts or extends the embedding to it, without it does not.
     "vocab_size": 291,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -66,6 +65,11 @@ def make_base(
 ) -> Path:
     """A random model of `architecture` with a byte-level tokenizer, saved in `folder`."""
     config = ARCHITECTURES[architecture](num_layers)
+    make_tokenizer().save_pretrained(folder)
+    config.save_pretrained(folder)
+    # Some families add a token of their own. With peft= the harness cuts or extends the embedding to the tokenizer's
+    # size, without it does not: here they agree.
+    config.vocab_size = len(transformers.AutoTokenizer.from_pretrained(folder))
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     # Zero biases and unit norms are what every family starts from; a trained model has neither.
@@ -74,9 +78,6 @@ def make_base(
             parameter.data.add_(torch.randn_like(parameter) * 0.1)
     model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder)
-    tokenizer = make_tokenizer()
-    assert len(tokenizer) == SIZES["vocab_size"]
-    tokenizer.save_pretrained(folder)
     return folder
 
 

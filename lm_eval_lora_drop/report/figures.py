@@ -94,7 +94,7 @@ def sweep_figure(task: str, entry: Mapping[str, Any]) -> Figure:
         _draw_scores(axes, rows)
         _mark_boundaries(axes, rows, sweep, num_layers=int(entry["num_layers"]))
         better = "higher is better" if entry.get("higher_is_better", True) else "lower is better"
-        axes.set_ylabel(clean(f"{shorten(entry['metric'], 30)} on validation documents\n({better})", keep="\n"))
+        axes.set_ylabel(f"{clean(shorten(entry['metric'], 30))}\n(validation documents, {better})")
         axes.set_title(clean(_sweep_title(task, rows)))
         boundary_axis(axes, int(entry["num_layers"]))
         axes.legend(loc="best")
@@ -223,13 +223,12 @@ def save_sweep_figure(
     return save_figure(sweep_figure(task, entry), folder / f"sweep-{file_name(task)}", formats)
 
 
-def clean(text: str, *, keep: str = "") -> str:
-    """Text from a task, fit to be drawn: characters that do not print (control characters, lone surrogates) become
-    blanks, except those in `keep`."""
-    return "".join(character if character.isprintable() or character in keep else " " for character in text)
+def clean(text: str) -> str:
+    """Text from a task, fit to be drawn: what does not print (control characters, lone surrogates) becomes a blank."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
-def shorten(text: str, length: int = 60) -> str:
+def shorten(text: str, length: int = 40) -> str:
     """The text, cut to `length` characters with an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "…"
 

@@ -1,0 +1,178 @@
+"""GPT-Score: each judge's 0 to 10, the panel's mean as a percentage, and how far the judges agree."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from lm_eval_lora_drop.judge.ask import Answers, ask, serves_another, tokens_of
+from lm_eval_lora_drop.judge.cache import Cache, answer_key
+from lm_eval_lora_drop.judge.panel import Judge, Panel
+from lm_eval_lora_drop.judge.questions import VERSION, Question, score_question
+
+
+@dataclass(frozen=True)
+class Item:
+    """One output to be scored; `kind` is one of `questions.KINDS`."""
+
+    kind: str
+    source: str
+    reference: str
+    prediction: str
+
+    def question(self, judge: Judge) -> Question:
+        """What `judge` is asked about it."""
+        return score_question(self.kind, self.source, self.reference, self.prediction, structured=judge.structured)
+
+
+@dataclass
+class Scores:
+    """`by_judge[name][i]` is 0 to 10, or None where that judge gave item i no verdict."""
+
+    by_judge: dict[str, list[int | None]]
+    answers: Answers
+    panel: Panel
+
+    @property
+    def per_item(self) -> list[float | None]:
+        """The panel's mean of each item as a percentage, over the judges that gave a verdict."""
+        columns = zip(*self.by_judge.values(), strict=True)
+        return [_mean([10.0 * score for score in column if score is not None]) for column in columns]
+
+    @property
+    def mean(self) -> float:
+        """The panel's mean over the items with a verdict, a percentage; NaN where none has one."""
+        return mean(self.per_item)
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `mean` over items; NaN below two."""
+        return stderr(self.per_item)
+
+    @property
+    def verdicts(self) -> int:
+        """How many verdicts there are, all judges together."""
+        return sum(score is not None for scores in self.by_judge.values() for score in scores)
+
+    @property
+    def agreement(self) -> float:
+        """Krippendorff's alpha (interval) between the judges; NaN where it is not defined."""
+        return agreement(list(self.by_judge.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """What a results file tells about the panel: who judged, what each said, what was missing."""
+        judges = {}
+        for judge in self.panel.judges:
+            verdicts = self.answers.verdicts[judge.name]
+            served = Counter(verdict.served_model for verdict in verdicts if verdict.served_model)
+            others = sorted(model for model in served if serves_another(judge.model, model))
+            judges[judge.name] = {
+                **judge.identity,
+                "mean": _json_number(mean([None if s is None else 10.0 * s for s in self.by_judge[judge.name]])),
+                "verdicts": sum(verdict.value is not None for verdict in verdicts),
+                "without_verdict": dict(Counter(v.reason for v in verdicts if v.value is None)),
+                "served_models": dict(served),
+                "served_another_model": others,
+            }
+        bill = self.answers.bill
+        return {
+            "prompt_version": VERSION,
+            "mean": _json_number(self.mean),
+            "stderr": _json_number(self.stderr),
+            "items": len(self.per_item),
+            "verdicts": self.verdicts,
+            "agreement": _json_number(self.agreement),
+            "agreement_is": "Krippendorff's alpha, interval",
+            "judges": judges,
+            "calls": bill.calls,
+            "dollars": round(bill.dollars, 6),
+            "stopped_by_cap": bill.capped,
+            "warnings": self.warnings(),
+        }
+
+    def warnings(self) -> list[str]:
+        """What a reader of the score must know, whole sentences."""
+        said = []
+        for judge in self.panel.judges:
+            verdicts = self.answers.verdicts[judge.name]
+            others = {v.served_model for v in verdicts if serves_another(judge.model, v.served_model)}
+            if others:
+                said.append(
+                    f"judge {judge.name}: asked for {judge.model}, answered by {', '.join(sorted(map(str, others)))}."
+                )
+            without = Counter(verdict.reason for verdict in verdicts if verdict.value is None)
+            if without:
+                reasons = "; ".join(f"{times} times: {reason}" for reason, times in without.most_common(3))
+                said.append(
+                    f"judge {judge.name}: no verdict on {sum(without.values())} of {len(verdicts)} ({reasons})."
+                )
+        return said
+
+
+def score(panel: Panel, items: Sequence[Item], cache: Cache, *, offline: bool = False) -> Scores:
+    """Have every judge score every item. Raises ArgumentError before the first call, nothing after it."""
+    answers = ask(panel, lambda judge: [item.question(judge) for item in items], cache, offline=offline)
+    return Scores({name: [v.value for v in verdicts] for name, verdicts in answers.verdicts.items()}, answers, panel)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What asking one judge would take; `dollars` is None where its price is unknown."""
+
+    judge: Judge
+    calls: int
+    cached: int
+    input_tokens: int
+    most_output_tokens: int
+    dollars: float | None
+
+
+def estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: Cache) -> list[Estimate]:
+    """Calls, tokens and money per judge, at most, retries aside; answers in the cache are free."""
+    found = []
+    for judge in panel.judges:
+        new = {answer_key(judge, question): question for question in questions[judge.name]}
+        missing = [question for key, question in new.items() if cache.get(key) is None]
+        read, wrote = sum(tokens_of(question.prompt) for question in missing), len(missing) * judge.max_tokens
+        cost = 0.0 if judge.provider == "hf" else judge.price.cost(read, wrote) if judge.price else None
+        found.append(Estimate(judge, len(missing), len(questions[judge.name]) - len(missing), read, wrote, cost))
+    return found
+
+
+def mean(values: Sequence[float | None]) -> float:
+    """Over those that are not None; NaN where none is left."""
+    found = _mean([value for value in values if value is not None])
+    return math.nan if found is None else found
+
+
+def stderr(values: Sequence[float | None]) -> float:
+    """Standard error of `mean`; NaN below two values."""
+    there = [value for value in values if value is not None]
+    return float(np.std(there, ddof=1) / math.sqrt(len(there))) if len(there) > 1 else math.nan
+
+
+def agreement(raters: Sequence[Sequence[float | None]], level: Literal["interval", "nominal"] = "interval") -> float:
+    """Krippendorff's alpha of `raters` (one row each, None where one gave nothing); NaN where it is not defined."""
+    try:
+        import krippendorff
+    except ImportError:
+        return math.nan
+    table = np.array([[math.nan if value is None else value for value in row] for row in raters], dtype=np.float64)
+    table = table[:, (~np.isnan(table)).sum(axis=0) >= 2] if table.size else table
+    # Without two raters on one item, or without two different values, there is nothing to agree on.
+    if table.shape[0] < 2 or table.size == 0 or len(set(table[~np.isnan(table)].tolist())) < 2:
+        return math.nan
+    return float(krippendorff.alpha(reliability_data=table, level_of_measurement=level))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else value
