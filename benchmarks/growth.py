@@ -18,7 +18,8 @@ import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.shared import Counters, shared_runner
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.sweep.types import Document, Work
 

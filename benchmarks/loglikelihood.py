@@ -12,7 +12,8 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.shared import Counters, shared_runner
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.sweep.types import Document, Work
 
 

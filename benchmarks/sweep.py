@@ -19,7 +19,8 @@ import torch
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.boundary import parse_sweep_boundaries
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.shared import Counters, shared_runner
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.models.search import search
 from lm_eval_lora_drop.sweep.types import Work
 

@@ -1,7 +1,7 @@
 """Runs requests under many boundaries at once.
 
-Read in this order: `plain` (one boundary after another), `cache` (key/value rows that branch, grow and leave),
-`branching` (rows of all boundaries through one model), `decode` (greedy generation over rows), `requests` (the
-harness's rules for prompts and stops), `loglikelihood`, `shared` (the runner that puts them together), `single` (the
-evaluated split).
+Read in this order: `plain` (one boundary after another), `tree` (which states the rows of a batch share, and where they
+lie), `branching` (those states through the layers of one model), `cache` (their keys and values), `requests` (the
+harness's rules for prompts and stops), `decode` (greedy generation over rows), `generation` and `loglikelihood` (the
+requests of a sweep), `shared` (the runner that puts them together), `single` (the evaluated split).
 """

@@ -1,9 +1,8 @@
-"""Rows of all boundaries through one model: who has LoRA on in which layer, and where rows branch off.
+"""Leads the states of all rows through the layers of one model, LoRA on for a leading slice of each layer's batch.
 
-Two facts carry the shared pass. With boundary K the layers below K see exactly what the whole adapter sees, so one
-*trunk* with LoRA in every layer serves all of them, and the rows of boundary K branch off from its hidden state at
-layer K and go on without LoRA. And once rows are ordered by falling K, "LoRA on" in layer i is a leading slice of the
-batch, so the base weights are read once for all boundaries.
+With boundary K the layers below K see exactly what the whole adapter sees, so one *trunk* with LoRA in every layer
+serves all boundaries, and the row of boundary K branches off at layer K and goes on without LoRA (`tree` keeps the
+books). States with LoRA come first in a layer's batch, so the base weights are read once for all boundaries.
 
 Both are done by wrapping `forward` of the decoder layers and LoRA modules of the loaded model, for as long as a context
 lasts; no model code is replaced.
@@ -11,53 +10,40 @@ lasts; no model code is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from lm_eval_lora_drop.engine.tree import Route
 from lm_eval_lora_drop.layers import AdapterLayers
 
 
 class Branches:
-    """The rows of a batch, while the wrappers are on.
-
-    In a prefill the batch starts as the trunk (one row per document) and doubles, triples, ... at each branching layer.
-    Otherwise `rows_with_lora[i]` says how many leading rows have LoRA on in layer i.
-    """
+    """The wrappers, and the route that the next forwards take."""
 
     def __init__(self, num_layers: int) -> None:
         self.num_layers = num_layers
-        self.rows_with_lora = [0] * num_layers
-        self.trunk = 0
-        self.branches: tuple[int, ...] = ()
-        self.rows_at_head: int | None = None
-        """Leading rows with LoRA on in the head, where it is shown others than the layers are."""
         self.layer_rows = 0
-        """Work done so far: rows times layers, each token position of a row counting once per forward."""
+        """Work done so far: states times layers, each counting once per forward."""
+        self.layer_tokens = 0
+        """The same, each token position counting once."""
+        self._route: Route | None = None
+        self._inputs = 0
+        self._head = 0
 
     @contextmanager
-    def prefill(self, documents: int, boundaries: Sequence[int]) -> Iterator[None]:
-        """One forward over `documents` rows that ends with one group of them for each `slot`."""
-        self.trunk = documents
-        self.branches = tuple(sorted(k for k in set(boundaries) if k < self.num_layers))
-        self.rows_with_lora = [documents] * self.num_layers
+    def follow(self, route: Route, rows_at_head: int | None = None) -> Iterator[None]:
+        """Forwards within the context take this route; `rows_at_head` as far as the head is shown other rows."""
+        self._route = route
+        self._inputs = len(route.inputs)
+        self._head = route.with_lora[-1] if rows_at_head is None else rows_at_head
         try:
             yield
         finally:
-            self.trunk, self.rows_at_head = 0, None
-
-    def decode(self, boundaries: Sequence[int]) -> None:
-        """The rows from now on, by their boundaries in falling order."""
-        self.rows_with_lora = [sum(k > i for k in boundaries) for i in range(self.num_layers)]
-
-    def slot(self, boundary: int, layer: int | None = None) -> int:
-        """Which group of rows of the prefill belongs to `boundary` in `layer` (default: the last); 0 is the trunk."""
-        if boundary > (self.num_layers - 1 if layer is None else layer):
-            return 0
-        return 1 + self.branches.index(boundary)
+            self._route = None
 
     @contextmanager
     def wrap(self, layers: AdapterLayers) -> Iterator[None]:
@@ -75,7 +61,6 @@ class Branches:
                 for module in layers.modules[index]:
                     replace(module, self._sliced(module, index))
             for module in layers.above:
-                # Kept by K = L alone, which is also who has LoRA on in the last layer.
                 replace(module, self._sliced(module, None))
             yield
         finally:
@@ -87,21 +72,28 @@ class Branches:
 
     def _branching(self, forward: Callable[..., Any], index: int) -> Callable[..., Any]:
         def branching(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self.trunk:
-                if index in self.branches:
-                    hidden = torch.cat([hidden, hidden[: self.trunk]])
-                times = hidden.shape[0] // self.trunk
-                args = tuple(_repeat(value, self.trunk, times) for value in args)
-                kwargs = {name: _repeat(value, self.trunk, times) for name, value in kwargs.items()}
+            assert self._route is not None
+            source, context = self._route.sources[index], self._route.contexts[index]
+            if source is not None:
+                hidden = hidden.index_select(0, source.to(hidden.device))
+            if context is not None:
+                args = tuple(self._pick(value, context) for value in args)
+                kwargs = {name: self._pick(value, context) for name, value in kwargs.items()}
             self.layer_rows += hidden.shape[0]
+            self.layer_tokens += hidden.shape[0] * hidden.shape[1]
             return forward(hidden, *args, **kwargs)
 
         return branching
 
-    def _rows_with_lora(self, index: int | None) -> int:
-        if index is not None:
-            return self.rows_with_lora[index]
-        return self.rows_with_lora[-1] if self.rows_at_head is None else self.rows_at_head
+    def _pick(self, value: Any, context: torch.Tensor) -> Any:
+        """Of a tensor with one row per input, the rows of this layer's states; anything else as it is."""
+        if isinstance(value, torch.Tensor):
+            if value.dim() > 1 and value.shape[0] == self._inputs:
+                return value.index_select(0, context.to(value.device))
+            return value
+        if isinstance(value, tuple):
+            return tuple(self._pick(part, context) for part in value)
+        return value
 
     def _sliced(self, module: Any, index: int | None) -> Callable[..., torch.Tensor]:
         (adapter,) = module.active_adapters
@@ -109,11 +101,18 @@ class Branches:
             forward: Callable[..., torch.Tensor] = module.get_base_layer().forward
             return forward
         down, up, scaling = module.lora_A[adapter], module.lora_B[adapter], module.scaling[adapter]
+        # One product that adds in place, for the usual `up`; it saves two passes over a layer's widest results.
+        in_place = type(up) is nn.Linear and up.bias is None
 
         def sliced(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            assert self._route is not None
             out: torch.Tensor = module.base_layer(x, *args, **kwargs)
-            rows = self._rows_with_lora(index)
+            rows = self._head if index is None else self._route.with_lora[index]
             if rows == 0:
+                return out
+            if in_place and out.dtype == up.weight.dtype and out.is_contiguous() and rows <= x.shape[0]:
+                low = down(x[:rows].to(down.weight.dtype))
+                out[:rows].flatten(end_dim=-2).addmm_(low.flatten(end_dim=-2), up.weight.t(), alpha=scaling)
                 return out
             # As peft.tuners.lora.layer.Linear.forward: the LoRA path and the sum in its dtype, then the base layer's.
             if rows >= x.shape[0]:
@@ -122,16 +121,3 @@ class Branches:
             return out
 
         return sliced
-
-
-def _repeat(value: Any, trunk: int, times: int) -> Any:
-    """A tensor with one row per trunk row, repeated for the branches; anything else as it is."""
-    if times == 1:
-        return value
-    if isinstance(value, torch.Tensor):
-        if value.dim() > 1 and value.shape[0] == trunk:
-            return value.repeat(times, *[1] * (value.dim() - 1))
-        return value
-    if isinstance(value, tuple):
-        return tuple(_repeat(part, trunk, times) for part in value)
-    return value

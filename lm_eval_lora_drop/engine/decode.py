@@ -1,118 +1,230 @@
-"""Greedy decoding of many rows, each with the boundary it belongs to; finished rows leave the batch."""
+"""Greedy decoding of many rows at once: rows that have said the same share their states, finished rows leave, waiting
+prompts take their place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from transformers.cache_utils import Cache, DynamicCache
 
 from lm_eval_lora_drop.engine.branching import Branches
 from lm_eval_lora_drop.engine.cache import RowCache
 from lm_eval_lora_drop.engine.requests import Rules, StopWatch, encode_prompts
+from lm_eval_lora_drop.engine.tree import Route, Tree
 
-# A finished row costs its share of every step, leaving costs one copy of the cache: it leaves in company.
-LEAVING_SHARE = 0.04
+PREFILL_TOKENS = 8192
+"""Prompt tokens times rows per prefill: enough for full speed, and intermediate results stay small."""
+REFILL_SHARE = 0.25
+"""Waiting prompts come in together, when this share of the rows is free: a prefill of one is slow in the low layers."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt and the boundaries it is to be answered under, in falling order."""
+
+    prompt: int
+    boundaries: tuple[int, ...]
 
 
 @dataclass
-class Row:
-    """One document under one boundary, and what it has said."""
+class Group:
+    """Rows of one prompt that have said the same so far, in falling order of boundary."""
 
-    boundary: int
-    document: int
-    said: list[int] = field(default_factory=list)
+    prompt: int
+    rows: list[int]
+    boundaries: list[int]
+    said: list[int]
 
 
-def generate(
-    lm: Any, prompts: Sequence[str], rules: Rules, boundaries: Sequence[int], branches: Branches | None
-) -> dict[tuple[int, int], str]:
-    """Answer every prompt under every boundary.
+class Decoder:
+    """Answers jobs with at most `capacity` rows at a time.
 
-    With `branches` (whose wrappers are on) all boundaries run at once. Without, the model answers as it is, and
-    `boundaries` names the one that it stands for.
-
-    Returns:
-        (boundary, index of the prompt) -> text.
+    With `branches` (whose wrappers are on whenever `run` is called) the boundaries run together. Without, the model
+    answers as it is, and each job has one boundary that stands for that.
     """
-    rows = [Row(boundary, i) for boundary in sorted(boundaries, reverse=True) for i in range(len(prompts))]
-    everyone = list(rows)
-    tokens, mask = encode_prompts(lm, prompts, rules)
-    cache = RowCache(
-        lm.model.config.get_text_config(decoder=True).num_hidden_layers, tokens.shape[1] + rules.max_new_tokens
-    )
-    with torch.inference_mode():
-        newest = _prefill(lm, tokens, mask, cache, rows, branches)
-        mask = mask[torch.tensor([row.document for row in rows], device=mask.device)]
-        watch = StopWatch(lm, rules)
-        done = [False] * len(rows)
-        while True:
-            _take_down(rows, newest, done, rules, watch)
-            if all(done):
-                break
-            if sum(done) > LEAVING_SHARE * len(rows):
-                staying = [index for index, finished in enumerate(done) if not finished]
-                rows, done = [rows[index] for index in staying], [False] * len(staying)
-                kept = torch.tensor(staying, device=mask.device)
-                mask, newest = mask[kept], newest[kept]
-                cache.select(kept)
-            if branches is not None:
-                branches.decode([row.boundary for row in rows])
-            positions = mask.sum(1, keepdim=True)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            newest = _forward(lm, newest[:, None], mask, positions, cache).argmax(-1)
-    return {(row.boundary, row.document): rules.text(lm, row.said) for row in everyone}
 
+    def __init__(
+        self,
+        lm: Any,
+        prompts: Sequence[str],
+        jobs: Sequence[Job],
+        rules: Rules,
+        branches: Branches | None,
+        capacity: int,
+    ) -> None:
+        self._lm = lm
+        self._prompts = prompts
+        self._rules = rules
+        self._branches = branches
+        self._watch = StopWatch(lm, rules)
+        self._lengths = {job.prompt: len(lm.tok_encode(prompts[job.prompt])) for job in jobs}
+        # Longest first: whoever comes later finds room for its prompt.
+        pieces = [piece for job in jobs for piece in _cut(job, capacity)]
+        self._waiting = deque(sorted(pieces, key=lambda job: -self._lengths[job.prompt]))
+        self._groups: list[Group] = []
+        self._tree = Tree(lm.model.config.get_text_config(decoder=True).num_hidden_layers, capacity)
+        self._cache = RowCache(self._tree)
+        self._capacity = capacity
+        # By row: the token said last, and the column in which the prompt begins.
+        self._newest = np.zeros(capacity, np.int64)
+        self._begin = np.zeros(capacity, np.int64)
+        self._route: Route | None = None
+        self._finished: list[tuple[int, int, str]] = []
+        self.most_rows = 0
 
-def _prefill(
-    lm: Any, tokens: torch.Tensor, mask: torch.Tensor, cache: RowCache, rows: Sequence[Row], branches: Branches | None
-) -> torch.Tensor:
-    """Read the prompts; the rows' first tokens, and the cache with one entry per row."""
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    documents = len(tokens)
-    if branches is None:
-        return _forward(lm, tokens, mask, positions, cache).argmax(-1)
-    with branches.prefill(documents, [row.boundary for row in rows]):
-        logits = _forward(lm, tokens, mask, positions, cache)
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self._waiting or self._groups)
 
-    def indices(layer: int | None) -> torch.Tensor:
-        found = [branches.slot(row.boundary, layer) * documents + row.document for row in rows]
-        return torch.tensor(found, device=tokens.device)
+    def take(self) -> list[tuple[int, int, str]]:
+        """(prompt, boundary, text) of what has been answered since last asked."""
+        finished, self._finished = self._finished, []
+        return finished
 
-    for index, layer in enumerate(cache.rows):
-        layer.select(indices(index))
-    return logits[indices(None)].argmax(-1)
+    def unfinished(self) -> list[Job]:
+        """What has not been answered yet."""
+        return [Job(group.prompt, tuple(group.boundaries)) for group in self._groups] + list(self._waiting)
 
+    def run(self, enough: int) -> None:
+        """Go on until `enough` answers can be taken, or all."""
+        while len(self._finished) < enough and self.busy:
+            self._refill()
+            if self._groups:
+                self._step()
 
-def _forward(
-    lm: Any, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: RowCache
-) -> torch.Tensor:
-    """Logits of the last position, (rows, vocabulary)."""
-    with torch.autocast(
-        device_type=lm.device.type, dtype=lm.mixed_precision_dtype, enabled=lm.mixed_precision_dtype is not None
-    ):
-        output = lm.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+    def _refill(self) -> None:
+        while self._waiting:
+            needed = len(self._waiting[0].boundaries)
+            if self._groups and self._tree.free < max(needed, REFILL_SHARE * self._capacity):
+                return
+            jobs: list[Job] = []
+            rows = 0
+            for job in self._waiting:
+                rows += len(job.boundaries)
+                if rows > self._tree.free or (jobs and rows * self._lengths[jobs[0].prompt] > PREFILL_TOKENS):
+                    break
+                jobs.append(job)
+            if not jobs:
+                return
+            self._admit(jobs)
+            for _ in jobs:
+                self._waiting.popleft()
+
+    @torch.inference_mode()
+    def _admit(self, jobs: Sequence[Job]) -> None:
+        """Read prompts; their rows join the batch with their first tokens."""
+        tree = Tree(self._tree.num_layers, sum(len(job.boundaries) for job in jobs))
+        theirs = [tree.add(job.boundaries) for job in jobs]
+        document = np.zeros(sum(map(len, theirs)), np.int64)
+        for index, rows in enumerate(theirs):
+            document[rows] = index
+        device = self._lm.device
+        route = tree.route([row for rows in theirs for row in rows], device)
+        tokens, mask = encode_prompts(self._lm, [self._prompts[job.prompt] for job in jobs], self._rules)
+        inputs = torch.from_numpy(document[route.inputs]).to(device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        prompts = DynamicCache()
+        logits = self._forward(route, tokens[inputs], mask[inputs], positions[inputs], prompts)
+        newest = iter(logits.argmax(-1)[route.outputs].tolist())
+        begins = (mask.shape[1] - mask.sum(-1)).tolist()
+
+        if not self._groups:
+            self._cache.start = self._cache.stop = 0
+        self._begin += self._cache.make_room(mask.shape[1])
+        if not self._groups:
+            self._cache.stop = mask.shape[1]
+        self._cache.start = min(self._cache.start, self._cache.stop - mask.shape[1])
+        ours = [self._tree.add(job.boundaries) for job in jobs]
+        flat = [[row for rows in side for row in rows] for side in (theirs, ours)]
+        self._cache.take(prompts, tree, *flat)
+        groups = []
+        for job, rows, begin in zip(jobs, ours, begins, strict=True):
+            self._begin[rows] = self._cache.stop - mask.shape[1] + begin
+            self._newest[rows] = [next(newest) for _ in rows]
+            groups.append(Group(job.prompt, rows, list(job.boundaries), []))
+        self._route = None
+        self._take_down(groups)
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        """One more token for every row."""
+        device = self._lm.device
+        if self._route is None:
+            self._route = self._tree.route([row for group in self._groups for row in group.rows], device)
+            live = [group.rows[0] for group in self._groups]
+            self._cache.start = int(self._begin[live].min())
+        self._begin += self._cache.make_room(0)
+        route = self._route
+        begins = torch.from_numpy(self._begin[route.inputs]).to(device)
+        tokens = torch.from_numpy(self._newest[route.inputs]).to(device)
+        columns = torch.arange(self._cache.start, self._cache.stop + 1, device=device)
+        mask = (columns >= begins[:, None]).long()
+        logits = self._forward(route, tokens[:, None], mask, self._cache.stop - begins[:, None], self._cache)
+        self._cache.stop += 1
+        self._newest[[row for group in self._groups for row in group.rows]] = (
+            logits.argmax(-1)[route.outputs].cpu().numpy()
         )
-    logits: torch.Tensor = output.logits[:, -1]
-    return logits
+        groups, self._groups = self._groups, []
+        self._take_down(groups)
+
+    def _forward(
+        self, route: Route, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
+    ) -> torch.Tensor:
+        """Logits of the last position, (states of the last layer, vocabulary)."""
+        lm = self._lm
+        self.most_rows = max(self.most_rows, len(route.outputs))
+        autocast = torch.autocast(
+            device_type=lm.device.type, dtype=lm.mixed_precision_dtype, enabled=lm.mixed_precision_dtype is not None
+        )
+        with self._branches.follow(route) if self._branches else nullcontext(), autocast:
+            output = lm.model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _take_down(self, groups: Sequence[Group]) -> None:
+        """Write the newest tokens down: groups whose rows disagree part, and those that are done leave."""
+        spoken = [part for group in groups for part in self._parts(group)]
+        met = self._watch.met([group.said for group in spoken])
+        for group, stopped in zip(spoken, met, strict=True):
+            ended = group.said[-1] in self._rules.end_tokens or len(group.said) >= self._rules.max_new_tokens
+            if not (stopped or ended):
+                self._groups.append(group)
+                continue
+            text = self._rules.text(self._lm, group.said)
+            self._finished += [(group.prompt, boundary, text) for boundary in group.boundaries]
+            self._tree.remove(group.rows)
+            self._route = None
+        self._cache.settle()
+
+    def _parts(self, group: Group) -> list[Group]:
+        by_token: dict[int, Group] = {}
+        for row, boundary, token in zip(group.rows, group.boundaries, self._newest[group.rows].tolist(), strict=True):
+            part = by_token.setdefault(token, Group(group.prompt, [], [], [*group.said, token]))
+            part.rows.append(row)
+            part.boundaries.append(boundary)
+        _, *others = by_token.values()
+        for part in others:
+            self._tree.part(part.rows)
+            self._route = None
+        return list(by_token.values())
 
 
-def _take_down(rows: Sequence[Row], newest: torch.Tensor, done: list[bool], rules: Rules, watch: StopWatch) -> None:
-    """Write the newest tokens down and note who is done."""
-    speaking = []
-    for index, (row, token) in enumerate(zip(rows, newest.tolist(), strict=True)):
-        if done[index]:
-            continue
-        row.said.append(token)
-        done[index] = token in rules.end_tokens or len(row.said) >= rules.max_new_tokens
-        if not done[index]:
-            speaking.append(index)
-    for index, met in zip(speaking, watch.met([rows[index].said for index in speaking]), strict=True):
-        done[index] = met
+def _cut(job: Job, capacity: int) -> Iterator[Job]:
+    """A job with more boundaries than there are rows, in pieces."""
+    for start in range(0, len(job.boundaries), capacity):
+        yield Job(job.prompt, job.boundaries[start : start + capacity])

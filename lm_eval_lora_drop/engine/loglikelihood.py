@@ -6,17 +6,28 @@ computed where a continuation is scored and nowhere else: with 31 boundaries tho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils_hf import pad_and_concat
 
 from lm_eval_lora_drop.engine.branching import Branches
+from lm_eval_lora_drop.engine.memory import halve
+from lm_eval_lora_drop.engine.session import Session
+from lm_eval_lora_drop.engine.tree import Tree
+from lm_eval_lora_drop.sweep.types import Answer, Work
+
+TOKENS = 8192
+"""Rows times tokens of a batch: enough for full speed, and intermediate results stay small."""
+LOGITS = 1 << 28
+"""Bytes of logits that a batch may take, roughly."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,81 @@ def _encode(lm: Any, context: str, continuation: str) -> tuple[list[int], list[i
     return ([lm.prefix_token_id], tokens) if tokens[0] != lm.prefix_token_id else (tokens[:1], tokens[1:])
 
 
+def loglikelihoods(session: Session, work: Sequence[Work]) -> Iterator[list[Answer]]:
+    """Answer work batch by batch, long documents first. Where memory runs out, batches have half the rows from then."""
+    by_boundaries: dict[tuple[int, ...], list[Work]] = {}
+    for item in work:
+        by_boundaries.setdefault(tuple(sorted(item.boundaries, reverse=True)), []).append(item)
+    for boundaries, items in by_boundaries.items():
+        yield from _loglikelihoods(session, items, boundaries)
+
+
+def _loglikelihoods(session: Session, work: Sequence[Work], boundaries: tuple[int, ...]) -> Iterator[list[Answer]]:
+    lm = session.lm
+    asked = [(item, [spans(lm, request) for request in item.document.requests]) for item in work]
+    asked.sort(key=lambda pair: -max(len(span.inputs) for parts in pair[1] for span in parts))
+    waiting = deque(
+        (item, place, span) for item, wanted in asked for place, parts in enumerate(wanted) for span in parts
+    )
+    lacking = {id(item): sum(map(len, wanted)) for item, wanted in asked}
+    totals: dict[tuple[int, int, int], tuple[float, bool]] = {}
+    budget = Budget(lm, len(boundaries), session.batch_size)
+    while waiting:
+        count = budget.take(span for _, _, span in waiting)
+        batch = [waiting[index] for index in range(count)]
+        scored: dict[tuple[int, int], tuple[float, bool]] = {}
+        fits = session.attempt(
+            lambda: scored.update(score(lm, [span for *_, span in batch], boundaries, session.branches))  # noqa: B023
+        )
+        if not fits:
+            budget.rows = halve(count * len(boundaries))
+            continue
+        session.counters.most_rows = max(session.counters.most_rows, count * len(boundaries))
+        answers = []
+        for index, (item, place, _) in enumerate(batch):
+            waiting.popleft()
+            for boundary in boundaries:
+                total, greedy = totals.get((id(item), place, boundary), (0.0, True))
+                more, more_greedy = scored[boundary, index]
+                totals[id(item), place, boundary] = (total + more, greedy and more_greedy)
+            lacking[id(item)] -= 1
+            if not lacking[id(item)]:
+                answers += [_answer(item, boundary, totals) for boundary in boundaries]
+        if answers:
+            yield answers
+
+
+def _answer(item: Work, boundary: int, totals: Mapping[tuple[int, int, int], tuple[float, bool]]) -> Answer:
+    requests = item.document.requests
+    found = [totals[id(item), place, boundary] for place in range(len(requests))]
+    rolling = requests[0].request_type == "loglikelihood_rolling"
+    return Answer(boundary, item.document, tuple(total for total, _ in found) if rolling else tuple(found))
+
+
+@dataclass
+class Budget:
+    """How many spans make a batch: bounded by tokens, by logits and, if given, by rows."""
+
+    lm: Any
+    boundaries: int
+    rows: int | None
+
+    def take(self, candidates: Iterable[Span]) -> int:
+        """How many of these to take, from the first; at least one."""
+        vocabulary = self.lm.model.config.get_text_config(decoder=True).vocab_size
+        inputs: set[tuple[int, ...]] = set()
+        longest = logits = count = 0
+        for span in candidates:
+            inputs.add(span.inputs)
+            longest = max(longest, len(span.inputs))
+            rows = len(inputs) * self.boundaries
+            logits += len(span.targets) * self.boundaries * vocabulary * 4
+            if count and (rows * longest > TOKENS or logits > LOGITS or rows > (self.rows or rows)):
+                break
+            count += 1
+        return count
+
+
 def score(
     lm: Any, batch: Sequence[Span], boundaries: Sequence[int], branches: Branches
 ) -> dict[tuple[int, int], tuple[float, bool]]:
@@ -64,35 +150,39 @@ def score(
     """
     # Spans with the same input (choices of one token behind one prompt) share a row.
     inputs = list(dict.fromkeys(span.inputs for span in batch))
-    row_of = {tokens: row for row, tokens in enumerate(inputs)}
+    document_of = {tokens: index for index, tokens in enumerate(inputs)}
+    falling = sorted(boundaries, reverse=True)
+    tree = Tree(branches.num_layers, len(inputs) * len(falling))
+    rows = [tree.add(falling) for _ in inputs]
+    route = tree.route([row for group in rows for row in group], lm.device)
+    document = np.repeat(np.arange(len(inputs)), len(falling))
     longest = max(map(len, inputs))
     padded = pad_and_concat(longest, [torch.tensor(tokens, device=lm.device) for tokens in inputs])
     # Where each input's scored positions begin: the longest of its continuations decides.
     begins = [len(tokens) for tokens in inputs]
     for span in batch:
-        row = row_of[span.inputs]
-        begins[row] = min(begins[row], len(span.inputs) - len(span.targets))
-    with torch.inference_mode(), branches.prefill(len(inputs), boundaries):
-        picked = [
-            (slot * len(inputs) + row, position)
-            for slot in sorted({branches.slot(boundary) for boundary in boundaries})
-            for row, tokens in enumerate(inputs)
-            for position in range(begins[row], len(tokens))
-        ]
-        branches.rows_at_head = sum(row < len(inputs) for row, _ in picked)
-        with _only(lm, picked):
-            logits = lm._model_call(padded)[:, 0]
+        index = document_of[span.inputs]
+        begins[index] = min(begins[index], len(span.inputs) - len(span.targets))
+    states = route.outputs.tolist()
+    # By state, so that those with LoRA on in the head come first.
+    picked = sorted(
+        (state, position)
+        for index, state in zip(document, states, strict=True)
+        for position in range(begins[index], len(inputs[index]))
+    )
+    at_head = sum(state < route.with_lora[-1] for state, _ in picked)
+    with torch.inference_mode(), branches.follow(route, at_head), _only(lm, picked):
+        logits = lm._model_call(padded[torch.from_numpy(document[route.inputs]).to(lm.device)])[:, 0]
         scores = torch.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
     place = {where: index for index, where in enumerate(picked)}
     greedy = scores.argmax(-1).tolist()
     found = {}
-    for boundary in boundaries:
-        base = branches.slot(boundary) * len(inputs)
-        for index, span in enumerate(batch):
-            row = base + row_of[span.inputs]
-            first = place[row, len(span.inputs) - len(span.targets)]
+    for index, span in enumerate(batch):
+        targets = torch.tensor(span.targets, device=scores.device)
+        first_row = document_of[span.inputs] * len(falling)
+        for boundary, state in zip(falling, states[first_row : first_row + len(falling)], strict=True):
+            first = place[state, len(span.inputs) - len(span.targets)]
             here = scores[first : first + len(span.targets)]
-            targets = torch.tensor(span.targets, device=scores.device)
             total = float(here.gather(1, targets[:, None]).sum())
             found[boundary, index] = (total, greedy[first : first + len(span.targets)] == list(span.targets))
     return found

@@ -9,7 +9,7 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from lm_eval_lora_drop.engine.decode import generate
+from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy, why_not_rows
 
 
@@ -32,7 +32,7 @@ def why_not_single(lm: Any, requests: Sequence[Instance]) -> str | None:
 def answer_requests(lm: Any, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
     """Answer generation requests as HFLM does, with whatever layers are kept now.
 
-    HFLM's batches run until their last row has finished; here finished rows leave.
+    HFLM's batches run until their last row has finished; here finished rows leave and waiting ones take their place.
     """
     answers: list[str] = [""] * len(requests)
     groups: dict[Rules, list[int]] = {}
@@ -41,12 +41,14 @@ def answer_requests(lm: Any, requests: Sequence[Instance], disable_tqdm: bool = 
     shown = tqdm(total=len(requests), disable=disable_tqdm or lm.rank != 0, desc="Running generate_until requests")
     with shown as progress:
         for rules, indices in groups.items():
-            indices.sort(key=lambda index: -len(requests[index].args[0]))
-            for start in range(0, len(indices), lm.batch_size):
-                chunk = indices[start : start + lm.batch_size]
-                texts = generate(lm, [requests[index].args[0] for index in chunk], rules, (0,), None)
-                for place, index in enumerate(chunk):
-                    answers[index] = texts[0, place]
-                    lm.cache_hook.add_partial("generate_until", requests[index].args, answers[index])
-                progress.update(len(chunk))
+            prompts = [requests[index].args[0] for index in indices]
+            # There is one set of layers, the one kept now: any number stands for it.
+            jobs = [Job(place, (0,)) for place in range(len(prompts))]
+            decoder = Decoder(lm, prompts, jobs, rules, None, min(lm.batch_size, len(prompts)))
+            while decoder.busy:
+                decoder.run(enough=1)
+                for place, _, text in decoder.take():
+                    answers[indices[place]] = text
+                    lm.cache_hook.add_partial("generate_until", requests[indices[place]].args, text)
+                    progress.update()
     return answers

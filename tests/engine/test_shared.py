@@ -7,8 +7,11 @@ import torch
 from lm_eval.api.instance import Instance
 from torch import nn
 
+from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.shared import Counters, shared_runner, why_not_shared
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
+from lm_eval_lora_drop.engine.single import answer_requests
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.sweep.types import Document, Work
 from tests.tiny import ARCHITECTURES, make_adapter, make_base
@@ -226,8 +229,8 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(tiny_base, tiny_adap
 
 def test_too_little_memory_for_one_document_says_what_to_do(tiny_base, tiny_adapter):
     lm = load(tiny_base, tiny_adapter)
-    lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=1)
-    with pytest.raises(MemoryError, match="sweep_boundaries=.*sweep_engine=plain"):
+    lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=0)
+    with pytest.raises(MemoryError, match="max_gen_toks=.*sweep_engine=plain"):
         answers(shared_runner(lm, lm.layers), [Work(d, (0, 2, 4)) for d in generating()])
 
 
@@ -252,3 +255,25 @@ def test_layer_passes_follow_the_formula(llama):
     work = [Work(d, tuple(range(5))) for d in documents("loglikelihood", [[("The question", " s")]])]
     answers(shared_runner(llama, llama.layers, counters=counters), work)
     assert counters.layer_rows == 5 * 6 // 2 - 1
+
+
+def test_rows_that_say_the_same_are_computed_once_below_their_boundaries(tiny_base, tmp_path):
+    """With LoRA in layer 0 alone all K > 0 say the same: 14 states in every forward, where rows alone would have 20."""
+    only_first = {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0]}
+    lm = load(tiny_base, make_adapter(tiny_base, tmp_path / "adapter", **only_first))
+    docs = documents("generate_until", [[("The question", {"until": [], "max_gen_toks": 6})]])
+    counters = Counters()
+    found = answers(shared_runner(lm, lm.layers, counters=counters), [Work(docs[0], tuple(range(5)))])
+    assert len({found[k, 0] for k in range(1, 5)}) == 1 < len({found[k, 0] for k in range(5)})
+    assert counters.layer_rows == 6 * 14
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+def test_the_evaluated_split_is_answered_as_by_the_harness(llama, batch_size, monkeypatch):
+    """Rows leave and others take their place, whatever lengths they have."""
+    requests = [request for document in generating(max_gen_toks=25) for request in document.requests]
+    monkeypatch.setattr(llama, "batch_size_per_gpu", batch_size)
+    for boundary in (0, 2, 4):
+        with llama.layers.keep(LayerSet.below(boundary, 4)):
+            expected = llama.harness_answers("generate_until", list(requests), disable_tqdm=True)
+            assert answer_requests(llama, requests, disable_tqdm=True) == expected

@@ -1,0 +1,74 @@
+"""How many rows a batch may have, and what to do when that was too many."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from typing import Any
+
+import psutil
+import torch
+
+log = logging.getLogger(__name__)
+
+ROWS = 512
+"""Rows per batch at most, unless told otherwise: enough for the matrix products to run at full speed."""
+SHARE = 0.5
+"""Of the free memory, what keys, values and logits may take; the rest is for intermediate results."""
+
+
+def rows_that_fit(lm: Any, tokens: int) -> int:
+    """How many rows of `tokens` tokens each can be decoded together in the memory that is free now, at most `ROWS`.
+
+    As if every row had its own keys and values throughout; rows that share states need less. A CPU raises no error when
+    memory runs out: the system ends the process, so the estimate is all there is.
+    """
+    config = lm.model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = lm.model.get_base_model().dtype.itemsize
+    per_row = 2 * config.num_hidden_layers * heads * size * tokens * width + 2 * 4 * config.vocab_size
+    return max(1, min(ROWS, int(SHARE * free_memory(lm.device) / per_row)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most in use so far: on a GPU by tensors, on a CPU by the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is one of the ways in which torch runs out of memory."""
+    # The CPU allocator raises a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def halve(rows: int) -> int:
+    """Half as many rows for the next try, after whatever can be freed has been.
+
+    Raises:
+        MemoryError: there was a single row.
+    """
+    if rows == 1:
+        raise MemoryError(
+            "The sweep ran out of memory with a single document under a single boundary. Shorten the prompts "
+            "(max_length=...) or the answers (--gen_kwargs max_gen_toks=...), or use sweep_engine=plain."
+        )
+    gc.collect()
+    torch.cuda.empty_cache()
+    log.warning("out of memory with %d rows per batch: going on with %d", rows, rows // 2)
+    return rows // 2

@@ -1,0 +1,57 @@
+"""What the kinds of requests share during a sweep: the model, its wrappers, the budget and the counters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lm_eval_lora_drop.engine.branching import Branches
+from lm_eval_lora_drop.engine.memory import out_of_memory
+from lm_eval_lora_drop.layers import AdapterLayers
+
+
+@dataclass
+class Counters:
+    """What a sweep cost, for benchmarks and the log.
+
+    `rows` counts answers (one per document and boundary), `most_rows` those in the largest batch, `halved` how often
+    memory ran out. `layer_rows` is the number of layer passes, one for each state in each forward; `layer_tokens`
+    counts each token position of them.
+    """
+
+    rows: int = 0
+    most_rows: int = 0
+    layer_rows: int = 0
+    layer_tokens: int = 0
+    halved: int = 0
+    peak_bytes: int = 0
+
+
+@dataclass
+class Session:
+    """One run of the shared pass. `batch_size` is the number of rows at a time, None for what fits."""
+
+    lm: Any
+    layers: AdapterLayers
+    batch_size: int | None
+    counters: Counters
+    branches: Branches = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.branches = Branches(self.layers.num_layers)
+
+    def attempt(self, action: Callable[[], None]) -> bool:
+        """Do this with the wrappers on; False when memory ran out. Nothing of a failed attempt is kept alive."""
+        try:
+            with self.branches.wrap(self.layers):
+                action()
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.counters.halved += 1
+            return False
+        finally:
+            self.counters.layer_rows = self.branches.layer_rows
+            self.counters.layer_tokens = self.branches.layer_tokens
+        return True
