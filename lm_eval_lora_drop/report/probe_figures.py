@@ -108,7 +108,8 @@ def tokens_figure(task: str, probe: Mapping[str, Any]) -> Figure:
             _layer_axis(axes, probe["num_layers"])
         for axes in panels[::across]:
             axes.set_ylabel("probability of the reference token")
-        panels[0].legend(loc="upper left")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
         figure.suptitle(_title(task, probe), fontsize=11)
     return figure
 
