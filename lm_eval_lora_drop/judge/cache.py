@@ -80,6 +80,8 @@ class Cache:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(self.path, timeout=60)
+        # With a write-ahead log this outlives a killed process; only a power cut can lose the last seconds' answers.
+        connection.execute("PRAGMA synchronous=NORMAL")
         try:
             with connection:
                 yield connection
@@ -97,7 +99,7 @@ class Cache:
         return None if row is None else Reply(*row)
 
     def put(self, key: str, judge: Judge, question: Question, reply: Reply) -> None:
-        """Keep an answer and release the claim; on the disk when this returns."""
+        """Keep an answer and release the claim; safe from a kill of this process when this returns."""
         row = (
             key,
             reply.model,

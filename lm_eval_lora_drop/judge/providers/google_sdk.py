@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.providers import CallError, Provider, failed_status, missing_sdk, refuse_options
 from lm_eval_lora_drop.judge.questions import Question
 
-_OURS = ("max_output_tokens", "response_mime_type", "response_schema", "response_json_schema", "http_options")
+_OURS = (
+    "max_output_tokens",
+    "response_mime_type",
+    "response_schema",
+    "response_json_schema",
+    "http_options",
+    "automatic_continuation",
+)
 _REFUSALS = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"})
 
 
@@ -51,16 +59,23 @@ class GenaiJudge:
             ),
         )
         self._model = judge.model
-        self._config: dict[str, Any] = {"max_output_tokens": judge.max_tokens, **judge.options}
+        config: dict[str, Any] = {"max_output_tokens": judge.max_tokens, **judge.options}
+        if "automatic_continuation" in genai.types.GenerateContentConfig.model_fields:
+            config["automatic_continuation"] = False  # newer releases would make further calls, unasked
+        try:
+            self._config = genai.types.GenerateContentConfig(**config)
+        except ValueError as error:  # pydantic's
+            raise ArgumentError(f"judge {judge.name}: options do not fit google-genai: {error}") from error
         self._structured = judge.structured
 
     async def ask(self, question: Question) -> Reply:
         """One generateContent."""
         from google.genai import errors
 
-        config: Any = dict(self._config)
+        config = self._config
         if self._structured:
-            config |= {"response_mime_type": "application/json", "response_json_schema": dict(question.schema)}
+            schema = {"response_mime_type": "application/json", "response_json_schema": dict(question.schema)}
+            config = config.model_copy(update=schema)
         try:
             answer = await self._client.aio.models.generate_content(
                 model=self._model, contents=question.prompt, config=config
