@@ -80,9 +80,9 @@ def write_report(
     systems, issues = group(paths)
     if not systems:
         raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
-    base = find_system(systems, baseline) if baseline is not None else _whole_adapter(systems)
-    table = build(systems, issues, baseline=base.label, seed=seed)
-    comparisons, refused = _compare_all(systems, base, seed)
+    bases = [find_system(systems, baseline)] if baseline is not None else _whole_first(systems)
+    table = build(systems, issues, baseline=bases[0].label, seed=seed)
+    comparisons, refused = _compare_all(systems, bases, seed)
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -104,22 +104,24 @@ def write_report(
         legend=legend(table),
         comparisons=[_rows(found) for found in comparisons],
         searches=_searches(systems, seed),
-        pairs=_pairs(base, systems, comparisons, documents),
+        pairs=_pairs(systems, comparisons, documents),
         settings=[_settings(system) for system in systems],
         notes=[*table.notes, *refused, *map(str, table.issues)],
     )
     return page, table.issues
 
 
-def _whole_adapter(systems: Sequence[System]) -> System:
+def _whole_first(systems: Sequence[System]) -> list[System]:
+    """Whole adapters first: what the others are held against, each against the first that shares a task with it."""
     full = [s for s in systems if s.label.split(" (")[0].endswith("boundary=full")]
     stock = [s for s in systems if s.runs[0].lora_drop is None and "peft" in s.runs[0].model_args]
-    return (full or stock or list(systems))[0]
+    return [*full, *stock, *(system for system in systems if system not in full and system not in stock)]
 
 
-def _compare_all(systems: Sequence[System], base: System, seed: int) -> tuple[list[Comparison], list[str]]:
+def _compare_all(systems: Sequence[System], bases: Sequence[System], seed: int) -> tuple[list[Comparison], list[str]]:
     found, refused = [], []
     for other in systems:
+        base = next((base for base in bases if not base.tasks.keys().isdisjoint(other.tasks)), bases[0])
         if other is base:
             continue
         try:
@@ -193,11 +195,11 @@ def _svg(figure: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue().encode()).decode()
 
 
-def _pairs(base: System, systems: Sequence[System], comparisons: Sequence[Comparison], limit: int) -> list[Pair]:
+def _pairs(systems: Sequence[System], comparisons: Sequence[Comparison], limit: int) -> list[Pair]:
     by_label = {system.label: system for system in systems}
     pairs = []
     for found in comparisons:
-        other = by_label[found.others[0]]
+        base, other = by_label[found.baseline], by_label[found.others[0]]
         for task in found.tasks:
             one, two = base.tasks[task.task], other.tasks[task.task]
             row = next((r for r in task.metrics if r.gained is not None), None)

@@ -10,7 +10,7 @@ import pytest
 
 from lm_eval_lora_drop import cli
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
+from lm_eval_lora_drop.metrics.corpus import BLEU_ZH, CHRF2
 from lm_eval_lora_drop.report.compare import compare
 from lm_eval_lora_drop.report.outputs import contains, marked
 from lm_eval_lora_drop.report.systems import open_system
@@ -89,6 +89,20 @@ def test_bleu_equals_the_sacrebleu_command(tmp_path):
     assert row.other_score == pytest.approx(want["score"], abs=0.01)
     assert "seed:12345" in row.test
     assert row.interval[0] <= row.difference <= row.interval[1]
+
+
+def test_equal_systems_and_chrf(tmp_path):
+    """The same outputs twice: p = 1, by chrF as our tasks print it."""
+    items = [CHRF2.statistics(text, ref) for text, ref in zip(OTHER, REFERENCES, strict=True)]
+    both = {
+        "aggregation": {"chrf": repr(CHRF2)},
+        "scores": {"chrf": CHRF2(items)},
+        "targets": REFERENCES,
+        "outputs": OTHER,
+    }
+    row = compare(two(tmp_path, {"chrf": items}, {"chrf": items}, **both)).tasks[0].metrics[0]
+    assert (row.p_value, row.difference, row.interval) == (1.0, 0.0, (0.0, 0.0))
+    assert row.test.startswith("sacrebleu")
 
 
 def test_a_score_that_the_texts_do_not_give_is_not_tested(tmp_path):
