@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,35 +64,42 @@ def answer_key(judge: Judge, question: Question) -> str:
 
 
 class Cache:
-    """The file of answers. Each use opens its own short transaction, so that no process blocks another for long."""
+    """The file of answers, open as long as this object lives; every use is one short transaction of its own."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_cache()
+        self._lock = threading.Lock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(_SCHEMA)
+            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            # With a write-ahead log this outlives a killed process; only a power cut can lose the last answers.
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise ArgumentError(
                 f"{self.path}: the judges' cache cannot be used ({error}). Name another file in {ENVIRONMENT}."
             ) from error
 
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=60)
-        # With a write-ahead log this outlives a killed process; only a power cut can lose the last seconds' answers.
-        connection.execute("PRAGMA synchronous=NORMAL")
-        try:
-            with connection:
-                yield connection
-        finally:
-            connection.close()
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
 
     def get(self, key: str) -> Reply | None:
         """The first answer that was given to what `key` stands for."""
-        with self._open() as connection:
-            row = connection.execute(
+        with self._lock:
+            row = self._connection.execute(
                 "SELECT text, served_model, stop, input_tokens, output_tokens, raw FROM answers WHERE key = ? "
                 "ORDER BY time LIMIT 1",
                 (key,),
@@ -119,7 +127,6 @@ class Cache:
         """Whether this process may make the call; a claim ends with its process, or after `seconds`."""
         host, now = socket.gethostname(), time.time()
         with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
             row = connection.execute("SELECT host, pid, until FROM claims WHERE key = ?", (key,)).fetchone()
             if row is not None and row[2] > now and (row[0] != host or _alive(row[1])):
                 return False

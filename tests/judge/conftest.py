@@ -40,6 +40,6 @@ def panel_of():
     """A panel of judges with waits that suit a test."""
 
     def make(*judges, **settings):
-        return parse_panel({"judges": list(judges), "backoff": 0.01, "timeout": 5.0, **settings}, "test.yaml")
+        return parse_panel({"judges": list(judges), "backoff": 0.01, "timeout": 30.0, **settings}, "test.yaml")
 
     return make
