@@ -14,6 +14,7 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.report.cli",
     "lm_eval_lora_drop.report.figures_cli",
     "lm_eval_lora_drop.probe.cli",
+    "lm_eval_lora_drop.judge.cli",
     "lm_eval_lora_drop.export_cli",
     "lm_eval_lora_drop.ablate_cli",
 )

@@ -73,7 +73,7 @@ class Scores:
             others = sorted(model for model in served if serves_another(judge.model, model))
             judges[judge.name] = {
                 **judge.identity,
-                "mean": _json_number(mean([None if s is None else 10.0 * s for s in self.by_judge[judge.name]])),
+                "mean": json_number(mean([None if s is None else 10.0 * s for s in self.by_judge[judge.name]])),
                 "verdicts": sum(verdict.value is not None for verdict in verdicts),
                 "without_verdict": dict(Counter(v.reason for v in verdicts if v.value is None)),
                 "served_models": dict(served),
@@ -82,11 +82,11 @@ class Scores:
         bill = self.answers.bill
         return {
             "prompt_version": VERSION,
-            "mean": _json_number(self.mean),
-            "stderr": _json_number(self.stderr),
+            "mean": json_number(self.mean),
+            "stderr": json_number(self.stderr),
             "items": len(self.per_item),
             "verdicts": self.verdicts,
-            "agreement": _json_number(self.agreement),
+            "agreement": json_number(self.agreement),
             "agreement_is": "Krippendorff's alpha, interval",
             "judges": judges,
             "calls": bill.calls,
@@ -174,5 +174,6 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _json_number(value: float) -> float | None:
+def json_number(value: float) -> float | None:
+    """None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value

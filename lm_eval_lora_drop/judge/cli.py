@@ -1,0 +1,203 @@
+"""`lora-drop judge ...`: score outputs later, compare two systems, write sheets for people and read them back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_lora_drop.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.judge.cache import Cache
+    from lm_eval_lora_drop.judge.pairwise import Pair
+    from lm_eval_lora_drop.judge.panel import Panel
+    from lm_eval_lora_drop.judge.questions import Question
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `judge` to `lora-drop`."""
+    parser = subparsers.add_parser("judge", help="GPT-Score, pairwise preference, sheets for human raters")
+    commands = parser.add_subparsers(dest="judge_command", required=True, metavar="COMMAND")
+
+    rescore = commands.add_parser("rescore", help="fill GPT-Scores into a results file, or score saved outputs")
+    rescore.add_argument(
+        "results", type=Path, help="a results file or its folder, or a .jsonl that a run saved for its judges"
+    )
+    _panel_arguments(rescore)
+    rescore.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
+    rescore.set_defaults(func=_rescore)
+
+    pairwise = commands.add_parser("pairwise", help="which of two runs' outputs a panel prefers")
+    _runs(pairwise)
+    _panel_arguments(pairwise)
+    pairwise.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
+    pairwise.set_defaults(func=_pairwise)
+
+    sheet = commands.add_parser("sheet", help="write a blinded CSV and an HTML form for human raters")
+    _runs(sheet)
+    sheet.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    sheet.add_argument("--number", type=int, default=30, help="random pairs (default 30, as in the paper)")
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.set_defaults(func=_sheet)
+
+    collect = commands.add_parser("collect", help="win rate and agreement from filled sheets")
+    collect.add_argument("key", type=Path, help="key.json of `lora-drop judge sheet`")
+    collect.add_argument("sheets", type=Path, nargs="+", help="one filled CSV per rater")
+    collect.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
+    collect.set_defaults(func=_collect)
+
+
+def _runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", metavar="[LABEL=]A", help="a results file or folder with logged samples")
+    parser.add_argument("second", metavar="[LABEL=]B")
+    parser.add_argument("--task", help="where the runs share several tasks")
+
+
+def _panel_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--panel", help="a panel file, or current, paper, local (default: LORA_DROP_JUDGES)")
+    parser.add_argument("--dry-run", action="store_true", help="say how many calls, tokens and dollars, and stop")
+    parser.add_argument("--max-spend", type=float, metavar="DOLLARS", help="make no call that could exceed this")
+
+
+def _panel(args: argparse.Namespace) -> Panel:
+    from dataclasses import replace
+
+    from lm_eval_lora_drop.judge.panel import load_panel, panel_from
+
+    panel = load_panel(args.panel) if args.panel else panel_from()
+    if panel is None:
+        raise ArgumentError("no panel: give --panel, a YAML file or one of current, paper, local.")
+    if args.max_spend is None:
+        return panel
+    if not args.max_spend >= 0:
+        raise ArgumentError(f"--max-spend must be a number of at least 0, got {args.max_spend}.")
+    return replace(panel, max_spend=args.max_spend)
+
+
+def _rescore(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.judge.cache import Cache
+    from lm_eval_lora_drop.judge.rescore import judged_tasks, summary, write_scores
+    from lm_eval_lora_drop.judge.score import score
+    from lm_eval_lora_drop.judge.task import read_items
+
+    panel, cache = _panel(args), Cache()
+    saved = args.results.suffix == ".jsonl"
+    judged = [] if saved else judged_tasks(args.results)
+    lists = [read_items(args.results)] if saved else [task.items for task in judged]
+    if args.dry_run:
+        questions = {judge.name: [item.question(judge) for items in lists for item in items] for judge in panel.judges}
+        print(_estimate(panel, questions, cache))
+        return 0
+    complete = True
+    for index, items in enumerate(lists):
+        found = score(panel, items, cache, offline=args.offline)
+        name = args.results.name if saved else judged[index].run.name
+        print(summary(name, found))
+        complete = complete and found.verdicts == len(items) * len(panel.judges)
+        if not saved:
+            write_scores(judged[index], found)
+            print(f"  written to {judged[index].run.run.path}")
+    return 0 if complete else 1
+
+
+def _pairwise(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.judge.cache import Cache
+    from lm_eval_lora_drop.judge.pairwise import both_orders, compare
+
+    panel, cache = _panel(args), Cache()
+    labels, pairs = _pairs(args)
+    if args.dry_run:
+        print(_estimate(panel, {judge.name: both_orders(pairs, judge) for judge in panel.judges}, cache))
+        return 0
+    found = {"systems": list(labels), "pairs": len(pairs), **compare(panel, pairs, cache).to_json()}
+    print(f"{labels[0]} against {labels[1]}, {len(pairs)} pairs, each in both orders; win rate of {labels[0]}:")
+    for name, row in {**found["judges"], "panel": found["panel"]}.items():
+        bias = row["position_bias_rate"]
+        print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
+        print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
+    print(f"  {found['calls']} calls, ${found['dollars']:.4f} where prices are known")
+    _write(args.json, found)
+    return 0
+
+
+def _sheet(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.judge.sheets import write_sheets
+
+    labels, pairs = _pairs(args)
+    sheet, form, key = write_sheets(pairs, labels, args.output, args.number, args.seed)
+    print(f"for the raters: {sheet} or {form}\nfor you alone:  {key}")
+    return 0
+
+
+def _collect(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.judge.sheets import collect
+
+    found = collect(args.key, args.sheets)
+    first, second = found["systems"]
+    print(f"{first} against {second}, {found['pairs']} pairs, {found['raters']} raters; win rate of {first}:")
+    for name, row in found["criteria"].items():
+        alpha = "-" if row["agreement"] is None else f"{row['agreement']:.2f}"
+        print(f"  {name}: {_rate(row)}, agreement {alpha}" + (f", {row['missing']} missing" if row["missing"] else ""))
+    if found["raters"] > 1:
+        print(
+            "The intervals take the raters' votes as independent, which votes on one pair are not: they are too narrow."
+        )
+    _write(args.json, found)
+    return 0
+
+
+def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
+    from lm_eval_lora_drop.judge.pairwise import pair_up
+    from lm_eval_lora_drop.report.systems import open_system
+
+    one, two = open_system(args.first)[0], open_system(args.second)[0]
+    shared = [
+        name for name in one.tasks if name in two.tasks and "judge" in (one.tasks[name].config.get("metadata") or {})
+    ]
+    if args.task is None and len(shared) != 1:
+        raise ArgumentError(
+            f"the runs share {len(shared)} tasks for judges ({', '.join(shared)}); name one with --task."
+        )
+    task = args.task or shared[0]
+    if task not in one.tasks or task not in two.tasks:
+        raise ArgumentError(f"--task must be in both runs; they share {', '.join(shared) or 'none'}. Got {task}.")
+    labels = (one.label, two.label) if one.label != two.label else (args.first, args.second)
+    return labels, pair_up(one.tasks[task], two.tasks[task])
+
+
+def _estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: Cache) -> str:
+    from lm_eval_lora_drop.judge.score import estimate
+
+    lines, total, unknown = [], 0.0, []
+    for found in estimate(panel, questions, cache):
+        price = "price missing" if found.dollars is None else f"at most ${found.dollars:.2f}"
+        lines.append(
+            f"{found.judge.name} ({found.judge.model}): {found.calls} calls, {found.cached} in the cache, about "
+            f"{found.input_tokens:,} tokens in, at most {found.most_output_tokens:,} out, {price}"
+        )
+        total += found.dollars or 0.0
+        unknown += [found.judge.name] if found.dollars is None else []
+    missing = f", and what {', '.join(unknown)} cost: fill in `price` in the panel file" if unknown else ""
+    return "\n".join(
+        [*lines, f"together at most ${total:.2f}{missing}; answers that cannot be read are asked for twice"]
+    )
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    counts = f"{row['wins']} wins, {row['losses']} losses, {row['ties']} ties"
+    if row["win_rate"] is None:
+        return counts
+    test = "" if row["sign_test_p"] is None else f", sign test p = {row['sign_test_p']:.3g}"
+    return f"{row['win_rate']:.1%} [{row['win_rate_low']:.1%}, {row['win_rate_high']:.1%}], {counts}{test}"
+
+
+def _write(path: Path | None, found: Mapping[str, Any]) -> None:
+    if path is None:
+        return
+    try:
+        path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(f"{path} cannot be written ({error.strerror or error}).") from error

@@ -1,0 +1,151 @@
+"""Blinded sheets for human raters, as CSV and as a form in one HTML file, and what the filled ones say.
+
+The paper (arXiv 2503.23360) lets people compare 30 pairs by four criteria. `CRITERIA` are ours: the paper's wording was
+not at hand, and these are the usual ones for summaries and translations.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.judge.pairwise import Pair, rates
+from lm_eval_lora_drop.judge.score import agreement, json_number
+
+CRITERIA = {
+    "faithfulness": "says nothing that the source does not say",
+    "completeness": "leaves nothing important out",
+    "fluency": "reads well",
+    "conciseness": "says it without waste",
+}
+OVERALL = "overall"
+COLUMNS = (*CRITERIA, OVERALL)
+_TEXTS = ("source", "reference", "text_1", "text_2")
+
+
+def write_sheets(pairs: Sequence[Pair], labels: tuple[str, str], folder: Path, number: int, seed: int) -> list[Path]:
+    """Write `sheet.csv`, `sheet.html` and `key.json` for `number` random pairs of differing outputs.
+
+    The key says which text is whose; raters must not get it.
+
+    Raises:
+        ArgumentError: fewer differing pairs than asked for, or the folder cannot be written.
+    """
+    differing = [pair for pair in pairs if pair.first != pair.second]
+    if not 0 < number <= len(differing):
+        raise ArgumentError(
+            f"--number must be from 1 to {len(differing)}, the documents on which the systems differ; got {number}."
+        )
+    draw = random.Random(seed)
+    rows, key = [], []
+    for place, pair in enumerate(draw.sample(differing, number), start=1):
+        swapped = draw.random() < 0.5
+        first, second = (pair.second, pair.first) if swapped else (pair.first, pair.second)
+        rows.append(
+            {"pair": str(place), **dict(zip(_TEXTS, (pair.source, pair.reference, first, second), strict=True))}
+        )
+        key.append({"pair": place, "doc_id": pair.doc_id, "swapped": swapped})
+    sheet = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:12]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / name for name in ("sheet.csv", "sheet.html", "key.json")]
+        # A byte order mark, or Excel reads Chinese as Latin letters.
+        paths[0].write_text(_csv(rows, sheet), encoding="utf-8-sig", newline="")
+        paths[1].write_text(_html(rows, sheet), encoding="utf-8")
+        key_file = {"sheet": sheet, "systems": labels, "seed": seed, "pairs": key}
+        paths[2].write_text(json.dumps(key_file, indent=2, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(f"{folder} cannot be written ({error.strerror or error}).") from error
+    return paths
+
+
+def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
+    """Win rate of the first system and agreement between raters, per criterion and overall.
+
+    A pair's raters are counted one by one; `agreement` is Krippendorff's alpha (nominal), None with a single rater.
+
+    Raises:
+        ArgumentError: no key, a sheet of another key, a value that is none of 1, 2, tie or empty.
+    """
+    try:
+        key = json.loads(key_path.read_text(encoding="utf-8"))
+        swapped = {str(entry["pair"]): bool(entry["swapped"]) for entry in key["pairs"]}
+        systems, sheet = list(key["systems"]), key["sheet"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(f"{key_path} is no key of `lora-drop judge sheet` ({type(error).__name__}).") from error
+    raters = [_read(path, sheet, swapped) for path in sheets]
+    found: dict[str, Any] = {"systems": systems, "pairs": len(swapped), "raters": len(raters), "criteria": {}}
+    for column in COLUMNS:
+        votes = [[rater.get(pair, {}).get(column) for pair in swapped] for rater in raters]
+        flat = [vote for row in votes for vote in row if vote is not None]
+        found["criteria"][column] = {
+            **rates(flat.count(1), flat.count(-1), flat.count(0)),
+            "missing": len(raters) * len(swapped) - len(flat),
+            "agreement": json_number(agreement(votes, "nominal")),
+        }
+    return found
+
+
+def _read(path: Path, sheet: str, swapped: dict[str, bool]) -> dict[str, dict[str, int | None]]:
+    """Per pair and column: 1 for the first system, -1 for the second, 0 for a tie, None where nothing was said."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        dialect = ";" if text.split("\n", 1)[0].count(";") > text.split("\n", 1)[0].count(",") else ","
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=dialect))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ArgumentError(f"{path} cannot be read as CSV in UTF-8 ({error}).") from error
+    found: dict[str, dict[str, int | None]] = {}
+    for line, row in enumerate(rows, start=2):
+        if row.get("sheet") != sheet:
+            raise ArgumentError(f"{path}, row {line}: belongs to sheet {row.get('sheet')!r}, the key to {sheet!r}.")
+        pair = str(row.get("pair") or "").strip()
+        if pair not in swapped or pair in found:
+            raise ArgumentError(f"{path}, row {line}: pair {pair!r} is not in the key, or is there twice.")
+        found[pair] = {
+            column: _vote(row.get(column), swapped[pair], f"{path}, row {line}, {column}") for column in COLUMNS
+        }
+    return found
+
+
+def _vote(said: str | None, swapped: bool, where: str) -> int | None:
+    value = (said or "").strip().lower()
+    if value not in ("", "1", "2", "tie"):
+        raise ArgumentError(f"{where}: must be 1, 2, tie or empty; got {said!r}.")
+    vote = {"": None, "1": 1, "2": -1, "tie": 0}[value]
+    return vote if vote is None or not swapped else -vote
+
+
+def _csv(rows: Sequence[dict[str, str]], sheet: str) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(["sheet", "pair", *_TEXTS, *COLUMNS])
+    for row in rows:
+        writer.writerow([sheet, row["pair"], *(_plain_cell(row[name]) for name in _TEXTS), *("" for _ in COLUMNS)])
+    return out.getvalue()
+
+
+def _plain_cell(text: str) -> str:
+    """A spreadsheet would run a model's "=..." as a formula; the apostrophe makes it text."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _html(rows: Sequence[dict[str, str]], sheet: str) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lm_eval_lora_drop.judge", "templates"), autoescape=True, trim_blocks=True
+    )
+    # The page runs this script and no other: what a model wrote would not run even if it were not escaped.
+    script = (Path(__file__).parent / "templates" / "sheet.js").read_text(encoding="utf-8")
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("sheet.html").render(
+        rows=rows, sheet=sheet, criteria=CRITERIA, columns=COLUMNS, script=script, script_hash=script_hash
+    )
