@@ -49,9 +49,16 @@ class RowLayer(DynamicLayer):
     def take(self, slots: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
         """Write prompts (keys, values) into these slots, ending at the newest column."""
         self.reserve(states)
-        columns = slice(self.cache.stop - states[0].shape[2], self.cache.stop)
+        begin = self.cache.stop - states[0].shape[2]
         for buffer, new in zip(self.buffers, states, strict=True):
-            buffer[slots + self.middle, :, columns] = new
+            buffer[slots + self.middle, :, self.cache.start : begin] = 0
+            buffer[slots + self.middle, :, begin : self.cache.stop] = new
+
+    def clear(self, columns: slice) -> None:
+        """Zeros in these columns of every state."""
+        before, after = self._sides()
+        for buffer in self.buffers:
+            buffer[self.middle - before : self.middle + after, :, columns] = 0
 
     def move(self, slots: torch.Tensor, origins: torch.Tensor) -> None:
         """Copy states from slot to slot, all at once."""
@@ -114,6 +121,17 @@ class RowCache(Cache):
         moved = start - self.start
         self.start, self.stop, self.columns = start, start + length, columns
         return moved
+
+    def begin_at(self, start: int) -> None:
+        """Lower `start` to this column, if it is higher.
+
+        The columns won are before the begin of every state that is in, and the mask hides them. But they are undefined
+        memory, and what is hidden is multiplied by zero, which leaves NaN as it is.
+        """
+        if start < self.start:
+            for layer in self.rows:
+                layer.clear(slice(start, self.start))
+            self.start = start
 
     def take(self, prompts: DynamicCache, tree: Tree, theirs: Sequence[int], ours: Sequence[int]) -> None:
         """Write the prompts of rows `theirs` of another tree into the slots of rows `ours`."""

@@ -19,8 +19,8 @@ from lm_eval_lora_drop.engine.cache import RowCache
 from lm_eval_lora_drop.engine.requests import Rules, StopWatch, encode_prompts
 from lm_eval_lora_drop.engine.tree import Route, Tree
 
-PREFILL_TOKENS = 8192
-"""Prompt tokens times rows per prefill: enough for full speed, and intermediate results stay small."""
+PREFILL_TOKENS = 4096
+"""Prompt tokens times rows per prefill: enough for full speed, and intermediate results stay within a CPU's cache."""
 REFILL_SHARE = 0.25
 """Waiting prompts come in together, when this share of the rows is free: a prefill of one is slow in the low layers."""
 
@@ -109,49 +109,69 @@ class Decoder:
             rows = 0
             for job in self._waiting:
                 rows += len(job.boundaries)
-                if rows > self._tree.free or (jobs and rows * self._lengths[jobs[0].prompt] > PREFILL_TOKENS):
+                if rows > self._tree.free:
                     break
                 jobs.append(job)
-            if not jobs:
-                return
             self._admit(jobs)
             for _ in jobs:
                 self._waiting.popleft()
 
     @torch.inference_mode()
     def _admit(self, jobs: Sequence[Job]) -> None:
-        """Read prompts; their rows join the batch with their first tokens."""
+        """Read prompts, longest first; their rows join the batch with their first tokens."""
+        pieces = list(self._pieces(jobs))
+        encoded = [
+            encode_prompts(self._lm, [self._prompts[job.prompt] for job in piece], self._rules) for piece in pieces
+        ]
+        longest = max(mask.shape[1] for _, mask in encoded)
+        if not self._groups:
+            self._cache.start = self._cache.stop = 0
+        self._begin += self._cache.make_room(longest)
+        if not self._groups:
+            self._cache.stop = longest
+        self._cache.begin_at(self._cache.stop - longest)
+        # All rows at once, so that the buffers grow once.
+        rows = iter([self._tree.add(job.boundaries) for job in jobs])
+        groups = [
+            group
+            for piece, (tokens, mask) in zip(pieces, encoded, strict=True)
+            for group in self._read(piece, tokens, mask, [next(rows) for _ in piece])
+        ]
+        self._route = None
+        self._take_down(groups)
+
+    def _pieces(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        piece: list[Job] = []
+        rows = 0
+        for job in jobs:
+            rows += len(job.boundaries)
+            if piece and rows * self._lengths[piece[0].prompt] > PREFILL_TOKENS:
+                yield piece
+                piece, rows = [], len(job.boundaries)
+            piece.append(job)
+        yield piece
+
+    def _read(
+        self, jobs: Sequence[Job], tokens: torch.Tensor, mask: torch.Tensor, ours: Sequence[Sequence[int]]
+    ) -> Iterator[Group]:
+        """One prefill, of the jobs of which these are the rows."""
         tree = Tree(self._tree.num_layers, sum(len(job.boundaries) for job in jobs))
         theirs = [tree.add(job.boundaries) for job in jobs]
         document = np.zeros(sum(map(len, theirs)), np.int64)
         for index, rows in enumerate(theirs):
             document[rows] = index
         device = self._lm.device
-        route = tree.route([row for rows in theirs for row in rows], device)
-        tokens, mask = encode_prompts(self._lm, [self._prompts[job.prompt] for job in jobs], self._rules)
+        flat = [[row for rows in side for row in rows] for side in (theirs, ours)]
+        route = tree.route(flat[0], device)
         inputs = torch.from_numpy(document[route.inputs]).to(device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         prompts = DynamicCache()
         logits = self._forward(route, tokens[inputs], mask[inputs], positions[inputs], prompts)
-        newest = iter(logits.argmax(-1)[route.outputs].tolist())
-        begins = (mask.shape[1] - mask.sum(-1)).tolist()
-
-        if not self._groups:
-            self._cache.start = self._cache.stop = 0
-        self._begin += self._cache.make_room(mask.shape[1])
-        if not self._groups:
-            self._cache.stop = mask.shape[1]
-        self._cache.start = min(self._cache.start, self._cache.stop - mask.shape[1])
-        ours = [self._tree.add(job.boundaries) for job in jobs]
-        flat = [[row for rows in side for row in rows] for side in (theirs, ours)]
         self._cache.take(prompts, tree, *flat)
-        groups = []
-        for job, rows, begin in zip(jobs, ours, begins, strict=True):
-            self._begin[rows] = self._cache.stop - mask.shape[1] + begin
-            self._newest[rows] = [next(newest) for _ in rows]
-            groups.append(Group(job.prompt, rows, list(job.boundaries), []))
-        self._route = None
-        self._take_down(groups)
+        self._newest[flat[1]] = logits.argmax(-1)[route.outputs].cpu().numpy()
+        for job, own, length in zip(jobs, ours, mask.sum(-1).tolist(), strict=True):
+            self._begin[list(own)] = self._cache.stop - length
+            yield Group(job.prompt, list(own), list(job.boundaries), [])
 
     @torch.inference_mode()
     def _step(self) -> None:

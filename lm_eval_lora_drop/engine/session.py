@@ -8,6 +8,7 @@ from typing import Any
 
 from lm_eval_lora_drop.engine.branching import Branches
 from lm_eval_lora_drop.engine.memory import out_of_memory
+from lm_eval_lora_drop.engine.products import by_onednn
 from lm_eval_lora_drop.layers import AdapterLayers
 
 
@@ -44,7 +45,7 @@ class Session:
     def attempt(self, action: Callable[[], None]) -> bool:
         """Do this with the wrappers on; False when memory ran out. Nothing of a failed attempt is kept alive."""
         try:
-            with self.branches.wrap(self.layers):
+            with by_onednn(self.lm), self.branches.wrap(self.layers):
                 action()
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):

@@ -8,6 +8,7 @@ from lm_eval.api.instance import Instance
 from torch import nn
 
 from lm_eval_lora_drop.boundary import LayerSet
+from lm_eval_lora_drop.engine import decode
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
@@ -83,6 +84,16 @@ def lm(request, tmp_path_factory):
     return load(base, make_adapter(base, folder / "adapter"))
 
 
+@pytest.fixture(autouse=True)
+def undefined_memory_is_nan():
+    """Whoever reads memory that nobody wrote gets NaN, not what happens to lie there."""
+    before = torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 @pytest.fixture(scope="module")
 def llama(tiny_base, tiny_adapter):
     return load(tiny_base, tiny_adapter)
@@ -117,8 +128,10 @@ def test_any_set_of_boundaries(llama, boundaries):
     same_numbers(*both(llama, choosing(), boundaries))
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 7, 100])
-def test_any_number_of_rows(llama, batch_size):
+@pytest.mark.parametrize("prefill_tokens", [1, 4096])
+@pytest.mark.parametrize("batch_size", [1, 5, 7, 12, 100])
+def test_any_number_of_rows_and_prefills(llama, monkeypatch, batch_size, prefill_tokens):
+    monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
     plain, shared = both(llama, generating(), range(5), batch_size)
     assert shared == plain
 

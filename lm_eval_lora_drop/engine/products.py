@@ -1,0 +1,63 @@
+"""Matrix products of fp32 layers on a CPU by oneDNN, where `torch.nn.Linear` calls MKL.
+
+A sweep's batches are wide, so its time is that of the matrix products. PyTorch brings both libraries and gives
+fp32 products to MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN takes what there is. Their results
+differ by rounding, as those of batches of another shape do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def available(lm: Any) -> bool:
+    """Whether this model's products can be computed by oneDNN."""
+    return (
+        lm.device.type == "cpu"
+        and lm.mixed_precision_dtype is None
+        and torch.backends.mkldnn.is_available()
+        # What torch.compile emits for linear layers on CPUs; not every build has it.
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+@contextmanager
+def by_onednn(lm: Any) -> Iterator[None]:
+    """Within the context the model's fp32 linear layers compute by oneDNN, where that can be had."""
+    replaced: list[Any] = []
+    try:
+        if available(lm):
+            module: Any
+            for module in lm.model.modules():
+                if _is_plain(module):
+                    module.forward = _linear(module)
+                    replaced.append(module)
+        yield
+    finally:
+        for module in replaced:
+            del module.forward
+
+
+def _is_plain(module: Any) -> bool:
+    # Subclasses (quantised layers) and layers that somebody has wrapped compute in their own way.
+    if type(module) is not nn.Linear or "forward" in module.__dict__:
+        return False
+    return module.weight.dtype == torch.float32 and module.weight.device.type == "cpu" and module.weight.is_contiguous()
+
+
+def _linear(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    product = torch.ops.mkldnn._linear_pointwise
+    weight, bias = module.weight, module.bias
+
+    def linear(x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float32 or x.dim() < 2:
+            return nn.functional.linear(x, weight, bias)
+        out: torch.Tensor = product(x.contiguous(), weight, bias, "none", [], "")
+        return out
+
+    return linear
