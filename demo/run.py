@@ -53,7 +53,7 @@ def run(boundary: str, options: str) -> int:
     model = FOLDER.relative_to(ROOT)
     arguments = shlex.split(
         f"--model hf-lora-drop --model_args pretrained={model},peft=demo/adapter,boundary={boundary}{options} "
-        f"--tasks {TASK} --batch_size 100 --output_path {OUT / boundary}"
+        f"--tasks {TASK} --batch_size 100 --output_path {OUT / boundary} --log_samples"
     )
     print(f"\n$ {shlex.join(['lm_eval', *arguments])}\n", flush=True)
     beside = Path(sys.executable).with_name("lm_eval")
