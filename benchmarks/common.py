@@ -14,8 +14,8 @@ import torch
 from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.plugin import package_folder
 from lm_eval_lora_drop.sweep.types import Answer, Runner, Work
 
 ROOT = Path(__file__).parents[1]

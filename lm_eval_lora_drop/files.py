@@ -1,4 +1,4 @@
-"""Reads a user's data files line by line, so that whatever is wrong can be named with file and line."""
+"""Where files are, and a user's data files line by line, so that whatever is wrong can be named with file and line."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 
 ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz")
+
+
+def package_folder(name: str) -> Path:
+    """The folder `tasks` or `configs`: inside the installed package, or at the top of a checkout."""
+    here = Path(__file__).resolve().parent
+    inside = here / name
+    return inside if inside.is_dir() else here.parent / name
 
 
 def find_folder(data_dir: str, folder: str) -> Path:

@@ -13,21 +13,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from lm_eval_lora_drop.files import package_folder
 
 MODEL_TYPES = {
     "hf-lora-drop": "lm_eval_lora_drop.models.hf:LoraDropLM",
     "vllm-lora-drop": "lm_eval_lora_drop.models.vllm:VllmLoraDropLM",
 }
-
-
-def package_folder(name: str) -> Path:
-    """The folder `tasks` or `configs`: inside the installed package, or at the top of a checkout."""
-    here = Path(__file__).resolve().parent
-    inside = here / name
-    return inside if inside.is_dir() else here.parent / name
 
 
 def registering_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:

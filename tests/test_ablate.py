@@ -7,8 +7,9 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
-from lm_eval_lora_drop import cli, plugin
+from lm_eval_lora_drop import cli
 from lm_eval_lora_drop.ablate_grid import read_grid
+from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.report.runs import find_runs
 from tests.tiny import make_adapter
@@ -50,7 +51,7 @@ def test_cells_equal_runs_made_one_by_one(grid, capsys, monkeypatch):
     runs, issues = find_runs([parsed.output])
     assert not issues
     assert len(runs) == 8
-    tasks = str(plugin.package_folder("tasks"))
+    tasks = str(package_folder("tasks"))
     manager = TaskManager(include_path=tasks, include_defaults=False, metadata=dict(parsed.metadata))
     for cell in parsed.cells:
         (run,), _ = find_runs([parsed.folder(cell)])

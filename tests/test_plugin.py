@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from lm_eval_lora_drop.plugin import MODEL_TYPES, package_folder
+from lm_eval_lora_drop.files import package_folder
+from lm_eval_lora_drop.plugin import MODEL_TYPES
 
 
 def python(code, *flags):

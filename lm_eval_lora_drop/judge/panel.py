@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import package_folder
 
 PROVIDERS: dict[str, str | None] = {
     "openai": "OPENAI_API_KEY",
@@ -133,8 +134,6 @@ def load_panel(path: str | Path, *, max_spend: float | None = None) -> Panel:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        from lm_eval_lora_drop.plugin import package_folder
-
         shipped = package_folder("configs") / "judges"
         names = sorted(found.stem for found in shipped.glob("*.yaml"))
         if str(path) not in names:

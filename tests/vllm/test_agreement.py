@@ -12,8 +12,8 @@ import torch
 import transformers
 from lm_eval.tasks import TaskManager
 
+from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.plugin import package_folder
 from tests.toy import make_task
 from tests.vllm.conftest import SMALL
 
