@@ -34,9 +34,7 @@ def main() -> None:
         lm.batch_size_per_gpu = size
         plain_seconds[size], plain = common.timed(plain_runner(lm, lm.layers), work)
     best = min(plain_seconds.values())
-    differences = [
-        abs(a[0] - b[0]) for key, responses in plain.items() for a, b in zip(responses, shared[key], strict=True)
-    ]
+    pairs = [(a[0], b[0]) for key, responses in plain.items() for a, b in zip(responses, shared[key], strict=True)]
     common.emit(
         benchmark="loglikelihood",
         documents=len(work),
@@ -45,8 +43,9 @@ def main() -> None:
         plain_seconds={size: round(seconds, 1) for size, seconds in plain_seconds.items()},
         shared_seconds=shared_seconds,
         ratio=best / shared_seconds,
-        compared=len(differences),
-        largest_difference=f"{max(differences):.1e}",
+        compared=len(pairs),
+        largest_difference=f"{max(abs(a - b) for a, b in pairs):.1e}",
+        largest_relative_difference=f"{max(abs((a - b) / a) for a, b in pairs):.1e}",
         layer_rows=counters.layer_rows,
         peak_gigabytes=counters.peak_bytes / 1e9,
     )

@@ -4,6 +4,7 @@ The same requests, the same batch size; the answers of the demo are of uneven le
 Near-ties that came out differently are counted and listed.
 
     python benchmarks/test_split.py
+    python benchmarks/test_split.py --batch-sizes 16 --boundary base
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ def main() -> None:
     """Measure and print."""
     parser = common.parser(__doc__, documents=48)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
+    parser.add_argument(
+        "--boundary", choices=["full", "base"], default="full", help="base: answers of very uneven length, no LoRA"
+    )
     parser.add_argument("--repeats", type=int, default=2, help="rounds; the fastest of each side counts")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     task = common.demo_task()
     task.build_all_requests(limit=args.documents, rank=0, world_size=1)
-    given = {"pretrained": args.pretrained, "peft": args.peft, "dtype": args.dtype, "device": args.device}
+    given = {"pretrained": args.pretrained, "dtype": args.dtype, "device": args.device}
+    if args.boundary == "full":
+        given["peft"] = args.peft
     sides = {
         "hf": HFLM(**given),
-        "plain": common.load(args),
-        "merged": common.load(args, merge=True),
+        "plain": common.load(args, boundary=args.boundary),
+        "merged": common.load(args, boundary=args.boundary, merge=True),
     }
     for size in args.batch_sizes:
         seconds: dict[str, float] = {}
@@ -45,6 +51,7 @@ def main() -> None:
         }
         common.emit(
             benchmark="test_split",
+            boundary=args.boundary,
             documents=len(task.instances),
             batch_size=size,
             seconds={name: round(value, 1) for name, value in seconds.items()},
