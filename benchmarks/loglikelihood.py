@@ -7,6 +7,9 @@ Each question of the demo comes with its answer and three numbers near it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import common
 from lm_eval.api.instance import Instance
 
@@ -15,6 +18,8 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.sweep.types import Document, Work
+
+Answers = Mapping[tuple[int, int], tuple[Any, ...]]
 
 
 def main() -> None:
@@ -29,12 +34,14 @@ def main() -> None:
     work = [Work(choices(document), boundaries) for document in drawn.documents]
     counters = Counters()
     shared_seconds, shared = common.timed(shared_runner(lm, lm.layers, counters=counters), work)
-    plain_seconds = {}
+    plain_seconds, plain = {}, {}
     for size in args.plain_batch_sizes:
         lm.batch_size_per_gpu = size
-        plain_seconds[size], plain = common.timed(plain_runner(lm, lm.layers), work)
+        plain_seconds[size], plain[size] = common.timed(plain_runner(lm, lm.layers), work)
     best = min(plain_seconds.values())
-    pairs = [(a[0], b[0]) for key, responses in plain.items() for a, b in zip(responses, shared[key], strict=True)]
+    first, last = plain[args.plain_batch_sizes[0]], plain[args.plain_batch_sizes[-1]]
+    differences, relative = largest_differences(first, shared)
+    between_sizes, _ = largest_differences(first, last)
     common.emit(
         benchmark="loglikelihood",
         documents=len(work),
@@ -43,12 +50,19 @@ def main() -> None:
         plain_seconds={size: round(seconds, 1) for size, seconds in plain_seconds.items()},
         shared_seconds=shared_seconds,
         ratio=best / shared_seconds,
-        compared=len(pairs),
-        largest_difference=f"{max(abs(a - b) for a, b in pairs):.1e}",
-        largest_relative_difference=f"{max(abs((a - b) / a) for a, b in pairs):.1e}",
+        compared=sum(map(len, shared.values())),
+        largest_difference=f"{differences:.1e}",
+        largest_relative_difference=f"{relative:.1e}",
+        largest_difference_between_plain_batch_sizes=f"{between_sizes:.1e}",
         layer_rows=counters.layer_rows,
         peak_gigabytes=counters.peak_bytes / 1e9,
     )
+
+
+def largest_differences(first: Answers, second: Answers) -> tuple[float, float]:
+    """Of the log-likelihoods, absolute and relative to the first."""
+    pairs = [(a[0], b[0]) for key in first for a, b in zip(first[key], second[key], strict=True)]
+    return max(abs(a - b) for a, b in pairs), max(abs((a - b) / a) for a, b in pairs)
 
 
 def choices(document: Document) -> Document:

@@ -220,7 +220,8 @@ class _Session:
             self.bill.calls += 1
             self.bill.input_tokens += read or 0
             self.bill.output_tokens += wrote or 0
-            return Reply(reply.text, reply.model, reply.stop, read, wrote, self.panel.redact(reply.raw))
+            text, model, raw = map(self.panel.redact, (reply.text, reply.model, reply.raw))
+            return Reply(text, model, reply.stop, read, wrote, raw)
         raise AssertionError("the last attempt returns or raises")
 
     def _wait(self, attempt: int, failure: CallError, gate: _Gate) -> float:

@@ -180,10 +180,10 @@ def _estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: 
         )
         total += found.dollars or 0.0
         unknown += [found.judge.name] if found.dollars is None else []
-    missing = f", and what {', '.join(unknown)} cost: fill in `price` in the panel file" if unknown else ""
-    return "\n".join(
-        [*lines, f"together at most ${total:.2f}{missing}; answers that cannot be read are asked for twice"]
-    )
+    known = f"at most ${total:.2f}" if len(unknown) < len(lines) else ""
+    missing = f"what {', '.join(unknown)} cost (fill in `price` in the panel file)" if unknown else ""
+    together = ", and ".join(filter(None, (known, missing)))
+    return "\n".join([*lines, f"together {together}; an answer that cannot be read is asked for once more, on top"])
 
 
 def _rate(row: Mapping[str, Any]) -> str:

@@ -55,7 +55,8 @@ def write_sheets(pairs: Sequence[Pair], labels: tuple[str, str], folder: Path, n
             {"pair": str(place), **dict(zip(_TEXTS, (pair.source, pair.reference, first, second), strict=True))}
         )
         key.append({"pair": place, "doc_id": pair.doc_id, "swapped": swapped})
-    sheet = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:12]
+    # The letter keeps a spreadsheet from reading an identity like 12345678e012 as a number.
+    sheet = "s" + hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:12]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / name for name in ("sheet.csv", "sheet.html", "key.json")]
@@ -75,7 +76,8 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
     A pair's raters are counted one by one; `agreement` is Krippendorff's alpha (nominal), None with a single rater.
 
     Raises:
-        ArgumentError: no key, a sheet of another key, a value that is none of 1, 2, tie or empty.
+        ArgumentError: no key, a sheet of another key or without its columns or rows, a value that is none of 1, 2,
+            tie or empty.
     """
     try:
         key = json.loads(key_path.read_text(encoding="utf-8"))
@@ -101,9 +103,14 @@ def _read(path: Path, sheet: str, swapped: dict[str, bool]) -> dict[str, dict[st
     try:
         text = path.read_text(encoding="utf-8-sig")
         dialect = ";" if text.split("\n", 1)[0].count(";") > text.split("\n", 1)[0].count(",") else ","
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=dialect))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=dialect)
+        rows, header = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ArgumentError(f"{path} cannot be read as CSV in UTF-8 ({error}).") from error
+    gone = [name for name in ("sheet", "pair", *COLUMNS) if name not in header]
+    if gone or not rows:
+        what = f"the columns {', '.join(gone)} are gone" if gone else "there are no rows"
+        raise ArgumentError(f"{path} is no filled sheet: {what}. Begin again with the sheet.csv that was written.")
     found: dict[str, dict[str, int | None]] = {}
     for line, row in enumerate(rows, start=2):
         if row.get("sheet") != sheet:

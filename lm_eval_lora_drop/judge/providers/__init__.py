@@ -60,8 +60,24 @@ def open_provider(judge: Judge, timeout: float) -> Provider:
         ArgumentError: the SDK is not installed, or does not take one of the judge's options.
     """
     module = importlib.import_module(f"{__name__}.{_MODULES[judge.provider]}")
-    provider: Provider = module.open_provider(judge, timeout)
-    return provider
+    return _Discreet(module.open_provider(judge, timeout), judge.key)
+
+
+class _Discreet:
+    """A client whose errors do not repeat the key: some servers quote it in theirs."""
+
+    def __init__(self, provider: Provider, key: str | None) -> None:
+        self._provider = provider
+        self._key = key
+        self.close = provider.close
+
+    async def ask(self, question: Question) -> Reply:
+        try:
+            return await self._provider.ask(question)
+        except CallError as error:
+            if self._key:
+                error.args = (str(error).replace(self._key, "[key]"),)
+            raise
 
 
 def failed_status(status: int, said: str, headers: object, *, quota_is_gone: bool = False) -> CallError:
