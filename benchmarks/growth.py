@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import common
@@ -58,18 +60,46 @@ def measure(num_layers: int, tokens: int, documents: int) -> dict[str, float]:
         counters = Counters()
         common.timed(shared_runner(lm, lm.layers), work[:1])  # warm up
         shared_seconds, _ = common.timed(shared_runner(lm, lm.layers, counters=counters), work)
-        plain_seconds, _ = common.timed(plain_runner(lm, lm.layers), work)
+        with counted(lm.layers.decoder_layers) as plain_rows:
+            plain_seconds, _ = common.timed(plain_runner(lm, lm.layers), work)
     row = {
         "num_layers": num_layers,
         "layer_rows_shared": counters.layer_rows // documents,
-        "layer_rows_formula": (num_layers + 1) * (num_layers + 2) // 2 - 1,
-        "layer_rows_plain": (num_layers + 1) * num_layers,
+        "layer_rows_plain": plain_rows[0] // documents,
+        "formula_shared": shared_passes(num_layers),
+        "formula_plain": plain_passes(num_layers),
         "shared_seconds": shared_seconds,
         "plain_seconds": plain_seconds,
         "ratio": plain_seconds / shared_seconds,
     }
     common.emit(benchmark="growth", **row)
     return row
+
+
+def shared_passes(num_layers: int) -> int:
+    """A prompt's layer passes for all boundaries: the row of boundary K takes layers K to L - 1 of its own."""
+    return (num_layers + 1) * (num_layers + 2) // 2 - 1
+
+
+def plain_passes(num_layers: int) -> int:
+    """L + 1 times through L layers."""
+    return (num_layers + 1) * num_layers
+
+
+@contextmanager
+def counted(decoder_layers: Iterable[torch.nn.Module]) -> Iterator[list[int]]:
+    """Counts the rows that pass through these layers."""
+    rows = [0]
+
+    def count(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        rows[0] += args[0].shape[0]
+
+    handles = [layer.register_forward_pre_hook(count) for layer in decoder_layers]
+    try:
+        yield rows
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def draw(rows: list[dict[str, float]], stem: Path) -> None:
@@ -83,12 +113,17 @@ def draw(rows: list[dict[str, float]], stem: Path) -> None:
         figure = Figure(figsize=(7.5, 3), layout="constrained")
         left, right = figure.subplots(1, 2)
         layers = [row["num_layers"] for row in rows]
-        for axes, plain, shared, label in (
-            (left, "layer_rows_plain", "layer_rows_shared", "layer passes per document"),
-            (right, "plain_seconds", "shared_seconds", "seconds"),
+        every = range(min(layers), max(layers) + 1)
+        left.plot(every, [plain_passes(n) for n in every], "--", color=VERMILLION, label="(L + 1) L")
+        left.plot(every, [shared_passes(n) for n in every], "-", color=BLUE, label="(L + 1)(L + 2) / 2 - 1")
+        for axes, plain, shared, label, line in (
+            (left, "layer_rows_plain", "layer_rows_shared", "layer passes per document", ""),
+            (right, "plain_seconds", "shared_seconds", "seconds", "-"),
         ):
-            axes.plot(layers, [row[plain] for row in rows], "s--", color=VERMILLION, label="one boundary at a time")
-            axes.plot(layers, [row[shared] for row in rows], "o-", color=BLUE, label="shared pass")
+            axes.plot(
+                layers, [row[plain] for row in rows], f"s{2 * line}", color=VERMILLION, label="one boundary at a time"
+            )
+            axes.plot(layers, [row[shared] for row in rows], f"o{line}", color=BLUE, label="shared pass")
             axes.set_xlabel("decoder layers L")
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)

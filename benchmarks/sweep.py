@@ -48,12 +48,14 @@ def main() -> None:
     if args.plain_boundaries:
         measured = tuple(reversed(parse_sweep_boundaries(args.plain_boundaries)))
     plain_seconds = {}
+    by_size = []
     for size in args.plain_batch_sizes:
         lm.batch_size_per_gpu = size
         seconds, plain = common.timed(
             plain_runner(lm, lm.layers), [Work(document, measured) for document in drawn.documents]
         )
         plain_seconds[size] = seconds * len(boundaries) / len(measured)
+        by_size.append(plain)
     best = min(plain_seconds.values())
     figures = {
         "benchmark": "sweep",
@@ -67,6 +69,8 @@ def main() -> None:
         "ratio": best / shared_seconds,
         "compared": len(plain),
         "mismatches": sum(shared[key] != responses for key, responses in plain.items()),
+        # How much of that the shape of a batch alone does: the plain pass at its first batch size against its last.
+        "mismatches_of_plain_with_itself": sum(by_size[0][key] != responses for key, responses in plain.items()),
         "rows": counters.rows,
         "layer_rows": counters.layer_rows,
         "peak_gigabytes": counters.peak_bytes / 1e9,

@@ -63,7 +63,8 @@ def ablate(grid: Grid) -> list[str]:
 
 def _load_args(grid: Grid) -> dict[str, Any]:
     given = {key: value for key, value in grid.evaluation.items() if key in ("batch_size", "device")}
-    return {**grid.model_args, **given}
+    # The lm_eval command's own default: the first GPU, and the CPU where there is none. HFLM's default insists on CUDA.
+    return {"device": "cuda:0", **grid.model_args, **given}
 
 
 def _set(model: LoraDropLM, grid: Grid, cell: Cell) -> None:

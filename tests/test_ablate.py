@@ -105,6 +105,16 @@ def test_a_wrong_grid_is_named_before_anything_loads(change, message, grid, caps
     assert message in capsys.readouterr().err
 
 
+def test_without_a_device_it_takes_what_there_is(grid):
+    """As the lm_eval command does; HFLM's own default fails on a machine without CUDA."""
+    data = yaml.safe_load(grid.read_text())
+    del data["device"]
+    grid.write_text(yaml.safe_dump({**data, "boundaries": [1], "layers": [], "adapters": data["adapters"][:1]}))
+    assert cli.main(["ablate", "--config", str(grid)]) == 0
+    runs, _ = find_runs([read_grid(grid).output])
+    assert len(runs) == 1
+
+
 def test_metrics_multiply_searches_alone(grid):
     """Metrics are what a sweep optimises; a given boundary is run once."""
     grid.write_text(yaml.safe_dump({**yaml.safe_load(grid.read_text()), "metrics": ["exact_match", "other"]}))

@@ -22,7 +22,8 @@ from lm_eval_lora_drop.engine.tree import Route, Tree
 PREFILL_TOKENS = 4096
 """Prompt tokens times rows per prefill: enough for full speed, and intermediate results stay within a CPU's cache."""
 REFILL_SHARE = 0.25
-"""Waiting prompts come in together, when this share of the rows is free: a prefill of one is slow in the low layers."""
+"""Under several boundaries waiting prompts come in together, when this share of the rows is free: a prefill of one is
+slow in the low layers, where one state stands for all boundaries. Under one boundary a prompt comes in at once."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Decoder:
         self._groups: list[Group] = []
         self._tree = Tree(lm.model.config.get_text_config(decoder=True).num_hidden_layers, capacity)
         self._cache = RowCache(self._tree)
-        self._capacity = capacity
+        self._refill_at = REFILL_SHARE * capacity if branches else 1
         # By row: the token said last, and the column in which the prompt begins.
         self._newest = np.zeros(capacity, np.int64)
         self._begin = np.zeros(capacity, np.int64)
@@ -103,7 +104,7 @@ class Decoder:
     def _refill(self) -> None:
         while self._waiting:
             needed = len(self._waiting[0].boundaries)
-            if self._groups and self._tree.free < max(needed, REFILL_SHARE * self._capacity):
+            if self._groups and self._tree.free < max(needed, self._refill_at):
                 return
             jobs: list[Job] = []
             rows = 0

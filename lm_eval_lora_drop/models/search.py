@@ -13,6 +13,7 @@ from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.boundary import LayerSet, default_boundary
 from lm_eval_lora_drop.models.record import Decision, digest
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.sweep import prior
 from lm_eval_lora_drop.sweep.journal import Journal
 from lm_eval_lora_drop.sweep.metric import MetricSpec, resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
@@ -120,11 +121,13 @@ def _prior(
     engine: str,
     settings: SweepSettings,
 ) -> dict[int, list[float]] | None:
-    """The references' log-likelihood per token under every candidate, for racing to retire what is hopeless.
+    """The references' log-likelihood per token under some candidates, for racing to retire what is hopeless.
 
-    Only where it costs one pass and saves generating: with the shared pass, for a task that generates. Every process
-    reads all documents, so that all retire the same boundaries.
+    Only where it costs one pass and saves generating: with the shared pass, for a task that generates. It reads the
+    first `prior.DOCUMENTS` (they come in random order), every process all of them, so that all retire the same
+    boundaries.
     """
+    documents = documents[: prior.DOCUMENTS]
     generates = documents[0].requests[0].request_type == "generate_until"
     if settings.strategy != "racing" or engine != "shared" or not generates:
         return None
@@ -133,7 +136,7 @@ def _prior(
         return None
     asked = reference_documents(documents, references)
     scorer = ReferenceLoglikelihood(model, asked)
-    boundaries = tuple(sorted({*settings.boundaries, 0, model.num_layers}, reverse=True))
+    boundaries = tuple(prior.read_at(settings.boundaries, model.num_layers))
     found: dict[int, dict[str, float]] = {boundary: {} for boundary in boundaries}
     for answers in runner([Work(document, boundaries) for document in asked]):
         for answer in answers:

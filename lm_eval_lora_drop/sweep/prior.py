@@ -5,11 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy import stats
 
 from lm_eval_lora_drop.errors import ArgumentError
 
+DOCUMENTS = 16
+"""How many the likelihood is read on: it is a mean over tokens, so it varies less between documents than scores do."""
+BOUNDARIES = 10
+"""At about how many the likelihood is read: it changes little from one boundary to the next."""
 KEPT_SHARE = 0.5  # docs/sweep.md has the curve: more would retire the paper's default boundary
+
+
+def read_at(candidates: Sequence[int], num_layers: int) -> list[int]:
+    """The boundaries to read the likelihood at, in falling order: 0, L and evenly spaced candidates."""
+    ordered = sorted(candidates, reverse=True)
+    step = -(-len(ordered) // BOUNDARIES)
+    return sorted({0, num_layers, *ordered[::step], ordered[-1]}, reverse=True)
+
+
+def hopeless(candidates: Sequence[int], reference: Mapping[int, Sequence[float]], num_layers: int) -> list[int]:
+    """The candidates that `retire_by_prior` retires, and those whose neighbours in `reference` it retires both.
+
+    Raises:
+        ArgumentError: as `retire_by_prior`.
+    """
+    retired = set(retire_by_prior(reference, num_layers=num_layers))
+    return [
+        boundary
+        for boundary in candidates
+        if {max(k for k in reference if k <= boundary), min(k for k in reference if k >= boundary)} <= retired
+    ]
 
 
 def retire_by_prior(
@@ -23,7 +48,7 @@ def retire_by_prior(
 
     The adapter's gain on a document is how much more likely, per token, full (K = L) makes the reference answer than
     base (K = 0) does. A boundary is retired where its own gain lies below `kept_share` of that, by a paired comparison
-    over the documents (one-sided normal test, Bonferroni over the boundaries). Where the adapter does not clearly gain
+    over the documents (one-sided t-test, Bonferroni over the boundaries). Where the adapter does not clearly gain
     anything, nothing is retired.
 
     This is a rule of thumb with a margin, not a guarantee about the task's metric: docs/sweep.md shows the curves it
@@ -47,7 +72,7 @@ def retire_by_prior(
     values = values[:, np.isfinite(values).all(axis=0)]
     if values.shape[1] < 2:
         return []
-    critical = float(norm.isf(error_rate / len(boundaries)))
+    critical = float(stats.t.isf(error_rate / len(boundaries), values.shape[1] - 1))
     gain = values - values[-1]
     if _lower_bound(gain[0], critical) <= 0:
         return []

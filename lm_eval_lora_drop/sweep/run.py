@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from lm_eval_lora_drop.sweep import prior
 from lm_eval_lora_drop.sweep.journal import Journal
 from lm_eval_lora_drop.sweep.paired import paired_difference
-from lm_eval_lora_drop.sweep.prior import retire_by_prior
 from lm_eval_lora_drop.sweep.progress import Progress
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.result import Row, SweepResult
@@ -66,7 +66,7 @@ def run_sweep(
 ) -> SweepResult:
     """Score every candidate boundary on `documents` and choose one.
 
-    `reference`, for racing, is what `prior.retire_by_prior` takes: with it, hopeless boundaries meet no document.
+    `reference`, for racing, is what `prior.hopeless` takes: with it, hopeless boundaries meet no document.
 
     What the journal holds is not asked again. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
@@ -103,8 +103,7 @@ def run_sweep(
 
 
 def _hopeless(reference: Mapping[int, Sequence[float]] | None, table: Table, num_layers: int) -> list[int]:
-    retired = retire_by_prior(reference, num_layers=num_layers) if reference else []
-    hopeless = [boundary for boundary in table.boundaries if boundary in retired]
+    hopeless = prior.hopeless(table.boundaries, reference, num_layers) if reference else []
     # Candidates chosen by hand may all lie below the margin: then the prior has nothing to say about which to keep.
     return hopeless if len(hopeless) < len(table.boundaries) else []
 

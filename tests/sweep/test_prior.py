@@ -11,7 +11,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.sweep.journal import Journal
 from lm_eval_lora_drop.sweep.metric import resolve_metric
-from lm_eval_lora_drop.sweep.prior import retire_by_prior
+from lm_eval_lora_drop.sweep.prior import hopeless, read_at, retire_by_prior
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
@@ -54,6 +54,28 @@ def test_base_and_full_must_be_there_and_lists_must_match() -> None:
         retire_by_prior({1: [0.0], 5: [1.0]}, num_layers=5)
     with pytest.raises(ArgumentError, match="unequal length"):
         retire_by_prior({0: [0.0], 5: [1.0, 2.0]}, num_layers=5)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "num_layers", "read"),
+    [
+        (range(31), 30, [30, 26, 22, 18, 14, 10, 6, 2, 0]),
+        (range(33), 32, [32, 28, 24, 20, 16, 12, 8, 4, 0]),
+        (range(7), 6, [6, 5, 4, 3, 2, 1, 0]),
+        ((8, 12, 20), 32, [32, 20, 12, 8, 0]),
+        (range(5, 16), 30, [30, 15, 13, 11, 9, 7, 5, 0]),
+    ],
+)
+def test_it_is_read_at_both_ends_and_evenly_between(candidates, num_layers, read) -> None:
+    assert read_at(candidates, num_layers) == read
+
+
+def test_a_boundary_between_two_hopeless_ones_is_hopeless() -> None:
+    """Not one beside a boundary that is kept: nothing is known of it."""
+    values = reference({0: 0.0, 4: 0.1, 8: 0.3, 12: 0.9, 16: 1.0}, documents=16)
+    assert hopeless(range(17), values, 16) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    dip = reference({0: 0.0, 4: 0.1, 8: 0.9, 12: 0.2, 16: 1.0}, documents=16)
+    assert hopeless((1, 3, 6, 8, 10, 12, 14), dip, 16) == [1, 3, 12]
 
 
 def test_hopeless_boundaries_meet_no_document_and_stay_in_the_table(tmp_path: Path) -> None:
