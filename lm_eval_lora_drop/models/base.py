@@ -60,6 +60,9 @@ class LoraDropBase(abc.ABC):
         self.lora_drop = args
         self.num_layers = num_layers
         self._decisions: dict[str, Decision] = {}
+        # The tasks of the run that is going on, or of the last one: one model may be evaluated several times.
+        self._of_this_run: dict[str, Decision] = {}
+        self._reported = False
         self._cache_guard: CacheGuard | None = None
         validation.bind_requests()
 
@@ -102,15 +105,18 @@ class LoraDropBase(abc.ABC):
                     "Give boundary=K, or evaluate through lm_eval.simple_evaluate."
                 )
             return Decision(fixed, method="given")
+        if self._reported:
+            self._of_this_run, self._reported = {}, False
         known = self._decisions.get(binding.name)
         if known is not None and known.binding is binding:
+            self._of_this_run[binding.name] = known
             return known
         if fixed is None:
             decision = search(self, binding)
         else:
             method = "default" if self.lora_drop.spec.kind == "default" else "given"
             decision = Decision(fixed, method, binding, self.task_fingerprint(binding))
-        self._decisions[binding.name] = decision
+        self._decisions[binding.name] = self._of_this_run[binding.name] = decision
         if self._cache_guard is not None:
             self._cache_guard.remember(decision, self._record(decision))
         return decision
@@ -149,7 +155,8 @@ class LoraDropBase(abc.ABC):
             # Where every answer came from the cache nobody has asked for the boundary yet.
             for binding in validation.recent_bindings():
                 self._decide(binding)
-        for name, decision in self._decisions.items():
+        self._reported = True
+        for name, decision in self._of_this_run.items():
             log.info("%s: %s", name, self._summary(decision))
         parts = self.fingerprint_parts()
         return info | {
@@ -160,7 +167,7 @@ class LoraDropBase(abc.ABC):
                 "num_layers": self.num_layers,
                 "fingerprint": digest(parts),
                 "libraries": library_versions(),
-                "tasks": {name: self._record(decision) for name, decision in self._decisions.items()},
+                "tasks": {name: self._record(decision) for name, decision in self._of_this_run.items()},
             }
         }
 

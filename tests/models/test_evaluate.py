@@ -137,6 +137,15 @@ def test_each_task_has_its_own_boundary_and_every_request_type_is_swept(make):
         assert given["samples"][name] == results["samples"][name]
 
 
+def test_each_run_of_one_model_reports_its_own_tasks(make):
+    lm = make(boundary="2")
+    first, second = make_task("first"), make_task("second")
+    reported = [evaluate(lm, *tasks)["config"]["lora_drop"]["tasks"] for tasks in ([first], [second, first])]
+    assert [sorted(tasks) for tasks in reported] == [["first"], ["first", "second"]]
+    assert sorted(evaluate(lm, second)["config"]["lora_drop"]["tasks"]) == ["second"]
+    assert sorted(lm.get_model_info()["lora_drop"]["tasks"]) == ["second"]
+
+
 def test_a_task_without_validation_documents_takes_the_default_and_says_so(make, caplog):
     task = make_task(splits={"test": [{"question": "q?", "answer": "a"}] * 3})
     entry = evaluate(make(boundary="auto"), task)["config"]["lora_drop"]["tasks"]["toy"]
