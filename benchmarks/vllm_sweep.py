@@ -4,7 +4,7 @@ usage: python benchmarks/vllm_sweep.py --pretrained MODEL --peft ADAPTER --data 
 
 The rows are the same (every document under every candidate), so are the adapters in the engine and the code that asks;
 only what is submitted in one call differs. Both ways take turns, after one round that is not counted, and answers that
-differ between them are counted. Run it on a quiet machine.
+differ between them are counted. --profile adds where the time of each way goes. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 
+import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.boundary import parse_sweep_boundaries
@@ -33,7 +34,8 @@ def documents(file: Path, template: str, number: int, tokens: int) -> list[Docum
     for doc_id, line in enumerate(file.read_text(encoding="utf-8").splitlines()[:number]):
         row = json.loads(line)
         prompt = template.format_map(row)
-        request = Instance("generate_until", row, (prompt, {"until": [], "max_gen_toks": tokens}), doc_id)
+        decoding = {"until": [], "max_gen_toks": tokens, "do_sample": False}
+        request = Instance("generate_until", row, (prompt, decoding), doc_id)
         made.append(Document(doc_id, row, (request,), hashlib.sha256(prompt.encode()).hexdigest()))
     return made
 
@@ -47,6 +49,15 @@ def run(lm: VllmLoraDropLM, docs: list[Document], calls: list[tuple[int, ...]]) 
         for batch in answer([Work(document, boundaries) for document in docs]):
             found.update({(one.boundary, one.document.doc_id): one.responses for one in batch})
     return time.perf_counter() - start, found
+
+
+def profile(lm: VllmLoraDropLM, docs: list[Document], calls: list[tuple[int, ...]]) -> str:
+    """The operators that took most of the engine's own time, with their share of it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        run(lm, docs, calls)
+    events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return ", ".join(f"{event.key} {event.self_cpu_time_total / total:.0%}" for event in events[:6])
 
 
 def main() -> None:
@@ -64,6 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", default=3, type=int)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--max-model-len", default=512, type=int)
+    parser.add_argument("--profile", action="store_true", help="one more round with the profiler of torch")
     given = parser.parse_args()
 
     boundaries = parse_sweep_boundaries(given.boundaries)[::-1]
@@ -96,6 +108,8 @@ def main() -> None:
     together, apart = (statistics.median(times[way]) for way in ways)
     print(f"{len(boundaries)} boundaries x {len(docs)} documents, up to {given.tokens} tokens, {given.rounds} rounds")
     print(f"medians: together {together:.1f} s, one by one {apart:.1f} s, ratio {apart / together:.2f}")
+    for way, calls in ways.items() if given.profile else ():
+        print(f"{way}: {profile(lm, docs, calls)}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.vllm_causallms import VLLM
+from lm_eval.utils import warning_once
 from vllm import EngineArgs
 from vllm.config import ModelConfig
 from vllm.lora.request import LoRARequest
@@ -43,6 +44,11 @@ _NO_CHANGE = {
     *("max_num_seqs", "max_num_batched_tokens", "max_loras", "max_cpu_loras", "max_lora_rank", "fully_sharded_loras"),
 }
 _OF_THE_MODEL = set(inspect.signature(ModelConfig).parameters) & set(inspect.signature(EngineArgs).parameters)
+
+_SAMPLES = (
+    "The task sets neither do_sample nor temperature, so the harness's vllm samples at temperature 1, in the sweep "
+    "too, where hf decodes greedily. For greedy decoding give --gen_kwargs do_sample=False."
+)
 
 ROUNDS_PER_BATCH = 4
 """How many times the rows the engine runs at once are submitted together, and then written into the journal: fewer, and
@@ -151,6 +157,16 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         finally:
             self.cache_hook, self.batch_size = before
             self._together = None
+
+    @staticmethod
+    def modify_gen_kwargs(
+        gen_kwargs: dict[str, Any], eos: str | list[str] | None = None, default_max_gen_toks: int = 256
+    ) -> tuple[dict[str, Any], list[str], int]:
+        """As `VLLM`; warns where it samples and `hf` does not, as a task sets neither do_sample nor temperature."""
+        found: tuple[dict[str, Any], list[str], int] = VLLM.modify_gen_kwargs(gen_kwargs, eos, default_max_gen_toks)
+        if "temperature" not in found[0]:
+            warning_once(log, _SAMPLES)
+        return found
 
     def _model_generate(
         self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None

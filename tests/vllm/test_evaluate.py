@@ -2,6 +2,7 @@
 
 import pytest
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import warning_once
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.hf import LoraDropLM
@@ -105,3 +106,14 @@ def test_an_evaluated_document_is_never_swept(make):
     entry = results["config"]["lora_drop"]["tasks"]["toy"]
     assert entry["left_out"] == 3
     assert sorted(entry["doc_ids"]) == [3, 4, 5, 6, 7]
+
+
+def test_a_task_that_does_not_say_how_to_decode_is_told_that_it_samples(caplog):
+    from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+
+    warning_once.cache_clear()
+    for said in ({"do_sample": False}, {"temperature": 0.7, "do_sample": True}):
+        VllmLoraDropLM.modify_gen_kwargs(said)
+    assert not caplog.messages
+    assert "temperature" not in VllmLoraDropLM.modify_gen_kwargs({"until": ["."]})[0]
+    assert ["do_sample=False" in message for message in caplog.messages] == [True]
