@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,15 @@ def load(args: argparse.Namespace, **model_args: Any) -> LoraDropLM:
     return LoraDropLM(pretrained=args.pretrained, peft=args.peft, dtype=args.dtype, device=args.device, **given)
 
 
-def demo_task(new_tokens: int | None = None) -> Any:
-    """The demo's task; with `new_tokens` its answers may be so long."""
+def demo_task(new_tokens: int | None = None, examples: int = 0) -> Any:
+    """The demo's task; with `new_tokens` its answers may be so long, and so many solved examples stand before each."""
     manager = TaskManager(include_path=str(package_folder("tasks") / "demo"), include_defaults=False)
     task = manager.load([TASK])["tasks"][TASK]
     task.set_config(key="num_fewshot", value=0)
     if new_tokens is not None:
         task.set_config(key="generation_kwargs", value={"max_gen_toks": new_tokens}, update=True)
+    shots = [task.doc_to_text(doc) + " " + task.doc_to_target(doc) for doc in islice(task.training_docs(), examples)]
+    task.set_config(key="description", value="".join(shot + "\n\n" for shot in shots))
     task.set_fewshot_seed(1234)
     return task
 

@@ -1,10 +1,12 @@
 """A sweep's generations by the shared pass against the plain one, in one run; with --racing also racing on top.
 
 The plain pass takes one boundary after another, at its best batch size of those given. It is the same work for every
-boundary, so --plain-boundaries may measure some of them and scale up; the JSON line then says so.
+boundary, so --plain-boundaries may measure some of them and scale up; the JSON line then says so. With --examples every
+prompt begins alike, which the shared pass reads once.
 
     python benchmarks/sweep.py
     python benchmarks/sweep.py --documents 100 --racing --plain-boundaries 0-30:5
+    python benchmarks/sweep.py --documents 16 --examples 8 --plain-boundaries 0-30:10 --plain-batch-sizes 16
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def main() -> None:
     """Measure and print."""
     parser = common.parser(__doc__, documents=32)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--examples", type=int, default=0, help="the same solved examples before each question")
     parser.add_argument("--plain-batch-sizes", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--plain-boundaries", help="measure the plain pass on these only, and scale up")
     parser.add_argument("--rows", type=int, help="rows per batch of the shared pass (default: its own choice)")
@@ -36,7 +39,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where the shared pass spends its time")
     args = parser.parse_args()
     lm = common.load(args)
-    drawn = validation.draw(common.bind(common.demo_task(args.new_tokens)), args.documents, seed=0)
+    drawn = validation.draw(common.bind(common.demo_task(args.new_tokens, args.examples)), args.documents, seed=0)
     assert drawn is not None
     boundaries = tuple(range(lm.num_layers, -1, -1))
     work = [Work(document, boundaries) for document in drawn.documents]
@@ -62,6 +65,7 @@ def main() -> None:
         "documents": len(work),
         "boundaries": len(boundaries),
         "new_tokens": args.new_tokens,
+        "examples": args.examples,
         "dtype": args.dtype,
         "plain_seconds": {size: round(seconds, 1) for size, seconds in plain_seconds.items()},
         "plain_measured_boundaries": len(measured),
@@ -89,7 +93,7 @@ def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
         lm.lora_drop, _ = type(lm.lora_drop).take(racing, ())
         assert Path(folder).is_dir()
         start = time.perf_counter()
-        decision = search(lm, common.bind(common.demo_task(args.new_tokens)))
+        decision = search(lm, common.bind(common.demo_task(args.new_tokens, args.examples)))
         seconds = time.perf_counter() - start
     assert decision.sweep is not None
     return {

@@ -11,7 +11,7 @@ lasts; no model code is replaced.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -121,3 +121,15 @@ class Branches:
             return out
 
         return sliced
+
+
+def forward(
+    lm: Any, branches: Branches | None, route: Route, rows_at_head: int | None = None, **inputs: Any
+) -> torch.Tensor:
+    """Logits of a forward along `route` (without `branches`: of the model as it is), with the autocast of HFLM."""
+    autocast = torch.autocast(
+        device_type=lm.device.type, dtype=lm.mixed_precision_dtype, enabled=lm.mixed_precision_dtype is not None
+    )
+    with branches.follow(route, rows_at_head) if branches else nullcontext(), autocast:
+        logits: torch.Tensor = lm.model(**inputs).logits
+    return logits

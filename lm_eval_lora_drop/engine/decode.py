@@ -6,17 +6,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from lm_eval.models.utils_hf import pad_and_concat
 from transformers.cache_utils import Cache, DynamicCache
 
-from lm_eval_lora_drop.engine.branching import Branches
+from lm_eval_lora_drop.engine.branching import Branches, forward
 from lm_eval_lora_drop.engine.cache import RowCache
-from lm_eval_lora_drop.engine.requests import Rules, StopWatch, encode_prompts
+from lm_eval_lora_drop.engine.prefix import COPIES, Prefix, common_prefix
+from lm_eval_lora_drop.engine.requests import Rules, StopWatch, encode_prompt
 from lm_eval_lora_drop.engine.tree import Route, Tree
 
 PREFILL_TOKENS = 4096
@@ -61,14 +62,20 @@ class Decoder:
         capacity: int,
     ) -> None:
         self._lm = lm
-        self._prompts = prompts
         self._rules = rules
         self._branches = branches
         self._watch = StopWatch(lm, rules)
-        self._lengths = {job.prompt: len(lm.tok_encode(prompts[job.prompt])) for job in jobs}
+        self._tokens = {job.prompt: encode_prompt(lm, prompts[job.prompt], rules) for job in jobs}
         # Longest first: whoever comes later finds room for its prompt.
         pieces = [piece for job in jobs for piece in _cut(job, capacity)]
-        self._waiting = deque(sorted(pieces, key=lambda job: -self._lengths[job.prompt]))
+        self._waiting = deque(sorted(pieces, key=lambda job: -len(self._tokens[job.prompt])))
+        # Read before the first prompts. A token of each prompt is left, for its logits.
+        shortest = min(map(len, self._tokens.values()), default=0)
+        self._common = common_prefix(self._tokens.values(), max(0, shortest - 1))
+        self._under = sorted({boundary for job in jobs for boundary in job.boundaries}, reverse=True)
+        if len(self._under) > capacity:
+            self._common = ()
+        self._prefix: Prefix | None = None
         self._groups: list[Group] = []
         self._tree = Tree(lm.model.config.get_text_config(decoder=True).num_hidden_layers, capacity)
         self._cache = RowCache(self._tree)
@@ -120,11 +127,9 @@ class Decoder:
     @torch.inference_mode()
     def _admit(self, jobs: Sequence[Job]) -> None:
         """Read prompts, longest first; their rows join the batch with their first tokens."""
-        pieces = list(self._pieces(jobs))
-        encoded = [
-            encode_prompts(self._lm, [self._prompts[job.prompt] for job in piece], self._rules) for piece in pieces
-        ]
-        longest = max(mask.shape[1] for _, mask in encoded)
+        if self._common and self._prefix is None:
+            self._prefix = Prefix(self._lm, self._common, self._under, self._branches)
+        longest = len(self._tokens[jobs[0].prompt])
         if not self._groups:
             self._cache.start = self._cache.stop = 0
         self._begin += self._cache.make_room(longest)
@@ -133,11 +138,7 @@ class Decoder:
         self._cache.begin_at(self._cache.stop - longest)
         # All rows at once, so that the buffers grow once.
         rows = iter([self._tree.add(job.boundaries) for job in jobs])
-        groups = [
-            group
-            for piece, (tokens, mask) in zip(pieces, encoded, strict=True)
-            for group in self._read(piece, tokens, mask, [next(rows) for _ in piece])
-        ]
+        groups = [group for piece in self._pieces(jobs) for group in self._read(piece, [next(rows) for _ in piece])]
         self._route = None
         self._take_down(groups)
 
@@ -146,15 +147,14 @@ class Decoder:
         rows = 0
         for job in jobs:
             rows += len(job.boundaries)
-            if piece and rows * self._lengths[piece[0].prompt] > PREFILL_TOKENS:
+            longest = len(self._tokens[(piece or [job])[0].prompt])
+            if piece and rows * max(longest - len(self._common), longest / COPIES) > PREFILL_TOKENS:
                 yield piece
                 piece, rows = [], len(job.boundaries)
             piece.append(job)
         yield piece
 
-    def _read(
-        self, jobs: Sequence[Job], tokens: torch.Tensor, mask: torch.Tensor, ours: Sequence[Sequence[int]]
-    ) -> Iterator[Group]:
+    def _read(self, jobs: Sequence[Job], ours: Sequence[Sequence[int]]) -> Iterator[Group]:
         """One prefill, of the jobs of which these are the rows."""
         tree = Tree(self._tree.num_layers, sum(len(job.boundaries) for job in jobs))
         theirs = [tree.add(job.boundaries) for job in jobs]
@@ -164,13 +164,22 @@ class Decoder:
         device = self._lm.device
         flat = [[row for rows in side for row in rows] for side in (theirs, ours)]
         route = tree.route(flat[0], device)
+        spoken = [self._tokens[job.prompt] for job in jobs]
+        lengths = np.array([len(tokens) for tokens in spoken])
+        width = int(lengths.max())
+        begins = (width - lengths)[document]
+        prompts = self._prefix.cache(tree, begins) if self._prefix else DynamicCache()
+        # What the prefix's copies hold is not read again.
+        known = prompts.get_seq_length()
+        padded = pad_and_concat(width, [torch.tensor(tokens, device=device) for tokens in spoken], "left")
         inputs = torch.from_numpy(document[route.inputs]).to(device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        prompts = DynamicCache()
-        logits = self._forward(route, tokens[inputs], mask[inputs], positions[inputs], prompts)
+        columns = torch.arange(width, device=device) - torch.from_numpy(begins[route.inputs]).to(device)[:, None]
+        logits = self._forward(
+            route, padded[inputs, known:], (columns >= 0).long(), columns[:, known:].clamp(min=0), prompts
+        )
         self._cache.take(prompts, tree, *flat)
         self._newest[flat[1]] = logits.argmax(-1)[route.outputs].cpu().numpy()
-        for job, own, length in zip(jobs, ours, mask.sum(-1).tolist(), strict=True):
+        for job, own, length in zip(jobs, ours, lengths.tolist(), strict=True):
             self._begin[list(own)] = self._cache.stop - length
             yield Group(job.prompt, list(own), list(job.boundaries), [])
 
@@ -200,22 +209,19 @@ class Decoder:
         self, route: Route, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
     ) -> torch.Tensor:
         """Logits of the last position, (states of the last layer, vocabulary)."""
-        lm = self._lm
         self.most_rows = max(self.most_rows, len(route.outputs))
-        autocast = torch.autocast(
-            device_type=lm.device.type, dtype=lm.mixed_precision_dtype, enabled=lm.mixed_precision_dtype is not None
+        logits = forward(
+            self._lm,
+            self._branches,
+            route,
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
-        with self._branches.follow(route) if self._branches else nullcontext(), autocast:
-            output = lm.model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits
+        return logits[:, -1]
 
     def _take_down(self, groups: Sequence[Group]) -> None:
         """Write the newest tokens down: groups whose rows disagree part, and those that are done leave."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils_hf import pad_and_concat
 
-from lm_eval_lora_drop.engine.branching import Branches
+from lm_eval_lora_drop.engine.branching import Branches, forward
 from lm_eval_lora_drop.engine.memory import halve
+from lm_eval_lora_drop.engine.prefix import COPIES, Prefix, common_prefix
 from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.tree import Tree
 from lm_eval_lora_drop.sweep.types import Answer, Work
@@ -83,13 +85,17 @@ def _loglikelihoods(session: Session, work: Sequence[Work], boundaries: tuple[in
     )
     lacking = {id(item): sum(map(len, wanted)) for item, wanted in asked}
     totals: dict[tuple[int, int, int], tuple[float, bool]] = {}
-    budget = Budget(lm, len(boundaries), session.batch_size)
+    # Every scored position is left to be read.
+    unscored = min((len(span.inputs) - len(span.targets) for _, _, span in waiting), default=0)
+    common = common_prefix({span.inputs for _, _, span in waiting}, unscored)
+    prefix = cache(lambda: Prefix(lm, common, boundaries, session.branches) if common else None)
+    budget = Budget(lm, len(boundaries), session.batch_size, len(common))
     while waiting:
         count = budget.take(span for _, _, span in waiting)
         batch = [waiting[index] for index in range(count)]
         scored: dict[tuple[int, int], tuple[float, bool]] = {}
         fits = session.attempt(
-            lambda: scored.update(score(lm, [span for *_, span in batch], boundaries, session.branches))  # noqa: B023
+            lambda: scored.update(score(lm, [span for *_, span in batch], boundaries, session.branches, prefix()))  # noqa: B023
         )
         if not fits:
             budget.rows = halve(count * len(boundaries))
@@ -118,11 +124,15 @@ def _answer(item: Work, boundary: int, totals: Mapping[tuple[int, int, int], tup
 
 @dataclass
 class Budget:
-    """How many spans make a batch: bounded by tokens, by logits and, if given, by rows."""
+    """How many spans make a batch: bounded by tokens, by logits and, if given, by rows.
+
+    The first `known` tokens of each are not read again, but copied.
+    """
 
     lm: Any
     boundaries: int
     rows: int | None
+    known: int = 0
 
     def take(self, candidates: Iterable[Span]) -> int:
         """How many of these to take, from the first; at least one."""
@@ -134,16 +144,19 @@ class Budget:
             longest = max(longest, len(span.inputs))
             rows = len(inputs) * self.boundaries
             logits += len(span.targets) * self.boundaries * vocabulary * 4
-            if count and (rows * longest > TOKENS or logits > LOGITS or rows > (self.rows or rows)):
+            tokens = max(longest - self.known, longest / COPIES)
+            if count and (rows * tokens > TOKENS or logits > LOGITS or rows > (self.rows or rows)):
                 break
             count += 1
         return count
 
 
 def score(
-    lm: Any, batch: Sequence[Span], boundaries: Sequence[int], branches: Branches
+    lm: Any, batch: Sequence[Span], boundaries: Sequence[int], branches: Branches, prefix: Prefix | None = None
 ) -> dict[tuple[int, int], tuple[float, bool]]:
     """Log-likelihood and is-greedy of every span under every boundary.
+
+    All spans begin with `prefix`, if there is one, and their scored positions lie behind it.
 
     Returns:
         (boundary, index of the span) -> (log-likelihood, whether greedy decoding gives the targets).
@@ -156,8 +169,9 @@ def score(
     rows = [tree.add(falling) for _ in inputs]
     route = tree.route([row for group in rows for row in group], lm.device)
     document = np.repeat(np.arange(len(inputs)), len(falling))
-    longest = max(map(len, inputs))
-    padded = pad_and_concat(longest, [torch.tensor(tokens, device=lm.device) for tokens in inputs])
+    known = prefix.length if prefix else 0
+    longest = max(map(len, inputs)) - known
+    padded = pad_and_concat(longest, [torch.tensor(tokens[known:], device=lm.device) for tokens in inputs])
     # Where each input's scored positions begin: the longest of its continuations decides.
     begins = [len(tokens) for tokens in inputs]
     for span in batch:
@@ -166,13 +180,21 @@ def score(
     states = route.outputs.tolist()
     # By state, so that those with LoRA on in the head come first.
     picked = sorted(
-        (state, position)
+        (state, position - known)
         for index, state in zip(document, states, strict=True)
         for position in range(begins[index], len(inputs[index]))
     )
     at_head = sum(state < route.with_lora[-1] for state, _ in picked)
-    with torch.inference_mode(), branches.follow(route, at_head), _only(lm, picked):
-        logits = lm._model_call(padded[torch.from_numpy(document[route.inputs]).to(lm.device)])[:, 0]
+    with torch.inference_mode(), _only(lm, picked):
+        logits = forward(
+            lm,
+            branches,
+            route,
+            at_head,
+            input_ids=padded[torch.from_numpy(document[route.inputs]).to(lm.device)],
+            past_key_values=prefix.cache(tree) if prefix else None,
+            use_cache=prefix is not None,
+        )[:, 0]
         scores = torch.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
     place = {where: index for index, where in enumerate(picked)}
     greedy = scores.argmax(-1).tolist()
@@ -181,7 +203,7 @@ def score(
         targets = torch.tensor(span.targets, device=scores.device)
         first_row = document_of[span.inputs] * len(falling)
         for boundary, state in zip(falling, states[first_row : first_row + len(falling)], strict=True):
-            first = place[state, len(span.inputs) - len(span.targets)]
+            first = place[state, len(span.inputs) - len(span.targets) - known]
             here = scores[first : first + len(span.targets)]
             total = float(here.gather(1, targets[:, None]).sum())
             found[boundary, index] = (total, greedy[first : first + len(span.targets)] == list(span.targets))

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from transformers import GenerationConfig
 
@@ -87,15 +86,15 @@ class StopWatch:
         ]
 
 
-def encode_prompts(lm: Any, prompts: Sequence[str], rules: Rules) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded tokens and mask, (prompts, tokens) each, cut on the left to leave room for the answer."""
+def encode_prompt(lm: Any, prompt: str, rules: Rules) -> tuple[int, ...]:
+    """The tokens of a prompt, cut on the left to leave room for the answer."""
     room = lm.max_length - rules.max_new_tokens
     if room <= 0:
         raise ValueError(
             f"max_gen_toks must be smaller than the model's maximum length {lm.max_length}, got {rules.max_new_tokens}."
         )
-    tokens, mask = lm.tok_batch_encode(list(prompts), left_truncate_len=room, truncation=lm.truncation)
-    return tokens.to(lm.device), mask.to(lm.device)
+    tokens, _ = lm.tok_batch_encode([prompt], left_truncate_len=room, truncation=lm.truncation)
+    return tuple(tokens[0].tolist())
 
 
 def why_not_greedy(lm: Any, generation_kwargs: Mapping[str, Any]) -> str | None:

@@ -50,7 +50,8 @@ class Tree:
         """The slot of a row's own state in each layer, NONE where it has none (shared with its leader, or not in)."""
         self.with_lora = np.zeros(num_layers, np.int64)
         self.without_lora = np.zeros(num_layers, np.int64)
-        self._boundary = np.zeros(capacity, np.int64)
+        self.boundary = np.zeros(capacity, np.int64)
+        """The boundary of each row that is in."""
         self._leader = np.zeros(capacity, np.int64)
         self._free = list(range(capacity))[::-1]
         # Column `capacity + slot`: the row whose state it is, and the slot in which its content lies until moved.
@@ -68,14 +69,14 @@ class Tree:
         rows = [self._free.pop() for _ in boundaries]
         self._leader[rows] = rows[0]
         for row, boundary in zip(rows, boundaries, strict=True):
-            self._boundary[row] = boundary
+            self.boundary[row] = boundary
             self._enter(row, np.arange(boundary, self.num_layers), lora=False)
         self._enter(rows[0], np.arange(boundaries[0]), lora=True)
         return rows
 
     def part(self, rows: Sequence[int]) -> None:
         """These rows of a group, its leader not among them, in falling order of boundary, go on as their own group."""
-        layers = np.arange(self._boundary[rows[0]])
+        layers = np.arange(self.boundary[rows[0]])
         shared = self.slot[self._leader[rows[0]], layers]
         self._enter(rows[0], layers, lora=True, origin=self._origin[layers, self._middle + shared])
         self._leader[list(rows)] = rows[0]
@@ -99,17 +100,14 @@ class Tree:
 
     def route(self, rows: Sequence[int], device: torch.device | str) -> Route:
         """The way through the layers for all rows in the tree; `rows` gives the order of the outputs."""
-        owners = [
-            self._owner[i, self._middle - self.with_lora[i] : self._middle + self.without_lora[i]]
-            for i in range(self.num_layers)
-        ]
+        owners = [self.owners(layer) for layer in range(self.num_layers)]
         sources: list[torch.Tensor | None] = [None]
         contexts: list[torch.Tensor | None] = [None]
         for layer in range(1, self.num_layers):
             before = len(owners[layer - 1])
-            sources.append(_tensor(self._places(owners[layer], layer - 1), before, device))
-            contexts.append(_tensor(self._places(owners[layer], 0), len(owners[0]), device))
-        outputs = self._places(np.array(rows, np.int64), self.num_layers - 1)
+            sources.append(_tensor(self.places(owners[layer], layer - 1), before, device))
+            contexts.append(_tensor(self.places(owners[layer], 0), len(owners[0]), device))
+        outputs = self.places(np.array(rows, np.int64), self.num_layers - 1)
         return Route(
             owners[0].copy(),
             tuple(sources),
@@ -118,9 +116,13 @@ class Tree:
             torch.from_numpy(outputs).to(device),
         )
 
-    def _places(self, rows: Indices, layer: int) -> Indices:
-        """Where in a layer's batch these rows' states are."""
-        holders = np.where(self._boundary[rows] > layer, self._leader[rows], rows)
+    def owners(self, layer: int) -> Indices:
+        """The rows whose own states make up a layer's batch, in its order."""
+        return self._owner[layer, self._middle - self.with_lora[layer] : self._middle + self.without_lora[layer]]
+
+    def places(self, rows: Indices, layer: int) -> Indices:
+        """Where in a layer's batch the states of these rows are, their own or shared."""
+        holders = np.where(self.boundary[rows] > layer, self._leader[rows], rows)
         return self.slot[holders, layer] + self.with_lora[layer]
 
     def _enter(self, row: int, layers: Indices, *, lora: bool, origin: Indices | None = None) -> None:

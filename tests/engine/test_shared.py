@@ -8,7 +8,7 @@ from lm_eval.api.instance import Instance
 from torch import nn
 
 from lm_eval_lora_drop.boundary import LayerSet
-from lm_eval_lora_drop.engine import decode
+from lm_eval_lora_drop.engine import decode, prefix
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
@@ -25,6 +25,8 @@ PROMPTS = [
     "\n\n\n",
 ]
 
+EXAMPLES = "The answer is in the text: that is the question.\n\nThe answer is no, or to be of one in the other.\n\n"
+
 
 def load(base, adapter, **model_args):
     given = {"boundary": "full", "dtype": "float32", "device": "cpu", "batch_size": 2, **model_args}
@@ -38,16 +40,16 @@ def documents(request_type, arguments):
     ]
 
 
-def generating(**kwargs):
+def generating(before="", **kwargs):
     settings = {"until": ["q", "\n\n"], "max_gen_toks": 14, "do_sample": False, **kwargs}
-    return documents("generate_until", [[(prompt, settings)] for prompt in PROMPTS])
+    return documents("generate_until", [[(before + prompt, settings)] for prompt in PROMPTS])
 
 
-def choosing():
+def choosing(before=""):
     choices = [" yes", " no", "s", " in the other text"]
     # The harness itself refuses a context of nothing but white space.
     prompts = [prompt for prompt in PROMPTS if prompt.strip()] + [""]
-    return documents("loglikelihood", [[(prompt, choice) for choice in choices] for prompt in prompts])
+    return documents("loglikelihood", [[(before + prompt, choice) for choice in choices] for prompt in prompts])
 
 
 def answers(runner, work):
@@ -136,6 +138,45 @@ def test_any_number_of_rows_and_prefills(llama, monkeypatch, batch_size, prefill
     assert shared == plain
 
 
+def test_what_all_prompts_begin_with_is_read_once_on_every_architecture(lm, monkeypatch):
+    """Few-shot examples: the same answers, without reading them again for each document."""
+    tokens = []
+    for least in (prefix.LEAST_TOKENS, 10**9):
+        monkeypatch.setattr(prefix, "LEAST_TOKENS", least)
+        for docs in (generating(EXAMPLES), choosing(EXAMPLES)):
+            counters = Counters()
+            work = [Work(document, tuple(range(5))) for document in docs]
+            found = answers(shared_runner(lm, lm.layers, counters=counters), work)
+            plain = answers(plain_runner(lm, lm.layers), work)
+            if docs[0].requests[0].request_type == "loglikelihood":
+                same_numbers(plain, found)
+            else:
+                assert found == plain
+            assert len({found[k, 2] for k in range(5)}) > 1
+            tokens.append(counters.layer_tokens)
+    assert tokens[0] < 0.8 * tokens[2]
+    assert tokens[1] < 0.7 * tokens[3]
+
+
+@pytest.mark.parametrize("prefill_tokens", [1, 4096])
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 7, 12])
+def test_a_common_beginning_with_any_number_of_rows(llama, monkeypatch, batch_size, prefill_tokens):
+    monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
+    boundaries = [(4, 2), (3,), (4, 2), (4, 3, 2, 1, 0), (0, 1, 2)]
+    work = [Work(d, b) for d, b in zip(generating(EXAMPLES), boundaries, strict=True)]
+    plain = answers(plain_runner(llama, llama.layers), work)
+    assert answers(shared_runner(llama, llama.layers, batch_size), work) == plain
+
+
+def test_a_common_beginning_is_what_all_share_and_long_enough():
+    shared, rest = tuple(range(40)), [(7, 8), (7, 9, 9), (7,)]
+    prompts = [shared + more for more in rest]
+    assert prefix.common_prefix(prompts, 100) == (*shared, 7)
+    assert prefix.common_prefix(prompts, 36) == shared[:36]
+    assert prefix.common_prefix(prompts, 31) == prefix.common_prefix(prompts[:1], 100) == ()
+    assert prefix.common_prefix([*prompts, (1, *shared)], 100) == ()
+
+
 @pytest.mark.parametrize(
     "generation",
     [
@@ -190,9 +231,10 @@ def test_adapters_that_cover_a_part(tiny_base, tmp_path, lora):
 
 def test_prompts_longer_than_the_model_are_cut_alike(tiny_base, tiny_adapter):
     short = load(tiny_base, tiny_adapter, max_length=24)
-    plain, shared = both(short, generating(max_gen_toks=10), range(5))
-    assert shared == plain
-    same_numbers(*both(short, choosing(), range(5)))
+    for before in ("", EXAMPLES):
+        plain, shared = both(short, generating(before, max_gen_toks=10), range(5))
+        assert shared == plain
+        same_numbers(*both(short, choosing(before), range(5)))
 
 
 def test_the_model_is_as_before(llama):
@@ -281,10 +323,11 @@ def test_rows_that_say_the_same_are_computed_once_below_their_boundaries(tiny_ba
     assert counters.layer_rows == 6 * 14
 
 
+@pytest.mark.parametrize("before", ["", EXAMPLES], ids=["", "examples"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
-def test_the_evaluated_split_is_answered_as_by_the_harness(llama, batch_size, monkeypatch):
+def test_the_evaluated_split_is_answered_as_by_the_harness(llama, batch_size, before, monkeypatch):
     """Rows leave and others take their place, whatever lengths they have."""
-    requests = [request for document in generating(max_gen_toks=25) for request in document.requests]
+    requests = [request for document in generating(before, max_gen_toks=25) for request in document.requests]
     monkeypatch.setattr(llama, "batch_size_per_gpu", batch_size)
     for boundary in (0, 2, 4):
         with llama.layers.keep(LayerSet.below(boundary, 4)):
