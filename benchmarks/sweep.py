@@ -6,7 +6,7 @@ prompt begins alike, which the shared pass reads once.
 
     python benchmarks/sweep.py
     python benchmarks/sweep.py --documents 100 --racing --plain-boundaries 0-30:5
-    python benchmarks/sweep.py --documents 16 --examples 8 --plain-boundaries 0-30:10 --plain-batch-sizes 16
+    python benchmarks/sweep.py --documents 16 --examples 8 --plain-boundaries 0-30:15 --plain-batch-sizes 16
 """
 
 from __future__ import annotations
