@@ -29,9 +29,8 @@ def common_prefix(prompts: Collection[tuple[int, ...]], at_most: int) -> tuple[i
         return ()
     # In alphabetical order, what the first and the last share, all share.
     first, last = min(prompts), max(prompts)
-    tokens = first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))][
-        :at_most
-    ]
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    tokens = first[: min(same, at_most)]
     return tokens if len(tokens) >= LEAST_TOKENS else ()
 
 
