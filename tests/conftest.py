@@ -1,5 +1,6 @@
 """Fixtures that several rooms need."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,6 +14,15 @@ ROOT = Path(__file__).parents[1]
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Models this small are slower on several threads, most of all on a busy machine.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_of_this_test_only():
+    """The harness logs to the stream of the test that sets it up first; closed, it would disturb every later test."""
+    harness = logging.getLogger("lm_eval")
+    before = harness.handlers[:], harness.level, harness.propagate
+    yield
+    harness.handlers[:], harness.level, harness.propagate = before
 
 
 @pytest.fixture(scope="session")
