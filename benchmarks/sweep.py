@@ -77,6 +77,7 @@ def main() -> None:
         "mismatches_of_plain_with_itself": sum(by_size[0][key] != responses for key, responses in plain.items()),
         "rows": counters.rows,
         "layer_rows": counters.layer_rows,
+        "layer_tokens": counters.layer_tokens,
         "peak_gigabytes": counters.peak_bytes / 1e9,
     }
     if args.racing:
@@ -84,6 +85,7 @@ def main() -> None:
     common.emit(**figures)
     if args.profile:
         profile(lm, work)
+        least_time(lm, counters.layer_tokens)
 
 
 def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
@@ -109,6 +111,24 @@ def profile(lm, work):  # type: ignore[no-untyped-def]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
         common.timed(shared_runner(lm, lm.layers), work[:16])
     print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=12, max_name_column_width=40))
+
+
+@torch.inference_mode()
+def least_time(lm, layer_tokens):  # type: ignore[no-untyped-def]
+    """What the products with the decoder layers' own weights would take at this machine's best rate."""
+    weights = [
+        module.get_base_layer().weight for module in lm.layers.modules[0] if module.get_base_layer().weight.dim() == 2
+    ]
+    widest = max(weights, key=torch.Tensor.numel)
+    states = torch.randn(4096, widest.shape[1], dtype=widest.dtype, device=widest.device)
+    repeats = 100
+    torch.nn.functional.linear(states, widest)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        torch.nn.functional.linear(states, widest)
+    rate = repeats * 2 * states.shape[0] * widest.numel() / (time.perf_counter() - start)
+    work = 2 * sum(weight.numel() for weight in weights) * layer_tokens
+    print(f"{work / 1e12:.2f} TFLOP in the layers' products; at {rate / 1e9:.0f} GFLOP/s {work / rate:.0f} s")
 
 
 if __name__ == "__main__":
