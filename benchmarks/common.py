@@ -7,11 +7,11 @@ import json
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from lm_eval.api.samplers import FirstNSampler
 from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop import validation
@@ -43,20 +43,19 @@ def load(args: argparse.Namespace, **model_args: Any) -> LoraDropLM:
 
 
 def demo_task(new_tokens: int | None = None, examples: int = 0) -> Any:
-    """The demo's task; with `new_tokens` its answers may be so long, and so many solved examples stand before each."""
+    """The demo's task; with `new_tokens` its answers may be so long; the same `examples` solved ones precede each."""
     manager = TaskManager(include_path=str(package_folder("tasks") / "demo"), include_defaults=False)
     task = manager.load([TASK])["tasks"][TASK]
-    task.set_config(key="num_fewshot", value=0)
+    task.set_config(key="num_fewshot", value=examples)
+    task.sampler = FirstNSampler(list(task.fewshot_docs()))
     if new_tokens is not None:
         task.set_config(key="generation_kwargs", value={"max_gen_toks": new_tokens}, update=True)
-    shots = [task.doc_to_text(doc) + " " + task.doc_to_target(doc) for doc in islice(task.training_docs(), examples)]
-    task.set_config(key="description", value="".join(shot + "\n\n" for shot in shots))
     task.set_fewshot_seed(1234)
     return task
 
 
 def bind(task: Any) -> validation.Binding:
-    """The task as an evaluation without few-shot examples and chat template would use it."""
+    """The task as an evaluation without system prompt and chat template would use it."""
     names = ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "chat_template")
     return validation.Binding(task, dict.fromkeys(names))
 

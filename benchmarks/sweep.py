@@ -1,8 +1,8 @@
 """A sweep's generations by the shared pass against the plain one, in one run; with --racing also racing on top.
 
-The plain pass takes one boundary after another, at its best batch size of those given. It is the same work for every
-boundary, so --plain-boundaries may measure some of them and scale up; the JSON line then says so. With --examples every
-prompt begins alike, which the shared pass reads once.
+The plain pass takes one boundary after another, at its best batch size of those given. --plain-boundaries measures some
+of them and scales up, and the JSON line says so; answers differ in length, so take them from the whole range. With
+--examples every prompt begins alike, which the shared pass reads once.
 
     python benchmarks/sweep.py
     python benchmarks/sweep.py --documents 100 --racing --plain-boundaries 0-30:5
@@ -17,10 +17,13 @@ from pathlib import Path
 
 import common
 import torch
+from torch import nn
+from torch.utils.benchmark import Timer
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.boundary import parse_sweep_boundaries
 from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.products import by_onednn
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.models.search import search
@@ -115,19 +118,18 @@ def profile(lm, work):  # type: ignore[no-untyped-def]
 
 @torch.inference_mode()
 def least_time(lm, layer_tokens):  # type: ignore[no-untyped-def]
-    """What the products with the decoder layers' own weights would take at this machine's best rate."""
-    weights = [
-        module.get_base_layer().weight for module in lm.layers.modules[0] if module.get_base_layer().weight.dim() == 2
-    ]
-    widest = max(weights, key=torch.Tensor.numel)
-    states = torch.randn(4096, widest.shape[1], dtype=widest.dtype, device=widest.device)
-    repeats = 100
-    torch.nn.functional.linear(states, widest)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        torch.nn.functional.linear(states, widest)
-    rate = repeats * 2 * states.shape[0] * widest.numel() / (time.perf_counter() - start)
-    work = 2 * sum(weight.numel() for weight in weights) * layer_tokens
+    """What the products with the decoder layers' own weights would take at the rate of a large one."""
+    named = lm.layers.decoder_layers[0].named_modules()
+    linear = [module for name, module in named if type(module) is nn.Linear and "lora_" not in name]
+    widest = max(linear, key=lambda module: module.weight.numel())
+    states = torch.randn(4096, widest.in_features, dtype=widest.weight.dtype, device=lm.device)
+    with by_onednn(lm):
+        product = Timer(
+            "layer(states)", globals={"layer": widest, "states": states}, num_threads=torch.get_num_threads()
+        )
+        seconds = product.blocked_autorange(min_run_time=2).median
+    rate = 2 * len(states) * widest.weight.numel() / seconds
+    work = 2 * sum(module.weight.numel() for module in linear) * layer_tokens
     print(f"{work / 1e12:.2f} TFLOP in the layers' products; at {rate / 1e9:.0f} GFLOP/s {work / rate:.0f} s")
 
 

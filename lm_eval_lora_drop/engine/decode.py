@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from lm_eval_lora_drop.engine.branching import Branches, forward
 from lm_eval_lora_drop.engine.cache import RowCache
-from lm_eval_lora_drop.engine.prefix import COPIES, Prefix, common_prefix
+from lm_eval_lora_drop.engine.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.requests import Rules, StopWatch, encode_prompt
 from lm_eval_lora_drop.engine.tree import Route, Tree
 
@@ -69,12 +69,10 @@ class Decoder:
         # Longest first: whoever comes later finds room for its prompt.
         pieces = [piece for job in jobs for piece in _cut(job, capacity)]
         self._waiting = deque(sorted(pieces, key=lambda job: -len(self._tokens[job.prompt])))
-        # Read before the first prompts. A token of each prompt is left, for its logits.
-        shortest = min(map(len, self._tokens.values()), default=0)
-        self._common = common_prefix(self._tokens.values(), max(0, shortest - 1))
+        # Read before the first prompts, all boundaries at once. A token of each prompt is left, for its logits.
         self._under = sorted({boundary for job in jobs for boundary in job.boundaries}, reverse=True)
-        if len(self._under) > capacity:
-            self._common = ()
+        shortest = min(map(len, self._tokens.values()), default=0) if len(self._under) <= capacity else 0
+        self._common = common_prefix(self._tokens.values(), max(0, shortest - 1))
         self._prefix: Prefix | None = None
         self._groups: list[Group] = []
         self._tree = Tree(lm.model.config.get_text_config(decoder=True).num_hidden_layers, capacity)
@@ -148,7 +146,7 @@ class Decoder:
         for job in jobs:
             rows += len(job.boundaries)
             longest = len(self._tokens[(piece or [job])[0].prompt])
-            if piece and rows * max(longest - len(self._common), longest / COPIES) > PREFILL_TOKENS:
+            if piece and rows * weight(longest, len(self._common)) > PREFILL_TOKENS:
                 yield piece
                 piece, rows = [], len(job.boundaries)
             piece.append(job)

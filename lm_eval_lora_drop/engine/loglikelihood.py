@@ -21,7 +21,7 @@ from lm_eval.models.utils_hf import pad_and_concat
 
 from lm_eval_lora_drop.engine.branching import Branches, forward
 from lm_eval_lora_drop.engine.memory import halve
-from lm_eval_lora_drop.engine.prefix import COPIES, Prefix, common_prefix
+from lm_eval_lora_drop.engine.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.tree import Tree
 from lm_eval_lora_drop.sweep.types import Answer, Work
@@ -144,8 +144,8 @@ class Budget:
             longest = max(longest, len(span.inputs))
             rows = len(inputs) * self.boundaries
             logits += len(span.targets) * self.boundaries * vocabulary * 4
-            tokens = max(longest - self.known, longest / COPIES)
-            if count and (rows * tokens > TOKENS or logits > LOGITS or rows > (self.rows or rows)):
+            tokens = rows * weight(longest, self.known)
+            if count and (tokens > TOKENS or logits > LOGITS or rows > (self.rows or rows)):
                 break
             count += 1
         return count

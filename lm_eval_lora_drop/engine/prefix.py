@@ -23,6 +23,11 @@ COPIES = 4
 """How many times the tokens to be read, at most, a batch may hold together with the copies of the prefix."""
 
 
+def weight(length: int, known: int) -> float:
+    """What a prompt of `length` tokens counts in a batch, in tokens, when copies stand for its first `known`."""
+    return max(length - known, length / COPIES)
+
+
 def common_prefix(prompts: Collection[tuple[int, ...]], at_most: int) -> tuple[int, ...]:
     """The tokens with which all prompts begin, up to `at_most`; none where that is not worth it."""
     if len(prompts) < 2:

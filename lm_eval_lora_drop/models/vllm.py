@@ -100,6 +100,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             targets = vllm_lora.target_modules(self._files)
             if targets and "lora_target_modules" in known:
                 lora["lora_target_modules"] = targets
+            # vLLM wants steps of at least max_num_seqs tokens, and of a whole prompt where prompts may not be split.
             if current_platform.is_cpu() and not {"max_num_batched_tokens", "enable_chunked_prefill"} & rest.keys():
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))
         self._together: Together | None = None
