@@ -17,7 +17,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.sweep.types import Answer, Runner, Work
+from lm_eval_lora_drop.work import Answer, Runner, Work
 
 ROOT = Path(__file__).parents[1]
 TASK = "lora_drop_demo"

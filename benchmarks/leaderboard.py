@@ -73,7 +73,15 @@ def main() -> None:
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(f"{runs} runs of {documents} documents, {size / 1e6:.0f} MB")
         for metric in ("exact_match", "f1"):
-            command = [sys.executable, "-m", "lm_eval_lora_drop.cli", "leaderboard", scratch, "--format", "csv"]
+            command = [
+                sys.executable,
+                "-m",
+                "lm_eval_lora_drop.commands.main",
+                "leaderboard",
+                scratch,
+                "--format",
+                "csv",
+            ]
             start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(
                 [*command, "--baseline", "system-000", "--metric", metric], check=True, stdout=subprocess.PIPE

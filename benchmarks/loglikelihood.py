@@ -17,7 +17,7 @@ from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.sweep.types import Document, Work
+from lm_eval_lora_drop.work import Document, Work
 
 Answers = Mapping[tuple[int, int], tuple[Any, ...]]
 

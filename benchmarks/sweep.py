@@ -22,12 +22,12 @@ from torch.utils.benchmark import Timer
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.boundary import parse_sweep_boundaries
+from lm_eval_lora_drop.engine.kernels import by_onednn
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.products import by_onednn
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.models.search import search
-from lm_eval_lora_drop.sweep.types import Work
+from lm_eval_lora_drop.work import Work
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.boundary import parse_sweep_boundaries
 from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
-from lm_eval_lora_drop.sweep.types import Document, Work
+from lm_eval_lora_drop.work import Document, Work
 
 
 def documents(file: Path, template: str, number: int, tokens: int) -> list[Document]:

@@ -19,7 +19,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from lm_eval_lora_drop.sweep.types import Document
+from lm_eval_lora_drop.work import Document
 
 _NOTE = "lora_drop_binding"
 _PROMPT_ARGUMENTS = ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "chat_template")

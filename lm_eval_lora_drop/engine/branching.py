@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.tree import Route
-from lm_eval_lora_drop.layers import AdapterLayers
 
 
 class Branches:

@@ -8,7 +8,7 @@ from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.memory import halve, rows_that_fit
 from lm_eval_lora_drop.engine.requests import Rules
 from lm_eval_lora_drop.engine.session import Session
-from lm_eval_lora_drop.sweep.types import Answer, Work
+from lm_eval_lora_drop.work import Answer, Work
 
 
 def generate(session: Session, work: Sequence[Work]) -> Iterator[list[Answer]]:

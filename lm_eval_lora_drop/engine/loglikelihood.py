@@ -24,7 +24,7 @@ from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.tree import Tree
-from lm_eval_lora_drop.sweep.types import Answer, Work
+from lm_eval_lora_drop.work import Answer, Work
 
 TOKENS = 8192
 """Rows times tokens of a batch: enough for full speed, and intermediate results stay small."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from lm_eval.api.model import CacheHook
 
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.boundary import LayerSet
-from lm_eval_lora_drop.layers import AdapterLayers
-from lm_eval_lora_drop.sweep.types import Answer, Runner, Work
+from lm_eval_lora_drop.work import Answer, Runner, Work
 
 BATCHES_BETWEEN_YIELDS = 4
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.branching import Branches
+from lm_eval_lora_drop.engine.kernels import by_onednn
 from lm_eval_lora_drop.engine.memory import out_of_memory
-from lm_eval_lora_drop.engine.products import by_onednn
-from lm_eval_lora_drop.layers import AdapterLayers
 
 
 @dataclass

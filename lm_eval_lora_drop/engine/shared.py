@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import LoraLayer
 
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.generation import generate
 from lm_eval_lora_drop.engine.loglikelihood import loglikelihoods
 from lm_eval_lora_drop.engine.memory import peak_memory
 from lm_eval_lora_drop.engine.requests import why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
-from lm_eval_lora_drop.layers import AdapterLayers
-from lm_eval_lora_drop.sweep.types import Answer, Document, Runner, Work
+from lm_eval_lora_drop.work import Answer, Document, Runner, Work
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _KINDS = {

@@ -13,7 +13,7 @@ from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import Question, preference_question
 from lm_eval_lora_drop.judge.score import agreement, json_number
-from lm_eval_lora_drop.report.records import Sample, TaskRun
+from lm_eval_lora_drop.record.runs import Sample, TaskRun
 
 
 @dataclass(frozen=True)

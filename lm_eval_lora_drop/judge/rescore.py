@@ -12,8 +12,8 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.score import Item, Scores
 from lm_eval_lora_drop.judge.task import METRIC, RECORD, item_of
-from lm_eval_lora_drop.report.records import Issue, Sample, TaskRun
-from lm_eval_lora_drop.report.runs import find_runs, read_run
+from lm_eval_lora_drop.record.find import find_runs, read_run
+from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun
 
 
 @dataclass

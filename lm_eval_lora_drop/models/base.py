@@ -24,11 +24,11 @@ from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
-from lm_eval_lora_drop.models.record import SCHEMA, Decision, digest, library_versions
 from lm_eval_lora_drop.models.search import search
-from lm_eval_lora_drop.sweep.journal import check_writable
+from lm_eval_lora_drop.record.decision import SCHEMA, Decision, digest, library_versions
+from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.sweep.run import Peers
-from lm_eval_lora_drop.sweep.types import Document, Runner
+from lm_eval_lora_drop.work import Document, Runner
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.record import Decision
+from lm_eval_lora_drop.record.decision import Decision
 
 KEY = "lm_eval_lora_drop"
 

@@ -14,19 +14,19 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
-from lm_eval_lora_drop import adapter_files
+from lm_eval_lora_drop.adapter import files as adapter_files
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.boundary import LayerSet
+from lm_eval_lora_drop.engine.evaluated import answer_requests, why_not_single
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
-from lm_eval_lora_drop.engine.single import answer_requests, why_not_single
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
-from lm_eval_lora_drop.models.check import check_adapter
 from lm_eval_lora_drop.models.distributed import TorchPeers
+from lm_eval_lora_drop.models.preflight import check_adapter
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
-from lm_eval_lora_drop.sweep.types import Document, Runner
+from lm_eval_lora_drop.work import Document, Runner
 
 log = logging.getLogger(__name__)
 

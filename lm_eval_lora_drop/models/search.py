@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.boundary import LayerSet, default_boundary
-from lm_eval_lora_drop.models.record import Decision, digest
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.record.decision import Decision, digest
+from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.sweep import prior
-from lm_eval_lora_drop.sweep.journal import Journal
 from lm_eval_lora_drop.sweep.metric import MetricSpec, resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.sweep.types import Document, Runner, Work
+from lm_eval_lora_drop.work import Document, Runner, Work
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.models.base import LoraDropBase
@@ -166,7 +166,7 @@ def _probe(model: LoraDropBase, binding: validation.Binding, drawn: validation.V
 
 def _save_figure(task: str, decision: Decision) -> Path | None:
     """Draw the sweep beside its journal; a figure that cannot be drawn costs a warning, not the sweep."""
-    from lm_eval_lora_drop.report.figures import save_figure, sweep_figure
+    from lm_eval_lora_drop.figures.sweep import save_figure, sweep_figure
 
     assert decision.journal is not None
     try:

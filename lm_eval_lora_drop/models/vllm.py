@@ -23,16 +23,16 @@ from vllm.lora.request import LoRARequest
 from vllm.model_executor.models import supports_lora
 from vllm.platforms import current_platform
 
-from lm_eval_lora_drop import adapter_files
+from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.models import vllm_lora
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
-from lm_eval_lora_drop.models.check import check_adapter
 from lm_eval_lora_drop.models.distributed import TorchPeers
-from lm_eval_lora_drop.models.together import Together
-from lm_eval_lora_drop.sweep.types import Answer, Document, Runner, Work
+from lm_eval_lora_drop.models.gathering import Together
+from lm_eval_lora_drop.models.preflight import check_adapter
+from lm_eval_lora_drop.work import Answer, Document, Runner, Work
 
 log = logging.getLogger(__name__)
 

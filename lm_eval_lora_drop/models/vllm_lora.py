@@ -23,11 +23,11 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.utils import is_base_embedding_weights, parse_fine_tuned_lora_name
 
 from lm_eval_lora_drop import __version__
-from lm_eval_lora_drop.adapter_files import AdapterFiles
+from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.adapter.files import AdapterFiles
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.export import export_adapter
-from lm_eval_lora_drop.layers import AdapterLayers
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from lm_eval_lora_drop.layers import AdapterLayers
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.probe.encoding import Encoded
 
 Floats = NDArray[np.float64]

@@ -17,10 +17,10 @@ from lm_eval.api.metrics import mean, mean_stderr
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.probe.encoding import encode_pair
-from lm_eval_lora_drop.sweep.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.metric import MetricSpec
 from lm_eval_lora_drop.sweep.score import RESAMPLES
-from lm_eval_lora_drop.sweep.types import Answer, Document
+from lm_eval_lora_drop.work import Answer, Document
 
 REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
 

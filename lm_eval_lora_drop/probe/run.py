@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.probe.encoding import Encoded, encode
 from lm_eval_lora_drop.probe.lens import MEASURES, read_layers
 from lm_eval_lora_drop.probe.moments import RESAMPLES, Bootstrap, Moments

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.report import corpus, statistics
+from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun
 from lm_eval_lora_drop.report.outputs import ErrorAnalysis, analyse
-from lm_eval_lora_drop.report.records import Issue, Sample, TaskRun
 from lm_eval_lora_drop.report.systems import System, common_tasks, differences
+from lm_eval_lora_drop.statistics import corpus, significance
 
 
 @dataclass
@@ -65,8 +65,8 @@ class Comparison:
     refused: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tests: int = 0
-    level: float = 1 - statistics.LEVEL
-    resamples: int = statistics.RESAMPLES
+    level: float = 1 - significance.LEVEL
+    resamples: int = significance.RESAMPLES
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def compare(
     systems: Sequence[System],
     *,
     metrics: Sequence[str] = (),
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = significance.RESAMPLES,
     seed: int = 0,
     show: int = 5,
 ) -> Comparison:
@@ -170,7 +170,7 @@ def compare_metric(
     metric: str,
     filter_name: str,
     *,
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = significance.RESAMPLES,
     seed: int = 0,
     texts: dict[str, tuple[list[Sample], list[Sample]]] | None = None,
 ) -> MetricComparison:
@@ -204,7 +204,7 @@ def _test(
         row.note = "no samples, no test"
         return
     aggregation = one.aggregations.get(row.metric, "mean")
-    a, b = (statistics.numbers(found.metrics.get(row.metric, [None])) for found in (left, right))
+    a, b = (significance.numbers(found.metrics.get(row.metric, [None])) for found in (left, right))
     if a is None or b is None:
         _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), seed)
     elif is_mean(a, row.baseline_score) and is_mean(b, row.other_score):
@@ -213,17 +213,19 @@ def _test(
         row.note = f"aggregated by {aggregation}, not a mean of documents: no test"
 
 
-def _mean_test(row: MetricComparison, a: statistics.Floats, b: statistics.Floats, resamples: int, seed: int) -> None:
+def _mean_test(
+    row: MetricComparison, a: significance.Floats, b: significance.Floats, resamples: int, seed: int
+) -> None:
     differences_ = b - a
-    row.interval = statistics.mean_interval(differences_, resamples=resamples, seed=seed)
+    row.interval = significance.mean_interval(differences_, resamples=resamples, seed=seed)
     gains = int((differences_ > 0).sum())
     losses = int((differences_ < 0).sum())
-    if statistics.is_binary(a) and statistics.is_binary(b):
+    if significance.is_binary(a) and significance.is_binary(b):
         row.test = "McNemar, exact"
-        row.p_value = statistics.mcnemar(gains, losses)
+        row.p_value = significance.mcnemar(gains, losses)
     else:
         row.test = f"paired randomisation, {resamples} draws"
-        row.p_value = float(statistics.sign_flips(differences_[:, None], resamples=resamples, seed=seed)[0])
+        row.p_value = float(significance.sign_flips(differences_[:, None], resamples=resamples, seed=seed)[0])
     if row.higher_is_better is not None:
         row.gained, row.lost = (gains, losses) if row.higher_is_better else (losses, gains)
 
@@ -244,10 +246,10 @@ def _corpus_test(
             return
     row.p_value, signature = corpus.paired_test(metric, one, two, references)
     row.test = f"sacrebleu paired approximate randomisation, {signature}"
-    row.interval = corpus.difference_interval(metric, one, two, references, level=1 - statistics.LEVEL, seed=seed)
+    row.interval = corpus.difference_interval(metric, one, two, references, level=1 - significance.LEVEL, seed=seed)
 
 
-def is_mean(values: statistics.Floats, score: float) -> bool:
+def is_mean(values: significance.Floats, score: float) -> bool:
     """Whether the recorded score is the mean of the documents' values."""
     return math.isclose(float(values.mean()), score, rel_tol=1e-6, abs_tol=1e-9)
 
@@ -272,8 +274,8 @@ def _analyse(
     for row in result.metrics:
         if row.other != label or row.gained is None:
             continue
-        a = statistics.numbers(one.documents[row.filter].metrics[row.metric])
-        b = statistics.numbers(two.documents[row.filter].metrics[row.metric])
+        a = significance.numbers(one.documents[row.filter].metrics[row.metric])
+        b = significance.numbers(two.documents[row.filter].metrics[row.metric])
         assert a is not None
         assert b is not None
         losses = (a - b if row.higher_is_better else b - a).tolist()
@@ -284,7 +286,7 @@ def _analyse(
 def _correct(found: Comparison) -> None:
     rows = [row for task in found.tasks for row in task.metrics if row.p_value is not None]
     found.tests = len(rows)
-    for row, adjusted in zip(rows, statistics.holm([row.p_value or 0.0 for row in rows]), strict=True):
+    for row, adjusted in zip(rows, significance.holm([row.p_value or 0.0 for row in rows]), strict=True):
         row.p_holm = adjusted
 
 

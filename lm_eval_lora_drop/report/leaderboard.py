@@ -16,10 +16,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.report import statistics
+from lm_eval_lora_drop.record.runs import Issue, TaskRun
 from lm_eval_lora_drop.report.compare import compare_metric, is_mean
-from lm_eval_lora_drop.report.records import Issue, TaskRun
 from lm_eval_lora_drop.report.systems import System, group
+from lm_eval_lora_drop.statistics import significance
 
 
 @dataclass
@@ -84,7 +84,7 @@ class _Scored:
     line: Line
     task: TaskRun
     key: int
-    values: statistics.Floats | None
+    values: significance.Floats | None
 
 
 def leaderboard(
@@ -136,9 +136,9 @@ def build(
         if named is not None:
             tested += _test(column, [s for s in scored if (c := s.line.cells[name]) and c.comparable], named, seed)
         _rank(column, scored)
-    for (column, cell, p, difference), adjusted in zip(tested, statistics.holm([t[2] for t in tested]), strict=True):
+    for (column, cell, p, difference), adjusted in zip(tested, significance.holm([t[2] for t in tested]), strict=True):
         cell.p_holm = adjusted
-        if adjusted < statistics.LEVEL and column.higher_is_better is not None and p == p:
+        if adjusted < significance.LEVEL and column.higher_is_better is not None and p == p:
             cell.mark = "*" if (difference > 0) == column.higher_is_better else "†"
     table.tests = len(tested)
     for line in table.lines:
@@ -183,7 +183,7 @@ def _read(line: Line, run: TaskRun, column: Column) -> _Scored | None:
         line.cells[column.task] = None
         return None
     documents = run.documents.get(column.filter)
-    values = statistics.numbers(documents.metrics.get(column.metric, [None])) if documents else None
+    values = significance.numbers(documents.metrics.get(column.metric, [None])) if documents else None
     if values is not None and not is_mean(values, score.value):
         values = None
     identity = (documents.doc_ids, documents.identity) if documents else run.documents_evaluated
@@ -231,10 +231,10 @@ def _test(
             if row.p_value is not None
         ]
     differences = np.stack([s.values - base.values for s in others if s.values is not None], axis=1)
-    if all(s.values is not None and statistics.is_binary(s.values) for s in (base, *others)):
-        p = statistics.mcnemar((differences > 0).sum(axis=0), (differences < 0).sum(axis=0))
+    if all(s.values is not None and significance.is_binary(s.values) for s in (base, *others)):
+        p = significance.mcnemar((differences > 0).sum(axis=0), (differences < 0).sum(axis=0))
     else:
-        p = statistics.sign_flips(differences, seed=seed)
+        p = significance.sign_flips(differences, seed=seed)
     means = differences.mean(axis=0)
     return [(column, cell, float(p[i]), float(means[i])) for i, cell in enumerate(cells)]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_lora_drop.report.records import Sample
+from lm_eval_lora_drop.record.runs import Sample
 
 # Words, single signs and Chinese characters, each with the blanks after it: fine enough to see a change, and fast.
 _TOKEN = re.compile(r"[\u3400-\u9fff\u3000-\u303f\uff00-\uffef]\s*|\w+\s*|[^\w\s]\s*|\s+")

@@ -20,16 +20,16 @@ from markupsafe import Markup
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.report import statistics
+from lm_eval_lora_drop.figures.sweep import sweep_figure
+from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.report.compare import Comparison, compare
 from lm_eval_lora_drop.report.compare_text import p_text
-from lm_eval_lora_drop.report.figures import sweep_figure
 from lm_eval_lora_drop.report.leaderboard import build, find_system
 from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
 from lm_eval_lora_drop.report.outputs import marked
-from lm_eval_lora_drop.report.records import Issue
 from lm_eval_lora_drop.report.stability import assess, sentences, swept_tasks
 from lm_eval_lora_drop.report.systems import System, group
+from lm_eval_lora_drop.statistics import significance
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -130,7 +130,7 @@ def _compare_all(systems: Sequence[System], bases: Sequence[System], seed: int) 
             refused.append(f"{other.label} is not compared: {error}")
     rows = [row for comparison in found for task in comparison.tasks for row in task.metrics if row.p_value is not None]
     # The page is one family of tests, not one for each pair.
-    for row, adjusted in zip(rows, statistics.holm([row.p_value or 0.0 for row in rows]), strict=True):
+    for row, adjusted in zip(rows, significance.holm([row.p_value or 0.0 for row in rows]), strict=True):
         row.p_holm = adjusted
     return found, refused
 
@@ -156,7 +156,7 @@ def _summary(comparisons: Sequence[Comparison]) -> list[str]:
                 continue
             low, high = row.interval
             verdict = f"{'better' if better else 'worse'}, more than chance explains"
-            if row.p_holm >= statistics.LEVEL:
+            if row.p_holm >= significance.LEVEL:
                 verdict = f"{'better' if better else 'worse'}, but these documents cannot tell that from chance"
             said.append(
                 f"{text}: {verdict} (difference {row.difference:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, "

@@ -9,9 +9,9 @@ from typing import Any
 from tabulate import tabulate
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.report.records import Run
-from lm_eval_lora_drop.sweep.honesty import Size, Trust, stability, trust
+from lm_eval_lora_drop.record.runs import Run
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.sweep.trust import Size, Trust, stability, trust
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.report.records import Documents, Issue, Run, TaskRun
-from lm_eval_lora_drop.report.runs import find_runs
+from lm_eval_lora_drop.record.find import find_runs
+from lm_eval_lora_drop.record.runs import Documents, Issue, Run, TaskRun
 
 _SHOWN = 5
 

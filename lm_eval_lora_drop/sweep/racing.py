@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_lora_drop.sweep.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.elimination import Verdict, critical_value, eliminate
 from lm_eval_lora_drop.sweep.table import Table
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.aggregation import Aggregation, Floats
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.table import Table
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from lm_eval_lora_drop.listeners.progress import Progress
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.sweep import Row, SweepResult
+from lm_eval_lora_drop.statistics.paired import paired_difference
 from lm_eval_lora_drop.sweep import prior
-from lm_eval_lora_drop.sweep.journal import Journal
-from lm_eval_lora_drop.sweep.paired import paired_difference
-from lm_eval_lora_drop.sweep.progress import Progress
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.result import Row, SweepResult
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import best_boundary, choose
 from lm_eval_lora_drop.sweep.table import Table
-from lm_eval_lora_drop.sweep.types import Answer, Document, Runner, Work
+from lm_eval_lora_drop.work import Answer, Document, Runner, Work
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -9,12 +9,12 @@ from torch import nn
 
 from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.engine import decode, prefix
+from lm_eval_lora_drop.engine.evaluated import answer_requests
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
-from lm_eval_lora_drop.engine.single import answer_requests
 from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.sweep.types import Document, Work
+from lm_eval_lora_drop.work import Document, Work
 from tests.tiny import ARCHITECTURES, make_adapter, make_base
 
 PROMPTS = [

@@ -13,7 +13,7 @@ import lm_eval
 import pytest
 import yaml
 
-from lm_eval_lora_drop.cli import main
+from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.judge.task import read_items
 from tests.judge.servers import KEYS, Say, score_json
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from lm_eval_lora_drop.cli import main
+from lm_eval_lora_drop.commands.main import main
 from tests.judge.runs import write_judged
 from tests.judge.servers import KEYS, Say
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lm_eval_lora_drop.cli import main
+from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.judge.sheets import COLUMNS
 from tests.judge.runs import write_judged
 from tests.report.test_page import chromium

@@ -11,8 +11,8 @@ import peft
 import torch
 import transformers
 
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.boundary import LayerSet
-from lm_eval_lora_drop.layers import AdapterLayers
 from lm_eval_lora_drop.probe.run import probe
 
 # So large that to keep the hidden states of 180 documents would add a quarter to the process, their logits as much.

@@ -6,7 +6,7 @@ import peft
 import torch
 import transformers
 
-from lm_eval_lora_drop.layers import AdapterLayers
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from tests.tiny import ARCHITECTURES, SIZES
 
 # Beyond the families of tests/tiny.py: heads that divide or multiply the logits, and Gemma 2's cap made to bite.

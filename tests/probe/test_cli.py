@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lm_eval_lora_drop.cli import main
+from lm_eval_lora_drop.commands.main import main
 
 TASK = """
 task: probe_toy

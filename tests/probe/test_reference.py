@@ -13,7 +13,7 @@ from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.probe.reference import ReferenceLoglikelihood, reference_documents
-from lm_eval_lora_drop.sweep.types import Answer, Document, Work
+from lm_eval_lora_drop.work import Answer, Document, Work
 
 PROMPTS = ["the question is", "1 + 1 =", "a text with a blank at its end "]
 REFERENCES = [" the answer is in the text", " 2", "of the other"]

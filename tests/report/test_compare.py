@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lm_eval_lora_drop import cli
+from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH, CHRF2
 from lm_eval_lora_drop.report.compare import compare

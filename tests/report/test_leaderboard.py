@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from lm_eval_lora_drop import cli
+from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.report.leaderboard import leaderboard
 from lm_eval_lora_drop.report.leaderboard_text import FORMATS
 from tests.report.files import swept, write_run

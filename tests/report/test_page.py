@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from lm_eval_lora_drop import cli
+from lm_eval_lora_drop.commands import main as cli
 from tests.report.files import swept, write_run
 
 PLANTED = '</div><script>document.title="broken"</script><img src="http://192.0.2.1/x.png" onerror="document.title=1">'

@@ -2,7 +2,7 @@
 
 import json
 
-from lm_eval_lora_drop import cli
+from lm_eval_lora_drop.commands import main as cli
 from tests.report.files import swept, write_run
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lm_eval_lora_drop.sweep.types import Answer, Document, Work
+from lm_eval_lora_drop.work import Answer, Document, Work
 
 L = 6
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.journal import Journal
+from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.prior import hopeless, read_at, retire_by_prior
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep

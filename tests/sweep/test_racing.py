@@ -10,12 +10,12 @@ import pytest
 from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
-from lm_eval_lora_drop.sweep.aggregation import Aggregation
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.sweep import SweepResult
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.elimination import critical_value, eliminate
-from lm_eval_lora_drop.sweep.journal import Journal
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings, schedule
-from lm_eval_lora_drop.sweep.result import SweepResult
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.table import Table

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.journal import Journal
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.sweep import SweepResult
 from lm_eval_lora_drop.sweep.metric import resolve_metric
-from lm_eval_lora_drop.sweep.result import SweepResult
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents

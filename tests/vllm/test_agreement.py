@@ -104,8 +104,8 @@ def gap_where_they_part(both, tokenizer, smollm2, shared_adapters, boundary, key
     """How far the logits of the two tokens lie apart at which two answers to one prompt part."""
     from peft import PeftModel
 
+    from lm_eval_lora_drop.adapter.layers import AdapterLayers
     from lm_eval_lora_drop.boundary import LayerSet
-    from lm_eval_lora_drop.layers import AdapterLayers
 
     data = shared_adapters.parent / "data" / "samsum" / "validation.jsonl"
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]

@@ -6,7 +6,7 @@ from lm_eval.utils import warning_once
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.sweep.types import Work
+from lm_eval_lora_drop.work import Work
 from tests.models import test_evaluate as hf
 from tests.toy import make_task
 from tests.vllm.conftest import SMALL

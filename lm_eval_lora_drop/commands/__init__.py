@@ -1,0 +1,1 @@
+"""Every `lora-drop ...`: a module a command, each with `add_parser`."""

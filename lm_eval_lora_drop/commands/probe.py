@@ -1,0 +1,131 @@
+"""`lora-drop probe`: curves over the layers on a task's validation documents, as a table, a file and figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_lora_drop.boundary import LayerSet, parse_boundary, parse_layers
+from lm_eval_lora_drop.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.validation import Binding
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `probe` to `lora-drop`."""
+    parser = subparsers.add_parser(
+        "probe",
+        help="read the reference's probability at every decoder layer, and find where it rises",
+        description="Reads the probability of the first reference tokens at every decoder layer (logit lens) on a "
+        "task's validation documents: with the full adapter, with the base model, and under the boundaries given (by "
+        "default the one that the rise point speaks for). Writes probe.json, probe.txt and figures.",
+    )
+    parser.add_argument("--pretrained", required=True, metavar="MODEL", help="base model: a folder or a Hub id")
+    parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
+    parser.add_argument("--task", required=True, help="an lm-eval task with reference answers")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    parser.add_argument("--boundary", action="append", default=[], metavar="K", help="a boundary (may be repeated)")
+    parser.add_argument("--layers", action="append", default=[], metavar="SET", help="a layer set, e.g. 0-14+20")
+    parser.add_argument("--tokens", type=int, default=4, help="reference tokens to read (default 4)")
+    parser.add_argument("--limit", type=int, default=100, help="validation documents (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing and of the bootstrap (default 0)")
+    parser.add_argument("--num_fewshot", type=int, help="examples in the prompt (default: the task's)")
+    parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
+    parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
+    parser.add_argument("--metadata", type=_json, default={}, help="JSON handed to the task, as in lm_eval")
+    parser.add_argument("--device", default="cuda:0", help="as in lm_eval (default: cuda:0, else cpu)")
+    parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")
+    parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
+    parser.set_defaults(func=_probe)
+
+
+def _probe(args: argparse.Namespace) -> int:
+    specs = [*map(parse_boundary, args.boundary), *map(parse_layers, args.layers)]
+    for spec in specs:
+        if spec.needs_validation:
+            raise ArgumentError(
+                f"--boundary must be a number, full, base or default, got {spec}. Leave it out for the probe's; for "
+                "that of a sweep, run lm_eval with boundary=auto and give its K."
+            )
+    from lm_eval_lora_drop import validation
+    from lm_eval_lora_drop.figures.probe import save_probe_figures
+    from lm_eval_lora_drop.figures.sweep import check_formats
+    from lm_eval_lora_drop.models.hf import LoraDropLM
+    from lm_eval_lora_drop.probe.run import probe, probe_boundary
+
+    formats = check_formats(args.formats.split(","))
+    lm = LoraDropLM(args.pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
+    num_layers = lm.layers.num_layers
+    sets = [kept for spec in specs if (kept := spec.resolve(num_layers)) is not None]
+    binding = _bind(lm, args)
+    drawn = validation.draw(binding, args.limit, args.seed)
+    if drawn is None:
+        raise ArgumentError(
+            f"task {args.task} has no validation or training documents besides the evaluated ones, so there is nothing "
+            "to probe. Choose a task that has some."
+        )
+    references = validation.references(binding, drawn.documents)
+    pairs = [
+        (str(document.requests[0].args[0]), reference)
+        for document, reference in zip(drawn.documents, references, strict=True)
+    ]
+    if not sets:
+        found = probe_boundary(lm, lm.layers, pairs, tokens=args.tokens, seed=args.seed)
+        sets = [LayerSet.below(found.boundary, num_layers)]
+    sets.append(LayerSet.below(0, num_layers))
+    result = probe(lm, lm.layers, pairs, sets, tokens=args.tokens, seed=args.seed)
+    record = {
+        "task": args.task,
+        **{key: lm.fingerprint_parts()[key] for key in ("adapter", "base", "dtype")},
+        "split": drawn.split,
+        "doc_ids": [document.doc_id for document in drawn.documents],
+        "left_out": drawn.left_out,
+        "probe": result.to_json(),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "probe.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (args.output / "probe.txt").write_text(result.table() + "\n", encoding="utf-8")
+    figures = save_probe_figures(args.task, record["probe"], args.output, formats)
+    print(result.table())
+    print("\n".join(map(str, [args.output / "probe.json", args.output / "probe.txt", *figures])))
+    return 0
+
+
+def _bind(lm: Any, args: argparse.Namespace) -> Binding:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+    from lm_eval_lora_drop.validation import Binding
+
+    manager = TaskManager(include_path=args.include_path, metadata=args.metadata)
+    if args.task not in manager.all_subtasks:
+        raise ArgumentError(
+            f"--task must name one lm-eval task (no group), got {args.task!r}. List them with lm_eval ls tasks."
+        )
+    task = manager.load([args.task])["tasks"][args.task]
+    assert isinstance(task, Task)
+    if args.num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=args.num_fewshot)
+    template = lm.apply_chat_template if args.apply_chat_template else None
+    return Binding(
+        task,
+        {
+            "system_instruction": None,
+            "apply_chat_template": args.apply_chat_template,
+            "fewshot_as_multiturn": args.apply_chat_template,
+            "chat_template": template,
+        },
+    )
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'must be JSON, e.g. \'{{"data_dir": "data"}}\' ({error})') from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    return value

@@ -1,0 +1,141 @@
+"""Reads what `lm_eval --output_path ... --log_samples` wrote: `results_<date>.json` and `samples_<task>_<date>.jsonl`.
+
+Runs of `hf-lora-drop` and of any other model type are read alike. What cannot be read is named (`Issue`) and the rest
+is still there: a folder of 500 runs is not lost over one torn file. The layout is that of
+lm_eval/loggers/evaluation_tracker.py, releases 0.4.x; older files are read as far as they go.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.runs import Documents, Issue, Run, Sample, Score, TaskRun, json_object
+
+__all__ = ["Documents", "Issue", "Run", "Sample", "Score", "TaskRun", "find_runs", "read_run"]
+
+KNOWN_RELEASE = "0.4."
+"""Releases of lm-eval whose files this module was written for."""
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?")
+_NO_METRIC = frozenset({"name", "alias", "sample_len", "samples", " "})
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Issue]]:
+    """The runs below `paths` (folders, searched to any depth, or results files), oldest first, and what was unreadable.
+
+    Raises:
+        ArgumentError: a path that does not exist, or no results file at all.
+    """
+    paths = list(paths)
+    files: dict[Path, None] = {}
+    for path in paths:
+        if path.is_file():
+            files[path] = None
+        elif path.is_dir():
+            files.update(dict.fromkeys(sorted(file for file in path.rglob("*.json") if _is_results_name(file.name))))
+        else:
+            raise ArgumentError(f"{path} does not exist. Give the folder that was lm_eval's --output_path.")
+    if not files:
+        raise ArgumentError(
+            f"no results file (results_<date>.json) under {', '.join(map(str, paths))}. Run lm_eval with "
+            "--output_path <folder> --log_samples and give that folder."
+        )
+    runs: list[Run] = []
+    issues: list[Issue] = []
+    for file in files:
+        run = read_run(file)
+        if isinstance(run, Issue):
+            issues.append(run)
+        else:
+            runs.append(run)
+    return sorted(runs, key=lambda run: (run.date, str(run.path))), issues
+
+
+def read_run(path: Path) -> Run | Issue:
+    """One results file, or why it cannot be used."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        return Issue(path, f"cannot be read ({error.strerror or error}); left out.")
+    data = json_object(text)
+    if data is None:
+        return Issue(path, "is no complete JSON object (truncated, perhaps by a run that was killed); left out.")
+    results = data.get("results")
+    if not isinstance(results, dict):
+        return Issue(path, "has no table `results`, so it is no results file of lm_eval; left out.")
+    run = Run(path, _date_of(path, data), data)
+    if not run.lm_eval_version.startswith(KNOWN_RELEASE):
+        said = f"lm-eval {run.lm_eval_version}" if run.lm_eval_version else "an lm-eval that does not name its release"
+        run.issues.append(Issue(path, f"was written by {said}; read as one of {KNOWN_RELEASE}x, check what is shown."))
+    groups = data.get("group_subtasks")
+    parents = {name for name, members in groups.items() if members} if isinstance(groups, dict) else set()
+    for name, metrics in results.items():
+        if name not in parents and isinstance(metrics, dict):
+            run.tasks[name] = _read_task(run, name, metrics)
+    if not run.tasks:
+        run.issues.append(Issue(path, "holds no task."))
+    return run
+
+
+def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:
+    data = run.data
+    samples = run.path.with_name(f"samples_{name}_{run.date}.jsonl")
+    counts = _entry(data, "n-samples", name)
+    shots = _entry(data, "n-shot", name)
+    better = _entry(data, "higher_is_better", name)
+    config = _entry(data, "configs", name)
+    task = TaskRun(
+        run=run,
+        name=name,
+        version=str(_entry(data, "versions", name)),
+        scores=_scores(metrics),
+        higher_is_better=better if isinstance(better, dict) else {},
+        num_fewshot=shots if isinstance(shots, int) else None,
+        documents_evaluated=counts.get("effective") if isinstance(counts, dict) else metrics.get("sample_len"),
+        config=config if isinstance(config, dict) else {},
+        samples_path=samples if samples.is_file() else None,
+    )
+    if task.samples_path is None:
+        task.issues.append(
+            Issue(
+                run.path, f"task {name}: no {samples.name} beside it (was --log_samples given?); its scores are shown."
+            )
+        )
+    return task
+
+
+def _scores(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
+    found = {}
+    for key, value in metrics.items():
+        metric, _, filter_name = key.partition(",")
+        if metric in _NO_METRIC or metric.endswith("_stderr") or not _is_number(value):
+            continue
+        stderr = metrics.get(f"{metric}_stderr,{filter_name}" if filter_name else f"{metric}_stderr")
+        found[metric, filter_name or "none"] = Score(float(value), float(stderr) if _is_number(stderr) else None)
+    return found
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _entry(data: Mapping[str, Any], table: str, task: str) -> Any:
+    found = data.get(table)
+    return found.get(task) if isinstance(found, dict) else None
+
+
+def _is_results_name(name: str) -> bool:
+    return name.startswith("results") or _DATE.search(name) is not None
+
+
+def _date_of(path: Path, data: Mapping[str, Any]) -> str:
+    """As in the file's name, which its samples share; else from the run's own clock."""
+    match = _DATE.search(path.name)
+    if match:
+        return match[0]
+    seconds = data.get("date")
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H-%M-%S") if _is_number(seconds) else ""

@@ -1,0 +1,224 @@
+"""What a sweep has been answered so far, on disk: a run that was killed continues where it was.
+
+One file per task, fingerprint and process, `<task>-<12 digits of the fingerprint>.rank<r>.jsonl`: a header line, then
+one line per (boundary, document). Every line is JSON; floats are written so that they come back bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.work import Answer
+
+SCHEMA = 1
+LIBRARIES = ("lm_eval", "torch", "transformers", "peft", "vllm")
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """The journal of one task under one fingerprint; several processes append to a file each and read them all.
+
+    `settings` is what the fingerprint was taken over: it stands in the header, so that a journal that does not belong
+    here can say in what it differs.
+    """
+
+    def __init__(
+        self, folder: Path, fingerprint: str, task: str, *, rank: int = 0, settings: Mapping[str, Any]
+    ) -> None:
+        self.folder = Path(folder)
+        self.fingerprint = fingerprint
+        self.task = task
+        self.settings = json.loads(json.dumps(settings, default=str))
+        # A task may be called `group/name`.
+        self._task_name = re.sub(r"[^\w.-]+", "_", task)
+        self._stem = f"{self._task_name}-{fingerprint.removeprefix('sha256:')[:12]}"
+        self.path = self.folder / f"{self._stem}.rank{rank}.jsonl"
+        self._ready = False
+
+    def read(self) -> dict[tuple[int, str], tuple[Any, ...]]:
+        """(boundary, key of the document) -> responses, from the files of all ranks.
+
+        A torn last line (the process was killed while writing) and lines that cannot be read are left out with a
+        warning.
+
+        Raises:
+            ArgumentError: a file of our name was written under other settings.
+        """
+        found: dict[tuple[int, str], tuple[Any, ...]] = {}
+        # Not glob(): a folder or task name may hold brackets.
+        files = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        ours = re.compile(re.escape(self._stem) + r"\.rank\d+\.jsonl")
+        others = re.compile(re.escape(self._task_name) + r"-[0-9a-f]+\.rank\d+\.jsonl")
+        for path in files:
+            if ours.fullmatch(path.name):
+                found.update(self._read_file(path))
+        ignored = sum(bool(others.fullmatch(path.name)) and not ours.fullmatch(path.name) for path in files)
+        if ignored:
+            log.info("%s: %d journals of %s under other settings are left alone", self.folder, ignored, self.task)
+        return found
+
+    def append(self, answers: Sequence[Answer]) -> None:
+        """Write answers down for good: when this returns, they are on the disk.
+
+        Raises:
+            ArgumentError: the folder cannot be written.
+        """
+        lines = [
+            {
+                "boundary": answer.boundary,
+                "doc_id": answer.document.doc_id,
+                "key": answer.document.key,
+                "responses": [_encode(response) for response in answer.responses],
+            }
+            for answer in answers
+        ]
+        try:
+            if not self._ready:
+                self._prepare()
+            self._write(lines)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+
+    def _prepare(self) -> None:
+        """Make the file end in a whole line, and begin with a header."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.path, whole)
+        if whole == 0:
+            header = {
+                "schema": SCHEMA,
+                "task": self.task,
+                "fingerprint": self.fingerprint,
+                "settings": self.settings,
+                "versions": _versions(),
+            }
+            self._write([header])
+        self._ready = True
+
+    def _write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+        with self.path.open("ab") as file:
+            # A model may emit half of a surrogate pair; it is kept as it came.
+            file.write(text.encode("utf-8", "surrogatepass"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read_file(self, path: Path) -> dict[tuple[int, str], tuple[Any, ...]]:
+        *lines, torn = path.read_bytes().split(b"\n")
+        if torn:
+            log.warning("%s: the last line is incomplete (the run was killed while writing it): left out", path)
+        if not lines:
+            return {}
+        self._check_header(path, lines[0])
+        found = {}
+        unreadable = []
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                record = json.loads(line.decode("utf-8", "surrogatepass"))
+                responses = tuple(_decode(response) for response in record["responses"])
+                found[int(record["boundary"]), str(record["key"])] = responses
+            except (ValueError, KeyError, TypeError):
+                unreadable.append(number)
+        if unreadable:
+            log.warning(
+                "%s: %d of %d lines cannot be read (the first is line %d): they are left out and answered again",
+                path,
+                len(unreadable),
+                len(lines) - 1,
+                unreadable[0],
+            )
+        return found
+
+    def _check_header(self, path: Path, line: bytes) -> None:
+        try:
+            header = json.loads(line.decode("utf-8", "surrogatepass"))
+            schema, fingerprint, settings = header["schema"], header["fingerprint"], header["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArgumentError(
+                f"sweep_dir: the first line of {path} must be the header of a journal, and it cannot be read. "
+                "Delete the file or give another sweep_dir."
+            ) from error
+        if schema != SCHEMA:
+            raise ArgumentError(
+                f"sweep_dir: {path} must have journal schema {SCHEMA}, got {schema}: it was written by another version "
+                "of lm-eval-lora-drop. Delete the file or give another sweep_dir."
+            )
+        if fingerprint != self.fingerprint:
+            differences = "; ".join(_differences(settings, self.settings)) or "the fingerprint alone"
+            raise ArgumentError(
+                f"sweep_dir: {path} holds answers that were given under other settings and is not used. What differs, "
+                f"there and here: {differences}. Delete or rename the file, or give another sweep_dir."
+            )
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and write a file into it, so that a sweep does not find out after its first batch.
+
+    Raises:
+        ArgumentError: naming sweep_dir.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> ArgumentError:
+    return ArgumentError(
+        f"sweep_dir must be a folder that can be written, got {folder} ({error.strerror or error}). Give another one: "
+        "sweep_dir=<folder>."
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"lm_eval_lora_drop": __version__}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _encode(response: Any) -> Any:
+    """JSON has no tuple, no NaN and no infinity; numpy's scalars are no JSON either."""
+    if isinstance(response, (tuple, list)):
+        return [_encode(part) for part in response]
+    if hasattr(response, "item"):
+        response = response.item()
+    if isinstance(response, float) and not math.isfinite(response):
+        return {"float": repr(response)}
+    return response
+
+
+def _decode(response: Any) -> Any:
+    if isinstance(response, list):
+        return tuple(_decode(part) for part in response)
+    if isinstance(response, dict):
+        return float(response["float"])
+    return response
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """`adapter.fingerprint: 'a' and 'b'` for every leaf of two nested settings that differs."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            line
+            for key in sorted({*there, *here})
+            for line in _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if there == here else [f"{name}: {there!r} and {here!r}"]

@@ -1,0 +1,1 @@
+"""Aggregation, resampling and tests, on plain numbers."""

@@ -1,0 +1,1 @@
+"""Grids of evaluations: planned, run, resumed."""

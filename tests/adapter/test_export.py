@@ -1,0 +1,263 @@
+"""An exported adapter is the adapter under its boundary, bit for bit, and an ordinary PEFT adapter."""
+
+import json
+import warnings
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from lm_eval_lora_drop.adapter.export import export_adapter, merge_adapter
+from lm_eval_lora_drop.adapter.files import open_adapter
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.boundary import LayerSet, parse_layers
+from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from tests.tiny import ARCHITECTURES, make_adapter, make_base
+
+LAYERS = 4
+IDS = torch.arange(3, 43).reshape(2, 20)
+
+
+def loaded(base, adapter):
+    """The adapter on its base, with PEFT's warnings about missing and unexpected keys as errors."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="(?s).*(missing|unexpected).*keys")
+        return peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def under(base, adapter, kept):
+    model = loaded(base, adapter)
+    with AdapterLayers.of(model).keep(kept):
+        return logits(model)
+
+
+def assert_same(base, adapter, kept, folder):
+    exported = export_adapter(adapter, kept, folder)
+    model = loaded(base, folder)
+    assert torch.equal(logits(model), under(base, adapter, kept))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about shapes of `lora_bias`: only the names are wanted
+        made = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
+    written = set(load_file(folder / "adapter_model.safetensors"))
+    assert made <= written
+    # PEFT saves the base weight of an embedding along with its LoRA.
+    assert {name.removeprefix("base_model.model.") for name in written - made} <= {
+        f"{module}.{weight}"
+        for module in ("model.embed_tokens", "lm_head")
+        for weight in ("weight", "base_layer.weight")
+    }
+    return exported
+
+
+@pytest.fixture
+def config_of():
+    return lambda folder: json.loads((folder / "adapter_config.json").read_text())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_export_equals_the_boundary_on_every_architecture(architecture, tmp_path, config_of):
+    """Logits of the exported adapter are those of the whole one under the boundary; names fit without remainder."""
+    base = make_base(tmp_path / "base", architecture)
+    adapter = make_adapter(base, tmp_path / "adapter")
+    for boundary in (1, 3, LAYERS):
+        folder = tmp_path / f"K{boundary}"
+        exported = assert_same(base, adapter, LayerSet.below(boundary, LAYERS), folder)
+        if "q_proj" in config_of(adapter)["target_modules"]:
+            assert config_of(folder)["layers_to_transform"] == list(range(boundary))
+        counted = AdapterLayers.of(loaded(base, adapter)).count_parameters(LayerSet.below(boundary, LAYERS))
+        assert (exported.parameters, exported.dropped_parameters) == counted
+        assert exported.size == (folder / "adapter_model.safetensors").stat().st_size
+
+
+VARIANTS = {
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True, "r": 2, "lora_alpha": 3},
+    "patterns": {
+        "rank_pattern": {r"layers\.(1|3)\..*q_proj": 2, "down_proj": 6},
+        "alpha_pattern": {r"layers\.0\..*": 3, r"layers\.3\..*": 5},
+    },
+    "regex": {"target_modules": r".*\.(q_proj|down_proj)"},
+    "some layers": {
+        "target_modules": ["q_proj", "v_proj"],
+        "layers_to_transform": [0, 2, 3],
+        "layers_pattern": "layers",
+    },
+    "full names": {"target_modules": [f"model.layers.{i}.self_attn.{p}_proj" for i in (0, 1, 3) for p in "qv"]},
+    "embedding": {"target_modules": ["embed_tokens", "q_proj", "down_proj"]},
+    "head": {"target_modules": ["lm_head", "q_proj", "down_proj"]},
+    "head trained": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "norms trained": {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm", "norm"]},
+    "embedding trained": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "tokens trained": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
+    "lora bias": {"target_modules": ["q_proj"], "lora_bias": True},
+}
+
+
+@pytest.mark.parametrize("spec", ["0-1", "0-3", "1+3", "0"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_keep_what_they_are(variant, spec, tiny_base, tmp_path, config_of):
+    """DoRA, rsLoRA, patterns, trained modules and every way to name targets survive, with boundaries and layer sets."""
+    kept = parse_layers(spec).resolve(LAYERS)
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", **VARIANTS[variant])
+    _disturb(adapter)
+    assert_same(tiny_base, adapter, kept, tmp_path / "out")
+    before, after = config_of(adapter), config_of(tmp_path / "out")
+    ours = {"target_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "trainable_token_indices"}
+    patterns = {"rank_pattern", "alpha_pattern"}
+    assert {k: v for k, v in after.items() if k not in ours | patterns} == {
+        k: v for k, v in before.items() if k not in ours | patterns
+    }
+    for name in patterns:
+        assert after[name].items() <= before[name].items()
+    if variant == "patterns":
+        assert (r"layers\.(1|3)\..*q_proj" in after["rank_pattern"]) == bool({1, 3} & kept.layers)
+        assert (r"layers\.3\..*" in after["alpha_pattern"]) == (3 in kept.layers)
+
+
+def _disturb(adapter):
+    """Move every saved tensor, so that a trained module differs from the base model's."""
+    generator = torch.Generator().manual_seed(5)
+    file = adapter / "adapter_model.safetensors"
+    moved = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in load_file(file).items()}
+    save_file(moved, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtype_and_values_stay(dtype, tiny_adapter, tmp_path, config_of):
+    """Tensors are copied bit for bit in their dtype."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "adapter_config.json").write_text(json.dumps(config_of(tiny_adapter)))
+    values = {k: v.to(dtype) for k, v in load_file(tiny_adapter / "adapter_model.safetensors").items()}
+    save_file(values, source / "adapter_model.safetensors")
+    export_adapter(source, LayerSet.below(2, LAYERS), tmp_path / "out")
+    left = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert 0 < len(left) < len(values)
+    assert all(left[name].dtype == dtype and torch.equal(left[name], values[name]) for name in left)
+
+
+def test_pickled_adapter_is_exported_as_safetensors(tiny_base, tiny_adapter, tmp_path, config_of):
+    """An adapter_model.bin of an old PEFT is read without unpickling anything but tensors."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "adapter_config.json").write_text(json.dumps(config_of(tiny_adapter)))
+    torch.save(load_file(tiny_adapter / "adapter_model.safetensors"), source / "adapter_model.bin")
+    export_adapter(source, LayerSet.below(2, LAYERS), tmp_path / "out")
+    want = under(tiny_base, tiny_adapter, LayerSet.below(2, LAYERS))
+    assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
+
+
+def test_merged_model_answers_like_the_boundary(tiny_base, tiny_adapter, tmp_path):
+    """A merged model needs no PEFT; folding rounds, so logits agree closely, not bit for bit."""
+    kept = LayerSet.below(2, LAYERS)
+    merge_adapter(tiny_adapter, kept, tmp_path / "merged")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(logits(model), under(tiny_base, tiny_adapter, kept), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(logits(model), under(tiny_base, tiny_adapter, LayerSet.below(3, LAYERS)), atol=1e-2)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
+    assert "library_name: transformers" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_existing_folder_is_refused_and_untouched(tiny_adapter, tmp_path):
+    """Neither in place nor over anything that exists, an empty folder and a dangling link included."""
+    before = {file.name: file.read_bytes() for file in tiny_adapter.iterdir()}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for target in (tiny_adapter, tmp_path / "empty", tmp_path / "link"):
+        with pytest.raises(ArgumentError, match="exists already"):
+            export_adapter(tiny_adapter, LayerSet.below(2, LAYERS), target)
+        with pytest.raises(ArgumentError, match="exists already"):
+            merge_adapter(tiny_adapter, LayerSet.below(2, LAYERS), target)
+    assert {file.name: file.read_bytes() for file in tiny_adapter.iterdir()} == before
+
+
+def test_nothing_is_left_behind_by_a_refusal(tiny_adapter, tmp_path):
+    """K = 0 has no adapter to write; the way out is named."""
+    with pytest.raises(ArgumentError, match=r"that is the base model\. Use .* without an adapter"):
+        export_adapter(tiny_adapter, LayerSet.below(0, LAYERS), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_adapters_are_refused(tiny_base, tiny_adapter, tmp_path):
+    """Too few layers for the adapter, biases that cannot be told apart: said before anything is written."""
+    with pytest.raises(AdapterError, match="LoRA in layer 3, but .* model of 3"):
+        export_adapter(tiny_adapter, LayerSet.below(2, 3), tmp_path / "out")
+    biased = make_adapter(tiny_base, tmp_path / "biased", bias="lora_only")
+    with pytest.raises(AdapterError, match="bias=lora_only"):
+        export_adapter(biased, LayerSet.below(2, LAYERS), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def run_with(adapter, entry):
+    record = {
+        "adapter": {"path": str(adapter), "fingerprint": open_adapter(str(adapter)).fingerprint()},
+        "tasks": {"t": entry},
+    }
+    return {"results": {"t": {}}, "config": {"lora_drop": record}}
+
+
+SWEPT = {
+    "boundary": 3,
+    "layers": "0-2",
+    "num_layers": LAYERS,
+    "method": "sweep",
+    "metric": "rouge_l",
+    "split": "validation",
+    "sweep": {
+        "chosen": 3,
+        "full_score": 33.7,
+        "boundaries": [
+            {"boundary": 4, "score": 33.7, "stderr": 1.3, "documents": 32},
+            {"boundary": 3, "score": 35.0, "stderr": 1.25, "documents": 32},
+        ],
+    },
+}
+
+
+def test_command_takes_the_boundary_of_a_run(tiny_base, tiny_adapter, tmp_path, capsys):
+    """`--results --task` exports what the run chose and writes down why; another adapter is refused."""
+    (tmp_path / "run.json").write_text(json.dumps(run_with(tiny_adapter, SWEPT)))
+    base = ["export", "--results", str(tmp_path / "run.json"), "--task", "t", "-o"]
+    assert cli.main([*base, str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "boundary 3" in said
+    assert "parameters dropped" in said
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "32 documents of split `validation` by rouge_l: 35 ± 1.25; the whole adapter scored 33.7" in card
+    want = under(tiny_base, tiny_adapter, LayerSet.below(3, LAYERS))
+    assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
+    other = make_adapter(tiny_base, tmp_path / "other", seed=9)
+    assert cli.main([*base, str(tmp_path / "out2"), "--peft", str(other)]) == 1
+    assert "is not the adapter of this run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--boundary", "auto"], "needs a sweep"),
+        (["--boundary", "9"], "from 0 to 4"),
+        (["--boundary", "2", "--layers", "0-1"], "exactly one of"),
+        ([], "exactly one of"),
+    ],
+)
+def test_command_names_what_is_wrong(arguments, message, tiny_adapter, tmp_path, capsys):
+    assert cli.main(["export", "--peft", str(tiny_adapter), "-o", str(tmp_path / "out"), *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.smollm2
+def test_smollm2_adapter(smollm2, shared_adapters, tmp_path):
+    """The trained SAMSum adapter: same logits as boundary 20, ten thirtieths smaller."""
+    source = shared_adapters / "samsum-smollm2-r8"
+    exported = assert_same(smollm2, source, LayerSet.below(20, 30), tmp_path / "out")
+    assert (exported.parameters, exported.dropped_parameters) == (1_628_160, 814_080)

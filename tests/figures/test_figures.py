@@ -1,0 +1,225 @@
+"""Figures: they hold what they should, take any name, and come out the same twice."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from lm_eval_lora_drop.commands.main import main
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.figures.probe import (
+    difference_figure,
+    maximum_figure,
+    rise_figure,
+    save_probe_figures,
+    tokens_figure,
+)
+from lm_eval_lora_drop.figures.sweep import file_name, save_figure, save_sweep_figure, sweep_figure
+
+NAMES = [
+    "lora_drop_samsum",
+    r"a $\frac{1}{0}$ task_with^all {kinds} % & # ~ \x",
+    "x" * 300,
+    "<b>&amp;\x00\x1b\ud800",
+    "$",
+]
+
+
+def entry(*, chosen=7, **changes):
+    """A task's entry in a results file with 11 boundaries; the two lowest were retired."""
+    rows = [
+        {
+            "boundary": k,
+            "score": 20.0 + k - 0.2 * max(0, k - 7) ** 2,
+            "stderr": 1.5,
+            "documents": 32 if k > 1 else 8,
+            "retired_after": None if k > 1 else 8,
+        }
+        for k in range(10, -1, -1)
+    ]
+    sweep = {"boundaries": rows, "chosen": chosen, "best": 7, **changes}
+    return {"method": "sweep", "metric": "rouge_l", "higher_is_better": True, "num_layers": 10, "sweep": sweep}
+
+
+def probed(*, layer=6, sets=("full", "K = 7", "base")):
+    """The probe object of a results file with random curves."""
+    rng = np.random.default_rng(0)
+
+    def series(*shape):
+        return {"mean": rng.random(shape).tolist(), "stderr": (rng.random(shape) / 20).tolist()}
+
+    measures = ("probability", "max_probability", "rank", "entropy")
+    curves = [
+        {
+            "name": name,
+            "boundary": {"full": 10, "base": 0}.get(name, 7),
+            "by_token": {measure: series(4, 10) for measure in measures},
+            "over_tokens": {measure: series(10) for measure in measures},
+            "probability_less_full": {"by_token": series(4, 10), "over_tokens": series(10)},
+        }
+        for name in sets
+    ]
+    rise = {"layer": layer, "interval": None if layer is None else [5, 8]}
+    return {"num_layers": 10, "tokens": 4, "documents": 50, "boundary": 7, "rise": rise, "curves": curves}
+
+
+def legend(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_the_sweeps_figure_shows_every_score_its_band_and_the_three_marks():
+    figure = sweep_figure("task", entry())
+    axes = figure.axes[0]
+    rows = sorted(entry()["sweep"]["boundaries"], key=lambda row: row["boundary"])
+    lines = [line.get_xydata().tolist() for line in axes.lines]
+    assert [[row["boundary"], row["score"]] for row in rows] in lines
+    assert [[row["boundary"], row["score"]] for row in rows[:2]] in lines
+    band = axes.collections[0].get_paths()[0].vertices
+    assert [3.0, 23.0 - 1.5] in band.tolist()
+    assert [3.0, 23.0 + 1.5] in band.tolist()
+    assert legend(figure) == [
+        "± 1 standard error",
+        "retired early (fewer documents)",
+        "chosen, K = 7: 27.0 ± 1.5",
+        "full, K = 10: 28.2 ± 1.5",
+        "base, K = 0: 20.0 ± 1.5",
+    ]
+    assert "rouge_l" in axes.get_ylabel()
+    assert "higher is better" in axes.get_ylabel()
+    assert "boundary K" in axes.get_xlabel()
+    assert "32 validation documents" in axes.get_title(loc="left")
+
+
+def test_full_and_base_are_marked_only_where_they_were_scored():
+    rows = [row for row in entry()["sweep"]["boundaries"] if 2 <= row["boundary"] <= 8]
+    assert legend(sweep_figure("task", entry(boundaries=rows))) == ["± 1 standard error", "chosen, K = 7: 27.0 ± 1.5"]
+
+
+def test_a_score_without_standard_error_or_without_a_value_is_drawn_as_far_as_it_goes():
+    rows = [
+        {"boundary": k, "score": s, "stderr": None, "documents": 1, "retired_after": None}
+        for k, s in ((1, 0.5), (0, None))
+    ]
+    figure = sweep_figure("task", entry(boundaries=rows, chosen=1))
+    assert "chosen, K = 1: 0.5" in legend(figure)
+
+
+def test_the_rule_is_named_where_it_need_not_choose_the_best():
+    assert "chosen (one_se), K = 6: 26.0 ± 1.5" in legend(sweep_figure("task", entry(chosen=6, select="one_se")))
+
+
+@pytest.mark.parametrize("sweep", [None, {}, {"boundaries": []}])
+def test_an_entry_without_a_sweep_is_refused(sweep):
+    with pytest.raises(ArgumentError, match="boundary=auto"):
+        sweep_figure("task", {"method": "given", "sweep": sweep})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_drawn_as_text_and_gives_a_file(name, tmp_path):
+    paths = save_sweep_figure(name, entry() | {"metric": name}, tmp_path)
+    paths += save_probe_figures(name, probed(), tmp_path)
+    assert all(path.parent == tmp_path and path.stat().st_size > 5000 for path in paths)
+    assert {path.suffix for path in paths} == {".png", ".svg", ".pdf"}
+    for path in paths:
+        if path.suffix == ".svg":
+            ET.parse(path)
+
+
+def test_a_long_or_wild_name_still_makes_a_file_name():
+    assert file_name("../../etc/passwd") == "etc_passwd"
+    assert file_name("...") == "task"
+    assert len(file_name("x" * 300)) <= 100
+
+
+def test_drawing_again_gives_the_same_files(tmp_path):
+    for folder in ("one", "two"):
+        save_sweep_figure("task", entry(), tmp_path / folder)
+        save_probe_figures("task", probed(), tmp_path / folder)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) == 15
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ArgumentError, match="png, svg, pdf, got gif"):
+        save_figure(sweep_figure("task", entry()), tmp_path / "figure", ["png", "gif"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_probes_figures_show_their_series():
+    probe = probed()
+    rise = rise_figure("task", probe)
+    assert legend(rise) == [
+        "full",
+        "K = 7",
+        "base",
+        "95 % interval of the rise point",
+        "rise point, layer 6 (boundary K = 7)",
+    ]
+    for curve, line in zip(probe["curves"], rise.axes[0].lines, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), curve["over_tokens"]["probability"]["mean"])
+    tokens = tokens_figure("task", probe)
+    assert [axes.get_title(loc="left") for axes in tokens.axes] == ["full", "K = 7", "base"]
+    for curve, axes in zip(probe["curves"], tokens.axes, strict=True):
+        for mean, line in zip(curve["by_token"]["probability"]["mean"], axes.lines, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), mean)
+    assert legend(maximum_figure("task", probe)) == ["full", "K = 7", "base"]
+    difference = difference_figure("task", probe)
+    assert legend(difference) == ["K = 7 less full"]
+    np.testing.assert_allclose(
+        difference.axes[0].lines[1].get_ydata(),
+        probe["curves"][1]["probability_less_full"]["over_tokens"]["mean"],
+    )
+
+
+def test_without_a_rise_point_none_is_drawn():
+    assert legend(rise_figure("task", probed(layer=None))) == ["full", "K = 7", "base"]
+
+
+def test_the_full_adapter_alone_has_no_difference(tmp_path):
+    paths = save_probe_figures("task", probed(sets=("full",)), tmp_path, ["png"])
+    assert sorted(path.name for path in paths) == [
+        "probe-maximum-task.png",
+        "probe-rise-task.png",
+        "probe-tokens-task.png",
+    ]
+
+
+def test_the_command_draws_a_results_file_and_a_probe_file(tmp_path, capsys):
+    results = tmp_path / "results_2026-01-01T00-00-00.json"
+    tasks = {"one": entry(), "two": {"method": "probe", "sweep": None, "probe": probed()}, "three": {"method": "given"}}
+    results.write_text(json.dumps({"config": {"lora_drop": {"tasks": tasks}}}), encoding="utf-8")
+    assert main(["figures", str(results), "--formats", "svg"]) == 0
+    printed = capsys.readouterr().out.split()
+    assert [path.rsplit("/", 1)[1] for path in printed] == [
+        "sweep-one.svg",
+        "probe-rise-two.svg",
+        "probe-tokens-two.svg",
+        "probe-maximum-two.svg",
+        "probe-difference-two.svg",
+    ]
+    probe = tmp_path / "probe.json"
+    probe.write_text(json.dumps({"task": "two", "probe": probed()}), encoding="utf-8")
+    assert main(["figures", str(probe), "-o", str(tmp_path / "out"), "--formats", "png,pdf"]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        ("{", [], "is no JSON file"),
+        ("[1]", [], "holds no entry config.lora_drop.tasks"),
+        ('{"config": {"lora_drop": null}}', [], "holds no entry config.lora_drop.tasks"),
+        ('{"config": {"lora_drop": {"tasks": {"a": {"method": "given"}}}}}', [], "no sweep and no probe"),
+        ('{"config": {"lora_drop": {"tasks": {"a": {}}}}}', ["--task", "b"], "got b. There are: a"),
+        (None, [], "cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_drawn_is_named_with_the_way_out(text, arguments, message, tmp_path, capsys):
+    path = tmp_path / "results.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    assert main(["figures", str(path), *arguments]) == 1
+    assert message in capsys.readouterr().err
