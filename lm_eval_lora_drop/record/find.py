@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, Sample, Score, TaskRun, json_object
+from lm_eval_lora_drop.record.schema import from_config
 
 __all__ = ["Documents", "Issue", "Run", "Sample", "Score", "TaskRun", "find_runs", "read_run"]
 
@@ -68,6 +69,10 @@ def read_run(path: Path) -> Run | Issue:
     if not isinstance(results, dict):
         return Issue(path, "has no table `results`, so it is no results file of lm_eval; left out.")
     run = Run(path, _date_of(path, data), data)
+    try:
+        run.record = from_config(run.config, path)
+    except ArgumentError as error:
+        return Issue(path, f"{str(error).removeprefix(f'{path}: ')} Left out.")
     if not run.lm_eval_version.startswith(KNOWN_RELEASE):
         said = f"lm-eval {run.lm_eval_version}" if run.lm_eval_version else "an lm-eval that does not name its release"
         run.issues.append(Issue(path, f"was written by {said}; read as one of {KNOWN_RELEASE}x, check what is shown."))
