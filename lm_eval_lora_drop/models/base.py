@@ -159,7 +159,9 @@ class LoraDropBase(abc.ABC):
                 self._decide(binding)
         record = self._run_record(self._state.report())
         for name, task in record.tasks.items():
-            log.info("%s: %s (%s), %s adapter parameters kept", name, task.kept.label, task.method, task.kept_parameters)
+            log.info(
+                "%s: %s (%s), %s adapter parameters kept", name, task.kept.label, task.method, task.kept_parameters
+            )
         self._listeners.tell(Finished(record))
         return info | to_entry(record)
 

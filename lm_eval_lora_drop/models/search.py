@@ -78,9 +78,7 @@ class Search:
             return self._probe(binding, drawn, fingerprint)
         return self._sweep(binding, drawn, fingerprint, metric)
 
-    def _sweep(
-        self, binding: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None
-    ) -> TaskRecord:
+    def _sweep(self, binding: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None) -> TaskRecord:
         """Compare the candidates on the drawn documents, by `metric`; where it is None, by their references'
         likelihood."""
         args, backend, documents = self.args, self.backend, drawn.documents

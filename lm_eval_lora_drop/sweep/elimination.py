@@ -65,7 +65,7 @@ def eliminate(
         margin: in units of the score: minus the tolerance, or what a boundary must be beaten by.
     """
     means = np.array([np.nanmean(row) if np.isfinite(row).any() else -math.inf for row in values])
-    leader = max(range(len(boundaries)), key=lambda row: (means[row], boundaries[row]))
+    leader = max(range(len(boundaries)), key=lambda row: (means[row], -row))
     scale = _largest_difference(values)
     verdicts = []
     for row, boundary in enumerate(boundaries):

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.variant import Variant
 
 DOCUMENTS = 16
 """How many the likelihood is read on: it is a mean over tokens, so it varies less between documents than scores do."""
@@ -16,14 +17,25 @@ BOUNDARIES = 10
 KEPT_SHARE = 0.5  # docs/sweep.md has the curve: more would retire the paper's default boundary
 
 
-def read_at(candidates: Sequence[int], num_layers: int) -> list[int]:
+def read_at(candidates):
+    n = candidates[0].num_layers
+    return [Variant.below(k, n) for k in _read_at([v.boundary for v in candidates], n)]
+
+
+def hopeless(candidates, reference):
+    n = candidates[0].num_layers
+    found = _hopeless([v.boundary for v in candidates], {v.boundary: x for v, x in reference.items()}, n)
+    return [Variant.below(k, n) for k in found]
+
+
+def _read_at(candidates: Sequence[int], num_layers: int) -> list[int]:
     """The boundaries to read the likelihood at, in falling order: 0, L and evenly spaced candidates."""
     ordered = sorted(candidates, reverse=True)
     step = -(-len(ordered) // BOUNDARIES)
     return sorted({0, num_layers, *ordered[::step], ordered[-1]}, reverse=True)
 
 
-def hopeless(candidates: Sequence[int], reference: Mapping[int, Sequence[float]], num_layers: int) -> list[int]:
+def _hopeless(candidates: Sequence[int], reference: Mapping[int, Sequence[float]], num_layers: int) -> list[int]:
     """The candidates that `retire_by_prior` retires, and those whose neighbours in `reference` it retires both.
 
     Raises:

@@ -13,6 +13,7 @@ import numpy as np
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.elimination import Verdict, critical_value, eliminate
 from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ class Race:
         aggregation: Aggregation,
         *,
         sign: int,
-        num_layers: int,
+        full: Variant | None,
         seed: int,
         select: str = "best",
         settings: RacingSettings | None = None,
-        hopeless: Collection[int] = (),
+        hopeless: Collection[Variant] = (),
     ) -> None:
         self.settings = settings or RacingSettings()
         self._table = table
@@ -59,32 +60,32 @@ class Race:
         self._sign = sign
         self._one_se = select == "one_se"
         self._order = random.Random(seed).sample(range(table.documents), table.documents)
-        self._kept = {num_layers}
-        self._running = [boundary for boundary in table.boundaries if boundary not in hopeless]
+        self._kept: set[Variant] = set() if full is None else {full}
+        self._running = [boundary for boundary in table.candidates if boundary not in hopeless]
         self._rivals = len(self._running) - 1
         self._schedule = schedule(table.documents, self.settings)
-        self._verdicts = [Verdict(boundary, num_layers, "prior") for boundary in hopeless]
-        self.retired: dict[int, int] = dict.fromkeys(hopeless, 0)
+        self._verdicts = [Verdict(boundary, full, "prior") for boundary in hopeless]
+        self.retired: dict[Variant, int] = dict.fromkeys(hopeless, 0)
 
-    def rounds(self) -> Iterator[dict[int, Sequence[int]]]:
+    def rounds(self) -> Iterator[dict[Variant, Sequence[int]]]:
         """Rounds of boundary -> positions of documents; the table must be filled before the next one is asked for."""
         for documents in self._schedule:
             yield dict.fromkeys(self._running, self._order[:documents])
             if documents < self._table.documents:
                 self._retire(documents)
 
-    def positions(self, boundary: int) -> Sequence[int]:
+    def positions(self, boundary: Variant) -> Sequence[int]:
         """The documents that the boundary met in this race, whatever else is known of it."""
         return sorted(self._order[: self.retired.get(boundary, self._table.documents)])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Any]:
         """What the results file says about the race besides `retired_after`."""
         return {
             "error_rate": self.settings.error_rate,
             "tolerance": 0.0 if self._one_se else self.settings.tolerance,
             "rounds": self._schedule,
             "retired": [
-                {"boundary": verdict.boundary, "by": verdict.by, "reason": verdict.reason} for verdict in self._verdicts
+                {"variant": str(verdict.boundary), "by": str(verdict.by), "reason": verdict.reason} for verdict in self._verdicts
             ],
         }
 
