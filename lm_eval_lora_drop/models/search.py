@@ -54,7 +54,9 @@ class Search:
             method: Method = "default" if self.args.spec.kind == "default" else "given"
             record = self._record(binding, fixed, method, self._task_fingerprint(binding))
         else:
-            record = replace(self._find(binding), seconds=round(time.perf_counter() - start, 3))
+            record = self._find(binding)
+            if not record.from_answer_cache:
+                record = replace(record, seconds=round(time.perf_counter() - start, 3))
         for warning in record.warnings:
             log.warning("%s: %s", binding.name, warning)
         self.listeners.tell(Decided(binding.name, record))
