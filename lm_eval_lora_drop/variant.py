@@ -144,7 +144,7 @@ class Variant:
         layers: list[list[Keep]] = [[] for _ in range(num_layers)]
         for first, last, keep in parse_ranges(ranges):
             if last >= num_layers:
-                cls.of_layers((last,), num_layers)  # raises
+                cls.of_layers((max(first, num_layers), last), num_layers)  # raises
             for index in range(first, last + 1):
                 layers[index].append(keep)
         return cls(tuple(tuple(sorted(keeps)) for keeps in layers), adapter)
