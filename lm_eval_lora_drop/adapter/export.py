@@ -57,7 +57,7 @@ def export_adapter(
             )
         values = load_tensors(files)
         written, scale = _fold(files, staying, values)
-        config = _config(files.config, tensors, staying, kept) | scale
+        config = _config(files.config, tensors, staying) | scale
         _copy_tokenizer(files.folder, folder)
         save_file(written, folder / adapter_files.WEIGHTS, metadata={"format": "pt"})
         (folder / adapter_files.CONFIG).write_text(
@@ -177,7 +177,7 @@ def _parameters(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, 
 
 
 def _config(
-    config: Mapping[str, Any], tensors: list[TensorName], staying: Iterable[TensorName], kept: Variant
+    config: Mapping[str, Any], tensors: list[TensorName], staying: Iterable[TensorName]
 ) -> dict[str, Any]:
     """The configuration under which PEFT makes exactly the modules of `staying`."""
     short = dict(config)
@@ -244,5 +244,5 @@ def _account(
         dropped_parameters=sum(part.values()) - left,
         size=(folder / adapter_files.WEIGHTS).stat().st_size,
         source_size=files.weights.stat().st_size,
-        peft_only=health.known_to_peft_only(files.config, [tensor for tensor in staying]),
+        peft_only=health.known_to_peft_only(files.config, list(staying)),
     )

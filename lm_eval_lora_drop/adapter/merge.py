@@ -36,8 +36,7 @@ def merge_adapter(
         AdapterError: as `export_adapter`; no base model is known, it is quantised, or the adapter cannot be folded in.
         ArgumentError: as `export_adapter`, or an unknown dtype.
     """
-    if dtype not in DTYPES:
-        raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype}.")
+    check_dtype(dtype)
     files = adapter_files.open_adapter(str(source))
     base = pretrained or files.config.get("base_model_name_or_path")
     if not base:
@@ -61,6 +60,12 @@ def merge_adapter(
         exported = dataclasses.replace(exported, destination=destination, size=size, merged_into=base)
         (folder / "README.md").write_text(model_card(files.config, exported, origin), encoding="utf-8")
     return exported
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise ArgumentError unless `dtype` is one of `DTYPES`."""
+    if dtype not in DTYPES:
+        raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype[:80]!r}.")
 
 
 def _merge(base: str, adapter: Path, folder: Path, dtype: str) -> None:
@@ -96,7 +101,7 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         )
     tensors = [tensor for tensor in read_names(files.shapes, files.config) if tensor.keep(kept) is not None]
     if any(tensor.part == "lora_B" and tensor.value == "bias" for tensor in tensors) and (
-        without := _without_bias(base, config, {tensor.module for tensor in tensors if tensor.value == "bias"})
+        without := _without_bias(config, {tensor.module for tensor in tensors if tensor.value == "bias"})
     ):
         raise AdapterError(
             f"{files.source} was trained with lora_bias=True, and {without} of {base} has no bias that it could be "
@@ -110,7 +115,7 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         )
 
 
-def _without_bias(base: str, config: Any, modules: set[str]) -> str | None:
+def _without_bias(config: Any, modules: set[str]) -> str | None:
     import torch
     from transformers import AutoModelForCausalLM
 
