@@ -164,18 +164,14 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
         keep = tensor.keep(kept)
         if keep is None or (keep.strength == 1 and keep.rank is None):
             continue
-        asked = str(keep).rstrip(".") or str(keep)
+        asked = str(keep)
         if tensor.is_trained_whole:
             raise AdapterError(
                 f"peft={files.source} trained {tensor.module} as a whole, which has neither strength nor rank, got {asked} "
                 "for it. Keep that layer whole or drop it."
             )
-        if files.config.get("use_dora") or files.config.get("kasa_config"):
-            raise AdapterError(
-                f"peft={files.source} is a DoRA or KaSA adapter, whose part is no plain product of two matrices that could be "
-                f"given a strength or a rank, got {asked}. Keep its layers whole or drop them."
-            )
-        if keep.rank is not None and (files.config.get("target_parameters") or len(files.shapes[tensor.name]) > 2):
+        odd = files.config.get("target_parameters") or files.config.get("kasa_config") or len(files.shapes[tensor.name]) > 2
+        if keep.rank is not None and odd:
             raise AdapterError(
                 f"peft={files.source} has LoRA on {tensor.module} that is no single matrix product, so its rank cannot be "
                 f"cut, got {asked}. Give a strength, or keep its layers whole."

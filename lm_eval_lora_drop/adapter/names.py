@@ -15,23 +15,11 @@ PREFIX = "base_model.model."
 IN_LAYER = re.compile(r"(?P<stack>.*?[^.]+)\.(?P<index>\d+)\.")
 _LORA = re.compile(r"\.(?P<part>lora_[A-Za-z_]+|token_adapter\.trainable_tokens_[a-z]+)(?:\.(?P<value>.+))?$")
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "word_embeddings_layernorm")
-# In a decoder layer, by the names that the architectures of Transformers give to its two halves.
-_ATTENTION = re.compile(r"attn|attention|query_key_value", re.IGNORECASE)
-_MLP = re.compile(r"mlp|ffn|feed_?forward|moe|expert|^fc\d|dense_(?:h_to_4h|4h_to_h)", re.IGNORECASE)
 
 
-def module_kinds(path: str) -> tuple[str, ...]:
-    """What a module of a decoder layer may be called besides the last part of its name: `attention` or `mlp`.
-
-    `path` is its name within the layer or the model (`self_attn.q_proj`). A norm is neither, nor is what belongs to both.
-    """
-    parts = path.split(".")
-    inside = parts[next((i + 1 for i, part in enumerate(parts) if part.isdecimal()), 0) :]
-    if any("norm" in part for part in inside[-1:]):
-        return ()
-    attention = any(_ATTENTION.search(part) for part in inside)
-    mlp = any(_MLP.search(part) for part in inside)
-    return ("attention",) * (attention and not mlp) + ("mlp",) * (mlp and not attention)
+def kind_of(path: str) -> str:
+    """What a module of a decoder layer belongs to, by its name there: `attention`, else `mlp`."""
+    return "attention" if any("attn" in part or "attention" in part for part in path.lower().split(".")) else "mlp"
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,8 @@ class TensorName:
             # A base weight that was saved along (a resized embedding): not a part of the adapter that can be dropped.
             return Keep()
         layer = self.layer if self.layer is not None else 0 if self.is_embedding else kept.num_layers - 1
-        kinds = module_kinds(self.module) if self.layer is not None else ()
+        inside = IN_LAYER.sub("", f"{self.module}.", count=1).rstrip(".")
+        kinds = (kind_of(inside),) if self.layer is not None else ()
         return kept.keep_at(layer, self.module.rpartition(".")[2], kinds)
 
     def renamed(self, wrapped: set[str]) -> str:
