@@ -143,7 +143,7 @@ def new_folder(destination: Path) -> Iterator[Path]:
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name[:100]}.")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unwritable(destination, error) from error
     with scratch as name:
         folder = Path(name) / "new"
@@ -158,8 +158,9 @@ def new_folder(destination: Path) -> Iterator[Path]:
             raise _unwritable(destination, error) from error
 
 
-def _unwritable(destination: Path, error: OSError) -> ArgumentError:
-    return ArgumentError(f"{destination} cannot be written ({error.strerror or error}). Name a folder that can.")
+def _unwritable(destination: Path, error: OSError | ValueError) -> ArgumentError:
+    why = getattr(error, "strerror", None) or error
+    return ArgumentError(f"{str(destination)[:200]!r} cannot be written ({why}). Name a folder that can.")
 
 
 def check_new(destination: Path) -> None:
@@ -167,7 +168,7 @@ def check_new(destination: Path) -> None:
     try:
         exists = os.path.lexists(destination)
     except ValueError as error:
-        raise ArgumentError(f"{str(destination)!r} is no path ({error}). Name another.") from error
+        raise _unwritable(destination, error) from error
     if exists:
         raise ArgumentError(f"{destination} exists already; what is exported is written to a new folder. Name another.")
 

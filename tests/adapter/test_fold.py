@@ -117,12 +117,13 @@ def test_what_needs_no_folding_is_copied_bit_for_bit(tiny_base, tmp_path):
             assert torch.equal(tensor, before[name])
 
 
-def test_a_power_of_two_changes_no_bit_of_the_answers(tiny_base, tiny_adapter, tmp_path):
-    """Half strength: PEFT's own scaled adapter and the export give the same logits, bit for bit."""
-    export_adapter(tiny_adapter, Variant.parse("0-3x0.5", LAYERS), tmp_path / "out")
-    model = peft.PeftModel.from_pretrained(
-        transformers.AutoModelForCausalLM.from_pretrained(tiny_base), str(tiny_adapter)
-    ).eval()
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"target_modules": ["q_proj"], "lora_bias": True}])
+def test_a_power_of_two_changes_no_bit_of_the_answers(settings, tiny_base, tmp_path):
+    """Half strength: PEFT's own scaled adapter and the export give the same logits, bit for bit, biases and DoRA too."""
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", **settings)
+    export_adapter(adapter, Variant.parse("0-3x0.5", LAYERS), tmp_path / "out")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_base)
+    model = peft.PeftModel.from_pretrained(base, str(adapter)).eval()
     with peft.helpers.rescale_adapter_scale(model, 0.5), torch.no_grad():
         assert torch.equal(through_peft(tiny_base, tmp_path / "out"), model(IDS).logits)
 
