@@ -176,9 +176,7 @@ def _parameters(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, 
 # The configuration.
 
 
-def _config(
-    config: Mapping[str, Any], tensors: list[TensorName], staying: Iterable[TensorName]
-) -> dict[str, Any]:
+def _config(config: Mapping[str, Any], tensors: list[TensorName], staying: Iterable[TensorName]) -> dict[str, Any]:
     """The configuration under which PEFT makes exactly the modules of `staying`."""
     short = dict(config)
     staying = list(staying)

@@ -170,7 +170,11 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
                 f"peft={files.source} trained {tensor.module} as a whole, which has neither strength nor rank, got {asked} "
                 "for it. Keep that layer whole or drop it."
             )
-        odd = files.config.get("target_parameters") or files.config.get("kasa_config") or len(files.shapes[tensor.name]) > 2
+        odd = (
+            files.config.get("target_parameters")
+            or files.config.get("kasa_config")
+            or len(files.shapes[tensor.name]) > 2
+        )
         if keep.rank is not None and odd:
             raise AdapterError(
                 f"peft={files.source} has LoRA on {tensor.module} that is no single matrix product, so its rank cannot be "

@@ -72,13 +72,16 @@ def _merge(base: str, adapter: Path, folder: Path, dtype: str) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    except (OSError, ValueError, ImportError) as error:
+        raise AdapterError(f"the base model {base} cannot be loaded ({_first_line(error)}).") from error
     # safe_merge computes beside the weights and refuses what is not finite (an overflow in float16).
     try:
         merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise AdapterError(
-            f"PEFT cannot fold {adapter.name} into {base}: {_first_line(error)}. Export without --merge."
+            f"PEFT cannot fold the adapter into {base}: {_first_line(error)}. Export without --merge."
         ) from error
     merged.save_pretrained(folder)
 
@@ -99,7 +102,8 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
             f"{files.source} has layer_replication: replicated layers share one weight, which cannot take the LoRA of "
             "each. Export without --merge."
         )
-    tensors = [tensor for tensor in read_names(files.shapes, files.config) if tensor.keep(kept) is not None]
+    names = [tensor for tensor in read_names(files.shapes, files.config) if tensor.is_lora or tensor.saved_as]
+    tensors = [tensor for tensor in names if tensor.keep(kept) is not None]
     if any(tensor.part == "lora_B" and tensor.value == "bias" for tensor in tensors) and (
         without := _without_bias(config, {tensor.module for tensor in tensors if tensor.value == "bias"})
     ):

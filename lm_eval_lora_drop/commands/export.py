@@ -31,9 +31,13 @@ def add_parser(subparsers: Any) -> None:
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """The options that name an adapter and what is kept of it, for `choice`."""
     parser.add_argument("--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id")
-    parser.add_argument("--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers (or: default, full)")
+    parser.add_argument(
+        "--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers (or: default, full)"
+    )
     parser.add_argument("--layers", metavar="SET", help="keep the LoRA of these layers, e.g. 0-14+20 or 0-29x0.5")
-    parser.add_argument("--results", type=Path, metavar="PATH", help="take adapter and choice from a run: file or folder")
+    parser.add_argument(
+        "--results", type=Path, metavar="PATH", help="take adapter and choice from a run: file or folder"
+    )
     parser.add_argument("--task", help="with --results: the task whose choice is taken")
     parser.add_argument("--pretrained", metavar="MODEL", help="the base model, if not the one the adapter names")
 
@@ -161,7 +165,9 @@ def _kept_in(entry: Mapping[str, Any], file: Path) -> Variant:
     try:
         return Variant.parse(entry["layers"], int(entry["num_layers"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ArgumentError(f"{file}: the entry of task {entry['task']} does not say what was kept ({error}).") from error
+        raise ArgumentError(
+            f"{file}: the entry of task {entry['task']} does not say what was kept ({error})."
+        ) from error
 
 
 def _origin(entry: Mapping[str, Any], path: Path) -> str:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from torch import nn
+from vllm import LLM, SamplingParams
 from vllm.config.lora import LoRAConfig
+from vllm.inputs import TokensPrompt
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
 from vllm.lora.utils import is_base_embedding_weights, parse_fine_tuned_lora_name
 
 from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.adapter.agreement import Answers
 from lm_eval_lora_drop.adapter.export import export_adapter
-from lm_eval_lora_drop.adapter.files import AdapterFiles
+from lm_eval_lora_drop.adapter.files import AdapterFiles, open_adapter
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
@@ -153,6 +156,33 @@ def adapters_at_once(wanted: int, size: int, memory: int) -> int:
             wanted,
         )
     return min(wanted, fitting)
+
+
+def answers_of(base: str, adapter: Path, asked: Sequence[list[int]], tokens: int, dtype: str) -> Answers:
+    """What vLLM answers to prompts (token ids) with an exported adapter, for `lora-drop check`.
+
+    Raises:
+        AdapterError: vLLM takes neither the adapter nor LoRA for this model.
+    """
+    files = open_adapter(str(adapter))
+    rank = choose_rank(files, None)
+    check_supported(files, rank)
+    try:
+        engine = LLM(base, dtype=dtype, enable_lora=True, max_lora_rank=rank, max_loras=1, enforce_eager=True)
+        request = LoRARequest(adapter.name, 1, str(adapter))
+        outputs = engine.generate(
+            [TokensPrompt(prompt_token_ids=ids) for ids in asked],
+            SamplingParams(temperature=0, max_tokens=tokens, prompt_logprobs=0),
+            lora_request=request,
+            use_tqdm=False,
+        )
+    except ValueError as error:
+        raise AdapterError(f"vLLM refuses {adapter} on {base}: {' '.join(str(error).split())[:300]}") from error
+    logprobs = tuple(
+        tuple(position[token].logprob for token, position in zip(ids[1:], output.prompt_logprobs[1:], strict=True))
+        for ids, output in zip(asked, outputs, strict=True)
+    )
+    return Answers(logprobs, tuple(tuple(output.outputs[0].token_ids) for output in outputs))
 
 
 class AdapterShelf:

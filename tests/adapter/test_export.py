@@ -1,7 +1,6 @@
 """An exported adapter is the adapter under its variant, bit for bit where nothing is folded, and an ordinary PEFT adapter."""
 
 import json
-import os
 import warnings
 
 import peft

@@ -77,7 +77,9 @@ def test_a_configuration_that_is_none(adapter, text):
         open_adapter(str(adapter))
 
 
-@pytest.mark.parametrize("source", ["~nosuchuser/adapter", "a\0b", "x" * 5000, "a/" * 3000, "\udcff", "", "a//b", "https://x/y"])
+@pytest.mark.parametrize(
+    "source", ["~nosuchuser/adapter", "a\0b", "x" * 5000, "a/" * 3000, "\udcff", "", "a//b", "https://x/y"]
+)
 def test_paths_that_are_none(source):
     with pytest.raises(AdapterError, match="no path|neither a folder|no folder|has no adapter_config"):
         open_adapter(source)
@@ -99,7 +101,9 @@ HANGS = r"(.*)*(.*)*(.*)*(.*)*x"
 )
 def test_a_pattern_that_runs_for_ever(adapter, config, monkeypatch):
     """Not once does it run in this process; the one that tries it is stopped by its own limit."""
-    monkeypatch.setattr(patterns, "_CHILD", patterns._CHILD.replace(f"({patterns.CPU_SECONDS}, {patterns.CPU_SECONDS})", "(1, 1)"))
+    monkeypatch.setattr(
+        patterns, "_CHILD", patterns._CHILD.replace(f"({patterns.CPU_SECONDS}, {patterns.CPU_SECONDS})", "(1, 1)")
+    )
     configure(adapter, **config)
     before = time.process_time()
     with pytest.raises(AdapterError, match="regular expressions .*take longer than .*nested repetition"):
@@ -115,7 +119,10 @@ def test_a_pattern_that_is_none(adapter, pattern):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(alphabet="ab._-\\", min_size=1, max_size=6), max_size=3), st.lists(st.text("ab._", max_size=8), max_size=5))
+@given(
+    st.lists(st.text(alphabet="ab._-\\", min_size=1, max_size=6), max_size=3),
+    st.lists(st.text("ab._", max_size=8), max_size=5),
+)
 def test_names_are_matched_here_as_they_are_there(keys, names):
     """The short cut for plain names and the process of its own agree wherever both are open."""
     import re

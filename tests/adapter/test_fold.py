@@ -29,7 +29,9 @@ KEPT = {
     "0-3.attention": lambda _, name: (1, None) if is_attention(name) else None,
     "0-1+2-3x0.5.mlp": lambda layer, name: (1, None) if layer < 2 else None if is_attention(name) else (0.5, None),
     "0-3r2": lambda *_: (1, 2),
-    "0-1r1+3x1.5r3.mlp": lambda layer, name: (1, 1) if layer < 2 else (1.5, 3) if layer == 3 and not is_attention(name) else None,
+    "0-1r1+3x1.5r3.mlp": lambda layer, name: (
+        (1, 1) if layer < 2 else (1.5, 3) if layer == 3 and not is_attention(name) else None
+    ),
 }
 
 
@@ -74,7 +76,10 @@ def through_peft(base, folder):
 SETTINGS = {
     "plain": {},
     "rslora": {"use_rslora": True, "r": 6, "lora_alpha": 5},
-    "patterns": {"rank_pattern": {r"layers\.(1|3)\..*": 2, r"h\.1\..*": 2}, "alpha_pattern": {r"layers\.0\..*": 3, r".*c_fc": 5}},
+    "patterns": {
+        "rank_pattern": {r"layers\.(1|3)\..*": 2, r"h\.1\..*": 2},
+        "alpha_pattern": {r"layers\.0\..*": 3, r".*c_fc": 5},
+    },
 }
 
 

@@ -80,7 +80,9 @@ def test_a_boundary_below_all_lora_is_the_base_model(tiny_base, tmp_path):
     adapter = make_adapter(tiny_base, tmp_path / "upper", target_modules=["q_proj"], layers_to_transform=[2, 3])
     found = health.check_weights(open_adapter(str(adapter)))
     assert found.acting == {2, 3}
-    assert "K = 2 is the base model: the adapter has LoRA in layers 2-3 only" in found.why_base(Variant.below(2, LAYERS))
+    assert "K = 2 is the base model: the adapter has LoRA in layers 2-3 only" in found.why_base(
+        Variant.below(2, LAYERS)
+    )
     assert found.why_base(Variant.below(3, LAYERS)) is None
     assert found.why_base(Variant.base(LAYERS)) is None
     assert "0-1x0.5 is" in found.why_base(Variant.parse("0-1x0.5", LAYERS))
@@ -98,7 +100,9 @@ def test_names_without_the_prefix_of_peft(changed, tiny_base):
     """PEFT warns of missing keys and goes on with a LoRA that was never set."""
     files = changed(lambda name, tensor: (name.removeprefix("base_model.model."), tensor))
     check_against(files, skeleton(tiny_base), "base")
-    with pytest.raises(AdapterError, match="reads 0 of its 56 tensors and leaves 56 unset.*begin with base_model.model"):
+    with pytest.raises(
+        AdapterError, match="reads 0 of its 56 tensors and leaves 56 unset.*begin with base_model.model"
+    ):
         health.load_without_weights(files, skeleton(tiny_base))
 
 
@@ -164,7 +168,9 @@ def test_lora_on_the_experts_of_a_mixture(kind, tmp_path):
 
 def mixture(kind, folder):
     base = make_base(folder / "base")
-    sizes = {k: v for k, v in json.loads((base / "config.json").read_text()).items() if k.endswith(("size", "heads", "id"))}
+    sizes = {
+        k: v for k, v in json.loads((base / "config.json").read_text()).items() if k.endswith(("size", "heads", "id"))
+    }
     config = transformers.AutoConfig.for_model(
         kind, **sizes, num_hidden_layers=LAYERS, num_local_experts=3, num_experts=3, num_experts_per_tok=2,
         moe_intermediate_size=24, initializer_range=0.2, head_dim=8,
