@@ -1,12 +1,13 @@
 """Do all ways to an adapter's answers agree? The same prompts through each, compared token by token.
 
-The reference is what `--model hf-lora-drop` evaluates: the whole adapter in PEFT, of which a variant is kept. Against it
-stand merged weights, an export loaded by plain PEFT, a merged export, another program. The yardstick is the reference
-itself at another batch shape: what differs by no more than a few times that is rounding.
+The reference is what `--model hf-lora-drop` evaluates: the whole adapter in PEFT, of which a variant is kept. Against
+it stand merged weights, an export loaded by plain PEFT, a merged export, another program. The yardstick is the
+reference itself at another batch shape: what differs by no more than a few times that is rounding.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ _TIMES_THE_NOISE = 4
 
 @dataclass(frozen=True)
 class Answers:
-    """Per prompt the log-probabilities of its own tokens from the second on, and the tokens of a greedy continuation."""
+    """Per prompt the log-probabilities of its tokens from the second on, and its greedy continuation."""
 
     logprobs: tuple[tuple[float, ...], ...]
     tokens: tuple[tuple[int, ...], ...]
@@ -98,8 +99,8 @@ def check_agreement(
 ) -> Agreement:
     """Compare every way to the answers of the adapter `source`, kept as `kept`, on the base model `base`.
 
-    `export` is a folder that was exported (an adapter or a merged model); where there is none, one is made in `scratch`.
-    `others` are further programs, or why they are not asked.
+    `export` is a folder that was exported (an adapter or a merged model); where there is none, one is made in
+    `scratch`. `others` are further programs, or why they are not asked.
 
     Raises:
         AdapterError: the adapter itself is not in order.
@@ -141,7 +142,7 @@ def check_agreement(
         if isinstance(ask, str):
             judge.rows.append(Row(name, None, "", None, ask))
         elif (folder / adapter_files.CONFIG).is_file():
-            judge.way(name, lambda ask=ask: ask(folder, asked, tokens))
+            judge.way(name, functools.partial(ask, folder, asked, tokens))
     return Agreement(tuple(judge.rows))
 
 
@@ -196,12 +197,13 @@ class _Judge:
 
 @contextmanager
 def _loaded(base: str, adapter: Path | None, dtype: str, device: str) -> Iterator[Any]:
-    """A model in plain Transformers, with an adapter in plain PEFT; freed afterwards, since several are loaded in turn."""
+    """A model in plain Transformers, with an adapter in plain PEFT; freed afterwards: several are loaded in turn."""
     import peft
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).to(device)
+        make: Any = AutoModelForCausalLM.from_pretrained
+        model = make(base, dtype=dtype).to(device)
     except (OSError, ValueError) as error:
         raise AdapterError(f"the model {base} cannot be loaded ({' '.join(str(error).split())[:200]}).") from error
     if adapter is not None:

@@ -1,10 +1,10 @@
 """Writes an adapter anew with what a variant keeps of it, as one plain PEFT adapter.
 
-Works on the files: the base model is not loaded. What comes out is what PEFT, vLLM and llama.cpp's converter read alike:
-one r, one alpha, no patterns, no rsLoRA; strengths and differing scalings are folded into B (fold.py), modules that are
-dropped are left out. Where PEFT's `layers_to_transform` can say which modules are left, the configuration says it
-that way; where it cannot (LoRA on the embedding too, a pattern as `target_modules`), every module is named in full.
-Tensors that need no folding are copied bit for bit, in their dtype.
+Works on the files: the base model is not loaded. What comes out is what PEFT, vLLM and llama.cpp's converter read
+alike: one r, one alpha, no patterns, no rsLoRA; strengths and differing scalings are folded into B (fold.py), modules
+that are dropped are left out. Where PEFT's `layers_to_transform` can say which modules are left, the configuration
+says it that way; where it cannot (LoRA on the embedding too, a pattern as `target_modules`), every module is named in
+full. Tensors that need no folding are copied bit for bit, in their dtype.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def export_adapter(
 ) -> Exported:
     """Write the adapter `source` (folder or Hub id) with what `kept` keeps of it to the new folder `destination`.
 
-    Loaded by PEFT it answers as the variant does. `origin` is a sentence for the model card: where the choice came from.
+    Loaded by PEFT it answers as the variant does. `origin` is a sentence for the model card: where the choice came
+    from.
 
     Raises:
         AdapterError: not a LoRA adapter, one whose layers cannot be told apart, or one that cannot be kept this way.
@@ -121,15 +122,15 @@ def _fold(
     for (a, b, bias), pair in pairs.items():
         if pair.experts and pair.rank != rank:
             raise AdapterError(
-                f"{files.source} has LoRA of rank {pair.rank} on parameters of {a.module} and of rank {rank} elsewhere, "
-                "and PEFT gives no way to fill up the smaller one. Keep either of them only."
+                f"{files.source} has LoRA of rank {pair.rank} on parameters of {a.module} and of rank {rank} "
+                "elsewhere, and PEFT gives no way to fill up the smaller one. Keep either of them only."
             )
         done = pair.padded(rank).scaled(pair.scaling / scaling)
         written |= {a.name: done.a, b.name: done.b}
         if bias is not None and done.bias is not None:
             written[bias.name] = done.bias
     alpha = scaling * rank
-    scale = {
+    scale: dict[str, Any] = {
         "r": rank,
         "lora_alpha": round(alpha) if math.isclose(alpha, round(alpha), rel_tol=1e-12) else alpha,
         "use_rslora": False,

@@ -105,8 +105,8 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
     kind = config.get("peft_type")
     if kind != PeftType.LORA.value:
         raise AdapterError(
-            f"peft={source} must be a LoRA adapter, but its {CONFIG} says peft_type={str(kind)[:80]}. Only LoRA has one "
-            "part for each decoder layer that can be dropped by itself; evaluate other adapters with --model hf."
+            f"peft={source} must be a LoRA adapter, but its {CONFIG} says peft_type={str(kind)[:80]}. Only LoRA has "
+            "one part for each decoder layer that can be dropped by itself; evaluate other adapters with --model hf."
         )
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(config))
     if error is not None:
@@ -134,7 +134,7 @@ def load_tensors(files: AdapterFiles) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def new_folder(destination: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes `destination` at the end: whoever sees the folder sees all of it, also after a crash.
+    """A folder to fill that becomes `destination` at the end: who sees it sees all of it, also after a crash.
 
     Raises:
         ArgumentError: `destination` exists, or its parent cannot be written to.
@@ -311,8 +311,8 @@ def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _unreadable(source: str, error: Exception) -> AdapterError:
     return AdapterError(
-        f"peft={source}: the weights file cannot be read ({str(error)[:200]}). It is probably truncated: copy or download "
-        "it again."
+        f"peft={source}: the weights file cannot be read ({str(error)[:200]}). It is probably truncated: copy or "
+        "download it again."
     )
 
 

@@ -1,9 +1,10 @@
 """Strengths, cut ranks and differing scalings as plain matrices: one rank and one alpha for a whole adapter.
 
-LoRA adds s B A to a module's weight, A (r, inputs), B (outputs, r), s = alpha / r (rsLoRA: alpha / sqrt(r)). A variant asks
-for c s B_k A_k, with a strength c and B_k A_k the best approximation of rank k. Programs other than PEFT know one r and one
-alpha per adapter: vLLM and llama.cpp's converter pass over `rank_pattern` and `alpha_pattern` without a word, and the
-converter over `use_rslora` too. So c and what differs in s go into B, and smaller ranks are filled up with zeros.
+LoRA adds s B A to a module's weight, A (r, inputs), B (outputs, r), s = alpha / r (rsLoRA: alpha / sqrt(r)). A
+variant asks for c s B_k A_k, with a strength c and B_k A_k the best approximation of rank k. Programs other than PEFT
+know one r and one alpha per adapter: vLLM and llama.cpp's converter pass over `rank_pattern` and `alpha_pattern`
+without a word, and the converter over `use_rslora` too. So c and what differs in s go into B, and smaller ranks are
+filled up with zeros.
 """
 
 from __future__ import annotations

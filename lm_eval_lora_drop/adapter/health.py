@@ -52,7 +52,8 @@ class Health:
         above = self.above and kept.num_layers - 1 in kept.kept_layers
         if kept.is_base or acts or below or above:
             return None
-        return f"{kept.label} is the base model: the adapter has LoRA in layers {format_integers(self.acting) or 'none'} only"
+        where = format_integers(self.acting) or "none"
+        return f"{kept.label} is the base model: the adapter has LoRA in layers {where} only"
 
 
 def check_weights(files: AdapterFiles) -> Health:
@@ -78,9 +79,9 @@ def check_weights(files: AdapterFiles) -> Health:
             loras.setdefault((tensor.module, tensor.depth), {})[tensor.part[-1]] = tensor
     for (module, _), pair in loras.items():
         if pair.keys() != {"A", "B"}:
+            there = ", ".join(tensor.name for tensor in pair.values())
             raise AdapterError(
-                f"peft={files.source} has only half of the LoRA of {module} ({', '.join(t.name for t in pair.values())}). "
-                "Copy the adapter again."
+                f"peft={files.source} has only half of the LoRA of {module} ({there}). Copy the adapter again."
             )
         if all(bool(values[tensor.name].any()) for tensor in pair.values()):
             acting.append(pair["B"])
@@ -111,7 +112,7 @@ def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedM
             with torch.device("meta"):
                 model = peft.PeftModel(skeleton, config)
                 empty = {name: torch.empty(shape) for name, shape in files.shapes.items()}
-                result = peft.set_peft_model_state_dict(model, empty)
+                result: Any = peft.set_peft_model_state_dict(model, empty)
         except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, NotImplementedError) as error:
             raise AdapterError(
                 f"peft={files.source}: PEFT {peft.__version__} cannot load it ({' '.join(str(error).split())[:300]})."
@@ -135,7 +136,7 @@ def check_divisible(files: AdapterFiles) -> None:
     """Refuse an adapter whose layers without LoRA are not those of the base model; whole it can be evaluated.
 
     Raises:
-        AdapterError: PEFT changes base weights when it loads the adapter, or it brings trained biases of the base model.
+        AdapterError: PEFT changes base weights when it loads the adapter, or it brings biases of the base model.
     """
     config = files.config
     init = config.get("init_lora_weights")
@@ -149,8 +150,8 @@ def check_divisible(files: AdapterFiles) -> None:
         )
     if biases := trained_biases(config, read_names(files.shapes, config)):
         raise AdapterError(
-            f"peft={files.source} was trained with bias={config['bias']} and brings {len(biases)} biases of the base model, "
-            "which dropping a layer's LoRA does not give back. Evaluate the whole adapter: boundary=full."
+            f"peft={files.source} was trained with bias={config['bias']} and brings {len(biases)} biases of the base "
+            "model, which dropping a layer's LoRA does not give back. Evaluate the whole adapter: boundary=full."
         )
 
 
@@ -167,8 +168,8 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
         asked = str(keep)
         if tensor.is_trained_whole:
             raise AdapterError(
-                f"peft={files.source} trained {tensor.module} as a whole, which has neither strength nor rank, got {asked} "
-                "for it. Keep that layer whole or drop it."
+                f"peft={files.source} trained {tensor.module} as a whole, which has neither strength nor rank, got "
+                f"{asked} for it. Keep that layer whole or drop it."
             )
         odd = (
             files.config.get("target_parameters")
@@ -177,8 +178,8 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
         )
         if keep.rank is not None and odd:
             raise AdapterError(
-                f"peft={files.source} has LoRA on {tensor.module} that is no single matrix product, so its rank cannot be "
-                f"cut, got {asked}. Give a strength, or keep its layers whole."
+                f"peft={files.source} has LoRA on {tensor.module} that is no single matrix product, so its rank "
+                f"cannot be cut, got {asked}. Give a strength, or keep its layers whole."
             )
 
 
@@ -212,9 +213,9 @@ def compare_answers(full: Sequence[float], base: Sequence[float], noise: float =
     if not differences or max(differences) > noise:
         return None
     return (
-        f"the whole adapter and the base model answer alike: the log-likelihoods of {len(differences)} documents differ by "
-        f"at most {max(differences):.1e}, which is rounding. The adapter is not applied, or changes nothing that matters "
-        "here; every boundary will score the same."
+        f"the whole adapter and the base model answer alike: the log-likelihoods of {len(differences)} documents "
+        f"differ by at most {max(differences):.1e}, which is rounding. The adapter is not applied, or changes nothing "
+        "that matters here; every boundary will score the same."
     )
 
 

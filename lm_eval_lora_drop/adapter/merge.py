@@ -91,9 +91,11 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
     quantised = getattr(config, "quantization_config", None)
     if quantised:
         kind = (quantised if isinstance(quantised, Mapping) else vars(quantised)).get("quant_method", "unknown")
+        kind = getattr(kind, "value", kind)
         raise AdapterError(
-            f"{base} is quantised ({getattr(kind, 'value', kind)}): folding LoRA into its weights would round them anew, and the "
-            "merged model would answer differently from base and adapter. Give the model that it was made from with "
+            f"{base} is quantised ({kind}): folding LoRA into its weights would round them "
+            "anew, and the merged model would answer differently from base and adapter. Give the model that it was "
+            "made from with "
             "--pretrained (answers then differ as the two bases do), or export without --merge and load base and "
             "adapter."
         )

@@ -1,8 +1,8 @@
 """The regular expressions of an adapter's configuration, evaluated where they can do no harm.
 
-PEFT reads `rank_pattern`, `alpha_pattern`, a textual `target_modules` and `exclude_modules` as regular expressions. One of
-them can run for ever (`(a+)+$`), and Python's `re` cannot be interrupted. So whatever is more than a name is tried in
-a process of its own with a limit on its time, before PEFT meets it.
+PEFT reads `rank_pattern`, `alpha_pattern`, a textual `target_modules` and `exclude_modules` as regular expressions.
+One of them can run for ever (`(a+)+$`), and Python's `re` cannot be interrupted. So whatever is more than a name is
+tried in a process of its own with a limit on its time, before PEFT meets it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def match_patterns(patterns: Iterable[str], names: Sequence[str], source: str) -
     As peft.utils.other.get_pattern_key has it: the pattern is a whole name, or the end of one after a dot.
 
     Raises:
-        AdapterError: a pattern is no regular expression, or takes longer than `CPU_SECONDS`; `source` names the adapter.
+        AdapterError: a pattern of the adapter `source` is no regular expression, or takes longer than `CPU_SECONDS`.
     """
     keys = list(patterns)
     found = _match([rf"(.*\.)?({key})$" for key in keys], names, source, all(map(_HARMLESS.fullmatch, keys)))
@@ -82,7 +82,7 @@ def _match(expressions: list[str], names: Sequence[str], source: str, harmless: 
         return [frozenset(filter(re.compile(expression).match, names)) for expression in expressions]
     asked = json.dumps([expressions, list(names)])
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603
             [sys.executable, "-I", "-S", "-c", _CHILD],
             input=asked,
             capture_output=True,
@@ -93,13 +93,13 @@ def _match(expressions: list[str], names: Sequence[str], source: str, harmless: 
         done = None
     if done is None or done.returncode < 0:
         raise AdapterError(
-            f"peft={source}: the regular expressions of its configuration (target_modules, rank_pattern, ...) take longer "
-            f"than {CPU_SECONDS} s on the names of the model's modules. Write them without nested repetition, or name "
-            "the modules."
+            f"peft={source}: the regular expressions of its configuration (target_modules, rank_pattern, ...) take "
+            f"longer than {CPU_SECONDS} s on the names of the model's modules. Write them without nested repetition, "
+            "or name the modules."
         )
     if done.returncode:
         raise AdapterError(
-            f"peft={source}: its configuration has a pattern that is no regular expression ({done.stderr.strip()[:200]}). "
-            "Correct it."
+            f"peft={source}: its configuration has a pattern that is no regular expression "
+            f"({done.stderr.strip()[:200]}). Correct it."
         )
     return [frozenset(names[index] for index in indices) for indices in json.loads(done.stdout)]

@@ -1,4 +1,4 @@
-"""`lora-drop check`: do PEFT, merged weights, an export and vLLM answer alike? To be run before an export is shipped."""
+"""`lora-drop check`: do PEFT, merged weights, an export and vLLM answer alike? Run it before an export is shipped."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "check",
         help="compare PEFT, merged weights, an export and vLLM on a few prompts",
-        description="Looks whether the adapter is in order and applied, and compares what is evaluated with merged weights, "
-        "with an export (by default one made now) and with vLLM where it is installed. Exit code 1 where they differ.",
+        description="Looks whether the adapter is in order and applied, and compares what is evaluated with merged "
+        "weights, with an export (by default one made now) and with vLLM where it is installed. Exit code 1 where "
+        "they differ.",
     )
     add_choice(parser)
     parser.add_argument(

@@ -18,8 +18,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "export",
         help="write an adapter with what is kept of it only",
-        description="Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or the "
-        "merged model.",
+        description="Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or "
+        "the merged model.",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     add_choice(parser)
@@ -124,7 +124,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _recorded(path: Path, task: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any], Path]:
-    """A task's entry in a results file (or in the one such file of a folder), the file's entry on the adapter, the file."""
+    """A task's entry in a results file or in the one such file of a folder, its entry on the adapter, the file."""
     from lm_eval_lora_drop.record.find import find_runs
 
     runs, issues = find_runs([path])
@@ -134,9 +134,10 @@ def _recorded(path: Path, task: str | None) -> tuple[Mapping[str, Any], Mapping[
         raise ArgumentError(f"{path} holds no run of hf-lora-drop: no results file has config.lora_drop.{why}")
     having = [(file, record) for file, record in records if task is None or task in record["tasks"]]
     if len(having) > 1:
+        names = ", ".join(file.name for file, _ in having[:5]) + (", ..." if len(having) > 5 else "")
+        with_task = f" with task {task}" if task else ""
         raise ArgumentError(
-            f"{path} holds {len(having)} runs{f' with task {task}' if task else ''}: {', '.join(f.name for f, _ in having[:5])}"
-            f"{', ...' if len(having) > 5 else ''}. Give the results file of one of them."
+            f"{path} holds {len(having)} runs{with_task}: {names}. Give the results file of one of them."
         )
     file, record = having[0] if having else records[0]
     tasks = record["tasks"]

@@ -52,8 +52,8 @@ def check_adapter(
     )
     if model_args.get("backend") == "seq2seq":
         raise AdapterError(
-            f"backend=seq2seq loads an encoder-decoder model; boundaries count the layers of a decoder-only model (this is "
-            f"a {config.model_type}). Leave backend out, or evaluate with --model hf."
+            "backend=seq2seq loads an encoder-decoder model; boundaries count the layers of a decoder-only model "
+            f"(this is a {config.model_type}). Leave backend out, or evaluate with --model hf."
         )
     if getattr(config, "is_encoder_decoder", False):
         raise AdapterError(
@@ -66,7 +66,8 @@ def check_adapter(
     adapter_files.check_against(files, skeleton, pretrained)
     model = health.load_without_weights(files, skeleton)
     # PEFT may have built the stack of layers anew (layer_replication).
-    num_layers = len(find_decoder_layers(model.get_base_model()))
+    base: Any = model.get_base_model()
+    num_layers = len(find_decoder_layers(base))
     LoraDropBase._check_before_loading(args, num_layers)
     given: Variant | None = args.spec.resolve(num_layers)
     if given is None or not given.is_full:

@@ -1,4 +1,4 @@
-"""An exported adapter is the adapter under its variant, bit for bit where nothing is folded, and an ordinary PEFT adapter."""
+"""An exported adapter is the adapter under its variant, bit for bit where nothing is folded, and ordinary PEFT."""
 
 import json
 import warnings
@@ -37,7 +37,7 @@ def logits(model):
 
 
 def under(base, adapter, kept):
-    """The whole adapter with what `kept` drops taken out of the model: the modules of the base put back in their place."""
+    """The whole adapter; what `kept` drops is taken out of the model, the modules of the base put in their place."""
     model = loaded(base, adapter)
     for name, module in list(model.get_base_model().named_modules()):
         if isinstance(module, LoraLayer | AuxiliaryTrainingWrapper) and not is_kept(name, kept):
@@ -48,7 +48,7 @@ def under(base, adapter, kept):
 
 
 def is_kept(name, kept):
-    """By the rule of a plain variant, read from the module's name: its layer; embedding with layer 0, head with the last."""
+    """A plain variant's rule, by a module's name: its layer; the embedding with layer 0, the head with the last."""
     numbers = [int(part) for part in name.split(".") if part.isdecimal()]
     if numbers:
         return numbers[0] in kept.kept_layers

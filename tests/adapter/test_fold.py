@@ -1,4 +1,4 @@
-"""What strengths, modules, cut ranks and differing scalings become: loaded in plain PEFT it is W + c s B_k A_k by hand."""
+"""Strengths, modules, cut ranks, differing scalings: loaded in plain PEFT an export is W + c s B_k A_k by hand."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def test_an_export_is_what_was_evaluated(architecture, setting, tmp_path):
 
 
 def test_what_needs_no_folding_is_copied_bit_for_bit(tiny_base, tmp_path):
-    """Half of an adapter with two scalings: the more frequent one stays as it is, in 16 bits; the other is stored in 32."""
+    """Of two scalings the more frequent one stays as it is, in 16 bits; the other is folded in, in 32."""
     adapter = make_adapter(tiny_base, tmp_path / "adapter", alpha_pattern={"down_proj": 3})
     file = adapter / "adapter_model.safetensors"
     before = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}
@@ -124,7 +124,7 @@ def test_what_needs_no_folding_is_copied_bit_for_bit(tiny_base, tmp_path):
 
 @pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"target_modules": ["q_proj"], "lora_bias": True}])
 def test_a_power_of_two_changes_no_bit_of_the_answers(settings, tiny_base, tmp_path):
-    """Half strength: PEFT's own scaled adapter and the export give the same logits, bit for bit, biases and DoRA too."""
+    """Half strength: PEFT's own scaled adapter and the export give the same logits, biases and DoRA too."""
     adapter = make_adapter(tiny_base, tmp_path / "adapter", **settings)
     export_adapter(adapter, Variant.parse("0-3x0.5", LAYERS), tmp_path / "out")
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny_base)

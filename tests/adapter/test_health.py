@@ -1,4 +1,4 @@
-"""An adapter that would be scored although it is not applied, or whose layers cannot be dropped, is found on its files."""
+"""An adapter that is not applied, or whose layers cannot be dropped, is found on its files."""
 
 import json
 import shutil
@@ -76,7 +76,7 @@ def test_half_of_a_lora(changed):
 
 
 def test_a_boundary_below_all_lora_is_the_base_model(tiny_base, tmp_path):
-    """LoRA in layers 2 and 3 only: K = 2 keeps two layers and changes nothing; also where lower LoRA is there, but zero."""
+    """LoRA in layers 2 and 3 only: K = 2 keeps two layers and changes nothing."""
     adapter = make_adapter(tiny_base, tmp_path / "upper", target_modules=["q_proj"], layers_to_transform=[2, 3])
     found = health.check_weights(open_adapter(str(adapter)))
     assert found.acting == {2, 3}
