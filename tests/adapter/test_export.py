@@ -255,10 +255,36 @@ def test_command_takes_the_boundary_of_a_run(tiny_base, tiny_adapter, tmp_path, 
     assert "is not the adapter of this run" in capsys.readouterr().err
 
 
+def test_command_takes_a_folder_of_results(tiny_adapter, tmp_path, capsys):
+    """As other commands do; of several runs with that task none is guessed, and a folder without any is said to be "
+    "one."""
+    command = ["export", "--results", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert cli.main(command) == 1
+    assert "no results file" in capsys.readouterr().err
+    first = tmp_path / "runs" / "a" / "results_2026-01-01T00-00-00.json"
+    first.write_text(json.dumps(run_with(tiny_adapter, SWEPT)))
+    (tmp_path / "runs" / "b" / "results_2026-01-02T00-00-00.json").write_text("{}")
+    assert cli.main([*command, "--task", "nope"]) == 1
+    assert "--task must be one of them, got nope" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert "boundary 3" in capsys.readouterr().out
+    first.with_name("results_2026-01-03T00-00-00.json").write_text(first.read_text())
+    assert cli.main([*command[:-1], str(tmp_path / "out2")]) == 1
+    assert "holds 2 runs: results_2026-01-01T00-00-00.json, results_2026-01-03" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--boundary", "auto"], "needs a sweep"),
+        (["--boundary", "9" * 5000], "must be a number of layers"),
+        (["--boundary", "-1"], "must be a number of layers, default or full, got '-1'"),
+        (["--layers", "0-9"], "layers must lie in 0..3"),
+        (["--layers", "0-3x0"], "a strength must be a number above 0"),
+        (["--layers", "0-3.nope"], "no LoRA is left"),
+        (["--boundary", "0"], "that is the base model"),
         (["--boundary", "9"], "from 0 to 4"),
         (["--boundary", "2", "--layers", "0-1"], "exactly one of"),
         ([], "exactly one of"),
