@@ -34,7 +34,7 @@ class LoraPair:
         return self.a.shape[0] // (self.experts or 1)
 
     def scaled(self, factor: float) -> LoraPair:
-        """`factor` times the LoRA: B and its bias are multiplied, in at least single precision."""
+        """`factor` times the LoRA: B and its bias are multiplied, in single precision unless their own is exact."""
         if factor == 1:
             return self
         bias = None if self.bias is None else _times(self.bias, factor)
@@ -71,7 +71,10 @@ def common_scaling(pairs: Sequence[LoraPair]) -> float:
 
 
 def _times(tensor: torch.Tensor, factor: float) -> torch.Tensor:
-    return (tensor.double() * factor).to(_exact(tensor))
+    exact = tensor.double() * factor
+    same = exact.to(tensor.dtype)
+    # Half of a number has as many digits as the number.
+    return same if torch.equal(same.double(), exact) else exact.to(_exact(tensor))
 
 
 def _exact(tensor: torch.Tensor) -> torch.dtype:
