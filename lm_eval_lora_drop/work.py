@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class AdapterShape:
+    """What the candidates of a sweep depend on: decoder layers, kinds of module with LoRA (the last part of their
+    names), and the largest rank."""
+
+    num_layers: int
+    modules: tuple[str, ...] = ()
+    rank: int = 0
+
+
+@dataclass(frozen=True)
 class MetricSpec:
     """One metric of a task, behind one of the task's filters."""
 
@@ -154,8 +164,8 @@ class Backend(Encoder, Protocol):
     """What a search needs of a model."""
 
     @property
-    def num_layers(self) -> int:
-        """L, the number of decoder layers."""
+    def shape(self) -> AdapterShape:
+        """Of the adapter that is loaded."""
 
     def peers(self) -> Peers:
         """The processes that evaluate together."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Keep, Variant, check_boundary, default_boundary
+from lm_eval_lora_drop.work import AdapterShape
 
 STRENGTHS = tuple(step / 8 for step in range(1, 13))
 """0.125 to 1.5."""
@@ -44,15 +45,6 @@ class Family:
     def base(self) -> Variant | None:
         """The base model, None where it is no candidate."""
         return next((one for one in self.variants if one.is_base), None)
-
-
-@dataclass(frozen=True)
-class AdapterShape:
-    """What a family needs to know of an adapter: decoder layers, kinds of module with LoRA, largest rank."""
-
-    num_layers: int
-    modules: tuple[str, ...] = ()
-    rank: int = 0
 
 
 def boundaries(values: Iterable[int], num_layers: int) -> Family:

@@ -85,7 +85,8 @@ class Race:
             "tolerance": 0.0 if self._one_se else self.settings.tolerance,
             "rounds": self._schedule,
             "retired": [
-                {"variant": str(verdict.boundary), "by": str(verdict.by), "reason": verdict.reason} for verdict in self._verdicts
+                {"variant": str(verdict.boundary), "by": str(verdict.by), "reason": verdict.reason}
+                for verdict in self._verdicts
             ],
         }
 

@@ -21,13 +21,13 @@ class Choice:
     best: int
 
 
-def choose(
-    select: str, rows: Sequence[Sequence[Any]], aggregation: Aggregation, sign: int, *, ordered: bool
-) -> Choice:
+def choose(select: str, rows: Sequence[Sequence[Any]], aggregation: Aggregation, sign: int, *, ordered: bool) -> Choice:
     """Interim."""
     scores = [sign * aggregation.score(row) for row in rows]
     known = [index for index, score in enumerate(scores) if not math.isnan(score)]
     if not known:
-        raise ArgumentError("sweep_metric must have a value for some validation document, and the task gave none of right")
+        raise ArgumentError(
+            "sweep_metric must have a value for some validation document, and the task gave none of right"
+        )
     best = max(known, key=lambda index: (scores[index], -index))
     return Choice(best, best)

@@ -4,6 +4,7 @@ import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.work import AdapterShape
 
 KNOWN = ("pretrained", "peft", "dtype", "batch_size")
 
@@ -13,7 +14,7 @@ def take(**model_args):
 
 
 def ks(args, num_layers):
-    return [variant.boundary for variant in args.candidates(num_layers).variants]
+    return [variant.boundary for variant in args.candidates(AdapterShape(num_layers)).variants]
 
 
 def test_without_any_argument_the_boundary_is_searched_over_every_layer():
@@ -62,4 +63,4 @@ def test_what_cannot_be_meant_is_refused(model_args, message):
 def test_a_candidate_beyond_the_model_is_refused():
     args, _ = take(sweep_boundaries="0-31")
     with pytest.raises(ArgumentError, match="sweep_boundaries: .*0 to 30 .*got 31"):
-        args.candidates(30)
+        args.candidates(AdapterShape(30))

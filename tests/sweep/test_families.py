@@ -3,8 +3,9 @@
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.families import FAMILIES, AdapterShape, make_family
+from lm_eval_lora_drop.sweep.families import FAMILIES, make_family
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import AdapterShape
 
 SHAPE = AdapterShape(30, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 8)
 
