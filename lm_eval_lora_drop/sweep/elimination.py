@@ -7,18 +7,17 @@ JRSS B 86, 1-27). docs/sweep.md states the promise and proves it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_eval_lora_drop.statistics.aggregation import Floats
 from lm_eval_lora_drop.variant import Variant
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-STAKES = (0.1, 0.25, 0.5, 1.0)
+STAKES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the largest stake that cannot ruin more than the wealth bet; all of them are played side by side."""
 
 
@@ -47,22 +46,6 @@ class RaceHistory:
     values: Floats
     running: Bools
     carried: Bools
-
-
-def score_range(values: Sequence[Floats]) -> float:
-    """The largest difference that two scores of one document are taken to have.
-
-    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the two scales that the harness's bounded metrics
-    use. Else, as with log-likelihoods or the pseudo-values of a corpus metric, twice the spread of all that were seen.
-    """
-    seen = np.concatenate([row[np.isfinite(row)] for row in values])
-    if not seen.size:
-        return 1.0
-    low, high = float(seen.min()), float(seen.max())
-    for top in (1.0, 100.0):
-        if low >= 0.0 and high <= top:
-            return top
-    return 2.0 * (high - low)
 
 
 def wealth(history: RaceHistory, *, total: int, tolerance: float, largest: float) -> Floats:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
-from lm_eval_lora_drop.sweep.elimination import RaceHistory, Retirement, score_range, wealth
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, score_range
+from lm_eval_lora_drop.sweep.elimination import RaceHistory, Retirement, wealth
 from lm_eval_lora_drop.sweep.table import Table
 from lm_eval_lora_drop.variant import Variant
 
@@ -28,7 +28,7 @@ class RacingSettings:
     error_rate: float = 0.05
     tolerance: float = 1.0
     first_round: int = 8
-    growth: float = 1.5
+    growth: float = 1.3
 
 
 class Race:
