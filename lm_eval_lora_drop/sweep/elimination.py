@@ -25,7 +25,8 @@ STAKES = (0.25, 0.5, 0.75, 1.0)
 class Retirement:
     """A candidate that is given up, the candidate that leads at that time, and why.
 
-    `beaten`, by the race; or `prior`, before it met any document (see prior.py).
+    `cannot_win`: the bet against its winning by more than the tolerance has paid; or `prior`: before it met any document
+    (see prior.py).
     """
 
     variant: Variant

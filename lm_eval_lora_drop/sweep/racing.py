@@ -98,18 +98,16 @@ class Race:
         history = self._history(rows, documents)
         if largest == 0.0:
             return
-        reached = wealth(
-            history, total=self._table.documents, tolerance=self.settings.tolerance, largest=largest
-        )
+        reached = wealth(history, total=self._table.documents, tolerance=self.settings.tolerance, largest=largest)
         means = {v: history.values[row].mean() for row, v in enumerate(self._racers) if history.running[row, -1]}
         if not means:
             return
         leader = max(means, key=lambda variant: means[variant])  # the first of equals
         for row, variant in enumerate(self._racers):
-            beaten = reached[row] >= 1.0 / self.settings.error_rate
-            if variant in means and variant not in self._carried_from and variant != leader and beaten:
+            out = reached[row] >= 1.0 / self.settings.error_rate
+            if variant in means and variant not in self._carried_from and variant != leader and out:
                 self.retired[variant] = documents
-                self._retirements.append(Retirement(variant, leader, "beaten"))
+                self._retirements.append(Retirement(variant, leader, "cannot_win"))
         self._carried_from.setdefault(leader, documents)
 
     def _values(self, variant: Variant, documents: int) -> Floats:

@@ -129,7 +129,9 @@ def choose_rows(
     if ordered and select.startswith("smooth"):
         # A resample without a score borrows the mean of the others: its neighbours' smoothed scores need a number.
         able = scored.any(axis=0)
-        means = np.array([column[ok].mean() if ok.any() else 0.0 for column, ok in zip(scores.T, scored.T, strict=True)])
+        means = np.array(
+            [column[ok].mean() if ok.any() else 0.0 for column, ok in zip(scores.T, scored.T, strict=True)]
+        )
         spots = np.arange(len(values), dtype=np.float64) if places is None else np.asarray(places, dtype=np.float64)
         smoother = np.eye(len(values))
         smoother[np.ix_(able, able)] = local_linear(spots[able])
