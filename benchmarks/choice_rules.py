@@ -1,13 +1,13 @@
 """How much each selection rule loses against the best candidate, on recorded and on made-up scores.
 
-    python benchmarks/choice_rules.py [MATRIX.json ...] [--repeats 300] [--seed 0]
+    python benchmarks/choice_rules.py [MATRIX.json ...] [--whole] [--repeats 300] [--seed 0]
 
 A MATRIX maps K to the per-document scores of an exhaustive sweep, {"30": [0, 1, ...], "29": ...}; a boundary is scored on
 the same documents in the same order. Each is used as it is, and with a gain from dropping: the curve moved so that its
 best part lies at two thirds of the layers, falling to either side as it was recorded to fall. Half of its documents are
 taken at random, n are drawn of them with replacement, a rule chooses on those, and its choice is scored on the *other*
-half: a bump that belongs to a few documents cannot be found on one half and paid for on the other. On made-up scores the
-expectations are known.
+half: a bump that belongs to a few documents cannot be found on one half and paid for on the other. With --whole all documents are
+drawn from and scored on, so that every bump of the record counts as true. On made-up scores the expectations are known.
 
 Prints the mean loss in points (hundredths of the score's range) against the candidate that is best on average, by shape
 and n, then the mean over all shapes, and how many layers were kept. `unpaired` is the one-standard-error rule with the standard
@@ -60,14 +60,16 @@ def with_a_gain(values: Floats) -> Floats:
     return values[rows]
 
 
-def recorded_halves(
-    values: Floats, n: int, repeats: int, rng: np.random.Generator
+def recorded(
+    values: Floats, whole: bool, n: int, repeats: int, rng: np.random.Generator
 ) -> Iterator[tuple[Floats, Rows, Floats]]:
-    """Values to choose on, counts of them, and the scores of the unseen half."""
+    """Values to choose on, counts of them, and the scores of the unseen half, or of all."""
     documents = values.shape[1]
     for _ in range(repeats):
         order = rng.permutation(documents)
         one, other = values[:, order[: documents // 2]], values[:, order[documents // 2 :]]
+        if whole:
+            one = other = values
         shares = np.full(one.shape[1], 1 / one.shape[1])
         yield one, rng.multinomial(n, shares, size=5), other.mean(axis=1)
 
@@ -102,7 +104,7 @@ def levels() -> dict[str, Floats]:
 Source = Callable[[int, int, np.random.Generator], Iterator[tuple[Floats, Rows, Floats]]]
 
 
-def sources(paths: list[Path]) -> dict[str, Source]:
+def sources(paths: list[Path], whole: bool) -> dict[str, Source]:
     """What is simulated, by name."""
     found: dict[str, Source] = {}
     for path in paths:
@@ -110,7 +112,7 @@ def sources(paths: list[Path]) -> dict[str, Source]:
         values = np.array([matrix[str(k)] for k in sorted(map(int, matrix), reverse=True)], dtype=np.float64)
         values = values / max(1.0, float(np.ceil(values.max() / 100) * 100)) if values.max() > 1 else values
         for name, moved in ((path.stem, values), (f"{path.stem}, with a gain", with_a_gain(values))):
-            found[name] = lambda n, repeats, rng, moved=moved: recorded_halves(moved, n, repeats, rng)
+            found[name] = lambda n, repeats, rng, moved=moved: recorded(moved, whole, n, repeats, rng)
     for name, level in levels().items():
         for kind, binary in (("0/1", True), ("real", False)):
             found[f"{kind}, {name}"] = lambda n, repeats, rng, level=level, binary=binary: made_up(
@@ -123,11 +125,12 @@ def main() -> None:
     """Read the arguments, simulate, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("matrices", nargs="*", type=Path)
+    parser.add_argument("--whole", action="store_true", help="choose and score on all documents of a matrix")
     parser.add_argument("--repeats", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     table, losses, layers = [], [], []
-    for number, (name, source) in enumerate(sources(args.matrices).items()):
+    for number, (name, source) in enumerate(sources(args.matrices, args.whole).items()):
         for n in DRAWN:
             rng = np.random.default_rng([args.seed, number, n])
             scored: dict[str, list[float]] = {rule: [] for rule in RULES}
@@ -141,7 +144,7 @@ def main() -> None:
                     scored[rule].append(float(truth[rows].mean()))
                     kept[rule].append(float(len(values) - 1 - rows.mean()))
             top = float(np.mean(truths, axis=0).max())
-            loss = [100 * (top - float(np.mean(scored[rule]))) for rule in RULES]
+            loss = [100 * max(0.0, top - float(np.mean(scored[rule]))) for rule in RULES]
             table.append([name, n, *loss])
             losses.append(loss)
             layers.append([float(np.mean(kept[rule])) for rule in RULES])
