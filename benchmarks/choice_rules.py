@@ -2,16 +2,17 @@
 
     python benchmarks/choice_rules.py [MATRIX.json ...] [--whole] [--repeats 300] [--seed 0]
 
-A MATRIX maps K to the per-document scores of an exhaustive sweep, {"30": [0, 1, ...], "29": ...}; a boundary is scored on
-the same documents in the same order. Each is used as it is, and with a gain from dropping: the curve moved so that its
-best part lies at two thirds of the layers, falling to either side as it was recorded to fall. Half of its documents are
-taken at random, n are drawn of them with replacement, a rule chooses on those, and its choice is scored on the *other*
-half: a bump that belongs to a few documents cannot be found on one half and paid for on the other. With --whole all documents are
-drawn from and scored on, so that every bump of the record counts as true. On made-up scores the expectations are known.
+A MATRIX maps K to the per-document scores of an exhaustive sweep, {"30": [0, 1, ...], "29": ...}; a boundary is
+scored on the same documents in the same order. Each is used as it is, and with a gain from dropping: the curve moved
+so that its best part lies at two thirds of the layers, falling to either side as it was recorded to fall. Half of its
+documents are taken at random, n are drawn of them with replacement, a rule chooses on those, and its choice is scored
+on the *other* half: a bump that belongs to a few documents cannot be found on one half and paid for on the other.
+With --whole all documents are drawn from and scored on, so that every bump of the record counts as true. On made-up
+scores the expectations are known.
 
 Prints the mean loss in points (hundredths of the score's range) against the candidate that is best on average, by shape
-and n, then the mean over all shapes, and how many layers were kept. `unpaired` is the one-standard-error rule with the standard
-error of the best score, which this project had before; `smooth 1.5` is `smooth` with that bandwidth.
+and n, then the mean over all shapes, and how many layers were kept. `unpaired` is the one-standard-error rule with
+the standard error of the best score, which this project had before; `smooth 1.5` is `smooth` with that bandwidth.
 """
 
 from __future__ import annotations

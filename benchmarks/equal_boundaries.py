@@ -2,10 +2,11 @@
 
     python benchmarks/equal_boundaries.py [--sweeps 1000] [--seed 0]
 
-Each sweep draws 31 candidates of equal expectation, neighbours correlated, chooses by a rule and says its verdict. Columns:
-the share of sweeps whose verdict is wrong (`better` or `worse`), whose band misses any candidate's true difference
-(zero), whose interval for the chosen one misses it, and, for comparison, of the sentences this project used to print:
-"beats the whole adapter in at least 95 % of the resamples" and "the gain is more than two standard errors".
+Each sweep draws 31 candidates of equal expectation, neighbours correlated, chooses by a rule and says its verdict.
+Columns: the share of sweeps whose verdict is wrong (`better` or `worse`), whose band misses any candidate's true
+difference (zero), whose interval for the chosen one misses it, and, for comparison, of the sentences this project
+used to print: "beats the whole adapter in at least 95 % of the resamples" and "the gain is more than two standard
+errors".
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/racing_shapes.py [--races 1000] [--only TEXT] [--tolerance 1] [--seed 0]
 
-Each race draws its documents' order anew; each shape draws a new table of scores every 20 races. A race has lost when its
-best candidate scores worse over all documents than the exhaustive winner by more than the tolerance. Prints one line a
-shape: the share of races that lost, that ended with another candidate than a best one, and how many times fewer
+Each race draws its documents' order anew; each shape draws a new table of scores every 20 races. A race has lost when
+its best candidate scores worse over all documents than the exhaustive winner by more than the tolerance. Prints one
+line a shape: the share of races that lost, that ended with another candidate than a best one, and how many times fewer
 (candidate, document) pairs the race asked than the exhaustive sweep.
 """
 
@@ -254,8 +254,8 @@ def races(name: str, number: int, settings: RacingSettings, seed: int) -> list[O
     while len(outcomes) < number:
         items = draw(rng)
         items = items.tolist() if isinstance(items, np.ndarray) else items
-        for _ in range(min(ORDERS, number - len(outcomes))):
-            outcomes.append(race(items, aggregation, settings, int(rng.integers(1 << 30))))
+        orders = rng.integers(1 << 30, size=min(ORDERS, number - len(outcomes)))
+        outcomes += [race(items, aggregation, settings, int(order)) for order in orders]
     return outcomes
 
 

@@ -162,8 +162,9 @@ def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
 def score_range(values: Sequence[Floats]) -> float:
     """The largest difference that two scores of one document are taken to have.
 
-    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the two scales that the harness's bounded metrics
-    use. Else, as with log-likelihoods or the pseudo-values of a corpus metric, twice the spread of all that were seen.
+    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the two scales that the harness's bounded
+    metrics use. Else, as with log-likelihoods or the pseudo-values of a corpus metric, twice the spread of all that
+    were seen.
     """
     seen = np.concatenate([row[np.isfinite(row)] for row in values])
     if not seen.size:

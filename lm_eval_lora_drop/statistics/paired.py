@@ -86,13 +86,10 @@ def simultaneous_band(
         reference: `(documents,)`.
     """
     differences = values - reference
-    candidates, n = differences.shape
+    n = differences.shape[1]
     squares = (differences**2).sum(axis=1)
     nonzero = np.abs(differences) > 1e-12
-    if nonzero.any():
-        typical = float(squares.sum() / nonzero.sum())
-    else:
-        typical = score_range([*values, reference]) ** 2
+    typical = float(squares.sum() / nonzero.sum()) if nonzero.any() else score_range([*values, reference]) ** 2
     size = n + 2
     spread = squares + 2 * typical
 

@@ -1,8 +1,8 @@
 """The test by which racing gives candidates up, on plain arrays: a bet against each candidate being the winner.
 
 Betting for sampling without replacement: Waudby-Smith & Ramdas (2020, Confidence sequences for sampling without
-replacement, NeurIPS 33, https://arxiv.org/abs/2006.04347; 2024, Estimating means of bounded random variables by betting,
-JRSS B 86, 1-27). docs/sweep.md states the promise and proves it.
+replacement, NeurIPS 33, https://arxiv.org/abs/2006.04347; 2024, Estimating means of bounded random variables by
+betting, JRSS B 86, 1-27). docs/sweep.md states the promise and proves it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ STAKES = (0.25, 0.5, 0.75, 1.0)
 class Retirement:
     """A candidate that is given up, the candidate that leads at that time, and why.
 
-    `cannot_win`: the bet against its winning by more than the tolerance has paid; or `prior`: before it met any document
-    (see prior.py).
+    `cannot_win`: the bet against its winning by more than the tolerance has paid; or `prior`: before it met any
+    document (see prior.py).
     """
 
     variant: Variant
@@ -38,8 +38,8 @@ class Retirement:
 class RaceHistory:
     """What was known and decided, document by document in the order of the race.
 
-    `values`: `(candidates, documents)`, higher is better, finite; what stands after a candidate's retirement is not read.
-    `running`: `(candidates, documents)`, whether the candidate met the document.
+    `values`: `(candidates, documents)`, higher is better, finite; what stands after a candidate's retirement is not
+    read. `running`: `(candidates, documents)`, whether the candidate met the document.
     `carried`: `(candidates, documents)`, whether it had been promised, before the document was met, that the candidate
     will be carried to the end.
     """
@@ -56,11 +56,11 @@ def wealth(history: RaceHistory, *, total: int, tolerance: float, largest: float
     candidate, then each bet is fair or worse, whatever happened before it, and by Ville's inequality its wealth ever
     reaches 1 / error_rate with a probability of at most `error_rate`.
 
-    A bet is on d, a rival's score less w's on the next document. If the sum of d over all N documents is at most -c, and
-    it is S over the i documents met, those left have a mean of at most m = (-c - S) / (N - i), so the payoff
+    A bet is on d, a rival's score less w's on the next document. If the sum of d over all N documents is at most -c,
+    and it is S over the i documents met, those left have a mean of at most m = (-c - S) / (N - i), so the payoff
     1 + stake (d - m) has an expectation of at most 1; it is never negative for a stake of at most 1 / (R + m), where
-    d >= -R. c is 0, or for a carried rival the tolerance: `tolerance` times the root of w's sum of squares about its mean
-    over the documents met, which is at most N standard errors of w's final score.
+    d >= -R. c is 0, or for a carried rival the tolerance: `tolerance` times the root of w's sum of squares about its
+    mean over the documents met, which is at most N standard errors of w's final score.
 
     Two gamblers play, each with every stake of `STAKES`: one bets on the candidate that leads at the time, one on the
     carried candidate that leads at the time. The wealth is the mean of theirs.

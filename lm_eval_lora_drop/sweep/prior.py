@@ -1,7 +1,7 @@
 """What the log-likelihood of the reference answers says before anything is generated: which boundaries are hopeless.
 
-Only boundaries of one adapter have a prior: that the likelihood changes little from one to the next is known of no other
-family.
+Only boundaries of one adapter have a prior: that the likelihood changes little from one to the next is known of no
+other family.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ DOCUMENTS = 16
 BOUNDARIES = 10
 """At about how many the likelihood is read: it changes little from one boundary to the next."""
 KEPT_SHARE = 0.25
-"""Of the adapter's gain in likelihood. docs/sweep.md has the curve: half would retire boundaries of a third of the layers."""
+"""Of the adapter's gain in likelihood. docs/sweep.md has the curve: half would retire boundaries of a third of the
+layers."""
 
 
 def read_at(candidates: Sequence[Variant]) -> list[Variant]:
@@ -37,8 +38,8 @@ def read_at(candidates: Sequence[Variant]) -> list[Variant]:
 
 
 def hopeless(candidates: Sequence[Variant], reference: Mapping[Variant, Sequence[float]]) -> list[Variant]:
-    """The candidates that `retire_by_prior` retires, and those whose neighbours in `reference` it retires both; none where
-    they are not all boundaries, or where nothing would be left.
+    """The candidates that `retire_by_prior` retires, and those whose neighbours in `reference` it retires both; none
+    where they are not all boundaries, or where nothing would be left.
 
     Raises:
         ArgumentError: as `retire_by_prior`.
@@ -72,8 +73,8 @@ def retire_by_prior(
 
     Args:
         reference: boundary -> mean log-likelihood per token of each document's reference answer, the same documents in
-            the same order for every one; base and full must be among them. Documents with a value that is not finite are
-            left out.
+            the same order for every one; base and full must be among them. Documents with a value that is not finite
+            are left out.
 
     Raises:
         ArgumentError: base or full is missing, or the lists differ in length.
@@ -86,8 +87,8 @@ def retire_by_prior(
         )
     if len({len(values) for values in reference.values()}) > 1:
         raise ArgumentError(
-            "the prior needs one value per document for every boundary, got lists of unequal length. Read all boundaries "
-            "on the same documents."
+            "the prior needs one value per document for every boundary, got lists of unequal length. Read all "
+            "boundaries on the same documents."
         )
     values = np.array([reference[variant] for variant in variants], dtype=np.float64)
     values = values[:, np.isfinite(values).all(axis=0)]

@@ -111,7 +111,8 @@ class Race:
         self._carried_from.setdefault(leader, documents)
 
     def _values(self, variant: Variant, documents: int) -> Floats:
-        """`(documents met,)` of the first `documents`: the score of each, higher is better, NaN where it has no value."""
+        """`(documents met,)` of the first `documents`: the score of each, higher is better, NaN where it has no
+        value."""
         met = self._order[: self.retired.get(variant, documents)]
         return self._sign * self._aggregation.per_document(self._table.items(variant, met))
 

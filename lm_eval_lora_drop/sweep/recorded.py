@@ -20,8 +20,8 @@ from lm_eval_lora_drop.variant import Variant
 class RecordedSweep:
     """The candidates that met every document, in the sweep's order, with their items.
 
-    `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered` says
-    whether neighbours are alike. What racing retired earlier is left out: `retired` says what that is.
+    `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered`
+    says whether neighbours are alike. What racing retired earlier is left out: `retired` says what that is.
     """
 
     candidates: tuple[Variant, ...]

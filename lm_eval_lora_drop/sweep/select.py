@@ -25,7 +25,8 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Choice:
-    """Rows of the candidates: the one that is chosen, and the one of the best score (smoothed where the rule smooths)."""
+    """Rows of the candidates: the one that is chosen, and the one of the best score (smoothed where the rule
+    smooths)."""
 
     chosen: int
     best: int
@@ -42,8 +43,8 @@ def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
     if strategy == "racing":
         if select not in (None, "best"):
             raise ArgumentError(
-                f"sweep_select must be best with sweep_strategy=racing, got {select}: racing gives up the candidates that "
-                "this rule compares. Leave sweep_select out, or take sweep_strategy=exhaustive."
+                f"sweep_select must be best with sweep_strategy=racing, got {select}: racing gives up candidates "
+                "that this rule compares. Leave sweep_select out, or take sweep_strategy=exhaustive."
             )
         return "best"
     return select or ("smooth" if ordered else "best")
@@ -69,8 +70,8 @@ def choose(
 
     - `best`: the best score.
     - `one_se`: the last candidate that is not worse than the best by more than one standard error of their *paired*
-      difference: the rule of Breiman et al. (1984, Classification and Regression Trees, section 3.4.3), with the error of
-      what it compares.
+      difference: the rule of Breiman et al. (1984, Classification and Regression Trees, section 3.4.3), with the
+      error of what it compares.
     - `smooth`, `smooth_one_se`: the same two on scores smoothed over the candidates' places by local linear regression
       with a Gaussian kernel (Fan & Gijbels, 1996, Local Polynomial Modelling). Only where neighbours are alike
       (`ordered`); else they are `best` and `one_se`.
@@ -90,8 +91,8 @@ def choose(
     scores = sign * np.array([[aggregation.score(row) for row in rows]])
     if not np.isfinite(scores).any():
         raise ArgumentError(
-            "sweep_metric must have a value for some validation document, and the task gave none of it: no candidate has "
-            "a score. Choose another metric."
+            "sweep_metric must have a value for some validation document, and the task gave none of it: no candidate "
+            "has a score. Choose another metric."
         )
     # Only the paired rules ask what each document contributes, which costs a slow aggregation a call a document.
     values = contributions(rows, aggregation, sign) if select.endswith("one_se") else np.zeros((len(rows), documents))

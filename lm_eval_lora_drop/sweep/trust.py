@@ -1,8 +1,8 @@
 """How far a sweep's choice can be trusted, from the recorded items alone: no model, no task.
 
 The best of many scores on the same documents looks better than it is. The corrections here resample documents, the same
-ones for every candidate, and choose anew on each resample by the sweep's own rule; the verdict on the gain holds for all
-candidates together, so it holds for whichever was chosen.
+ones for every candidate, and choose anew on each resample by the sweep's own rule; the verdict on the gain holds for
+all candidates together, so it holds for whichever was chosen.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Evidence(Enum):
 
 @dataclass(frozen=True)
 class Gain:
-    """A candidate's paired difference to the whole adapter, in the metric's units, positive where the candidate is better.
+    """A candidate's paired difference to the whole adapter, in the metric's units, positive where the candidate is
+    better.
 
     `low`, `high`: the interval of the simultaneous band, which holds for all candidates of the sweep together at 95 %.
     `evidence` is `CANNOT_TELL` where the documents are so few that no difference on them could reach the band's level.
@@ -81,8 +82,8 @@ class Size:
 
     `choice_share`: candidate -> share of the subsets in which it is chosen. `same_choice`: share that choose what all
     documents choose. `regret`: how much worse, on all documents and on average, the choice is than the best candidate
-    there; `regret_95` is what 95 % of the subsets stay below. `unseen`: mean score of the choice on the documents outside
-    the subset, None where there are none.
+    there; `regret_95` is what 95 % of the subsets stay below. `unseen`: mean score of the choice on the documents
+    outside the subset, None where there are none.
     """
 
     documents: int
@@ -96,8 +97,8 @@ class Size:
 def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, Gain]:
     """The simultaneous band of every candidate's paired difference to full; empty where full was no candidate.
 
-    After a race the candidates left share the error rate with those that were retired, in proportion: the ones left look
-    best because the others were compared away on the same documents.
+    After a race the candidates left share the error rate with those that were retired, in proportion: the ones left
+    look best because the others were compared away on the same documents.
     """
     if recorded.full is None:
         return {}
