@@ -67,6 +67,15 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
     return AdapterFiles(source, folder, config, _read_shapes(source, folder))
 
 
+def trained_besides_lora(files: AdapterFiles) -> str | None:
+    """What the adapter changes besides its LoRA: whole modules, tokens, biases. None where LoRA is all."""
+    config = files.config
+    named = [name for name in ("modules_to_save", "trainable_token_indices") if config.get(name)]
+    if config.get("bias", "none") != "none":
+        named.append(f"bias={config['bias']}")
+    return ", ".join(named) or None
+
+
 def base_fingerprint(pretrained: str, commit: str | None) -> str:
     """What identifies the base model: the commit on the Hub, or the content of a local folder's weights and config."""
     folder = Path(pretrained)

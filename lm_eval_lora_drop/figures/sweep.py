@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
+from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,47 +71,66 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-def sweep_figure(task: str, entry: Mapping[str, Any]) -> Figure:
+def sweep_figure(task: str, record: TaskRecord) -> Figure:
     """The validation metric over the boundary K with a band of one standard error; chosen, full and base marked.
 
     A boundary that racing retired rests on fewer documents: it is drawn hollow.
 
     Args:
         task: the task's name, for the title.
-        entry: the task's entry in the results file (`config.lora_drop.tasks.<task>`): `sweep`, `metric`,
-            `higher_is_better` and `num_layers` are read.
+        record: what is written down of the task.
 
     Raises:
         ArgumentError: the entry holds no sweep.
     """
-    sweep = entry.get("sweep")
-    if not sweep or not sweep.get("boundaries"):
+    sweep = record.sweep
+    if sweep is None or record.metric is None:
         raise ArgumentError(
             f"The figure of a sweep needs a task whose boundary was found by a sweep, got {task!r} with "
-            f"method={entry.get('method')!r}. Evaluate it with boundary=auto."
+            f"method={record.method!r}. Evaluate it with boundary=auto."
         )
-    rows = sorted((row for row in sweep["boundaries"] if row["score"] is not None), key=lambda row: row["boundary"])
+    rows = _points(record)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.7), layout="constrained")
         axes = figure.subplots()
         _draw_scores(axes, rows)
-        _mark_boundaries(axes, rows, sweep, num_layers=int(entry["num_layers"]))
-        better = "higher is better" if entry.get("higher_is_better", True) else "lower is better"
-        axes.set_ylabel(f"{clean(shorten(entry['metric'], 30))}\n(validation documents, {better})")
+        _mark_boundaries(axes, rows, sweep, num_layers=record.num_layers)
+        better = "higher is better" if record.metric.higher_is_better else "lower is better"
+        axes.set_ylabel(f"{clean(shorten(record.metric.name, 30))}\n(validation documents, {better})")
         axes.set_title(clean(_sweep_title(task, rows)))
-        boundary_axis(axes, int(entry["num_layers"]))
+        boundary_axis(axes, record.num_layers)
         axes.legend(loc="best")
     return figure
 
 
-def _sweep_title(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    return f"{shorten(task)}: {max(row['documents'] for row in rows)} validation documents"
+@dataclass(frozen=True)
+class _Point:
+    boundary: int
+    score: float
+    stderr: float | None
+    documents: int
+    retired: bool
 
 
-def _draw_scores(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    at = [row["boundary"] for row in rows]
-    score = [row["score"] for row in rows]
-    error = [row["stderr"] or 0.0 for row in rows]
+def _points(record: TaskRecord) -> list[_Point]:
+    """The boundaries among the candidates that have a score, ascending."""
+    assert record.sweep is not None
+    found = []
+    for row in record.sweep.candidates:
+        boundary = Variant.parse(row.variant, record.num_layers).boundary
+        if boundary is not None and row.score is not None:
+            found.append(_Point(boundary, row.score, row.stderr, row.documents, row.retired_after is not None))
+    return sorted(found, key=lambda point: point.boundary)
+
+
+def _sweep_title(task: str, rows: Sequence[_Point]) -> str:
+    return f"{shorten(task)}: {max((row.documents for row in rows), default=0)} validation documents"
+
+
+def _draw_scores(axes: Axes, rows: Sequence[_Point]) -> None:
+    at = [row.boundary for row in rows]
+    score = [row.score for row in rows]
+    error = [row.stderr or 0.0 for row in rows]
     axes.fill_between(
         at,
         [s - e for s, e in zip(score, error, strict=True)],
@@ -119,11 +141,11 @@ def _draw_scores(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         label="± 1 standard error",
     )
     axes.plot(at, score, color=BLACK, linewidth=1.2)
-    scored = [row for row in rows if row["retired_after"] is None]
-    retired = [row for row in rows if row["retired_after"] is not None]
+    scored = [row for row in rows if not row.retired]
+    retired = [row for row in rows if row.retired]
     axes.plot(
-        [row["boundary"] for row in scored],
-        [row["score"] for row in scored],
+        [row.boundary for row in scored],
+        [row.score for row in scored],
         linestyle="none",
         marker="o",
         markersize=3.5,
@@ -131,8 +153,8 @@ def _draw_scores(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     )
     if retired:
         axes.plot(
-            [row["boundary"] for row in retired],
-            [row["score"] for row in retired],
+            [row.boundary for row in retired],
+            [row.score for row in retired],
             linestyle="none",
             marker="o",
             markersize=4,
@@ -143,34 +165,34 @@ def _draw_scores(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _mark_boundaries(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], sweep: Mapping[str, Any], *, num_layers: int
+    axes: Axes, rows: Sequence[_Point], sweep: SweepRecord, *, num_layers: int
 ) -> None:
-    chosen = sweep["chosen"]
+    chosen = Variant.parse(sweep.chosen, num_layers).boundary
     # Without the rule a reader asks why it is not the highest point.
-    rule = "chosen (one_se)" if sweep.get("select") == "one_se" else "chosen"
-    of = {row["boundary"]: row for row in rows}
+    rule = "chosen" if sweep.select == "best" else f"chosen ({sweep.select})"
+    of = {row.boundary: row for row in rows}
     marks = (
         (rule, chosen, "D", VERMILLION),
         ("full", num_layers, "s", BLUE),
         ("base", 0, "^", GREY),
     )
     for name, boundary, marker, colour in marks:
-        if boundary not in of:
+        row = None if boundary is None else of.get(boundary)
+        if row is None:
             continue
-        row = of[boundary]
         # Full is larger and below, so that both show where the whole adapter was chosen.
         axes.plot(
             [boundary],
-            [row["score"]],
+            [row.score],
             linestyle="none",
             marker=marker,
             markersize=9 if name == "full" else 7,
             color=colour,
             zorder=4 if name == rule else 3,
             clip_on=False,
-            label=f"{name}, K = {boundary}: {_with_error(row['score'], row['stderr'])}",
+            label=f"{name}, K = {boundary}: {_with_error(row.score, row.stderr)}",
         )
-    if chosen in of:
+    if chosen is not None and chosen in of:
         axes.axvline(chosen, color=VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
 
 
@@ -217,10 +239,10 @@ def check_formats(formats: Iterable[str]) -> list[str]:
 
 
 def save_sweep_figure(
-    task: str, entry: Mapping[str, Any], folder: Path, formats: Iterable[str] = FORMATS
+    task: str, record: TaskRecord, folder: Path, formats: Iterable[str] = FORMATS
 ) -> list[Path]:
     """Draw a task's sweep into `folder` as `sweep-<task>.png`, ...; return the paths."""
-    return save_figure(sweep_figure(task, entry), folder / f"sweep-{file_name(task)}", formats)
+    return save_figure(sweep_figure(task, record), folder / f"sweep-{file_name(task)}", formats)
 
 
 def clean(text: str) -> str:

@@ -8,17 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.boundary import (
-    BoundarySpec,
-    check_boundary,
-    parse_boundary,
-    parse_layers,
-    parse_sweep_boundaries,
-)
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
+from lm_eval_lora_drop.sweep.families import Family, boundaries
+from lm_eval_lora_drop.sweep.select import SELECTIONS
 
 STRATEGIES = ("exhaustive", "racing")
-SELECTIONS = ("best", "one_se")
 ENGINES = ("auto", "shared", "plain")
 
 
@@ -26,7 +21,7 @@ ENGINES = ("auto", "shared", "plain")
 class LoraDropArgs:
     """What the user wrote, one field per model_arg; `boundary` and `layers` have become one `spec`."""
 
-    spec: BoundarySpec
+    spec: VariantSpec
     sweep_boundaries: tuple[int, ...] | None = None
     sweep_limit: int = 100
     sweep_metric: str | None = None
@@ -57,12 +52,12 @@ class LoraDropArgs:
                 "Give boundary=K to keep the layers 0..K-1, or layers=... to keep an arbitrary set."
             )
         spec = parse_layers(ours["layers"]) if "layers" in ours else parse_boundary(ours.get("boundary", "auto"))
-        boundaries = ours.get("sweep_boundaries")
+        given = ours.get("sweep_boundaries")
         metric = ours.get("sweep_metric")
         folder = ours.get("sweep_dir")
         return cls(
             spec=spec,
-            sweep_boundaries=None if boundaries is None else parse_sweep_boundaries(boundaries),
+            sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
             sweep_limit=_integer("sweep_limit", ours.get("sweep_limit", 100), minimum=1),
             # The comma that separates metric and filter also separates model_args, so a colon is taken for it.
             sweep_metric=None if metric is None else _text("sweep_metric", metric).replace(":", ",", 1),
@@ -77,19 +72,18 @@ class LoraDropArgs:
             merge=_truth("merge", ours.get("merge", False)),
         ), rest
 
-    def candidates(self, num_layers: int) -> tuple[int, ...]:
-        """The boundaries a sweep compares, ascending: `sweep_boundaries`, or every K in 0..L.
+    def candidates(self, num_layers: int) -> Family:
+        """What a sweep compares: `sweep_boundaries`, or every K in 0..L.
 
         Raises:
             ArgumentError: a candidate that the model does not have.
         """
-        if self.sweep_boundaries is None:
-            return tuple(range(num_layers + 1))
         try:
-            check_boundary(self.sweep_boundaries[-1], num_layers)
+            return boundaries(
+                range(num_layers + 1) if self.sweep_boundaries is None else self.sweep_boundaries, num_layers
+            )
         except ArgumentError as error:
             raise ArgumentError(f"sweep_boundaries: {error}") from None
-        return self.sweep_boundaries
 
 
 ARGUMENTS = ("boundary", "layers", *(field.name for field in fields(LoraDropArgs) if field.name != "spec"))

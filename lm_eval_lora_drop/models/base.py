@@ -1,8 +1,8 @@
-"""What every backend shares: one boundary per task, when to search it, what goes into the results file.
+"""What every backend shares: one variant per task, when to search it, what goes into the results file.
 
 `LoraDropBase` stands before a harness model class in the bases of a backend and answers its three request types:
 
-    requests of all tasks -> grouped by task -> the task's boundary is given, or found on validation documents
+    requests of all tasks -> grouped by task -> the task's variant is given, or found on validation documents
     -> the task's own requests run under it, by the harness class -> answers back in the order they came
 
 It knows no torch. A backend says how layers are kept and how a sweep runs (the methods at the end of the class).
@@ -20,15 +20,17 @@ from lm_eval.api.instance import Instance
 from platformdirs import user_cache_path
 
 from lm_eval_lora_drop import __version__, validation
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
-from lm_eval_lora_drop.models.search import search
-from lm_eval_lora_drop.record.decision import SCHEMA, Decision, digest, library_versions
+from lm_eval_lora_drop.models.search import Search
+from lm_eval_lora_drop.models.state import Decision, RunState
+from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
+from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
-from lm_eval_lora_drop.sweep.run import Peers
-from lm_eval_lora_drop.work import Document, Runner
+from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Binding, Document, Peers, Runner
 
 log = logging.getLogger(__name__)
 
@@ -38,53 +40,62 @@ def log_with_the_harness() -> None:
     logging.getLogger("lm_eval_lora_drop").parent = logging.getLogger("lm_eval")
 
 
+def check_before_loading(args: LoraDropArgs, num_layers: int) -> None:
+    """Raise ArgumentError for what cannot work with a model of `num_layers`, before minutes of loading it."""
+    args.spec.resolve(num_layers)
+    if args.spec.needs_validation:
+        args.candidates(num_layers)
+        check_writable(sweep_folder(args))
+
+
+def sweep_folder(args: LoraDropArgs) -> Path:
+    """Where journals and figures of sweeps lie."""
+    return args.sweep_dir or user_cache_path("lm-eval-lora-drop", appauthor=False) / "sweeps"
+
+
 class LoraDropBase(abc.ABC):
     """Answers requests with the LoRA of some decoder layers dropped; see the module's docstring."""
 
-    lora_drop: LoraDropArgs
+    args: LoraDropArgs
     num_layers: int
     cache_hook: Any
 
-    # What a backend calls.
-
-    @staticmethod
-    def _check_before_loading(args: LoraDropArgs, num_layers: int) -> None:
-        """Raise ArgumentError for what cannot work with a model of `num_layers`, before minutes of loading it."""
-        args.spec.resolve(num_layers)
-        if args.spec.needs_validation:
-            args.candidates(num_layers)
-            check_writable(_sweep_folder(args))
-
-    def _start(self, args: LoraDropArgs, num_layers: int) -> None:
+    def _start(self, args: LoraDropArgs, num_layers: int, listeners: Sequence[Listener]) -> None:
         """Take up work; the model is loaded."""
-        self.lora_drop = args
         self.num_layers = num_layers
-        self._decisions: dict[str, Decision] = {}
-        # The tasks of the run that is going on, or of the last one: one model may be evaluated several times.
-        self._of_this_run: dict[str, Decision] = {}
-        self._reported = False
-        self._cache_guard: CacheGuard | None = None
+        self._listeners = Broadcast(listeners)
+        self.use(args)
         validation.bind_requests()
+
+    def use(self, args: LoraDropArgs) -> None:
+        """From here on keep what `args` say, on the model that is loaded; decisions taken so far are forgotten.
+
+        Raises:
+            ArgumentError: the model has no such layers, or sweep_dir cannot be written.
+        """
+        check_before_loading(args, self.num_layers)
+        self.args = args
+        self._state = RunState()
 
     # The harness's three request types.
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """As the harness defines it, each task under its own boundary."""
+        """As the harness defines it, each task under its own variant."""
         return self._by_task("generate_until", requests, disable_tqdm)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """As the harness defines it, each task under its own boundary."""
+        """As the harness defines it, each task under its own variant."""
         return self._by_task("loglikelihood", requests, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """As the harness defines it, each task under its own boundary."""
+        """As the harness defines it, each task under its own variant."""
         return self._by_task("loglikelihood_rolling", requests, disable_tqdm)
 
     def _by_task(self, request_type: str, requests: list[Instance], disable_tqdm: bool) -> list[Any]:
-        groups: dict[validation.Binding | None, list[int]] = {}
+        groups: dict[Binding | None, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(validation.binding_of(request), []).append(index)
-        # Every boundary is settled before the first test document is answered.
+        # Every variant is settled before the first test document is answered.
         decisions = {binding: self._decide(binding) for binding in groups}
         answers: list[Any] = [None] * len(requests)
         for binding, indices in groups.items():
@@ -94,44 +105,35 @@ class LoraDropBase(abc.ABC):
                 answers[index] = answer
         return answers
 
-    # One boundary per task.
+    # One variant per task.
 
-    def _decide(self, binding: validation.Binding | None) -> Decision:
-        fixed = self.lora_drop.spec.resolve(self.num_layers)
+    def _decide(self, binding: Binding | None) -> Decision:
         if binding is None:
+            fixed = self.args.spec.resolve(self.num_layers)
             if fixed is None:
                 raise ArgumentError(
-                    f"{self.lora_drop.spec} needs requests that lm-eval built from a task, got requests made by hand. "
+                    f"{self.args.spec} needs requests that lm-eval built from a task, got requests made by hand. "
                     "Give boundary=K, or evaluate through lm_eval.simple_evaluate."
                 )
-            return Decision(fixed, method="given")
-        if self._reported:
-            self._of_this_run, self._reported = {}, False
-        known = self._decisions.get(binding.name)
-        if known is not None and known.binding is binding:
-            self._of_this_run[binding.name] = known
-            return known
-        if fixed is None:
-            decision = search(self, binding)
-        else:
-            method = "default" if self.lora_drop.spec.kind == "default" else "given"
-            decision = Decision(fixed, method, binding, self.task_fingerprint(binding))
-        self._decisions[binding.name] = self._of_this_run[binding.name] = decision
-        if self._cache_guard is not None:
-            self._cache_guard.remember(decision, self._record(decision))
-        return decision
+            return Decision(fixed)
+        known = self._state.known(binding)
+        if known is None:
+            record = self._search().decide(binding)
+            known = Decision(record.kept, binding, record)
+            if self._state.answers is not None:
+                self._state.answers.remember(record)
+        self._state.decided(binding, known)
+        return known
 
-    def recall(self, fingerprint: str) -> Decision | None:
-        """The decision that the answer cache holds for `fingerprint`, where the run has one."""
-        return None if self._cache_guard is None else self._cache_guard.recall(fingerprint)
-
-    def sweep_folder(self) -> Path:
-        """Where journals and figures of sweeps lie."""
-        return _sweep_folder(self.lora_drop)
-
-    def task_fingerprint(self, binding: validation.Binding) -> str:
-        """What identifies answers to this task's prompts: model, adapter and dtype, task name and version."""
-        return digest(self.fingerprint_parts(), binding.name, binding.task.VERSION)
+    def _search(self) -> Search:
+        answers = self._state.answers
+        return Search(
+            backend=self,
+            args=self.args,
+            folder=sweep_folder(self.args),
+            listeners=self._listeners,
+            recall=answers.recall if answers is not None else lambda _: None,
+        )
 
     # What the harness asks besides answers.
 
@@ -144,35 +146,58 @@ class LoraDropBase(abc.ABC):
         validation.forget_bindings()
         if cache_hook.dbdict is not None:
             file = getattr(cache_hook.dbdict, "filename", "the file")
-            self._cache_guard = CacheGuard(cache_hook.dbdict, self._setting(), file)
+            self._state.answers = CacheGuard(cache_hook.dbdict, self._setting(), file)
         super().set_cache_hook(cache_hook)  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
-        """The harness's model information with our entry `lora_drop` (design, section 4)."""
+        """The harness's model information with our entry (`record.schema`)."""
         # Not every model class of the harness has something to tell (VLLM has not).
         info: dict[str, Any] = getattr(super(), "get_model_info", dict)()
-        if self._cache_guard is not None:
-            # Where every answer came from the cache nobody has asked for the boundary yet.
+        if self._state.answers is not None:
+            # Where every answer came from the cache nobody has asked for the variant yet.
             for binding in validation.recent_bindings():
                 self._decide(binding)
-        self._reported = True
-        for name, decision in self._of_this_run.items():
-            log.info("%s: %s", name, self._summary(decision))
+        record = self._run_record(self._state.report())
+        for name, task in record.tasks.items():
+            log.info(
+                "%s: %s (%s), %s adapter parameters kept", name, task.kept.label, task.method, task.kept_parameters
+            )
+        self._listeners.tell(Finished(record))
+        return info | to_entry(record)
+
+    def _run_record(self, tasks: Mapping[str, TaskRecord]) -> RunRecord:
         parts = self.fingerprint_parts()
-        return info | {
-            "lora_drop": {
-                "schema": SCHEMA,
-                "version": __version__,
-                **{key: parts[key] for key in ("adapter", "base", "dtype")},
-                "num_layers": self.num_layers,
-                "fingerprint": digest(parts),
-                "libraries": library_versions(),
-                "tasks": {name: self._record(decision) for name, decision in self._of_this_run.items()},
+        return RunRecord(
+            schema=SCHEMA,
+            version=__version__,
+            adapter=AdapterRecord(**parts["adapter"]),
+            base=BaseRecord(**parts["base"]),
+            dtype=parts["dtype"],
+            num_layers=self.num_layers,
+            fingerprint=digest(parts),
+            libraries=library_versions(),
+            tasks=dict(tasks),
+        )
+
+    def _setting(self) -> dict[str, Any]:
+        """What one answer file may hold answers of."""
+        args = self.args
+        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
+        if args.spec.needs_validation:
+            setting |= {
+                "candidates": [str(variant) for variant in args.candidates(self.num_layers).variants],
+                "sweep_limit": args.sweep_limit,
+                "sweep_metric": args.sweep_metric,
+                "sweep_strategy": args.sweep_strategy,
+                "sweep_select": args.sweep_select,
+                "sweep_seed": args.sweep_seed,
             }
-        }
+        return setting
+
+    # What a backend provides (see `work.Backend`).
 
     def probe(self, pairs: Sequence[tuple[str, str]]) -> Any:  # noqa: ARG002
-        """The probe of (prompt, reference) pairs: a `probe.run.ProbeResult`. A backend that sees no layers has none.
+        """The probe of (prompt, reference) pairs. A backend that sees no layers has none.
 
         Raises:
             ArgumentError: here.
@@ -182,42 +207,16 @@ class LoraDropBase(abc.ABC):
             f"hf-lora-drop for it, or boundary=auto."
         )
 
-    def _record(self, decision: Decision) -> dict[str, Any]:
-        return decision.to_json(*self.count_parameters(decision.kept))
-
-    def _summary(self, decision: Decision) -> str:
-        kept, _ = self.count_parameters(decision.kept)
-        boundary = decision.kept.boundary
-        what = f"layers {decision.kept.spec}" if boundary is None else f"boundary {boundary} of {self.num_layers}"
-        return f"{what} ({decision.method}), {kept:,} adapter parameters kept"
-
-    def _setting(self) -> dict[str, Any]:
-        """What one answer file may hold answers of."""
-        args = self.lora_drop
-        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
-        if args.spec.needs_validation:
-            setting |= {
-                "sweep_boundaries": list(args.candidates(self.num_layers)),
-                "sweep_limit": args.sweep_limit,
-                "sweep_metric": args.sweep_metric,
-                "sweep_strategy": args.sweep_strategy,
-                "sweep_select": args.sweep_select,
-                "sweep_seed": args.sweep_seed,
-            }
-        return setting
-
-    # What a backend provides.
-
     @abc.abstractmethod
     def fingerprint_parts(self) -> Mapping[str, Any]:
-        """What changes an answer, apart from the request and the boundary; with the keys adapter, base and dtype."""
+        """What changes an answer, apart from the request and the variant; with the keys adapter, base and dtype."""
 
     @abc.abstractmethod
-    def count_parameters(self, kept: LayerSet) -> tuple[int, int]:
+    def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
 
     @abc.abstractmethod
-    def runner(self, documents: Sequence[Document]) -> tuple[Runner, str]:
+    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:
         """A runner for a sweep over `documents`, and the name of the engine behind it (shared, plain, vllm)."""
 
     @abc.abstractmethod
@@ -225,9 +224,5 @@ class LoraDropBase(abc.ABC):
         """The processes that evaluate together."""
 
     @abc.abstractmethod
-    def _answer(self, request_type: str, requests: list[Instance], kept: LayerSet, disable_tqdm: bool) -> list[Any]:
+    def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
         """The harness class's own answers to requests of the evaluated split, with the LoRA of `kept` only."""
-
-
-def _sweep_folder(args: LoraDropArgs) -> Path:
-    return args.sweep_dir or user_cache_path("lm-eval-lora-drop", appauthor=False) / "sweeps"

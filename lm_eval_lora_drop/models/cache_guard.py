@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.decision import Decision
+from lm_eval_lora_drop.record.schema import TaskRecord, as_json, read_task
 
 KEY = "lm_eval_lora_drop"
 
@@ -28,6 +29,7 @@ class CacheGuard:
     def __init__(self, answers: MutableMapping[str, Any], setting: Mapping[str, Any], file: str) -> None:
         self.answers = answers
         self.setting = dict(setting)
+        self._file = file
         way_out = "Answers would be mixed up: give --use_cache another path for this run, or delete the file."
         stored = answers.get(KEY)
         if stored is None:
@@ -44,15 +46,17 @@ class CacheGuard:
             changes = "; ".join(f"{name} was {before.get(name)}, now {self.setting.get(name)}" for name in differing)
             raise ArgumentError(f"--use_cache: {file} was written under another setting ({changes}). {way_out}")
 
-    def recall(self, fingerprint: str) -> Decision | None:
-        """The decision that was taken for exactly this task, model and validation documents, if any."""
-        record = json.loads(self.answers[KEY])["tasks"].get(fingerprint)
-        return None if record is None else Decision.from_json(record)
+    def recall(self, fingerprint: str) -> TaskRecord | None:
+        """The decision that was recorded for exactly this task, model and validation documents, if any."""
+        entry = json.loads(self.answers[KEY])["tasks"].get(fingerprint)
+        if entry is None:
+            return None
+        return replace(read_task(entry, self._file, f"tasks.{fingerprint}"), from_answer_cache=True)
 
-    def remember(self, decision: Decision, record: Mapping[str, Any]) -> None:
-        """Keep a decision with its record for the results file."""
+    def remember(self, record: TaskRecord) -> None:
+        """Keep a decision."""
         tasks = json.loads(self.answers[KEY])["tasks"]
-        tasks[decision.fingerprint] = {**record, "kept_layers": sorted(decision.kept.layers)}
+        tasks[record.fingerprint] = as_json(record)
         self._store(tasks)
 
     def _store(self, tasks: Mapping[str, Any]) -> None:

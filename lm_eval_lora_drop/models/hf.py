@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +15,18 @@ from peft import PeftModel
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.engine.evaluated import answer_requests, why_not_single
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.preflight import check_adapter
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
+from lm_eval_lora_drop.record.fingerprint import digest_blocks
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Runner
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,32 @@ class LoraDropLM(LoraDropBase, HFLM):
             self._world_size = self.accelerator.num_processes
         self.layers = AdapterLayers.of(self.model)
         self._parts = self._fingerprint_parts()
-        self._start(args, self.layers.num_layers)
+        self._start(args, self.layers.num_layers, default_listeners(self.rank))
+
+    def swap_adapter(self, peft: str) -> None:
+        """Put another LoRA adapter on the base model that is loaded; decisions taken so far are forgotten.
+
+        Raises:
+            AdapterError: no LoRA adapter of this base model, or the present one cannot be taken out without a trace
+                (it trained whole modules or biases).
+        """
+        if self._adapter_files is None:
+            raise AdapterError("swap_adapter needs a model that was loaded with peft=<adapter>, not a PeftModel.")
+        files = adapter_files.open_adapter(peft)
+        for one in (self._adapter_files, files):
+            if trained := adapter_files.trained_besides_lora(one):
+                raise AdapterError(
+                    f"peft={one.source} changes the base model besides its LoRA ({trained}), so adapters cannot be "
+                    "swapped. Load the base model anew."
+                )
+        # On another base model PEFT would fail with its own words, after the old adapter is gone.
+        adapter_files.check_against(files, self.model.get_base_model(), str(self.pretrained))
+        base = self.model.unload()
+        self._model = PeftModel.from_pretrained(base, str(files.folder)).to(self.device).eval()
+        self._adapter_files = files
+        self.layers = AdapterLayers.of(self.model)
+        self._parts = self._fingerprint_parts()
+        self.use(self.args)
 
     # What LoraDropBase asks of a backend.
 
@@ -78,28 +104,28 @@ class LoraDropLM(LoraDropBase, HFLM):
         """Adapter, base model, dtype and the model_args that change an answer."""
         return self._parts
 
-    def count_parameters(self, kept: LayerSet) -> tuple[int, int]:
+    def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
         return self.layers.count_parameters(kept)
 
-    def runner(self, documents: Sequence[Document]) -> tuple[Runner, str]:
-        """The shared pass where it can run these documents, else one boundary at a time.
+    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:
+        """The shared pass where it can run these documents, else one candidate at a time.
 
         Raises:
             ArgumentError: the shared pass was asked for by name and cannot run them.
         """
-        engine = self.lora_drop.sweep_engine
-        reason = None if engine == "plain" else why_not_shared(self, self.layers, documents)
+        engine = self.args.sweep_engine
+        reason = None if engine == "plain" else why_not_shared(self, self.layers, documents, candidates)
         if reason and engine == "shared":
             raise ArgumentError(
                 f"sweep_engine=shared cannot answer these documents: {reason}. Use sweep_engine=auto, which falls back "
-                "to one boundary at a time."
+                "to one candidate at a time."
             )
         if reason:
-            log.warning("one boundary at a time, not all at once: %s", reason)
+            log.warning("one candidate at a time, not all at once: %s", reason)
         if reason or engine == "plain":
             return plain_runner(self, self.layers), "plain"
-        return shared_runner(self, self.layers, self.lora_drop.sweep_batch_size), "shared"
+        return shared_runner(self, self.layers, self.args.sweep_batch_size), "shared"
 
     def peers(self) -> TorchPeers:
         """The processes of an `accelerate launch`."""
@@ -107,14 +133,14 @@ class LoraDropLM(LoraDropBase, HFLM):
 
     def probe(self, pairs: Sequence[tuple[str, str]]) -> ProbeResult:
         """The probe of the whole adapter; every process reads all documents, so that all find the same layer."""
-        return probe_boundary(self, self.layers, pairs, seed=self.lora_drop.sweep_seed, progress=self.rank == 0)
+        return probe_boundary(self, self.layers, pairs, seed=self.args.sweep_seed, progress=self.rank == 0)
 
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
         """HFLM's own answers under whatever layers are kept now."""
         return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
 
-    def _answer(self, request_type: str, requests: list[Instance], kept: LayerSet, disable_tqdm: bool) -> list[Any]:
-        change = self.layers.merge(kept) if self.lora_drop.merge else self.layers.keep(kept)
+    def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
+        change = self.layers.merge(kept) if self.args.merge else self.layers.keep(kept)
         with change:
             if request_type == "generate_until" and why_not_single(self, requests) is None:
                 return answer_requests(self, requests, disable_tqdm)
@@ -130,7 +156,7 @@ class LoraDropLM(LoraDropBase, HFLM):
                 "base_model": config.base_model_name_or_path,
                 "r": config.r,
                 "lora_alpha": config.lora_alpha,
-                "parameters": sum(self.layers.count_parameters(LayerSet.below(0, self.layers.num_layers))),
+                "parameters": sum(self.layers.count_parameters(Variant.base(self.layers.num_layers))),
             },
             "base": {
                 "name": self.pretrained if files else self.model.get_base_model().name_or_path,
@@ -147,10 +173,12 @@ class LoraDropLM(LoraDropBase, HFLM):
 
 
 def _tensor_fingerprint(model: torch.nn.Module, part: str) -> str:
-    """SHA-256 over the tensors of a loaded model whose name contains `part`."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if part in name:
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"
+    """Over the tensors of a loaded model whose name contains `part`."""
+
+    def blocks() -> Iterator[bytes]:
+        for name, tensor in sorted(model.state_dict().items()):
+            if part in name:
+                yield name.encode()
+                yield tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+    return digest_blocks(blocks())

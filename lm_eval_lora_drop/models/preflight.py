@@ -13,7 +13,7 @@ from lm_eval_lora_drop.adapter.files import AdapterFiles
 from lm_eval_lora_drop.adapter.layers import find_decoder_layers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.models.base import LoraDropBase
+from lm_eval_lora_drop.models.base import check_before_loading
 
 
 def check_adapter(
@@ -49,5 +49,5 @@ def check_adapter(
         make: Any = transformers.AutoModelForCausalLM.from_config
         skeleton: transformers.PreTrainedModel = make(config, trust_remote_code=trust_remote_code)
     adapter_files.check_against(files, skeleton, pretrained)
-    LoraDropBase._check_before_loading(args, len(find_decoder_layers(skeleton)))
+    check_before_loading(args, len(find_decoder_layers(skeleton)))
     return files, skeleton

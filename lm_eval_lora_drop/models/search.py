@@ -1,189 +1,262 @@
-"""Finds a task's boundary on validation documents, or says why the default is taken. Backend-free."""
+"""Finds what of the adapter a task is answered with, on validation documents, or says why the default is taken.
+
+Backend-free: what it needs of a model is `work.Backend`.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval_lora_drop import validation
-from lm_eval_lora_drop.boundary import LayerSet, default_boundary
+from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
-from lm_eval_lora_drop.record.decision import Decision, digest
+from lm_eval_lora_drop.record.events import Broadcast, Decided
+from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.schema import Method, TaskRecord, ValidationRecord
 from lm_eval_lora_drop.sweep import prior
-from lm_eval_lora_drop.sweep.metric import MetricSpec, resolve_metric
+from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.work import Document, Runner, Work
-
-if TYPE_CHECKING:
-    from lm_eval_lora_drop.models.base import LoraDropBase
+from lm_eval_lora_drop.variant import Variant, default_boundary
+from lm_eval_lora_drop.work import Answer, Backend, Binding, Document, MetricSpec, Runner, ValidationSet, Work
 
 log = logging.getLogger(__name__)
 
 
-def search(model: LoraDropBase, binding: validation.Binding) -> Decision:
-    """The boundary of one task: by a sweep or the probe, or the default boundary where there are no documents for it.
+@dataclass(frozen=True)
+class Search:
+    """Decides task by task.
 
-    Raises:
-        ArgumentError: the task has no such metric, or the backend cannot do what was asked for.
+    `folder` is where journals go; `recall` gives the record that an answer cache holds under a fingerprint.
     """
-    args = model.lora_drop
-    start = time.perf_counter()
-    metric = None
-    if args.spec.kind == "auto" and args.sweep_metric != REFERENCE_LOGLIKELIHOOD:
-        metric = resolve_metric(binding.task, args.sweep_metric)
-    drawn = validation.draw(binding, args.sweep_limit, args.sweep_seed)
-    if drawn is None:
-        return _default(model, binding)
-    if drawn.left_out:
-        log.info("%s: left out %d drawn documents that are also evaluated", binding.name, drawn.left_out)
-    for warning in drawn.warnings:
-        log.warning("%s: %s", binding.name, warning)
-    fingerprint = digest(model.task_fingerprint(binding), drawn.fingerprint)
-    recalled = model.recall(fingerprint)
-    if recalled is not None:
-        log.info("%s: boundary %s as recorded in the answer cache", binding.name, recalled.kept.boundary)
-        return recalled.bound_to(binding)
-    found = _probe(model, binding, drawn) if args.spec.kind == "probe" else _sweep(model, binding, drawn, metric)
-    return replace(found, fingerprint=fingerprint, seconds=time.perf_counter() - start)
+
+    backend: Backend
+    args: LoraDropArgs
+    folder: Path
+    listeners: Broadcast = field(default_factory=Broadcast)
+    recall: Callable[[str], TaskRecord | None] = lambda _: None
+
+    def decide(self, binding: Binding) -> TaskRecord:
+        """The record of one task: as given, by a sweep or the probe, or the default where there are no documents.
+
+        Raises:
+            ArgumentError: the task has no such metric, or the backend cannot do what was asked for.
+        """
+        start = time.perf_counter()
+        fixed = self.args.spec.resolve(self.backend.num_layers)
+        if fixed is not None:
+            method: Method = "default" if self.args.spec.kind == "default" else "given"
+            record = self._record(binding, fixed, method, self._task_fingerprint(binding))
+        else:
+            record = self._find(binding)
+            if not record.from_answer_cache:
+                record = replace(record, seconds=round(time.perf_counter() - start, 3))
+        for warning in record.warnings:
+            log.warning("%s: %s", binding.name, warning)
+        self.listeners.tell(Decided(binding.name, record))
+        return record
+
+    def _find(self, binding: Binding) -> TaskRecord:
+        metric = None
+        if self.args.spec.kind == "auto" and self.args.sweep_metric != REFERENCE_LOGLIKELIHOOD:
+            metric = resolve_metric(binding.task, self.args.sweep_metric)
+        drawn = validation.draw(binding, self.args.sweep_limit, self.args.sweep_seed)
+        if drawn is None:
+            return self._default(binding)
+        if drawn.left_out:
+            log.info("%s: left out %d drawn documents that are also evaluated", binding.name, drawn.left_out)
+        fingerprint = digest(self._task_fingerprint(binding), drawn.fingerprint)
+        recalled = self.recall(fingerprint)
+        if recalled is not None:
+            log.info("%s: %s as recorded in the answer cache", binding.name, recalled.kept.label)
+            return recalled
+        if self.args.spec.kind == "probe":
+            return self._probe(binding, drawn, fingerprint)
+        return self._sweep(binding, drawn, fingerprint, metric)
+
+    def _sweep(self, binding: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None) -> TaskRecord:
+        """Compare the candidates on the drawn documents, by `metric`; where it is None, by their references'
+        likelihood."""
+        args, backend, documents = self.args, self.backend, drawn.documents
+        scorer: Any  # a Scorer, or what stands in for one where nothing is generated
+        if metric is None:
+            documents = reference_documents(documents, validation.references(binding, documents))
+            scorer = ReferenceLoglikelihood(backend, documents)
+        else:
+            scorer = Scorer(binding.task, metric)
+        settings = SweepSettings(
+            family=args.candidates(backend.num_layers),
+            strategy=args.sweep_strategy,
+            select=args.sweep_select,
+            seed=args.sweep_seed,
+        )
+        journal = Journal(
+            self.folder,
+            self._task_fingerprint(binding),
+            binding.name,
+            rank=backend.peers().rank,
+            settings={**backend.fingerprint_parts(), "task": binding.name, "version": str(binding.task.VERSION)},
+        )
+        runner, engine = backend.runner(documents, settings.family.variants)
+        log.info(
+            "%s: sweep over %d candidates (%s) on %d documents of split %r by %s (%s pass), journal %s",
+            binding.name,
+            len(settings.family.variants),
+            settings.family.name,
+            len(documents),
+            drawn.split,
+            scorer.metric.name,
+            engine,
+            journal.path,
+        )
+        sweep = run_sweep(
+            documents,
+            runner,
+            scorer,
+            settings,
+            journal,
+            peers=backend.peers(),
+            engine=engine,
+            listeners=self.listeners,
+            reference=self._prior(binding, documents, runner, engine, settings, journal),
+        )
+        return self._record(
+            binding,
+            Variant.parse(sweep.chosen, backend.num_layers),
+            "sweep",
+            fingerprint,
+            metric=scorer.metric,
+            validation=_validation(drawn, documents),
+            sweep=sweep,
+            journal=str(journal.path),
+            warnings=drawn.warnings,
+        )
+
+    def _prior(
+        self,
+        binding: Binding,
+        documents: Sequence[Document],
+        runner: Runner,
+        engine: str,
+        settings: SweepSettings,
+        journal: Journal,
+    ) -> dict[Variant, list[float]] | None:
+        """The references' log-likelihood per token under some candidates, for racing to retire what is hopeless.
+
+        Only where it costs one pass and saves generating: with the shared pass, for boundaries of a task that
+        generates. It reads the first `prior.DOCUMENTS` (they come in random order), every process all of them, so that
+        all retire the same candidates. Its answers are journaled like those of the sweep.
+        """
+        documents = documents[: prior.DOCUMENTS]
+        generates = documents[0].requests[0].request_type == "generate_until"
+        if settings.strategy != "racing" or settings.family.name != "boundary" or engine != "shared" or not generates:
+            return None
+        references = validation.references(binding, documents)
+        if not all(reference.strip() for reference in references):
+            return None
+        asked = reference_documents(documents, references)
+        scorer = ReferenceLoglikelihood(self.backend, asked)
+        variants = tuple(prior.read_at(settings.family.variants))
+        known = journal.read()
+        found: dict[tuple[Variant, str], float | None] = {
+            (variant, document.key): scorer.item(Answer(variant, document, known[str(variant), document.key]))
+            for variant in variants
+            for document in asked
+            if (str(variant), document.key) in known
+        }
+        lacking = [
+            Work(document, missing)
+            for document in asked
+            if (missing := tuple(variant for variant in variants if (variant, document.key) not in found))
+        ]
+        for answers in runner(lacking):
+            journal.append(answers)
+            found.update({(answer.variant, answer.document.key): scorer.item(answer) for answer in answers})
+        nan = float("nan")
+        return {
+            variant: [nan if (item := found[variant, document.key]) is None else item for document in asked]
+            for variant in variants
+        }
+
+    def _probe(self, binding: Binding, drawn: ValidationSet, fingerprint: str) -> TaskRecord:
+        """Read the references' probability layer by layer, and keep the layers below the rise point."""
+        references = validation.references(binding, drawn.documents)
+        pairs = [
+            (str(document.requests[0].args[0]), reference)
+            for document, reference in zip(drawn.documents, references, strict=True)
+        ]
+        result = self.backend.probe(pairs)
+        log.info("%s\n%s", binding.name, result.table())
+        return self._record(
+            binding,
+            Variant.below(result.boundary, self.backend.num_layers),
+            "probe",
+            fingerprint,
+            validation=_validation(drawn, drawn.documents),
+            probe=result.to_json(),
+            warnings=(*drawn.warnings, *result.warnings),
+        )
+
+    def _default(self, binding: Binding) -> TaskRecord:
+        num_layers = self.backend.num_layers
+        boundary = default_boundary(num_layers)
+        warning = (
+            "the task has no validation or training documents besides the evaluated ones, so no boundary could be "
+            f"searched: the paper's default is taken, boundary={boundary} (15 of 32 layers, scaled to {num_layers})."
+        )
+        return self._record(
+            binding,
+            Variant.below(boundary, num_layers),
+            "default",
+            self._task_fingerprint(binding),
+            warnings=(warning,),
+        )
+
+    def _record(
+        self,
+        binding: Binding,
+        kept: Variant,
+        method: Method,
+        fingerprint: str,
+        *,
+        warnings: tuple[str, ...] = (),
+        **found: Any,
+    ) -> TaskRecord:
+        stays, goes = self.backend.count_parameters(kept)
+        if not stays and goes and not kept.is_base:
+            warnings = (
+                *warnings,
+                f"{kept.label} keeps no parameter of this adapter, which has LoRA in other layers only: it is the base "
+                "model.",
+            )
+        return TaskRecord(
+            variant=str(kept),
+            boundary=kept.boundary,
+            num_layers=kept.num_layers,
+            method=method,
+            fingerprint=fingerprint,
+            kept_parameters=stays,
+            dropped_parameters=goes,
+            warnings=warnings,
+            **found,
+        )
+
+    def _task_fingerprint(self, binding: Binding) -> str:
+        """What identifies answers to this task's prompts: model, adapter and dtype, task name and version."""
+        return digest(self.backend.fingerprint_parts(), binding.name, binding.task.VERSION)
 
 
-def _sweep(
-    model: LoraDropBase, binding: validation.Binding, drawn: validation.ValidationSet, metric: MetricSpec | None
-) -> Decision:
-    """Compare the candidates on the drawn documents, by `metric`; where it is None, by their references' likelihood."""
-    args = model.lora_drop
-    documents = drawn.documents
-    scorer: Any  # a Scorer, or what stands in for one where nothing is generated
-    if metric is None:
-        documents = reference_documents(documents, validation.references(binding, documents))
-        scorer = ReferenceLoglikelihood(model, documents)
-    else:
-        scorer = Scorer(binding.task, metric)
-    journal = Journal(
-        model.sweep_folder(),
-        model.task_fingerprint(binding),
-        binding.name,
-        rank=model.peers().rank,
-        settings={**model.fingerprint_parts(), "task": binding.name, "version": str(binding.task.VERSION)},
+def _validation(drawn: ValidationSet, documents: Sequence[Document]) -> ValidationRecord:
+    clusters = tuple(document.cluster for document in documents)
+    return ValidationRecord(
+        split=drawn.split,
+        doc_ids=tuple(document.doc_id for document in documents),
+        left_out=drawn.left_out,
+        clusters=clusters if any(clusters) else None,
     )
-    runner, engine = model.runner(documents)
-    settings = SweepSettings(
-        boundaries=args.candidates(model.num_layers),
-        strategy=args.sweep_strategy,
-        select=args.sweep_select,
-        seed=args.sweep_seed,
-    )
-    log.info(
-        "%s: sweep over %d boundaries on %d documents of split %r by %s (%s pass), journal %s",
-        binding.name,
-        len(settings.boundaries),
-        len(documents),
-        drawn.split,
-        scorer.metric.name,
-        engine,
-        journal.path,
-    )
-    result = run_sweep(
-        documents,
-        runner,
-        scorer,
-        settings,
-        journal,
-        num_layers=model.num_layers,
-        peers=model.peers(),
-        reference=_prior(model, binding, documents, runner, engine, settings),
-    )
-    log.info("%s\n%s", binding.name, result.table())
-    decision = Decision(
-        LayerSet.below(result.boundary, model.num_layers),
-        method="sweep",
-        binding=binding,
-        metric=scorer.metric,
-        drawn=replace(drawn, documents=documents),
-        sweep={**result.to_json(), "engine": engine},
-        journal=journal.path,
-        warnings=(*drawn.warnings, *result.warnings),
-    )
-    return replace(decision, figure=_save_figure(binding.name, decision)) if model.peers().rank == 0 else decision
-
-
-def _prior(
-    model: LoraDropBase,
-    binding: validation.Binding,
-    documents: Sequence[Document],
-    runner: Runner,
-    engine: str,
-    settings: SweepSettings,
-) -> dict[int, list[float]] | None:
-    """The references' log-likelihood per token under some candidates, for racing to retire what is hopeless.
-
-    Only where it costs one pass and saves generating: with the shared pass, for a task that generates. It reads the
-    first `prior.DOCUMENTS` (they come in random order), every process all of them, so that all retire the same
-    boundaries.
-    """
-    documents = documents[: prior.DOCUMENTS]
-    generates = documents[0].requests[0].request_type == "generate_until"
-    if settings.strategy != "racing" or engine != "shared" or not generates:
-        return None
-    references = validation.references(binding, documents)
-    if not all(reference.strip() for reference in references):
-        return None
-    asked = reference_documents(documents, references)
-    scorer = ReferenceLoglikelihood(model, asked)
-    boundaries = tuple(prior.read_at(settings.boundaries, model.num_layers))
-    found: dict[int, dict[str, float]] = {boundary: {} for boundary in boundaries}
-    for answers in runner([Work(document, boundaries) for document in asked]):
-        for answer in answers:
-            item = scorer.item(answer)
-            found[answer.boundary][answer.document.key] = float("nan") if item is None else item
-    return {boundary: [items[document.key] for document in asked] for boundary, items in found.items()}
-
-
-def _probe(model: LoraDropBase, binding: validation.Binding, drawn: validation.ValidationSet) -> Decision:
-    """Read the references' probability layer by layer, and keep the layers below the rise point."""
-    references = validation.references(binding, drawn.documents)
-    pairs = [
-        (str(document.requests[0].args[0]), reference)
-        for document, reference in zip(drawn.documents, references, strict=True)
-    ]
-    result = model.probe(pairs)
-    log.info("%s\n%s", binding.name, result.table())
-    return Decision(
-        LayerSet.below(result.boundary, model.num_layers),
-        method="probe",
-        binding=binding,
-        drawn=drawn,
-        probe=result.to_json(),
-        warnings=(*drawn.warnings, *result.warnings),
-    )
-
-
-def _save_figure(task: str, decision: Decision) -> Path | None:
-    """Draw the sweep beside its journal; a figure that cannot be drawn costs a warning, not the sweep."""
-    from lm_eval_lora_drop.figures.sweep import save_figure, sweep_figure
-
-    assert decision.journal is not None
-    try:
-        files = save_figure(sweep_figure(task, decision.to_json(0, 0)), decision.journal.with_suffix(""))
-    except Exception as error:  # noqa: BLE001
-        log.warning("%s: the figure of the sweep could not be drawn: %s", task, error)
-        return None
-    log.info("%s: figure %s", task, files[0])
-    return files[0]
-
-
-def _default(model: LoraDropBase, binding: validation.Binding) -> Decision:
-    kept = LayerSet.below(default_boundary(model.num_layers), model.num_layers)
-    warning = (
-        f"task {binding.name} has no validation or training documents besides the evaluated ones, so no boundary could "
-        f"be searched: the paper's default is taken, boundary={kept.boundary} (15 of 32 layers, scaled to "
-        f"{model.num_layers})."
-    )
-    log.warning(warning)
-    return Decision(kept, "default", binding, model.task_fingerprint(binding), warnings=(warning,))

@@ -7,7 +7,6 @@ metric has its peak below (docs/probe.md): it serves where generating is too dea
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +16,10 @@ from lm_eval.api.metrics import mean, mean_stderr
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.probe.encoding import encode_pair
+from lm_eval_lora_drop.record.fingerprint import digest_text
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweep.metric import MetricSpec
 from lm_eval_lora_drop.sweep.score import RESAMPLES
-from lm_eval_lora_drop.work import Answer, Document
+from lm_eval_lora_drop.work import Answer, Document, Encoder, MetricSpec
 
 REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
 
@@ -54,8 +53,8 @@ class ReferenceLoglikelihood:
     aggregation = Aggregation(mean)
     resamples = RESAMPLES
 
-    def __init__(self, lm: Any, documents: Sequence[Document]) -> None:
-        """`lm` is an lm-eval HFLM; `documents` come from `reference_documents`."""
+    def __init__(self, lm: Encoder, documents: Sequence[Document]) -> None:
+        """`lm` encodes as an lm-eval HFLM does; `documents` come from `reference_documents`."""
         self._tokens = {document.key: _count_tokens(lm, document) for document in documents}
 
     def item(self, answer: Answer) -> float | None:
@@ -78,11 +77,9 @@ def _document(document: Document, reference: str) -> Document:
     arguments = (str(first.args[0]), reference)
     request = Instance("loglikelihood", document.doc, arguments, 0, metadata=first.metadata)
     text = json.dumps(["loglikelihood", *arguments], ensure_ascii=False)
-    return Document(
-        document.doc_id, document.doc, (request,), hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    )
+    return Document(document.doc_id, document.doc, (request,), digest_text(text), document.cluster)
 
 
-def _count_tokens(lm: Any, document: Document) -> int:
+def _count_tokens(lm: Encoder, document: Document) -> int:
     prompt, reference = document.requests[0].args
     return len(encode_pair(lm, prompt, reference)[1])

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, Sample, Score, TaskRun, json_object
+from lm_eval_lora_drop.record.schema import TaskRecord, from_config
 
 __all__ = ["Documents", "Issue", "Run", "Sample", "Score", "TaskRun", "find_runs", "read_run"]
 
@@ -68,6 +69,10 @@ def read_run(path: Path) -> Run | Issue:
     if not isinstance(results, dict):
         return Issue(path, "has no table `results`, so it is no results file of lm_eval; left out.")
     run = Run(path, _date_of(path, data), data)
+    try:
+        run.record = from_config(run.config, path)
+    except ArgumentError as error:
+        return Issue(path, f"{str(error).removeprefix(f'{path}: ')} Left out.")
     if not run.lm_eval_version.startswith(KNOWN_RELEASE):
         said = f"lm-eval {run.lm_eval_version}" if run.lm_eval_version else "an lm-eval that does not name its release"
         run.issues.append(Issue(path, f"was written by {said}; read as one of {KNOWN_RELEASE}x, check what is shown."))
@@ -79,6 +84,26 @@ def read_run(path: Path) -> Run | Issue:
     if not run.tasks:
         run.issues.append(Issue(path, "holds no task."))
     return run
+
+
+def read_records(path: Path) -> dict[str, TaskRecord]:
+    """What is written down of each task of one run: in its results file (or the folder with that one file).
+
+    Raises:
+        ArgumentError: no such file, several, one that is damaged, or one of another model type.
+    """
+    runs, issues = find_runs([path])
+    if len(runs) > 1:
+        listed = ", ".join(run.path.name for run in runs[:5])
+        raise ArgumentError(f"{path} holds {len(runs)} runs ({listed}). Name one results file.")
+    if not runs:
+        raise ArgumentError("; ".join(map(str, issues)))
+    record = runs[0].record
+    if record is None or not record.tasks:
+        raise ArgumentError(
+            f"{runs[0].path} holds no entry of hf-lora-drop. Give the results file of a run with --model hf-lora-drop."
+        )
+    return record.tasks
 
 
 def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:

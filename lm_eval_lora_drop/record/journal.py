@@ -1,29 +1,33 @@
 """What a sweep has been answered so far, on disk: a run that was killed continues where it was.
 
 One file per task, fingerprint and process, `<task>-<12 digits of the fingerprint>.rank<r>.jsonl`: a header line, then
-one line per (boundary, document). Every line is JSON; floats are written so that they come back bit for bit.
+one line per (variant, document). Every line is a JSON object whose last field `crc` is the CRC-32 of the text before
+it, so that a line that was altered is answered again. Floats are written so that they come back bit for bit.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.fingerprint import library_versions, short
 from lm_eval_lora_drop.work import Answer
 
 SCHEMA = 1
-LIBRARIES = ("lm_eval", "torch", "transformers", "peft", "vllm")
+_CRC = b', "crc": '
 log = logging.getLogger(__name__)
 
 
@@ -43,12 +47,12 @@ class Journal:
         self.settings = json.loads(json.dumps(settings, default=str))
         # A task may be called `group/name`.
         self._task_name = re.sub(r"[^\w.-]+", "_", task)
-        self._stem = f"{self._task_name}-{fingerprint.removeprefix('sha256:')[:12]}"
+        self._stem = f"{self._task_name}-{short(fingerprint)}"
         self.path = self.folder / f"{self._stem}.rank{rank}.jsonl"
         self._ready = False
 
-    def read(self) -> dict[tuple[int, str], tuple[Any, ...]]:
-        """(boundary, key of the document) -> responses, from the files of all ranks.
+    def read(self) -> dict[tuple[str, str], tuple[Any, ...]]:
+        """(variant, key of the document) -> responses, from the files of all ranks.
 
         A torn last line (the process was killed while writing) and lines that cannot be read are left out with a
         warning.
@@ -56,7 +60,7 @@ class Journal:
         Raises:
             ArgumentError: a file of our name was written under other settings.
         """
-        found: dict[tuple[int, str], tuple[Any, ...]] = {}
+        found: dict[tuple[str, str], tuple[Any, ...]] = {}
         # Not glob(): a folder or task name may hold brackets.
         files = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         ours = re.compile(re.escape(self._stem) + r"\.rank\d+\.jsonl")
@@ -77,7 +81,7 @@ class Journal:
         """
         lines = [
             {
-                "boundary": answer.boundary,
+                "variant": str(answer.variant),
                 "doc_id": answer.document.doc_id,
                 "key": answer.document.key,
                 "responses": [_encode(response) for response in answer.responses],
@@ -85,15 +89,19 @@ class Journal:
             for answer in answers
         ]
         try:
-            if not self._ready:
-                self._prepare()
-            self._write(lines)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Two commands started at once may share the file: one header, and nobody cuts the other's line.
+            with FileLock(f"{self.path}.lock"):
+                if not self._ready:
+                    self._prepare()
+                self._write(lines)
         except OSError as error:
             raise _unwritable(self.folder, error) from error
 
     def _prepare(self) -> None:
         """Make the file end in a whole line, and begin with a header."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.path.is_symlink():
+            raise OSError(errno.ELOOP, "a journal is no symbolic link", str(self.path))
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
@@ -104,20 +112,21 @@ class Journal:
                 "task": self.task,
                 "fingerprint": self.fingerprint,
                 "settings": self.settings,
-                "versions": _versions(),
+                "versions": {"lm_eval_lora_drop": __version__, **library_versions()},
             }
             self._write([header])
         self._ready = True
 
     def _write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-        with self.path.open("ab") as file:
-            # A model may emit half of a surrogate pair; it is kept as it came.
-            file.write(text.encode("utf-8", "surrogatepass"))
-            file.flush()
+        data = b"".join(map(_line, lines))
+        # A link that somebody left there does not lead it elsewhere.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            while data:
+                data = data[file.write(data) :]
             os.fsync(file.fileno())
 
-    def _read_file(self, path: Path) -> dict[tuple[int, str], tuple[Any, ...]]:
+    def _read_file(self, path: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
         *lines, torn = path.read_bytes().split(b"\n")
         if torn:
             log.warning("%s: the last line is incomplete (the run was killed while writing it): left out", path)
@@ -128,9 +137,9 @@ class Journal:
         unreadable = []
         for number, line in enumerate(lines[1:], start=2):
             try:
-                record = json.loads(line.decode("utf-8", "surrogatepass"))
+                record = _read_line(line)
                 responses = tuple(_decode(response) for response in record["responses"])
-                found[int(record["boundary"]), str(record["key"])] = responses
+                found[str(record["variant"]), str(record["key"])] = responses
             except (ValueError, KeyError, TypeError):
                 unreadable.append(number)
         if unreadable:
@@ -145,7 +154,7 @@ class Journal:
 
     def _check_header(self, path: Path, line: bytes) -> None:
         try:
-            header = json.loads(line.decode("utf-8", "surrogatepass"))
+            header = _read_line(line)
             schema, fingerprint, settings = header["schema"], header["fingerprint"], header["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
@@ -186,12 +195,27 @@ def _unwritable(folder: Path, error: OSError) -> ArgumentError:
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {"lm_eval_lora_drop": __version__}
-    for name in LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+def _line(content: Mapping[str, Any]) -> bytes:
+    """A JSON object on one line, with the checksum of its text as the last field."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    # A model may emit half of a surrogate pair; it is kept as it came.
+    body = text[:-1].encode("utf-8", "surrogatepass")
+    return body + _CRC + b"%d}\n" % zlib.crc32(body)
+
+
+def _read_line(line: bytes) -> dict[str, Any]:
+    """What `_line` wrote.
+
+    Raises:
+        ValueError: it was altered.
+    """
+    body, found, rest = line.rpartition(_CRC)
+    if not found or not rest.endswith(b"}") or not rest[:-1].isdigit() or int(rest[:-1][:11]) != zlib.crc32(body):
+        raise ValueError("the checksum does not fit")
+    content = json.loads(body.decode("utf-8", "surrogatepass") + "}")
+    if not isinstance(content, dict):
+        raise ValueError("no object")
+    return content
 
 
 def _encode(response: Any) -> Any:

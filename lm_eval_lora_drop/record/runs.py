@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
+
 _DOC_ID = re.compile(rb'\{"doc_id": (\d+), ')
 
 
@@ -87,11 +89,9 @@ class TaskRun:
     issues: list[Issue] = field(default_factory=list)
 
     @property
-    def lora_drop(self) -> Mapping[str, Any] | None:
-        """The task's entry under `config.lora_drop.tasks`, None in runs of other model types."""
-        tasks = (self.run.lora_drop or {}).get("tasks")
-        entry = tasks.get(self.name) if isinstance(tasks, dict) else None
-        return entry if isinstance(entry, dict) else None
+    def record(self) -> TaskRecord | None:
+        """What was kept for this task and how it was found, None in runs of other model types."""
+        return self.run.record.tasks.get(self.name) if self.run.record else None
 
     @property
     def aggregations(self) -> Mapping[str, str]:
@@ -192,14 +192,10 @@ class Run:
     path: Path
     date: str
     data: Mapping[str, Any]
+    record: RunRecord | None = None
+    """Our entry in the results file, None in runs of other model types."""
     tasks: dict[str, TaskRun] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
-
-    @property
-    def lora_drop(self) -> Mapping[str, Any] | None:
-        """Our entry in the results file, None in runs of other model types."""
-        entry = self.config.get("lora_drop")
-        return entry if isinstance(entry, dict) else None
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -232,7 +228,7 @@ class Run:
         args = self.model_args
         source = args.get("peft") or args.get("pretrained") or args.get("model") or self.data.get("model_name")
         name = Path(str(source or self.path.stem).rstrip("/")).name
-        if self.lora_drop is None:
+        if self.record is None:
             return name
         kept = f"layers={args['layers']}" if "layers" in args else f"boundary={args.get('boundary', 'auto')}"
         return f"{name} {kept}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from lm_eval_lora_drop.boundary import parse_boundary, parse_layers
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.fingerprint import digest, short
+from lm_eval_lora_drop.spec import parse_boundary, parse_layers
 
 _LISTS = ("adapters", "boundaries", "layers", "metrics")
 _EVALUATION = (
@@ -60,8 +59,7 @@ class Grid:
     def folder(self, cell: Cell) -> Path:
         """Where a cell is written: its name, and a digest of everything that changes its answers."""
         settings = [self.model_args, self.tasks, self.metadata, self.evaluation, cell.adapter, cell.model_args]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        return self.output / f"{re.sub(r'[^A-Za-z0-9=+._-]+', '_', cell.name)}-{digest}"
+        return self.output / f"{re.sub(r'[^A-Za-z0-9=+._-]+', '_', cell.name)}-{short(digest(*settings), 8)}"
 
 
 def read_grid(path: Path) -> Grid:

@@ -17,10 +17,8 @@ from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from peft import PeftModel
 
 from lm_eval_lora_drop.adapter import files as adapter_files
-from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.hf import LoraDropLM
@@ -28,6 +26,7 @@ from lm_eval_lora_drop.study.grid import Cell, Grid
 
 log = logging.getLogger(__name__)
 DONE = "ablation.json"
+_HFLM = inspect.signature(HFLM.__init__).parameters
 
 
 def ablate(grid: Grid) -> list[str]:
@@ -43,13 +42,14 @@ def ablate(grid: Grid) -> list[str]:
             continue
         log.info("%d/%d %s", number, len(grid.cells), cell.name)
         try:
-            if model is None or (loaded != cell.adapter and not _can_change(loaded, cell.adapter)):
+            if model is None or (loaded != cell.adapter and not _can_swap(loaded, cell.adapter)):
                 model = None  # frees the old one before the new one is loaded
                 model = LoraDropLM(peft=cell.adapter, **_load_args(grid), **cell.model_args)
             elif loaded != cell.adapter:
-                _change_adapter(model, cell.adapter)
+                model.swap_adapter(cell.adapter)
             loaded = cell.adapter
-            _set(model, grid, cell)
+            args, _ = LoraDropArgs.take({**grid.model_args, **cell.model_args}, known=_HFLM)
+            model.use(args)
             # Indexing the harness's tasks takes seconds: once for all cells, and not for none.
             manager = manager or TaskManager(
                 include_path=grid.include_path, metadata={**grid.model_args, **grid.metadata}
@@ -67,38 +67,9 @@ def _load_args(grid: Grid) -> dict[str, Any]:
     return {"device": "cuda:0", **grid.model_args, **given}
 
 
-def _set(model: LoraDropLM, grid: Grid, cell: Cell) -> None:
-    """Tell a loaded model what to keep from now on."""
-    known = inspect.signature(HFLM.__init__).parameters
-    args, _ = LoraDropArgs.take({**grid.model_args, **cell.model_args}, known=known)
-    model._check_before_loading(args, model.num_layers)
-    model._start(args, model.layers.num_layers)
-
-
-def _can_change(before: str | None, after: str) -> bool:
+def _can_swap(before: str | None, after: str) -> bool:
     """Whether taking one adapter out of the base model leaves that as it was loaded: LoRA alone does."""
-    for adapter in (before, after):
-        config = adapter_files.open_adapter(str(adapter)).config
-        trained = (config.get("modules_to_save"), config.get("trainable_token_indices"))
-        if any(trained) or config.get("bias", "none") != "none":
-            return False
-    return True
-
-
-def _change_adapter(model: LoraDropLM, adapter: str) -> None:
-    """Put another adapter on the base model that is loaded.
-
-    Raises:
-        AdapterError: it is no LoRA adapter of this base model.
-    """
-    files = adapter_files.open_adapter(adapter)
-    # On another base model PEFT would fail with its own words, after the old adapter is gone.
-    adapter_files.check_against(files, model.model.get_base_model(), str(model.pretrained))
-    base = model.model.unload()
-    model._model = PeftModel.from_pretrained(base, str(files.folder)).to(model.device).eval()
-    model._adapter_files = files
-    model.layers = AdapterLayers.of(model.model)
-    model._parts = model._fingerprint_parts()
+    return not any(adapter_files.trained_besides_lora(adapter_files.open_adapter(str(one))) for one in (before, after))
 
 
 def _evaluate(model: LoraDropLM, grid: Grid, cell: Cell, manager: TaskManager, folder: Path) -> None:

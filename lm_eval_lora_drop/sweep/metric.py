@@ -4,31 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-
-
-@dataclass(frozen=True)
-class MetricSpec:
-    """One metric of a task, behind one of the task's filters."""
-
-    name: str
-    filter: str
-    higher_is_better: bool
-
-    def better(self, value: float, other: float) -> bool:
-        """Whether `value` is strictly better than `other`."""
-        return value > other if self.higher_is_better else value < other
-
-    @property
-    def sign(self) -> int:
-        """1 where higher is better, -1 where lower is."""
-        return 1 if self.higher_is_better else -1
-
-    def __str__(self) -> str:
-        return self.name if self.filter == "none" else f"{self.name},{self.filter}"
+from lm_eval_lora_drop.work import MetricSpec
 
 
 def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from lm_eval_lora_drop.listeners.progress import Progress
+import msgspec
+
+from lm_eval_lora_drop.record.events import Answered, Broadcast, RoundStarted, SweepEnded, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.sweep import Row, SweepResult
+from lm_eval_lora_drop.record.plain import plain
+from lm_eval_lora_drop.record.schema import CandidateRecord, DifferenceRecord, RacingRecord, SweepRecord
 from lm_eval_lora_drop.statistics.paired import paired_difference
 from lm_eval_lora_drop.sweep import prior
+from lm_eval_lora_drop.sweep.families import Family
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.sweep.select import best_boundary, choose
+from lm_eval_lora_drop.sweep.select import choose
 from lm_eval_lora_drop.sweep.table import Table
-from lm_eval_lora_drop.work import Answer, Document, Runner, Work
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Answer, Document, Peers, Runner, Work
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,30 +31,15 @@ T = TypeVar("T")
 class SweepSettings:
     """What is compared, and how the choice is made.
 
-    `boundaries` are the candidates, each 0..L; `strategy` is exhaustive or racing; `select` is best or one_se; `seed`
-    is the order in which racing takes the documents, and `racing` how careful it is.
+    `strategy` is exhaustive or racing; `select` is one of `select.SELECTIONS`; `seed` is the order in which racing
+    takes the documents, and `racing` how careful it is.
     """
 
-    boundaries: tuple[int, ...]
+    family: Family
     strategy: str = "exhaustive"
     select: str = "best"
     seed: int = 0
     racing: RacingSettings = field(default_factory=RacingSettings)
-
-
-class Peers(Protocol):
-    """The processes that sweep together."""
-
-    @property
-    def rank(self) -> int:
-        """0..world_size-1."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    def all_gather_object(self, obj: Any) -> list[Any]:
-        """The objects of all ranks, in the order of their ranks, on every rank."""
 
 
 def run_sweep(
@@ -59,14 +49,15 @@ def run_sweep(
     settings: SweepSettings,
     journal: Journal,
     *,
-    num_layers: int,
     peers: Peers,
-    progress: bool = True,
-    reference: Mapping[int, Sequence[float]] | None = None,
-) -> SweepResult:
-    """Score every candidate boundary on `documents` and choose one.
+    engine: str = "",
+    listeners: Broadcast | None = None,
+    reference: Mapping[Variant, Sequence[float]] | None = None,
+) -> SweepRecord:
+    """Score every candidate on `documents` and choose one.
 
-    `reference`, for racing, is what `prior.hopeless` takes: with it, hopeless boundaries meet no document.
+    `reference`, for racing, is what `prior.hopeless` takes: with it, hopeless candidates meet no document. `engine`
+    names the runner in the record.
 
     What the journal holds is not asked again. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
@@ -74,57 +65,62 @@ def run_sweep(
     Raises:
         ArgumentError: the journal belongs to other settings or cannot be written; no document has a score.
     """
-    table = Table(sorted(settings.boundaries, reverse=True), len(documents))
-    _recall(documents, scorer, journal, table, peers)
+    listeners = listeners or Broadcast()
+    candidates = settings.family.variants
+    table = Table(candidates, len(documents))
+    known = _recall(documents, scorer, journal, table, peers)
+    listeners.tell(SweepStarted(journal.task, candidates, len(documents), scorer, journal.path, known))
     plan: Exhaustive | Race = Exhaustive(table)
     if settings.strategy == "racing":
         plan = Race(
             table,
             scorer.aggregation,
             sign=scorer.metric.sign,
-            num_layers=num_layers,
+            full=settings.family.full,
             seed=settings.seed,
             select=settings.select,
             settings=settings.racing,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
-            hopeless=in_step(peers, lambda: _hopeless(reference, table, num_layers))[0],
+            hopeless=in_step(peers, lambda: _hopeless(reference, table))[0],
         )
-    with Progress(table, scorer, shown=progress and peers.rank == 0, shares=peers.world_size) as bar:
+    try:
         for wanted in plan.rounds():
-            bar.start(wanted)
             work = _share(documents, wanted, table, peers)
+            listeners.tell(RoundStarted(sum(len(item.variants) for item in work)))
 
-            def answer(work: Sequence[Work] = work) -> list[tuple[int, int, Any]]:
-                return list(_answer(documents, work, runner, scorer, journal, bar))
+            def answer(work: Sequence[Work] = work) -> list[tuple[Variant, int, Any]]:
+                return list(_answer(documents, work, runner, scorer, journal, listeners))
 
             for pairs in in_step(peers, answer):
                 table.set(pairs)
-    return _result(table, scorer, settings, num_layers, plan)
+    finally:
+        listeners.tell(SweepEnded())
+    return _record(table, scorer, settings, plan, engine)
 
 
-def _hopeless(reference: Mapping[int, Sequence[float]] | None, table: Table, num_layers: int) -> list[int]:
-    hopeless = prior.hopeless(table.boundaries, reference, num_layers) if reference else []
+def _hopeless(reference: Mapping[Variant, Sequence[float]] | None, table: Table) -> list[Variant]:
+    hopeless = prior.hopeless(table.candidates, reference) if reference else []
     # Candidates chosen by hand may all lie below the margin: then the prior has nothing to say about which to keep.
-    return hopeless if len(hopeless) < len(table.boundaries) else []
+    return hopeless if len(hopeless) < len(table.candidates) else []
 
 
 class Exhaustive:
-    """Every boundary meets every document, in one round."""
+    """Every candidate meets every document, in one round."""
 
-    retired: Mapping[int, int] = {}
+    retired: Mapping[Variant, int] = {}
 
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def rounds(self) -> Iterator[dict[int, Sequence[int]]]:
-        """Rounds of boundary -> positions of documents."""
-        yield {boundary: range(self._table.documents) for boundary in self._table.boundaries}
+    def rounds(self) -> Iterator[dict[Variant, Sequence[int]]]:
+        """Rounds of variant -> positions of documents."""
+        yield {variant: range(self._table.documents) for variant in self._table.candidates}
 
-    def positions(self, _: int) -> Sequence[int]:
-        """The documents that a boundary met: all."""
+    def positions(self, _: Variant) -> Sequence[int]:
+        """The documents that a candidate met: all."""
         return range(self._table.documents)
 
-    def to_json(self) -> None:
+    def to_record(self) -> None:
         """Nothing to add to the results file."""
 
 
@@ -150,43 +146,51 @@ def in_step(peers: Peers, work: Callable[[], T]) -> list[T]:
     return [payload for _, payload in outcomes]
 
 
-def _recall(documents: Sequence[Document], scorer: Scorer, journal: Journal, table: Table, peers: Peers) -> None:
-    """Fill the table from the journal; machines that share no folder tell each other what theirs holds."""
-    known: dict[tuple[int, str], tuple[Any, ...]] = {}
+def _recall(
+    documents: Sequence[Document], scorer: Scorer, journal: Journal, table: Table, peers: Peers
+) -> list[tuple[Variant, int, Any]]:
+    """Fill the table from the journal and return what was found; machines that share no folder tell each other what
+    theirs holds."""
+    journaled: dict[tuple[str, str], tuple[Any, ...]] = {}
     for found in in_step(peers, journal.read):
-        known.update(found)
+        journaled.update(found)
+    names = {variant: str(variant) for variant in table.candidates}
     pairs = [
-        (boundary, position, document, known[boundary, document.key])
+        (variant, position, document, journaled[name, document.key])
         for position, document in enumerate(documents)
-        for boundary in table.boundaries
-        if (boundary, document.key) in known
+        for variant, name in names.items()
+        if (name, document.key) in journaled
     ]
     # A response count that does not fit is no answer to these requests.
     pairs = [pair for pair in pairs if len(pair[3]) == len(pair[2].requests)]
     if not pairs:
-        return
-    log.info("%d of %d answers come from the journal", len(pairs), len(documents) * len(table.boundaries))
+        return []
+    log.info("%d of %d answers come from the journal", len(pairs), len(documents) * len(table.candidates))
+    known: list[tuple[Variant, int, Any]] = []
     for items in in_step(
         peers,
         lambda: [
-            (boundary, position, scorer.item(Answer(boundary, document, responses)))
-            for boundary, position, document, responses in pairs[peers.rank :: peers.world_size]
+            (variant, position, scorer.item(Answer(variant, document, responses)))
+            for variant, position, document, responses in pairs[peers.rank :: peers.world_size]
         ],
     ):
-        table.set(items)
+        known += items
+    table.set(known)
+    return known
 
 
 def _share(
-    documents: Sequence[Document], wanted: Mapping[int, Sequence[int]], table: Table, peers: Peers
+    documents: Sequence[Document], wanted: Mapping[Variant, Sequence[int]], table: Table, peers: Peers
 ) -> list[Work]:
     """This rank's part of a round: every so-many-th of the documents that still lack an answer."""
-    lacking: dict[int, list[int]] = {}
-    for boundary, positions in wanted.items():
-        for position in positions:
-            if not table.answered(boundary, position):
-                lacking.setdefault(position, []).append(boundary)
+    lacking: dict[int, list[Variant]] = {}
+    # In the order of the candidates, so that the engine meets them from most kept to least.
+    for variant in table.candidates:
+        for position in wanted.get(variant, ()):
+            if not table.answered(variant, position):
+                lacking.setdefault(position, []).append(variant)
     mine = sorted(lacking)[peers.rank :: peers.world_size]
-    return [Work(documents[position], tuple(sorted(lacking[position], reverse=True))) for position in mine]
+    return [Work(documents[position], tuple(lacking[position])) for position in mine]
 
 
 def _answer(
@@ -195,63 +199,80 @@ def _answer(
     runner: Runner,
     scorer: Scorer,
     journal: Journal,
-    bar: Progress,
-) -> Iterator[tuple[int, int, Any]]:
+    listeners: Broadcast,
+) -> Iterator[tuple[Variant, int, Any]]:
     if not work:
         return
     position_of = {document.doc_id: position for position, document in enumerate(documents)}
     for answers in runner(work):
         journal.append(answers)
-        pairs = [(answer.boundary, position_of[answer.document.doc_id], scorer.item(answer)) for answer in answers]
-        bar.update(pairs)
+        pairs = [(answer.variant, position_of[answer.document.doc_id], scorer.item(answer)) for answer in answers]
+        listeners.tell(Answered(pairs))
         yield from pairs
 
 
-def _result(
-    table: Table, scorer: Scorer, settings: SweepSettings, num_layers: int, plan: Exhaustive | Race
-) -> SweepResult:
+def _record(
+    table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, engine: str
+) -> SweepRecord:
     rows = []
-    for boundary in table.boundaries:
-        items = table.items(boundary, plan.positions(boundary))
+    for variant in table.candidates:
+        items = table.items(variant, plan.positions(variant))
         unscored = sum(item is None for item in items)
-        score, stderr = scorer.aggregate(items), scorer.stderr(items)
-        rows.append(Row(boundary, score, stderr, len(items) - unscored, unscored, plan.retired.get(boundary)))
-    # A retired boundary has met fewer documents; its score cannot stand beside the others'.
-    in_the_end = {row.boundary: row for row in rows if row.retired_after is None}
-    scores = {boundary: row.score for boundary, row in in_the_end.items()}
-    best = best_boundary(scores, scorer.metric)
-    chosen = choose(settings.select, scores, scorer.metric, in_the_end[best].stderr)
+        rows.append(
+            CandidateRecord(
+                variant=str(variant),
+                score=plain(scorer.aggregate(items)),
+                stderr=plain(scorer.stderr(items)),
+                documents=len(items) - unscored,
+                unscored=unscored,
+                retired_after=plan.retired.get(variant),
+                items=tuple(plain(table.row(variant, plan.positions(variant)))),
+            )
+        )
+    # A retired candidate has met fewer documents; its score cannot stand beside the others'.
+    in_the_end = [variant for variant in table.candidates if variant not in plan.retired]
+    items_of = {variant: table.row(variant, plan.positions(variant)) for variant in in_the_end}
+    choice = choose(
+        settings.select,
+        [items_of[variant] for variant in in_the_end],
+        scorer.aggregation,
+        scorer.metric.sign,
+        ordered=settings.family.ordered,
+    )
+    chosen, full = in_the_end[choice.chosen], settings.family.full
     gain = None
-    if num_layers in in_the_end and chosen != num_layers:
-        gain = paired_difference(
+    if full in items_of and chosen != full:
+        found = paired_difference(
             scorer.aggregation,
-            table.row(chosen, plan.positions(chosen)),
-            table.row(num_layers, plan.positions(num_layers)),
+            items_of[chosen],
+            items_of[full],
             sign=scorer.metric.sign,
             resamples=scorer.resamples,
         )
-    return SweepResult(
-        boundary=chosen,
-        best=best,
-        rows=tuple(rows),
-        items={boundary: table.row(boundary, plan.positions(boundary)) for boundary in table.boundaries},
-        metric=scorer.metric,
-        aggregation=scorer.aggregation.name,
-        num_layers=num_layers,
+        gain = DifferenceRecord(difference=plain(found.value), stderr=plain(found.stderr), documents=found.documents)
+    race = plan.to_record()
+    return SweepRecord(
+        family=settings.family.name,
+        ordered=settings.family.ordered,
         strategy=settings.strategy,
         select=settings.select,
         seed=settings.seed,
-        gain=gain,
+        engine=engine,
+        aggregation=scorer.aggregation.name,
+        candidates=tuple(rows),
+        chosen=str(chosen),
+        best=str(in_the_end[choice.best]),
+        gain_over_full=gain,
+        racing=None if race is None else msgspec.convert(race, RacingRecord),
         warnings=_warnings(rows, scorer),
-        racing=plan.to_json(),
     )
 
 
-def _warnings(rows: Sequence[Row], scorer: Scorer) -> tuple[str, ...]:
+def _warnings(rows: Sequence[CandidateRecord], scorer: Scorer) -> tuple[str, ...]:
     unscored = sum(row.unscored for row in rows)
     if not unscored:
         return ()
     answers = unscored + sum(row.documents for row in rows)
     return (
-        f"{unscored} of {answers} answers gave no value of {scorer.metric}; each boundary's score leaves its own out.",
+        f"{unscored} of {answers} answers gave no value of {scorer.metric}; each candidate's score leaves its own out.",
     )

@@ -1,0 +1,248 @@
+"""What a run writes into its results file, `config.lora_drop`: the types, their one writer and their one reader.
+
+A number that is not known is None (null), never NaN. Variants stand in their notation (`variant.Variant`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.plain import plain
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import MetricSpec
+
+KEY = "lora_drop"
+"""Under `config` in the results file of lm_eval."""
+SCHEMA = 1
+
+Method = Literal["given", "default", "sweep", "probe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRecord:
+    """One candidate of a sweep.
+
+    `score` over its documents with `stderr`; `documents` had a value, `unscored` had none. `items[i]` is what the
+    aggregation takes of document i (None: no value, or not met). `retired_after` is the number of documents after which
+    racing gave it up, None where it did not, 0 where the prior did.
+    """
+
+    variant: str
+    score: float | None
+    stderr: float | None
+    documents: int
+    unscored: int = 0
+    retired_after: int | None = None
+    items: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceRecord:
+    """A paired difference over the same documents; positive is better, whatever the metric's direction."""
+
+    difference: float | None
+    stderr: float | None
+    documents: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetirementRecord:
+    """A candidate that racing gave up, in whose favour, and why (beaten, no_better, prior)."""
+
+    variant: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RacingRecord:
+    """How careful the race was, the documents seen after each round, and who was given up."""
+
+    error_rate: float
+    tolerance: float
+    rounds: tuple[int, ...]
+    retired: tuple[RetirementRecord, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRecord:
+    """Everything a choice was made from. `candidates` stand from most kept to least; `ordered` says that neighbours in
+    that order are alike (boundaries), so that their scores may be smoothed."""
+
+    family: str
+    ordered: bool
+    strategy: str
+    select: str
+    seed: int
+    engine: str
+    aggregation: str
+    candidates: tuple[CandidateRecord, ...]
+    chosen: str
+    best: str
+    gain_over_full: DifferenceRecord | None = None
+    racing: RacingRecord | None = None
+    check: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def candidate(self, variant: str) -> CandidateRecord | None:
+        """The candidate of this notation, None where it was none."""
+        return next((one for one in self.candidates if one.variant == variant), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRecord:
+    """The documents a choice was made on: their split, their indices in it, and how many drawn ones were left out."""
+
+    split: str
+    doc_ids: tuple[int, ...]
+    left_out: int = 0
+    clusters: tuple[str | None, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """What one task was answered with, and how it was found.
+
+    `boundary` is K where `variant` is one. `seconds` is what finding it took. `fingerprint` digests everything that
+    changed the decision: model, adapter, task, validation documents.
+    """
+
+    variant: str
+    boundary: int | None
+    num_layers: int
+    method: Method
+    fingerprint: str
+    kept_parameters: int
+    dropped_parameters: int
+    metric: MetricSpec | None = None
+    validation: ValidationRecord | None = None
+    sweep: SweepRecord | None = None
+    probe: dict[str, Any] | None = None
+    journal: str | None = None
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    from_answer_cache: bool = False
+
+    @property
+    def kept(self) -> Variant:
+        """`variant`, read."""
+        return Variant.parse(self.variant, self.num_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterRecord:
+    """The adapter: where it came from, what it is."""
+
+    path: str | None
+    fingerprint: str
+    base_model: str | None
+    r: int
+    lora_alpha: float
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRecord:
+    """The base model."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The whole entry: what was loaded, by which versions, and a `TaskRecord` for each task."""
+
+    schema: int
+    version: str
+    adapter: AdapterRecord
+    base: BaseRecord
+    dtype: str
+    num_layers: int
+    fingerprint: str
+    libraries: dict[str, str] = field(default_factory=dict)
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+
+
+def to_entry(record: RunRecord) -> dict[str, Any]:
+    """What stands in a results file: `{KEY: ...}`."""
+    return {KEY: as_json(record)}
+
+
+def as_json(record: RunRecord | TaskRecord) -> Any:
+    """A record as plain data."""
+    return plain(msgspec.to_builtins(record, builtin_types=()))
+
+
+def from_config(config: Mapping[str, Any], path: Path | str) -> RunRecord | None:
+    """The entry in the `config` of a results file; None where there is none (a run of another model type).
+
+    Raises:
+        ArgumentError: the entry is none of ours, or damaged; names the file `path`, the field and its rule.
+    """
+    entry = config.get(KEY)
+    if entry is None:
+        return None
+    schema = entry.get("schema") if isinstance(entry, dict) else None
+    if schema != SCHEMA:
+        raise ArgumentError(
+            f"{path}: config.{KEY}.schema must be {SCHEMA}, got {schema!r}: the file was written by another version of "
+            "lm-eval-lora-drop or is damaged. Evaluate again with this version."
+        )
+    record = _convert(entry, RunRecord, f"config.{KEY}", path)
+    for name, task in record.tasks.items():
+        _check(task, f"config.{KEY}.tasks.{name}", path)
+    return record
+
+
+def read_task(entry: Any, path: Path | str, where: str) -> TaskRecord:
+    """One task's record, as the answer cache and probe.json keep it.
+
+    Raises:
+        ArgumentError: as `from_config`.
+    """
+    task = _convert(entry, TaskRecord, where, path)
+    _check(task, where, path)
+    return task
+
+
+def _convert(entry: Any, kind: type[Any], where: str, path: Path | str) -> Any:
+    try:
+        return msgspec.convert(entry, kind)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$")
+        raise _damaged(path, where + place.rstrip("`"), text) from error
+
+
+def _check(task: TaskRecord, where: str, path: Path | str) -> None:
+    """What the types cannot say: variants that can be read, and that a choice is one of its candidates."""
+    for name, text in (("variant", task.variant), *_variants(task)):
+        try:
+            Variant.parse(text, task.num_layers)
+        except ArgumentError as error:
+            raise _damaged(path, f"{where}.{name}", str(error)) from error
+    sweep = task.sweep
+    if sweep is None:
+        return
+    for name, chosen in (("chosen", sweep.chosen), ("best", sweep.best)):
+        if sweep.candidate(chosen) is None:
+            raise _damaged(path, f"{where}.sweep.{name}", f"must be one of the candidates, got {chosen!r}")
+    lengths = {len(one.items) for one in sweep.candidates}
+    if len(lengths) > 1:
+        raise _damaged(path, f"{where}.sweep.candidates", f"must hold equally many items each, got {sorted(lengths)}")
+
+
+def _variants(task: TaskRecord) -> list[tuple[str, str]]:
+    candidates = task.sweep.candidates if task.sweep else ()
+    return [(f"sweep.candidates[{index}].variant", one.variant) for index, one in enumerate(candidates)]
+
+
+def _damaged(path: Path | str, field_name: str, rule: str) -> ArgumentError:
+    return ArgumentError(f"{path}: {field_name}: {rule}. The file is damaged or was edited; evaluate again.")
