@@ -210,9 +210,7 @@ def _answer(
         yield from pairs
 
 
-def _record(
-    table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, engine: str
-) -> SweepRecord:
+def _record(table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, engine: str) -> SweepRecord:
     rows = []
     for variant in table.candidates:
         items = table.items(variant, plan.positions(variant))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,11 @@ class Trust:
     documents: int
     resamples: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, candidates by their notation."""
+        gains = {str(variant): {**vars(gain), "evidence": gain.evidence.value} for variant, gain in self.gains.items()}
+        return {**vars(self), "choice_share": _by_notation(self.choice_share), "gains": gains}
+
 
 @dataclass(frozen=True)
 class Size:
@@ -92,6 +98,10 @@ class Size:
     regret: float
     regret_95: float
     unseen: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, candidates by their notation."""
+        return {**vars(self), "choice_share": _by_notation(self.choice_share)}
 
 
 def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, Gain]:
@@ -218,6 +228,10 @@ def stability(
             )
         )
     return found
+
+
+def _by_notation(shares: dict[Variant, float]) -> dict[str, float]:
+    return {str(variant): share for variant, share in shares.items()}
 
 
 def _at_least_two(recorded: RecordedSweep) -> int:

@@ -68,7 +68,7 @@ def test_the_tolerance_counts_against_carried_rivals_only() -> None:
 
 
 def test_the_tolerance_is_never_more_than_one_standard_error_of_the_final_score() -> None:
-    """Its sum of squares over the documents met is a lower bound, whatever comes: here, nothing at all varies so far."""
+    """The sum of squares over the documents met is a lower bound, whatever comes: here, nothing varies so far."""
     assert reached(np.ones((2, 90)), [0], 100)[1] <= 1.0
 
 

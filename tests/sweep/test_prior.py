@@ -36,7 +36,7 @@ def test_retires_what_lacks_more_than_three_quarters_of_the_gain() -> None:
 
 
 def test_the_curve_of_the_demo_keeps_a_third_of_the_layers() -> None:
-    """K = 10 of 30 has 0.38 of the gain there; half as the margin would retire it and the paper's own boundaries next."""
+    """K = 10 of 30 has 0.38 of the gain there: half as the margin would retire it."""
     curve = {0: 0, 3: 0.20, 7: 0.30, 10: 0.38, 14: 0.53, 18: 0.73, 22: 0.94, 26: 0.99, 30: 1}
     assert retired(reference(curve, 30, documents=16, noise=0.02)) == [3, 0]
 
