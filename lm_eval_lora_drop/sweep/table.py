@@ -11,13 +11,14 @@ from lm_eval_lora_drop.variant import Variant
 class Table:
     """Items by variant and by position of the document; a pair is unanswered until it is set.
 
-    An item may be None: answered, but without a value for the metric.
+    `candidates` stand in the caller's order, from the most kept to the least. An item may be None: answered, but
+    without a value for the metric.
     """
 
     def __init__(self, candidates: Sequence[Variant], documents: int) -> None:
         self.candidates = tuple(candidates)
         self.documents = documents
-        self._items: dict[Variant, dict[int, Any]] = {variant: {} for variant in candidates}
+        self._items: dict[Variant, dict[int, Any]] = {variant: {} for variant in self.candidates}
 
     def set(self, pairs: Iterable[tuple[Variant, int, Any]]) -> None:
         """Take in (variant, position, item)."""
