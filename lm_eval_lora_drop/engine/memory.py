@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from typing import Any
 
 import psutil
 import torch
+
+from lm_eval_lora_drop.work import HarnessModel
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ SHARE = 0.5
 """Of the free memory, what keys, values and logits may take; the rest is for intermediate results."""
 
 
-def rows_that_fit(lm: Any, tokens: int) -> int:
+def rows_that_fit(lm: HarnessModel, tokens: int) -> int:
     """How many rows of `tokens` tokens each can be decoded together in the memory that is free now, at most `ROWS`.
 
     As if every row had its own keys and values throughout; rows that share states need less. A CPU raises no error when
