@@ -188,6 +188,7 @@ class HarnessModel(Encoder, Protocol):
     config: Any
     cache_hook: Any
     batch_size: Any
+    batch_size_per_gpu: Any
     mixed_precision_dtype: torch.dtype | None
     truncation: bool
     backend: str

@@ -37,7 +37,7 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
     prompts = [owner.work.document.requests[place].args[0] for owner, place in asked]
     jobs = [Job(number, owner.work.variants) for number, (owner, _) in enumerate(asked)]
     longest = max(len(lm.tok_encode(prompt)) for prompt in prompts)
-    rows = session.batch_size or rows_that_fit(lm, longest + rules.max_new_tokens)
+    rows = session.batch_size or rows_that_fit(lm, session.row_size, longest + rules.max_new_tokens)
     while jobs:
         rows = min(rows, sum(len(job.variants) for job in jobs))
         decoder = Decoder(lm, prompts, jobs, rules, session.branches, rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.kernels import by_onednn
-from lm_eval_lora_drop.engine.memory import halve, out_of_memory
+from lm_eval_lora_drop.engine.memory import RowSize, halve, out_of_memory
 from lm_eval_lora_drop.engine.states.branching import Branches
 from lm_eval_lora_drop.work import HarnessModel
 
@@ -42,10 +42,12 @@ class Session:
     batch_size: int | None
     counters: Counters
     branches: Branches = field(init=False)
+    row_size: RowSize = field(init=False)
 
     def __post_init__(self) -> None:
         try:
             self.branches = Branches(self.lm, self.layers)
+            self.row_size = RowSize.of(self.lm)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
