@@ -198,10 +198,14 @@ class HarnessModel(Encoder, Protocol):
     config: Any
     cache_hook: Any
     batch_size: Any
+    batch_size_per_gpu: Any
     mixed_precision_dtype: torch.dtype | None
     truncation: bool
     backend: str
     add_bos_token: bool | None
+    softmax_dtype: torch.dtype | None
+    think_end_token: str | int | None
+    _world_size: int
 
     @property
     def device(self) -> torch.device:
@@ -232,3 +236,6 @@ class HarnessModel(Encoder, Protocol):
 
     def tok_batch_encode(self, strings: list[str], **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded token ids and attention mask, each (strings, length)."""
+
+    def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        """HFLM's own answers, under whatever layers are kept now (ours, in models/hf.py)."""
