@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.boundary import LayerSet
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.probe.encoding import Encoded, encode
 from lm_eval_lora_drop.probe.lens import MEASURES, read_layers
@@ -29,7 +29,7 @@ _GROUP = 16
 class Curves:
     """What was read under one layer set, summed over documents; the document itself is not kept."""
 
-    def __init__(self, kept: LayerSet, tokens: int) -> None:
+    def __init__(self, kept: Variant, tokens: int) -> None:
         shape = (kept.num_layers, tokens, len(MEASURES))
         self.kept = kept
         self.by_token = Moments(shape)
@@ -42,7 +42,7 @@ class Curves:
         """How figures and tables call it: full, base, `K = 20` or `layers 0-14+20`."""
         boundary = self.kept.boundary
         if boundary is None:
-            return f"layers {self.kept.spec}"
+            return f"layers {str(self.kept)}"
         return {0: "base", self.kept.num_layers: "full"}.get(boundary, f"K = {boundary}")
 
     def add(self, reading: Floats, full: Floats) -> None:
@@ -58,7 +58,7 @@ class Curves:
         return {
             "name": self.name,
             "boundary": self.kept.boundary,
-            "layers": self.kept.spec,
+            "layers": str(self.kept),
             "documents_by_token": self.by_token.count[0, :, 0].tolist(),
             "by_token": {
                 measure: {
@@ -172,7 +172,7 @@ def probe(
     lm: Any,
     layers: AdapterLayers,
     pairs: Iterable[tuple[str, str]],
-    sets: Sequence[LayerSet] = (),
+    sets: Sequence[Variant] = (),
     *,
     tokens: int = TOKENS,
     seed: int = 0,
@@ -192,7 +192,7 @@ def probe(
     """
     if tokens < 1:
         raise ArgumentError(f"The probe reads at least 1 reference token, got {tokens}.")
-    full = LayerSet.below(layers.num_layers, layers.num_layers)
+    full = Variant.below(layers.num_layers, layers.num_layers)
     curves = [Curves(kept, tokens) for kept in dict.fromkeys((full, *sets))]
     bootstrap = Bootstrap(layers.num_layers, seed=seed)
     documents = left_out = 0
