@@ -72,8 +72,8 @@ def _panel(args: argparse.Namespace) -> Panel:
         raise ArgumentError("no panel: give --panel, a YAML file or one of current, paper, local.")
     if args.max_spend is None:
         return panel
-    if not args.max_spend >= 0:
-        raise ArgumentError(f"--max-spend must be a number of at least 0, got {args.max_spend}.")
+    if not 0 <= args.max_spend <= 1e9:
+        raise ArgumentError(f"--max-spend must be a number from 0 to 1e9, got {args.max_spend}.")
     return replace(panel, max_spend=args.max_spend)
 
 
@@ -93,6 +93,7 @@ def _rescore(args: argparse.Namespace) -> int:
         return 0
     complete = True
     for index, items in enumerate(lists):
+        # One task after the other, each written when it is judged: what comes later costs it nothing.
         found = score(panel, items, cache, offline=args.offline)
         name = args.results.name if saved else judged[index].run.name
         print(summary(name, found))
@@ -106,19 +107,21 @@ def _rescore(args: argparse.Namespace) -> int:
 def _pairwise(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.pairwise import both_orders, compare
+    from lm_eval_lora_drop.judge.rescore import bill_line
 
     panel, cache = _panel(args), Cache()
     labels, pairs = _pairs(args)
     if args.dry_run:
         print(_estimate(panel, {judge.name: both_orders(pairs, judge) for judge in panel.judges}, cache))
         return 0
-    found = {"systems": list(labels), "pairs": len(pairs), **compare(panel, pairs, cache).to_json()}
+    comparison = compare(panel, pairs, cache)
+    found = {"systems": list(labels), "pairs": len(pairs), **comparison.to_json()}
     print(f"{labels[0]} against {labels[1]}, {len(pairs)} pairs, each in both orders; win rate of {labels[0]}:")
     for name, row in {**found["judges"], "panel": found["panel"]}.items():
         bias = row["position_bias_rate"]
         print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
         print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
-    print(f"  {found['calls']} calls, ${found['dollars']:.4f} where prices are known")
+    print(f"  {bill_line(comparison.answers.bill, panel)}")
     _write(args.json, found)
     return 0
 
