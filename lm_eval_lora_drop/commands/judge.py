@@ -78,6 +78,8 @@ def _panel(args: argparse.Namespace) -> Panel:
 
 
 def _rescore(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.rescore import judged_tasks, summary, write_scores
     from lm_eval_lora_drop.judge.score import score
@@ -95,6 +97,9 @@ def _rescore(args: argparse.Namespace) -> int:
     for index, items in enumerate(lists):
         # One task after the other, each written when it is judged: what comes later costs it nothing.
         found = score(panel, items, cache, offline=args.offline)
+        if panel.max_spend is not None:
+            # The cap is the command's, so the next task has what this one has left.
+            panel = replace(panel, max_spend=max(0.0, panel.max_spend - found.answers.bill.dollars_in_all))
         name = args.results.name if saved else judged[index].run.name
         print(summary(name, found))
         complete = complete and found.verdicts == len(items) * len(panel.judges)

@@ -19,10 +19,10 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache import Cache, CacheError, answer_key
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.providers import Provider, open_provider
-from lm_eval_lora_drop.judge.providers.replies import Reply, Unreadable, read_body
+from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
-from lm_eval_lora_drop.judge.reading import Damaged
+from lm_eval_lora_drop.judge.reading import DamagedError
 from lm_eval_lora_drop.judge.redact import quiet_sdks
 from lm_eval_lora_drop.judge.spending import Bill, CapReached, Progress, Purse, believed, most_tokens
 
@@ -312,13 +312,13 @@ def _read(judge: Judge, question: Question, body: str) -> _Answer | None:
     """What a response says; None where it is no answer of this provider at all."""
     try:
         reply = read_body(judge.provider, body)
-    except Unreadable:
+    except UnreadableError:
         return None
     if reply.stop == "refusal":
         return _Answer(reply, None, False)
     try:
         return _Answer(reply, question.read(reply.text), False)
-    except Damaged:
+    except DamagedError:
         # Cut off by its own limit it will be so again; torn on the way perhaps not.
         return _Answer(reply, None, reply.stop != "length")
 
@@ -326,7 +326,7 @@ def _read(judge: Judge, question: Question, body: str) -> _Answer | None:
 def _unreadable(judge: Judge, body: str) -> str:
     try:
         read_body(judge.provider, body)
-    except Unreadable as why:
+    except UnreadableError as why:
         return f"unusable response ({why})"
     return "unusable response"
 
@@ -335,7 +335,7 @@ def _usage(judge: Judge, body: str) -> tuple[int | None, int | None]:
     """The token counts of a response, whatever else is wrong with it."""
     try:
         reply = read_body(judge.provider, body)
-    except Unreadable:
+    except UnreadableError:
         return None, None
     return reply.input_tokens, reply.output_tokens
 

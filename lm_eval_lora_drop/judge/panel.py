@@ -31,11 +31,11 @@ PROVIDERS: dict[str, str | None] = {
 """Provider: the environment variable that holds the key of its official service. It is sent nowhere else unasked."""
 ENVIRONMENT = "LORA_DROP_JUDGES"
 _KEY_LIKE = re.compile(r"(api[_-]?key|token|secret|authorization|password|cookie)$", re.IGNORECASE)
-_OTHER_TOOLS = (
-    "ACTIONS AWS AZURE_CLIENT AZURE_STORAGE BITBUCKET CI CIRCLE CLEARML CLOUDFLARE COMET CONDA DATABASE DOCKER GH GIT "
-    "GITHUB GITLAB GOOGLE_APPLICATION GPG HF HUGGINGFACE HUGGING KAGGLE KUBE MLFLOW MYSQL NEPTUNE NPM PG POSTGRES PYPI "
-    "REDIS SLACK SSH STRIPE TRACKIO TWINE UV WANDB"
-).split()
+_OTHER_TOOLS = re.compile(
+    "(?:ACTIONS|AWS|AZURE_(?:CLIENT|STORAGE)|BITBUCKET|CI|CIRCLE|CLEARML|CLOUDFLARE|COMET|CONDA|DATABASE|DOCKER|GH|GIT|"
+    "GITHUB|GITLAB|GOOGLE_APPLICATION|GPG|HF|HUGGINGFACE|HUGGING|KAGGLE|KUBE|MLFLOW|MYSQL|NEPTUNE|NPM|"
+    "PG|POSTGRES|PYPI|REDIS|SLACK|SSH|STRIPE|TRACKIO|TWINE|UV|WANDB)(?:_|$)"
+)
 """First words of variables that belong to other tools: their tokens open more than a model."""
 RESERVED_NAMES = frozenset(("stderr", "verdicts", "agreement", "panel"))
 """What results are called beside the judges' own: `gpt_score_stderr` is no judge's score."""
@@ -123,7 +123,7 @@ class Panel:
         return Redactor(filter(None, (*(judge.key for judge in self.judges), *official)))
 
     def check_keys(self) -> None:
-        """Raises ArgumentError naming every variable that must hold a key and does not, or holds none that can be sent."""
+        """Raises ArgumentError naming every variable that must hold a key and holds none, or none that can be sent."""
         missing = [f"{judge.key_variable} (judge {judge.name})" for judge in self.judges if _lacks_key(judge)]
         if missing:
             raise ArgumentError(
@@ -293,12 +293,11 @@ def _variable(name: Any, where: str) -> str | None:
         return None
     if not isinstance(name, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", name):
         raise ArgumentError(f"{where}: api_key_env must be the name of an environment variable, e.g. OPENAI_API_KEY.")
-    for tool in _OTHER_TOOLS:
-        if name == tool or name.startswith(f"{tool}_"):
-            raise ArgumentError(
-                f"{where}: api_key_env must not send another tool's secret to a judge; {name} belongs to one. If that is "
-                f"what you want, copy it under a name of its own: export JUDGE_KEY=${name}, api_key_env: JUDGE_KEY."
-            )
+    if _OTHER_TOOLS.match(name):
+        raise ArgumentError(
+            f"{where}: api_key_env must not send another tool's secret to a judge; {name} belongs to one. If that is "
+            f"what you want, copy it under a name of its own: export JUDGE_KEY=${name}, api_key_env: JUDGE_KEY."
+        )
     return name
 
 
@@ -333,7 +332,9 @@ def _short(value: Any) -> str:
 def _refuse_keys(options: Mapping[str, Any], where: str) -> None:
     for name, value in options.items():
         if _KEY_LIKE.search(name):
-            raise ArgumentError(f"{where}: {name[:40]} does not belong into a panel file. Name its variable in api_key_env.")
+            raise ArgumentError(
+                f"{where}: {name[:40]} does not belong into a panel file. Name its variable in api_key_env."
+            )
         if isinstance(value, dict):
             _refuse_keys(value, where)
 

@@ -70,7 +70,7 @@ AGAIN = "\n\nAn earlier answer could not be read. {form}"
 class Question:
     """One prompt, the JSON schema that its answer has where the provider takes one, and the reader of the answer.
 
-    `read(text)` gives the verdict, or None where the text is none; it raises `reading.Damaged` for torn JSON.
+    `read(text)` gives the verdict, or None where the text is none; it raises `reading.DamagedError` for torn JSON.
     """
 
     prompt: str
@@ -111,8 +111,8 @@ def preference_question(
 def _fill(template: str, texts: Mapping[str, str], **words: str) -> str:
     """The prompt, its tags marked by a number that none of the texts can hold.
 
-    A candidate that writes `</prediction>` and goes on as if it were the prompt closes nothing. The mark is a hash of the
-    texts rather than a random number: the same question is the same prompt, which is found in the cache, and a text
+    A candidate that writes `</prediction>` and goes on as if it were the prompt closes nothing. The mark is a hash of
+    the texts rather than a random number: the same question is the same prompt, which is found in the cache, and a text
     that holds a hash of itself cannot be written.
     """
     # A lone surrogate, which a model's tokens can add up to, has no UTF-8 and could not be sent.

@@ -23,29 +23,45 @@ _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+(?:'[^\W\d_]+)?|[^\s]")
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2019: "'", 0x02BC: "'"}
 _QUOTES = {'"': '"', "\u201c": "\u201d", "\u201e": "\u201c", "\u00ab": "\u00bb", "\u300c": "\u300d", "\u300e": "\u300f"}
 _MARKDOWN = "*_`#>~ \t"
-_ACTS = frozenset(
-    "score scores rating rate grade overall verdict answer give i'd i'll 评分 得分 分数 打分 总分 我给 我打 我的评分是 我给出 "
-    "评分是 评分为 得分是 得分为 最终得分 最终评分 综合评分 总分是 总分为 给 打".split()
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ACTS = _words(
+    "score scores rating rate grade overall verdict answer give i'd i'll 评分 得分 分数 打分 总分 "
+    "最终得分 最终评分 综合评分 给 打 我给 我打 我给出 我的评分是 评分是 评分为 得分是 得分为 总分是 总分为"
 )
 """Words that make a sentence a score; a sentence of `_FILLERS` alone is none ("it is 7")."""
-_FILLERS = frozenset(
-    "a an the my your final is of it this i would will say assign total prediction summary translation text output "
-    "so thus therefore overall : = 是 为".split()
+_FILLERS = _words(
+    "a an the my your final is of it this i would will say assign total prediction summary translation text output so "
+    "thus therefore : = 是 为"
 )
 _SCALES = tuple(
-    tuple(scale.split())
+    tuple(scale)
     for scale in (
-        "on a scale of 0 to 10|on a scale from 0 to 10|on the scale of 0 to 10|on a scale of 0 - 10|( out of 10 )|out of 10"
-        "|( 0 - 10 )|( 0 to 10 )|0 - 10|0 to 10|/ 10|满分 10 分"
-    ).split("|")
+        *(
+            ["on", article, "scale", word, "0", dash, "10"]
+            for article in ("a", "the")
+            for word in ("of", "from")
+            for dash in ("to", "-")
+        ),
+        ["(", "out", "of", "10", ")"],
+        ["out", "of", "10"],
+        *(["(", "0", dash, "10", ")"] for dash in ("to", "-")),
+        *(["0", dash, "10"] for dash in ("to", "-")),
+        ["/", "10"],
+        ["满分", "10", "分"],
+    )
 )
-_UNITS = frozenset(("point", "points", "分"))
-_BECAUSE = frozenset(("because", "since", "as"))
+_UNITS = _words("point points 分")
+_BECAUSE = _words("because since as")
 _CHOICES = {"a": "A", "b": "B", "tie": "tie"}
-_CHOICE_WORDS = frozenset("text output answer system option the final better my choice is : =".split())
+_CHOICE_WORDS = _words("text output answer system option the final better my choice is : =")
 
 
-class Damaged(ValueError):
+class DamagedError(ValueError):
     """The answer begins as the JSON that was asked for and is none: a fault of the way, not a judgement."""
 
 
@@ -56,7 +72,7 @@ def read_score(text: str) -> int | None:
     "8/100", "not a 7", one half, two different scores and a refusal are none.
 
     Raises:
-        Damaged: torn or impossible JSON (`{"score": NaN}`, 5,000 digits), or more than `LONGEST` characters.
+        DamagedError: torn or impossible JSON (`{"score": NaN}`, 5,000 digits), or more than `LONGEST` characters.
     """
     text = _plain(text)
     member = _member(text, "score")
@@ -69,7 +85,7 @@ def read_preference(text: str) -> str | None:
     """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word.
 
     Raises:
-        Damaged: as in `read_score`.
+        DamagedError: as in `read_score`.
     """
     text = _plain(text)
     member = _member(text, "better")
@@ -79,7 +95,7 @@ def read_preference(text: str) -> str | None:
         text = member[0][:100]
     if len(text) > 100:
         return None
-    words = [token.lower() for token in _TOKEN.findall(text) if token not in "*_`#>~.\"'()[]<"]
+    words = [word.lower() for word in _TOKEN.findall(text) if word not in "*_`#>~.\"'()[]<"]
     if not words or any(word not in _CHOICE_WORDS for word in words[:-1]):
         return None
     return _CHOICES.get(words[-1])
@@ -105,11 +121,13 @@ def _spoken(text: str) -> int | None:
 
 
 def _sentences(line: str) -> list[str]:
-    """Cut after . ! ? ; where a capital letter or a digit follows (so not within "e.g. score 10"), at 。 and at "but"."""
+    """Cut after . ! ? ; before a capital letter or a digit (so not within "e.g. score 10"), after 。 and at "but"."""
     line = _without_quotations(line)
     found, start = [], 0
     for place, letter in enumerate(line):
-        if letter in "。！？；" or (letter in ".!?;" and line[place + 1 : place + 2] == " " and _begins(line, place + 2)):
+        if letter in "。！？；" or (
+            letter in ".!?;" and line[place + 1 : place + 2] == " " and _begins(line, place + 2)
+        ):
             found.append(line[start : place + 1])
             start = place + 1
         elif line.startswith((" but ", ", so "), place):
@@ -146,13 +164,13 @@ def _sentence(sentence: str) -> int | None:
     """The score that a whole sentence is, or None."""
     if len(sentence) > 300 and sentence.strip()[:1] not in "0123456789":
         return None
-    tokens = [token.lower() for token in _TOKEN.findall(sentence) if token not in "*_`"]
+    tokens = [word.lower() for word in _TOKEN.findall(sentence) if word not in "*_`"]
     while tokens and tokens[-1] in (".", "!", "。", "！"):
         tokens.pop()
     if tokens and tokens[0] == "-" and len(tokens) > 1 and not tokens[1][0].isdecimal():
         tokens = tokens[1:]  # a list's bullet; before a digit it is a minus
     tokens = _without_reason(tokens)
-    if tokens is None or len(tokens) > 40:
+    if not 0 < len(tokens) <= 40:
         return None
     said = _without_scale(tokens)
     while said and said[-1] in _UNITS:
@@ -164,15 +182,15 @@ def _sentence(sentence: str) -> int | None:
     return _integer(said[-1]) if len(said) == 1 or names_it else None
 
 
-def _without_reason(tokens: list[str]) -> list[str] | None:
-    """ "7, because it has 2 errors" without its reason; None where the reason itself speaks of scores."""
+def _without_reason(tokens: list[str]) -> list[str]:
+    """ "7, because it has 2 errors" without its reason; nothing where the reason itself speaks of scores."""
     if len(tokens) < 3 or not tokens[0][0].isdecimal():
         return tokens
     for place, token in enumerate(tokens[:6]):
         if token in _BECAUSE:
             reason = tokens[place:]
             if _ACTS.intersection(reason) or "/" in reason:
-                return None
+                return []
             return tokens[: place - 1] if tokens[place - 1] == "," else tokens[:place]
     return tokens
 
@@ -199,7 +217,7 @@ def _integer(token: str) -> int | None:
 def _plain(text: str) -> str:
     """Without a reasoning model's thoughts and a fence around the whole, full-width forms as ASCII."""
     if len(text) > LONGEST:
-        raise Damaged(f"an answer of {len(text)} characters")
+        raise DamagedError(f"an answer of {len(text)} characters")
     kept, place = [], 0
     while (start := text.find("<think>", place)) >= 0:
         kept.append(text[place:start])
@@ -226,14 +244,14 @@ def _member(text: str, name: str) -> tuple[Any] | None:
     try:
         pairs, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        raise Damaged("no valid JSON") from None
+        raise DamagedError("no valid JSON") from None
     # Words may follow, but nothing that could be another verdict.
     rest = text[end:].strip()
     if rest and ("{" in rest or any(_sentence(s) is not None for line in rest.split("\n") for s in _sentences(line))):
         return (None,)
     found = [value for key, value in pairs if key == name]
     if any(isinstance(value, float) and not math.isfinite(value) for value in found):
-        raise Damaged("a number that JSON does not have")
+        raise DamagedError("a number that JSON does not have")
     return (found[0],) if len(found) == 1 and not isinstance(found[0], _Pairs) else (None,)
 
 

@@ -1,7 +1,7 @@
 """Keeps keys out of everything that is written: answers, results, logs, error messages.
 
-A server may quote the key that it was sent: whole, cut, URL-encoded (in a link) or in base64 (in a header). So every run
-of `PART` or more characters that also stands in one of these forms of a key is replaced. A key shorter than that is
+A server may quote the key that it was sent: whole, cut, URL-encoded (in a link) or in base64 (in a header). So every
+run of `PART` or more characters that also stands in one of these forms of a key is replaced. A key shorter than that is
 replaced in messages only, and as a whole word: within an answer it would be found in innocent text.
 """
 
@@ -72,7 +72,7 @@ def _forms(key: str) -> Iterator[str]:
     data = key.encode("utf-8", "surrogatepass")
     yield data.hex()
     for before in range(3):
-        # Where the key begins within a group of three bytes changes every letter; those at the ends depend on neighbours.
+        # Where the key begins within a group of three bytes changes every letter; those at its ends depend on others.
         whole = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
         inner = whole[(0, 2, 3)[before] : len(whole) - (1 if (before + len(data)) % 3 else 0)]
         yield inner

@@ -46,8 +46,8 @@ def judged_tasks(path: Path) -> list[Judged]:
         if not samples:
             raise ArgumentError(f"{run.path}, task {task.name}: no logged samples. Run lm_eval with --log_samples.")
         # Before anything is paid: a folder that takes no file would lose the scores afterwards.
-        for path in (run.path, task.samples_path):
-            _check_writable(path or run.path)
+        for file in filter(None, (run.path, task.samples_path)):
+            _check_writable(file)
         items = []
         for sample in samples:
             try:
@@ -151,8 +151,8 @@ def _replace(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise ArgumentError(
-            f"{path} cannot be written ({error.strerror or error}). The answers are in the judges' cache: make room, and "
-            "the same command costs nothing."
+            f"{path} cannot be written ({error.strerror or error}). The answers are in the judges' cache: make room, "
+            "and the same command costs nothing."
         ) from error
 
 

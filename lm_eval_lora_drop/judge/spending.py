@@ -34,7 +34,7 @@ def most_tokens(judge: Judge, question: Question) -> tuple[int, int]:
 
 
 def believed(told: tuple[int | None, int | None], most: tuple[int, int]) -> tuple[int, int]:
-    """What a response says it took, or `most` for a count that is missing or cannot be true: the cap errs to its own side.
+    """What a response says it took, or `most` for a count that is missing or cannot be true.
 
     Counts above `most` are believed to a point, since a server may add words of its own, and the money is spent.
     """

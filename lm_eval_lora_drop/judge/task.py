@@ -214,8 +214,12 @@ def read_items(path: Path) -> list[Item]:
     items = []
     for number, row in read_rows(path):
         where = f"{path}, line {number}"
-        if set(row) != {"kind", "source", "reference", "prediction"} or not all(isinstance(v, str) for v in row.values()):
-            raise ArgumentError(f"{where}: must have the texts kind, source, reference and prediction, and nothing else.")
+        if set(row) != {"kind", "source", "reference", "prediction"} or not all(
+            isinstance(v, str) for v in row.values()
+        ):
+            raise ArgumentError(
+                f"{where}: must have the texts kind, source, reference and prediction, and nothing else."
+            )
         if row["kind"] not in KINDS:
             raise ArgumentError(f"{where}: kind must be {' or '.join(KINDS)}, got {row['kind'][:40]!r}.")
         items.append(Item(**row))

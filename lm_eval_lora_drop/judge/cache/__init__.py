@@ -1,9 +1,9 @@
 """Every call that was ever made to a judge, in one SQLite file that several processes may use at the same time.
 
 A call is written down before it is made, with what it can cost at most: a process that is killed leaves the note that
-it may have been billed, and a disk that is full stops the program before the next call rather than after it. What comes back is
-stored as it came, before anybody reads it, so that reading it anew costs nothing. A question is claimed while it is
-being asked: a second process that wants the same answer waits for it instead of paying for it again.
+it may have been billed, and a disk that is full stops the program before the next call rather than after it. What comes
+back is stored as it came, before anybody reads it, so that reading it anew costs nothing. A question is claimed while
+it is being asked: a second process that wants the same answer waits for it instead of paying for it again.
 
 Not diskcache, which keeps pickles (a file that runs code when it is read) and knows neither claims nor costs.
 """
@@ -141,7 +141,8 @@ class Cache:
         row = (key, _utf8(identity), _utf8(question.prompt), *tokens, time.time())
         with self._open() as connection:
             found = connection.execute(
-                "INSERT INTO calls (key, judge, prompt, input_tokens, output_tokens, time) VALUES (?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO calls (key, judge, prompt, input_tokens, output_tokens, time) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
             )
             return int(found.lastrowid or 0)
 

@@ -25,7 +25,7 @@ LEASE = 30.0
 
 
 def this_kernel() -> str:
-    """The same for all processes whose locks see each other: containers on one machine share it, a reboot changes it."""
+    """The same for all processes whose locks see each other: containers of a machine share it, a reboot changes it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -34,9 +34,10 @@ class AnthropicJudge:
         import anthropic
 
         # Headers of the environment belong to the official service.
+        key = judge.key or "none"
         with without_environment("ANTHROPIC_") if judge.base_url is not None else nullcontext():
             self._client = anthropic.AsyncAnthropic(
-                api_key=judge.key or "none",
+                api_key=key,
                 # Otherwise ANTHROPIC_AUTH_TOKEN of the environment would be sent along by releases before 2.12.
                 auth_token=None,
                 base_url=judge.base_url or "https://api.anthropic.com",

@@ -42,9 +42,10 @@ class GenaiJudge:
         self._http = bounded_client(_http_library().AsyncClient, timeout=timeout)
         own = judge.base_url is not None
         # Without retry options the SDK still repeats a call after a lost connection, seconds later and unseen.
+        key = judge.key or "none"
         with without_environment("GOOGLE_", "GEMINI_") if own else nullcontext():
             self._client = genai.Client(
-                api_key=judge.key or "none",
+                api_key=key,
                 vertexai=False,
                 http_options=genai.types.HttpOptions(
                     base_url=judge.base_url or "https://generativelanguage.googleapis.com/",

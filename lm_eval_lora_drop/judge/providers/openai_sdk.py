@@ -34,9 +34,10 @@ class OpenAIJudge:
         # Organisation and project of the environment belong to the official service. A server of one's own often wants
         # no key, the SDK wants one: any word will do.
         own = judge.base_url is not None
+        key = judge.key or "none"
         with without_environment("OPENAI_") if own else nullcontext():
             self._client = openai.AsyncOpenAI(
-                api_key=judge.key or "none",
+                api_key=key,
                 base_url=judge.base_url or "https://api.openai.com/v1",
                 timeout=timeout,
                 max_retries=0,

@@ -1,7 +1,7 @@
 """What a provider's response says, read from the body as it came over the wire.
 
-The SDKs are not asked: they build what they are given into objects without checking it, or refuse a whole response for a
-field that nobody needs. Here every field is looked at by itself, and one that is not as it should be is as if absent:
+The SDKs are not asked: they build what they are given into objects without checking it, or refuse a whole response for
+a field that nobody needs. Here every field is looked at by itself, and one that is not as it should be is as if absent:
 the text of an answer that has been paid for is not lost over a token count that is a word.
 """
 
@@ -31,7 +31,7 @@ class Reply:
     output_tokens: int | None
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """A body that is no answer of this provider: torn JSON, a page of a proxy, an error under status 200."""
 
 
@@ -39,16 +39,16 @@ def read_body(provider: str, body: str) -> Reply:
     """The answer in a response of `provider`.
 
     Raises:
-        Unreadable: there is none in it. Nothing else, whatever the body is.
+        UnreadableError: there is none in it. Nothing else, whatever the body is.
     """
     try:
         data = json.loads(
             body.removeprefix("\ufeff"), parse_int=_int, parse_float=_float, parse_constant=lambda _: None
         )
     except (ValueError, RecursionError):
-        raise Unreadable("no valid JSON") from None
+        raise UnreadableError("no valid JSON") from None
     if not isinstance(data, dict):
-        raise Unreadable("no JSON object")
+        raise UnreadableError("no JSON object")
     return _READERS[provider](data)
 
 
@@ -57,14 +57,14 @@ def _openai(data: Mapping[str, Any]) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
-        raise Unreadable(_error_in(data) or "no message in it")
+        raise UnreadableError(_error_in(data) or "no message in it")
     refusal = message.get("refusal")
-    refused = isinstance(refusal, str) and refusal.strip() != ""
+    said_no = refusal if isinstance(refusal, str) and refusal.strip() else ""
     reason = choice.get("finish_reason")  # type: ignore[union-attr]  # a message was found in it
-    stop = "refusal" if refused or reason == "content_filter" else "length" if reason == "length" else "stop"
+    stop = "refusal" if said_no or reason == "content_filter" else "length" if reason == "length" else "stop"
     usage = _dict(data.get("usage"))
     return Reply(
-        text=refusal if refused else _text(message.get("content")),
+        text=said_no or _text(message.get("content")),
         model=_name(data.get("model")),
         stop=stop,
         input_tokens=_tokens(usage.get("prompt_tokens")),
@@ -74,7 +74,7 @@ def _openai(data: Mapping[str, Any]) -> Reply:
 
 def _anthropic(data: Mapping[str, Any]) -> Reply:
     if "content" not in data or data.get("type") == "error":
-        raise Unreadable(_error_in(data) or "no content in it")
+        raise UnreadableError(_error_in(data) or "no content in it")
     reason, usage = data.get("stop_reason"), _dict(data.get("usage"))
     return Reply(
         text=_text(data["content"]),
@@ -90,7 +90,7 @@ def _google(data: Mapping[str, Any]) -> Reply:
     candidate = candidates[0] if isinstance(candidates, list) and candidates else None
     blocked = isinstance(_dict(data.get("promptFeedback")).get("blockReason"), str)
     if not isinstance(candidate, dict) and not blocked:
-        raise Unreadable(_error_in(data) or "neither a candidate nor a reason why there is none")
+        raise UnreadableError(_error_in(data) or "neither a candidate nor a reason why there is none")
     reason = _dict(candidate).get("finishReason")
     refused = blocked or (isinstance(reason, str) and reason in _GOOGLE_REFUSALS)
     usage = _dict(data.get("usageMetadata"))
@@ -137,7 +137,11 @@ def _text(content: Any) -> str:
 def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
-    if not isinstance(part, dict) or part.get("thought") is True or part.get("type") not in (None, "text", "output_text"):
+    if (
+        not isinstance(part, dict)
+        or part.get("thought") is True
+        or part.get("type") not in (None, "text", "output_text")
+    ):
         return ""
     text = part.get("text")
     return text if isinstance(text, str) else ""

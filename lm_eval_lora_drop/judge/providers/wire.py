@@ -63,7 +63,7 @@ _current: ContextVar[Exchange] = ContextVar("current_exchange")
 def bounded_client(base: type, **settings: Any) -> Any:
     """An asynchronous client of the SDK's HTTP library; `base` is its `AsyncClient` or the SDK's subclass of it."""
 
-    class BoundedClient(base):  # type: ignore[misc]
+    class BoundedClient(base):
         async def send(self, request: Any, **options: Any) -> Any:
             request.headers["Accept-Encoding"] = "identity"
             response = await super().send(request, **{**options, "stream": True, "follow_redirects": False})
@@ -134,7 +134,9 @@ def _failed(seen: Exchange) -> CallError:
     said = (seen.body or b"")[:20_000].decode("utf-8", "replace")
     if 300 <= seen.status < 400:
         where = seen.headers.get("location", "nowhere")
-        return CallError(f"HTTP {seen.status}: redirects to {where}, which is not followed; set base_url to it", retry=True)
+        return CallError(
+            f"HTTP {seen.status}: redirects to {where}, which is not followed; set base_url to it", retry=True
+        )
     quota_is_gone = seen.status == 429 and "insufficient_quota" in said
     retry = (seen.status in (408, 409, 425, 429) or seen.status >= 500) and not quota_is_gone
     return CallError(
