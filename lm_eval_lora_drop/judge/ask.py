@@ -22,7 +22,7 @@ from lm_eval_lora_drop.judge.providers import Provider, open_provider
 from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
-from lm_eval_lora_drop.judge.reading import DamagedError
+from lm_eval_lora_drop.judge.reading import is_torn
 from lm_eval_lora_drop.judge.redact import quiet_sdks
 from lm_eval_lora_drop.judge.spending import Bill, CapReached, Progress, Purse, believed, most_tokens
 
@@ -225,7 +225,8 @@ class _Session:
                 paid += 1
                 answer = _read(judge, question, body)
                 if answer is None:
-                    raise CallError(_unreadable(judge, body), retry=True)
+                    raise CallError(_unreadable(judge, body), retry=True, perhaps_billed=True)
+                self.bill.calls += 1
                 self.in_a_row[judge.name] = self.in_a_row[judge.name] + 1 if answer.damaged else 0
                 if not answer.damaged or attempt == attempts:
                     return answer, paid
@@ -269,7 +270,6 @@ class _Session:
                 self.cache.count(call, used)
             except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
                 self._halt(failure)
-            self.bill.calls += 1
             self.bill.input_tokens += used[0]
             self.bill.output_tokens += used[1]
             cost = judge.price.cost(*used) if judge.price else 0.0
@@ -316,11 +316,9 @@ def _read(judge: Judge, question: Question, body: str) -> _Answer | None:
         return None
     if reply.stop == "refusal":
         return _Answer(reply, None, False)
-    try:
-        return _Answer(reply, question.read(reply.text), False)
-    except DamagedError:
-        # Cut off by its own limit it will be so again; torn on the way perhaps not.
-        return _Answer(reply, None, reply.stop != "length")
+    value = question.read(reply.text)
+    # Cut off by its own limit it would be so again; torn on the way perhaps not.
+    return _Answer(reply, value, value is None and reply.stop != "length" and is_torn(reply.text))
 
 
 def _unreadable(judge: Judge, body: str) -> str:

@@ -318,7 +318,7 @@ def _price(price: Any, where: str) -> Price | None:
 
 def _number(value: Any, least: float, where: str, most: float = 1e9) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ArgumentError(f"{where} must be a number from {least:g} to {most:g}, got {_short(value)}.")
+        raise ArgumentError(f"{where} must be a number of at least {least:g}, at most {most:g}, got {_short(value)}.")
     return value
 
 

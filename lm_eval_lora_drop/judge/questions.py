@@ -70,7 +70,7 @@ AGAIN = "\n\nAn earlier answer could not be read. {form}"
 class Question:
     """One prompt, the JSON schema that its answer has where the provider takes one, and the reader of the answer.
 
-    `read(text)` gives the verdict, or None where the text is none; it raises `reading.DamagedError` for torn JSON.
+    `read(text)` gives the verdict, or None where the text is none; it never raises.
     """
 
     prompt: str

@@ -23,6 +23,8 @@ _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+(?:'[^\W\d_]+)?|[^\s]")
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2019: "'", 0x02BC: "'"}
 _QUOTES = {'"': '"', "\u201c": "\u201d", "\u201e": "\u201c", "\u00ab": "\u00bb", "\u300c": "\u300d", "\u300e": "\u300f"}
 _MARKDOWN = "*_`#>~ \t"
+_ITEM = re.compile(r"^[0-9]{1,2}[.)]\s+(?=[^\s0-9])")
+"""The number of a list's item, which is no score: "1. Good"."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -61,34 +63,45 @@ _CHOICES = {"a": "A", "b": "B", "tie": "tie"}
 _CHOICE_WORDS = _words("text output answer system option the final better my choice is : =")
 
 
-class DamagedError(ValueError):
-    """The answer begins as the JSON that was asked for and is none: a fault of the way, not a judgement."""
+class _TornError(ValueError):
+    """The answer begins as the JSON that was asked for and is none."""
+
+
+def is_torn(text: str) -> bool:
+    """Whether `text` is a fault of the way rather than a judgement: another call may bring a whole answer.
+
+    Torn or impossible JSON (`{"score": NaN}`, 5,000 digits) is, and so are more than `LONGEST` characters.
+    """
+    try:
+        _member(_plain(text), "score")
+    except _TornError:
+        return True
+    return False
 
 
 def read_score(text: str) -> int | None:
     """The integer from 0 to 10 that `text` gives, or None.
 
     "8", "8/10", "I'd say 7", full-width digits and {"score": 7} are scores; "11", "-1", "7.5", "7-8", "0 to 10",
-    "8/100", "not a 7", one half, two different scores and a refusal are none.
-
-    Raises:
-        DamagedError: torn or impossible JSON (`{"score": NaN}`, 5,000 digits), or more than `LONGEST` characters.
+    "8/100", "not a 7", one half, two different scores, torn JSON and a refusal are none.
     """
-    text = _plain(text)
-    member = _member(text, "score")
+    try:
+        text = _plain(text)
+        member = _member(text, "score")
+    except _TornError:
+        return None
     if member is not None:
         return _score_of(member[0])
     return _spoken(text)
 
 
 def read_preference(text: str) -> str | None:
-    """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word.
-
-    Raises:
-        DamagedError: as in `read_score`.
-    """
-    text = _plain(text)
-    member = _member(text, "better")
+    """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word."""
+    try:
+        text = _plain(text)
+        member = _member(text, "better")
+    except _TornError:
+        return None
     if member is not None:
         if not isinstance(member[0], str):
             return None
@@ -112,7 +125,7 @@ def _score_of(value: Any) -> int | None:
 
 def _spoken(text: str) -> int | None:
     """The score of the last sentence; None where another sentence gives another one."""
-    lines = [line for line in (line.strip(" \t\r*_`#>~") for line in text.split("\n")) if line]
+    lines = [_ITEM.sub("", line) for line in (line.strip(_MARKDOWN + "\r") for line in text.split("\n")) if line]
     if not lines:
         return None
     found = [score for line in lines for sentence in _sentences(line) if (score := _sentence(sentence)) is not None]
@@ -217,7 +230,7 @@ def _integer(token: str) -> int | None:
 def _plain(text: str) -> str:
     """Without a reasoning model's thoughts and a fence around the whole, full-width forms as ASCII."""
     if len(text) > LONGEST:
-        raise DamagedError(f"an answer of {len(text)} characters")
+        raise _TornError(f"an answer of {len(text)} characters")
     kept, place = [], 0
     while (start := text.find("<think>", place)) >= 0:
         kept.append(text[place:start])
@@ -244,14 +257,14 @@ def _member(text: str, name: str) -> tuple[Any] | None:
     try:
         pairs, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        raise DamagedError("no valid JSON") from None
+        raise _TornError("no valid JSON") from None
     # Words may follow, but nothing that could be another verdict.
     rest = text[end:].strip()
     if rest and ("{" in rest or any(_sentence(s) is not None for line in rest.split("\n") for s in _sentences(line))):
         return (None,)
     found = [value for key, value in pairs if key == name]
     if any(isinstance(value, float) and not math.isfinite(value) for value in found):
-        raise DamagedError("a number that JSON does not have")
+        raise _TornError("a number that JSON does not have")
     return (found[0],) if len(found) == 1 and not isinstance(found[0], _Pairs) else (None,)
 
 
