@@ -156,7 +156,7 @@ class JudgeServer:
             self.billed[key] += 1
         body = say.body
         if body is None:
-            built = _BODIES[request.provider](request, say)
+            built = BODIES[request.provider](request, say)
             body = json.dumps(say.change(built) if say.change else built).encode()
         if say.fault == "drip":
             self._drip(handler, body)
@@ -264,4 +264,4 @@ def _google(request: Request, say: Say) -> dict[str, Any]:
     }
 
 
-_BODIES = {"openai": _openai, "anthropic": _anthropic, "google": _google}
+BODIES = {"openai": _openai, "anthropic": _anthropic, "google": _google}
