@@ -53,7 +53,9 @@ def score_json(value: Any) -> str:
 class JudgeServer:
     """`behaviour(request, nth)` decides, `nth` counting the requests for this provider, model and prompt from 1."""
 
-    def __init__(self, behaviour: Callable[[Request, int], Say], keys: dict[str, str | None] | None = None) -> None:
+    def __init__(
+        self, behaviour: Callable[[Request, int], Say], keys: dict[str, str] | None = None, port: int = 0
+    ) -> None:
         self.keys = keys or KEYS
         self.headers: list[dict[str, str]] = []
         self.behaviour = behaviour
@@ -81,7 +83,7 @@ class JudgeServer:
             def handle_error(self, request, client_address):
                 pass  # clients are killed on purpose
 
-        self._http = Server(("127.0.0.1", 0), Handler)
+        self._http = Server(("127.0.0.1", port), Handler)
         self.port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
