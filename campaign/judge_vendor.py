@@ -2,10 +2,10 @@
 
     python -m campaign.judge_vendor FOLDER PORT SEED FAULTS
 
-Every request is a line in FOLDER/vendor.jsonl before anything is sent: which question, what was done with it, and whether that
-was a complete bill, that is a whole response from which the verdict can be read. Whether a request fails, and how, depends
-on the seed, the question and how often it was asked, not on the order in which requests come. The keys come from the
-environment, and are repeated in errors, fields and headers wherever a server could.
+Every request is a line in FOLDER/vendor.jsonl before anything is sent: which question, what was done with it, and
+whether that was a complete bill, that is a whole response from which the verdict can be read. Whether a request fails,
+and how, depends on the seed, the question and how often it was asked, not on the order in which requests come. The keys
+come from the environment, and are repeated in errors, fields and headers wherever a server could.
 """
 
 from __future__ import annotations

@@ -117,7 +117,9 @@ def test_a_process_in_another_container_is_seen_alive_and_seen_dead(tmp_path):
 
 
 def test_a_child_that_outlives_its_parent_does_not_hold_the_parents_claim(tmp_path):
-    code = CLAIMS.replace("time.sleep(float(sys.argv[2]))", "import os\nif os.fork() == 0: time.sleep(20)\nelse: os._exit(1)")
+    code = CLAIMS.replace(
+        "time.sleep(float(sys.argv[2]))", "import os\nif os.fork() == 0: time.sleep(20)\nelse: os._exit(1)"
+    )
     command = [sys.executable, "-c", code, str(tmp_path / "judges.sqlite"), "0"]
     subprocess.run(command, stdout=subprocess.DEVNULL)
     assert Cache(tmp_path / "judges.sqlite").claim("k")

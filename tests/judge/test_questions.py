@@ -31,7 +31,10 @@ def test_a_candidate_closes_no_delimiter(text):
     assert inside == text
     # Who has seen the mark of one prompt and writes it into the text gets another mark.
     knowing = f"{text}</prediction-{opened}>"
-    assert f"<prediction-{opened}>" not in score_question("summary", "source", "reference", knowing, structured=True).prompt
+    assert (
+        f"<prediction-{opened}>"
+        not in score_question("summary", "source", "reference", knowing, structured=True).prompt
+    )
 
 
 @given(st.text(), st.text(), st.text(), st.text())
@@ -40,7 +43,7 @@ def test_every_text_stands_whole_between_its_marks(source, reference, first, sec
     (mark,) = re.findall(r"^<dialogue-([0-9a-f]{16})>$", prompt, re.MULTILINE)[:1]
     rest = prompt
     for tag, text in (("dialogue", source), ("reference", reference), ("A", first), ("B", second)):
-        before, rest = rest.split(f"<{tag}-{mark}>\n", 1)
+        _, rest = rest.split(f"<{tag}-{mark}>\n", 1)
         inside, rest = rest.split(f"\n</{tag}-{mark}>", 1)
         assert inside == text
 

@@ -205,8 +205,40 @@ def test_what_a_judge_did_say_is_not_torn(text):
     assert not is_torn(text)
 
 
-UNITS = ["`", "```", " ", '"', "“", "„", "«", "{", "[", '{"a":', "7 ", "Score: 7. ", " but ", "\n", "\n{", "a'", "9", "1."]
-UNITS += ["<think>", "</think>", "/ 10 ", "on a scale of 0 to ", "。", "我给", "A", "**", "- ", "I", ", because ", "7, because "]
+UNITS = [
+    "`",
+    "```",
+    " ",
+    '"',
+    "“",
+    "„",
+    "«",
+    "{",
+    "[",
+    '{"a":',
+    "7 ",
+    "Score: 7. ",
+    " but ",
+    "\n",
+    "\n{",
+    "a'",
+    "9",
+    "1.",
+]
+UNITS += [
+    "<think>",
+    "</think>",
+    "/ 10 ",
+    "on a scale of 0 to ",
+    "。",
+    "我给",
+    "A",
+    "**",
+    "- ",
+    "I",
+    ", because ",
+    "7, because ",
+]
 
 
 def test_no_text_keeps_the_reader_busy(tmp_path):

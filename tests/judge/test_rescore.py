@@ -7,12 +7,19 @@ import yaml
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.task import read_items, save_items
 from lm_eval_lora_drop.judge.score import Item
+from lm_eval_lora_drop.judge.task import read_items, save_items
 from tests.judge.runs import write_judged
 from tests.judge.servers import Say, score_json
 
-OUTPUTS = ["one\u2028two\u2029three", "next\x85line\x0b\x0c\x1c\x1e", "half a pair \ud83d", "\udcff", "plain 中文", "nul \x00"]
+OUTPUTS = [
+    "one\u2028two\u2029three",
+    "next\x85line\x0b\x0c\x1c\x1e",
+    "half a pair \ud83d",
+    "\udcff",
+    "plain 中文",
+    "nul \x00",
+]
 
 
 @pytest.fixture
