@@ -78,14 +78,22 @@ def _panel(args: argparse.Namespace) -> Panel:
 
 
 def _rescore(args: argparse.Namespace) -> int:
-    from dataclasses import replace
+    from contextlib import closing
 
     from lm_eval_lora_drop.judge.cache import Cache
+
+    with closing(Cache()) as cache:
+        return _rescore_from(cache, args)
+
+
+def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from lm_eval_lora_drop.judge.rescore import judged_tasks, summary, write_scores
     from lm_eval_lora_drop.judge.score import score
     from lm_eval_lora_drop.judge.task import read_items
 
-    panel, cache = _panel(args), Cache()
+    panel = _panel(args)
     saved = args.results.suffix == ".jsonl"
     judged = [] if saved else judged_tasks(args.results)
     lists = [read_items(args.results)] if saved else [task.items for task in judged]
@@ -110,11 +118,19 @@ def _rescore(args: argparse.Namespace) -> int:
 
 
 def _pairwise(args: argparse.Namespace) -> int:
+    from contextlib import closing
+
     from lm_eval_lora_drop.judge.cache import Cache
+
+    with closing(Cache()) as cache:
+        return _pairwise_from(cache, args)
+
+
+def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.pairwise import both_orders, compare
     from lm_eval_lora_drop.judge.rescore import bill_line
 
-    panel, cache = _panel(args), Cache()
+    panel = _panel(args)
     labels, pairs = _pairs(args)
     if args.dry_run:
         print(_estimate(panel, {judge.name: both_orders(pairs, judge) for judge in panel.judges}, cache))

@@ -205,7 +205,12 @@ class Cache:
             connection.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner))
 
     def _enter(self, connection: sqlite3.Connection) -> int:
-        """Become an owner: the lock is held before anybody can see the row."""
+        """Become an owner, and clear away those that were killed: the lock is held before anybody can see the row."""
+        for (owner,) in connection.execute(
+            "SELECT id FROM owners WHERE id NOT IN (SELECT owner FROM claims)"
+        ).fetchall():
+            if self._lock_is_free(connection, owner):
+                self._forget(connection, owner)
         row = (this_kernel(), socket.gethostname(), os.getpid())
         new = connection.execute("INSERT INTO owners (kernel, host, pid, locks, beat) VALUES (?, ?, ?, 0, 0)", row)
         me = int(new.lastrowid or 0)
@@ -221,11 +226,16 @@ class Cache:
             except CacheError as error:  # a full disk; whoever asks next is told, and on this machine the lock speaks
                 log.debug("no heartbeat: %s", error)
 
+    def _lock_is_free(self, connection: sqlite3.Connection, owner: int) -> bool:
+        """Whether the owner's process has ended, as far as locks can tell."""
+        found = connection.execute("SELECT 1 FROM owners WHERE id = ? AND kernel = ? AND locks", (owner, this_kernel()))
+        return found.fetchone() is not None and not LockFile.beside(self.path).is_held(owner)
+
     def _is_gone(self, connection: sqlite3.Connection, owner: int) -> bool:
-        row = connection.execute("SELECT kernel, host, pid, locks, beat FROM owners WHERE id = ?", (owner,)).fetchone()
+        row = connection.execute("SELECT host, pid, beat FROM owners WHERE id = ?", (owner,)).fetchone()
         if row is not None:
-            kernel, host, pid, locks, beat = row
-            dead = bool(locks) and kernel == this_kernel() and not LockFile.beside(self.path).is_held(owner)
+            host, pid, beat = row
+            dead = self._lock_is_free(connection, owner)
             if not dead and not self._watch.stands_still(owner, beat):
                 if owner not in self._waited_for:
                     self._waited_for.add(owner)
