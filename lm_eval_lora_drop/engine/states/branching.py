@@ -120,9 +120,8 @@ class Branches:
                 hidden = hidden.index_select(0, source.on(hidden.device))
             if context is not None:
                 rows, inputs = self._rows_per_input[index], len(route.inputs)
-                states = context.on(hidden.device)
-                args = tuple(pick(value, (place,), rows, inputs, states) for place, value in enumerate(args))
-                kwargs = {name: pick(value, (name,), rows, inputs, states) for name, value in kwargs.items()}
+                args = tuple(pick(value, (place,), rows, inputs, context) for place, value in enumerate(args))
+                kwargs = {name: pick(value, (name,), rows, inputs, context) for name, value in kwargs.items()}
             self._tokens = hidden.shape[1]
             self.layer_rows += hidden.shape[0]
             self.layer_tokens += hidden.shape[0] * hidden.shape[1]

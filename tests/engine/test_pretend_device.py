@@ -1,0 +1,36 @@
+"""The shared pass as if on a GPU, on one device and with the layers spread over two: see `pretend_device`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.tiny import ARCHITECTURES
+
+WAITS = 2
+"""At most so many times a forward (a decoding step, a batch of log-likelihoods) may the host wait for the device."""
+LAUNCHES = 1.25
+"""At most so many times the plain pass's launches may a forward take: it does for all variants what that does for one."""
+
+
+@pytest.mark.parametrize("devices", ["one", "two"])
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_nothing_is_mixed_and_the_host_seldom_waits(architecture, devices):
+    command = [sys.executable, "-m", "tests.engine.pretend_device", architecture]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        command + ["--two"] * (devices == "two"), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])[architecture]
+    assert found.keys() == {"generation", "few-shot", "loglikelihood", "rolling"}
+    for kind, passes in found.items():
+        shared, plain = passes["shared"], passes["plain"]
+        assert shared["failed"] is None, kind
+        assert shared.get("equal"), kind
+        assert plain.get("equal"), kind
+        assert shared["waits"] <= WAITS, (kind, shared)
+        assert shared["launches"] <= LAUNCHES * plain["launches"], (kind, shared, plain)
