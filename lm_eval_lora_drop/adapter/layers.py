@@ -355,7 +355,9 @@ def _set(module: AdapterModule, name: str, factors: Factors) -> None:
 
 
 def _is_quantised_linear(module: AdapterModule) -> bool:
-    return isinstance(module.get_base_layer(), nn.Linear) and _parameters(module, next(iter(module.scaling))) is not None
+    return (
+        isinstance(module.get_base_layer(), nn.Linear) and _parameters(module, next(iter(module.scaling))) is not None
+    )
 
 
 def _can_merge(module: AdapterModule) -> bool:

@@ -251,9 +251,7 @@ def score(
 def _segments_of(segments: Sequence[Segment], states: Sequence[int]) -> tuple[Segment, ...]:
     """The segments of a list of ascending states: each state counts as often as it occurs."""
     return tuple(
-        Segment(
-            one.setting, int(np.searchsorted(states, one.start)), int(np.searchsorted(states, one.stop))
-        )
+        Segment(one.setting, int(np.searchsorted(states, one.start)), int(np.searchsorted(states, one.stop)))
         for one in segments
     )
 

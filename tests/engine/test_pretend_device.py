@@ -16,18 +16,23 @@ LAUNCHES = 1.25
 """At most so many times the plain pass's launches may a forward take: it does for all variants what that does for one."""
 
 
-@pytest.mark.parametrize("devices", ["one", "two"])
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_nothing_is_mixed_and_the_host_seldom_waits(architecture, devices):
-    command = [sys.executable, "-m", "tests.engine.pretend_device", architecture]
+@pytest.fixture(scope="module", params=["one", "two"])
+def found(request):
+    """What `pretend_device` found on one device or two, by architecture; one process for all, most of it is imports."""
+    command = [sys.executable, "-m", "tests.engine.pretend_device", *sorted(ARCHITECTURES)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run(
-        command + ["--two"] * (devices == "two"), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        command + ["--two"] * (request.param == "two"), cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])[architecture]
-    assert found.keys() == {"generation", "few-shot", "loglikelihood", "rolling"}
-    for kind, passes in found.items():
+    return {k: v for line in done.stdout.splitlines() if line.startswith("{") for k, v in json.loads(line).items()}
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_nothing_is_mixed_and_the_host_seldom_waits(found, architecture):
+    kinds = found[architecture]
+    assert kinds.keys() == {"generation", "few-shot", "loglikelihood", "rolling"}
+    for kind, passes in kinds.items():
         shared, plain = passes["shared"], passes["plain"]
         assert shared["failed"] is None, kind
         assert shared.get("equal"), kind
