@@ -178,7 +178,7 @@ def probe(
     seed: int = 0,
     progress: bool = True,
 ) -> ProbeResult:
-    """Read every decoder layer at the first `tokens` tokens of each reference, with the full adapter and under `variants`.
+    """Read every decoder layer at the first `tokens` tokens of each reference, with the full adapter and `variants`.
 
     Args:
         lm: an lm-eval HFLM: its tokenizer and `max_length` are used.

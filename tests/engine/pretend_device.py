@@ -2,8 +2,8 @@
 
 As on a GPU, a tensor on `pretend:0` may not meet one of the CPU or of `pretend:1` (numbers without dimensions may), and
 what brings a value back to the host waits for the device. Launches and such waits are counted. `python -m
-tests.engine.pretend_device [--two] ARCHITECTURE ...` runs both passes there and prints what it found as JSON: in a process
-of its own, because a backend cannot be unregistered.
+tests.engine.pretend_device [--two] ARCHITECTURE ...` runs both passes there and prints what it found as JSON: in a
+process of its own, because a backend cannot be unregistered.
 """
 
 from __future__ import annotations

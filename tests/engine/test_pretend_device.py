@@ -13,7 +13,7 @@ from tests.tiny import ARCHITECTURES
 WAITS = 2
 """At most so many times a forward (a decoding step, a batch of log-likelihoods) may the host wait for the device."""
 LAUNCHES = 1.25
-"""At most so many times the plain pass's launches may a forward take: it does for all variants what that does for one."""
+"""At most so many times the plain pass's launches may a forward take, for all variants at once."""
 
 
 @pytest.fixture(scope="module", params=["one", "two"])

@@ -112,9 +112,7 @@ class Branches:
             assert route is not None
             coming = route.states[max(0, index - 1)]
             if hidden.dim() != 3 or hidden.shape[0] != coming:
-                raise NotShareable(
-                    f"layer {index} is handed a tensor {tuple(hidden.shape)} for {coming} states of {self._tokens} tokens"
-                )
+                raise NotShareable(f"layer {index} is handed a tensor {tuple(hidden.shape)} for {coming} states")
             source, context = route.sources[index], route.contexts[index]
             if source is not None:
                 hidden = hidden.index_select(0, source.on(hidden.device))
