@@ -230,11 +230,11 @@ def compare(architecture, two):
     folder = Path(tempfile.mkdtemp())
     base = make_base(folder / "base", architecture)
     lm = shared_tests.load(base, make_adapter(base, folder / "adapter"))
-    variants = tuple(Variant.parse(text, 4) for text in ("0-3", "0-1", "none", "1-3x0.5.mlp"))
-    texts = [[(text,)] for text in shared_tests.PROMPTS[:3]]
+    variants = tuple(Variant.parse(text, 4) for text in ("0-3", "0-1", "1-3x0.5.mlp"))
+    texts = [[(text,)] for text in shared_tests.PROMPTS[:2]]
     kinds = {
-        "generation": shared_tests.generating(max_gen_toks=8)[:3],
-        "few-shot": shared_tests.generating(shared_tests.EXAMPLES, max_gen_toks=4)[:2],
+        "generation": shared_tests.generating(max_gen_toks=4)[:2],
+        "few-shot": shared_tests.generating(shared_tests.EXAMPLES, max_gen_toks=2)[:2],
         "loglikelihood": shared_tests.choosing()[:2],
         "rolling": shared_tests.documents("loglikelihood_rolling", texts),
     }
@@ -257,13 +257,15 @@ def compare(architecture, two):
             COUNTS.update(launches=0, waits=0)
             forwards = 0
             with Device():
-                given = answers(runner, items)
+                # Of the plain pass the launches of its forwards are wanted, which are the same for any document.
+                given = answers(runner, items if name == "shared" else [Work(items[0].document, variants[:1])])
             result[name] = {key: value / forwards for key, value in COUNTS.items()} | {"failed": counters.fell_back}
             with contextlib.suppress(AssertionError):
+                expected = {key: on_cpu[kind][key] for key in given}
                 if kind in ("generation", "few-shot"):
-                    assert given == on_cpu[kind]
+                    assert given == expected
                 else:
-                    shared_tests.same_numbers(on_cpu[kind], given)
+                    shared_tests.same_numbers(expected, given)
                 result[name]["equal"] = True
     return found
 
