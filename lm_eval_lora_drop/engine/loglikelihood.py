@@ -226,8 +226,8 @@ def score(
         )[:, 0]
         # (picked, vocabulary)
         scores = torch.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
-        # For each (span, variant) its targets and the rows of `scores` that predict them, all in two flat lists, so that
-        # the device is asked once.
+        # For each (span, variant) its targets and the rows of `scores` that predict them, in two flat lists: the
+        # device is asked once.
         where: list[int] = []
         targets: list[int] = []
         for span in batch:
