@@ -1,6 +1,6 @@
 """How often does the interval of a paired difference contain the true one, and does it ever contradict its test?
 
-    python benchmarks/coverage.py [--samples 2000]
+    python benchmarks/coverage.py [--samples 1000] [--recorded DIR]
 
 Each line: a population of per-document differences and a number of documents; the share of samples whose 95 % interval
 contains the population's mean (nominal .950) for the interval that `lora-drop compare` prints, Tango's alone (0/1 only),
@@ -86,7 +86,9 @@ def shapes(folder: Path | None) -> list[Shape]:
         numbers("5 % gain, uniform", lambda rng, n: (rng.random(n) < 0.05) * rng.random(n), 0.025),
         numbers("10 % gain, exponential", lambda rng, n: (rng.random(n) < 0.1) * 0.2 * rng.exponential(1, n), 0.02),
         numbers("20 % change, uniform", lambda rng, n: (rng.random(n) < 0.2) * rng.uniform(-1, 1, n), 0.0),
-        numbers("F1: 20 % change by 5 steps", lambda rng, n: (rng.random(n) < 0.2) * rng.choice(f1, n), 0.2 * f1.mean()),
+        numbers(
+            "F1: 20 % change by 5 steps", lambda rng, n: (rng.random(n) < 0.2) * rng.choice(f1, n), 0.2 * f1.mean()
+        ),
         numbers("ROUGE-like: 60 % change", lambda rng, n: (rng.random(n) < 0.6) * rng.laplace(-0.02, 0.1, n), -0.012),
         numbers(
             "noise of .02, 3 % gain of 1",
@@ -106,7 +108,7 @@ def shapes(folder: Path | None) -> list[Shape]:
 
 def t_interval(differences: np.ndarray) -> tuple[float, float]:
     """Student's."""
-    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
     return float(differences.mean() - half), float(differences.mean() + half)
 
 
@@ -158,8 +160,8 @@ def simulate(shape: Shape, documents: int, samples: int, *, bootstrapped: int) -
 def main() -> None:
     """Print the table, in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--bootstrapped", type=int, default=300, help="samples on which BCa is tried as well")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--bootstrapped", type=int, default=200, help="samples on which BCa is tried as well")
     parser.add_argument("--recorded", type=Path, metavar="DIR", help="folder of samsum_rouge.json and arith_em.json")
     args = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -26,7 +26,7 @@ from lm_eval_lora_drop.statistics.randomisation import TIE_TOLERANCE, snapped
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
-_ANGLES = np.linspace(0.0, math.pi / 2, 33)
+_ANGLES = np.linspace(0.0, math.pi / 2, 17)
 """The critical value is split between share and mean as its sine and cosine."""
 
 
@@ -97,10 +97,7 @@ def mean_interval(
 def _share_times_mean(changed: Floats, units: int, scale: float, span: float, level: float) -> Interval:
     """`changed` are the values of the differing units; `scale` turns the share of units into one of documents."""
     z = float(stats.norm.ppf((1 + level) / 2))
-    least, most = proportion_confint(
-        len(changed), units, alpha=2 * stats.norm.sf(z * np.sin(_ANGLES)), method="wilson"
-    )
-    least, most = least * scale, most * scale
+    least, most = scale * _shares(len(changed), units, 2 * stats.norm.sf(z * np.sin(_ANGLES)), "wilson")
     low, high = _mean_limits(changed, 2 * stats.norm.sf(z * np.cos(_ANGLES)), span, 1 - level)
     return (
         float(np.minimum(low * least, low * most).min()),
@@ -115,8 +112,8 @@ def _mean_limits(values: Floats, alphas: Floats, span: float, alpha: float) -> t
     # With fewer differences than this the exact p-value is above alpha even where all have one sign. Their spread says
     # nothing then; their signs bound the share of gains (Clopper-Pearson), and no change is larger than the span.
     if 2.0 ** (1 - n) > alpha or spread <= TIE_TOLERANCE * abs(mean):
-        fewest, most = proportion_confint(int((values > 0).sum()), n, alpha=alphas, method="beta")
-        return -span * (1 - np.asarray(fewest)), span * np.asarray(most)
+        fewest, most = _shares(int((values > 0).sum()), n, alphas, "beta")
+        return -span * (1 - fewest), span * most
     skewness = float(stats.skew(values))
     a, shift = skewness / (3 * math.sqrt(n)), skewness / (6 * math.sqrt(n))
     quantiles = stats.t.ppf(1 - alphas / 2, n - 1)
@@ -128,6 +125,11 @@ def _mean_limits(values: Floats, alphas: Floats, span: float, alpha: float) -> t
     stderr = spread / math.sqrt(n)
     low, high = mean - stderr * corrected(quantiles), mean - stderr * corrected(-quantiles)
     return np.clip(low, -span, span), np.clip(high, -span, span)
+
+
+def _shares(count: int, of: int, alphas: Floats, method: str) -> Floats:
+    """Lower and upper limits of a share at each level 1 - `alphas`: `(2, levels)`."""
+    return np.array([proportion_confint(count, of, alpha=float(alpha), method=method) for alpha in alphas]).T
 
 
 def agreeing(interval: Interval, difference: float, p_value: float, *, level: float = 0.95) -> Interval:
