@@ -2,11 +2,11 @@
 
     python benchmarks/coverage.py [--samples 1000] [--recorded DIR]
 
-Each line: a population of per-document differences and a number of documents; the share of samples whose 95 % interval
-contains the population's mean (nominal .950) for the interval that `lora-drop compare` prints, Tango's alone (0/1 only),
-the t interval and the bootstrap's BCa; the mean width of ours; and how often ours contains zero although p < .05, or the
-other way round. The populations marked `recorded` are resampled from real scores where the folder of recorded matrices
-is given (`--recorded DIR` with arith_em.json and samsum_rouge.json).
+Each line: a population of per-document differences and a number of documents; the share of samples whose 95 %
+interval contains the population's mean (nominal .950) for the interval that `lora-drop compare` prints, Tango's alone
+(0/1 only), the t interval and the bootstrap's BCa; the mean width of ours; and how often ours contains zero although
+p < .05, or the other way round. The populations marked `recorded` are resampled from real scores where the folder of
+recorded matrices is given (`--recorded DIR` with arith_em.json and samsum_rouge.json).
 """
 
 from __future__ import annotations
@@ -171,11 +171,9 @@ def main() -> None:
         for documents in SIZES:
             found = simulate(shape, documents, args.samples, bootstrapped=min(args.bootstrapped, args.samples))
             alone = f"{found['tango']:.3f}" if shape.binary else ""
-            print(
-                f"| {shape.name} | {documents} | {found['ours']:.3f} | {alone} | {found['t']:.3f} | {found['bca']:.3f} | "
-                f"{found['width']:.3f} | {found['contradictions']:.3f} |",
-                flush=True,
-            )
+            shown = (f"{found[name]:.3f}" for name in ("t", "bca", "width", "contradictions"))
+            cells = (shape.name, documents, f"{found['ours']:.3f}", alone, *shown)
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 The question is "does this system differ from the baseline?", so a family is one pair of systems: one test for each task
 they share, on the task's first metric (or the first one asked for). `p (Holm)` is corrected over it and does not depend
 on what else is in the table, so that a pair has the same p everywhere. Other metrics of a task are described by their
-plain p-value and belong to no family. Where several systems are held against one baseline, some pair will look different
-by chance; for that question ("does any?") there is the correction over all tests of the table, `p_table`.
+plain p-value and belong to no family. Where several systems are held against one baseline, some pair will look
+different by chance; for that question ("does any?") there is the correction over all tests of the table, `p_table`.
 """
 
 from __future__ import annotations

@@ -173,7 +173,8 @@ def _summary(comparisons: Sequence[SystemComparison]) -> list[str]:
                 verdict += " for this pair alone, but among so many tests one such is to be expected"
             said.append(
                 f"{text}: {verdict} (difference {row.difference:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, "
-                f"p = {p_text(row.p_value)}, corrected {p_text(row.p_holm)}, over the whole page {p_text(row.p_table)})."
+                f"p = {p_text(row.p_value)}, corrected {p_text(row.p_holm)}, over the whole page "
+                f"{p_text(row.p_table)})."
             )
     return said
 

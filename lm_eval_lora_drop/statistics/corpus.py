@@ -88,7 +88,7 @@ def corpus_test(
     alone = (weights == 1).all()
     return PairedTest(
         difference=two - one,
-        interval=intervals.agreeing(interval, two - one, test.p_value, level=1 - LEVEL),
+        interval=intervals.agreeing(interval, two - one, test.p_value, alpha=LEVEL),
         p_value=test.p_value,
         method=f"paired randomisation{'' if alone else ' of clusters'}, {test}, {type(metric).__name__} "
         f"{metric.get_signature()}",
@@ -112,4 +112,4 @@ def _interval(score: Callable[[Floats], Floats], left: Floats, right: Floats) ->
         whole = score(right.sum(axis=0)[None])[0] - score(left.sum(axis=0)[None])[0]
         differences[differing] += (units * whole - differences.sum()) / differing.sum()
     # Pseudo-values of whole clusters: their mean is the difference of the scores, however large each cluster is.
-    return intervals.mean_interval(differences, span=largest, level=1 - LEVEL)
+    return intervals.mean_interval(differences, span=largest, alpha=LEVEL)

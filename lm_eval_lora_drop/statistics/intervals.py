@@ -1,6 +1,7 @@
 """Confidence intervals of a paired difference that say the same as its test, and do not collapse where little differs.
 
-- All changes as large as they can be (a 0/1 metric): Tango's score interval (Tango, 1998, Statistics in Medicine 17, 891-908).
+- All changes as large as they can be (a 0/1 metric): Tango's score interval (Tango, 1998, Statistics in Medicine 17,
+  891-908).
 - Anything else: the difference is the share of documents that differ times the mean difference of those. The share has
   Wilson's score interval, the mean a t interval corrected for skewness (Hall, 1992, JRSS B 54, 221-228); the two
   statistics add up like independent chi-squares, and the interval is the range of the product over the region in which
@@ -30,13 +31,13 @@ _ANGLES = np.linspace(0.0, math.pi / 2, 17)
 """The critical value is split between share and mean as its sine and cosine."""
 
 
-def tango(gained: int, lost: int, documents: int, *, level: float = 0.95) -> Interval:
+def tango(gained: int, lost: int, documents: int, *, alpha: float = 0.05) -> Interval:
     """Score interval of (gained - lost) / documents.
 
     The limits are the differences d at which (gained - lost - documents * d) reaches z standard deviations, the
     discordance being estimated under d (Tango's equation 4; Fagerland, Lydersen & Laake, 2014, recommend it).
     """
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(stats.norm.isf(alpha / 2))
     estimate = (gained - lost) / documents
 
     def score(d: float) -> float:
@@ -58,7 +59,7 @@ def tango(gained: int, lost: int, documents: int, *, level: float = 0.95) -> Int
 
 
 def mean_interval(
-    differences: Floats, *, span: float, weights: NDArray[np.int64] | None = None, level: float = 0.95
+    differences: Floats, *, span: float, weights: NDArray[np.int64] | None = None, alpha: float = 0.05
 ) -> Interval:
     """Interval of the mean of paired differences over documents.
 
@@ -66,7 +67,7 @@ def mean_interval(
         differences: `(units,)`: of documents, or sums over clusters.
         span: the largest difference the metric allows, as far as is known: 1 for a 0/1 metric.
         weights: `(units,)` documents of each cluster, None where the units are documents.
-        level: confidence.
+        alpha: the interval is to miss the true mean in this share of samples.
 
     Returns:
         NaN, NaN for fewer than two units.
@@ -80,25 +81,25 @@ def mean_interval(
     if weights is None or (weights == 1).all():
         if len(changed) == 0 or (span - sizes <= TIE_TOLERANCE * span).all():
             gained = int((changed > 0).sum())
-            low, high = tango(gained, len(changed) - gained, units, level=level)
+            low, high = tango(gained, len(changed) - gained, units, alpha=alpha)
             return low * span, high * span
-        return _share_times_mean(changed, units, 1.0, span, level)
+        return _share_times_mean(changed, units, 1.0, span, alpha)
     mean_weight = float(weights.mean())
     if len(changed) == 0:
-        low, high = tango(0, 0, units, level=level)
+        low, high = tango(0, 0, units, alpha=alpha)
         return low * span, high * span
     theirs = weights[differences != 0]
     # The mean over the documents of the differing clusters is a ratio; these are its pseudo-values, whose mean it is.
     ratio = changed.sum() / theirs.sum()
     values = ratio + (changed - ratio * theirs) / theirs.mean()
-    return _share_times_mean(values, units, float(theirs.mean()) / mean_weight, span, level)
+    return _share_times_mean(values, units, float(theirs.mean()) / mean_weight, span, alpha)
 
 
-def _share_times_mean(changed: Floats, units: int, scale: float, span: float, level: float) -> Interval:
+def _share_times_mean(changed: Floats, units: int, scale: float, span: float, alpha: float) -> Interval:
     """`changed` are the values of the differing units; `scale` turns the share of units into one of documents."""
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(stats.norm.isf(alpha / 2))
     least, most = scale * _shares(len(changed), units, 2 * stats.norm.sf(z * np.sin(_ANGLES)), "wilson")
-    low, high = _mean_limits(changed, 2 * stats.norm.sf(z * np.cos(_ANGLES)), span, 1 - level)
+    low, high = _mean_limits(changed, 2 * stats.norm.sf(z * np.cos(_ANGLES)), span, alpha)
     return (
         float(np.minimum(low * least, low * most).min()),
         float(np.maximum(high * least, high * most).max()),
@@ -132,16 +133,16 @@ def _shares(count: int, of: int, alphas: Floats, method: str) -> Floats:
     return np.array([proportion_confint(count, of, alpha=float(alpha), method=method) for alpha in alphas]).T
 
 
-def agreeing(interval: Interval, difference: float, p_value: float, *, level: float = 0.95) -> Interval:
+def agreeing(interval: Interval, difference: float, p_value: float, *, alpha: float = 0.05) -> Interval:
     """`interval`, moved where it contains zero although the test rejects zero, or the other way round.
 
-    The limit between the difference and zero (or beyond it) becomes difference * (1 - z_level / z_p), z_p being the
-    normal quantile of the p-value: above zero for a gain exactly if p is below 1 - level.
+    The limit between the difference and zero (or beyond it) becomes difference * (1 - z_alpha / z_p), z_p being the
+    normal quantile of the p-value: above zero for a gain exactly if p is below alpha.
     """
     low, high = interval
-    rejected = p_value < 1 - level
+    rejected = p_value < alpha
     if math.isnan(low) or difference == 0 or rejected == (not low <= 0 <= high):
         return interval
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(stats.norm.isf(alpha / 2))
     limit = difference * (1 - z / float(stats.norm.isf(p_value / 2)))
     return (limit, high) if difference > 0 else (low, limit)

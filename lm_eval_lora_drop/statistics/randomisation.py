@@ -1,8 +1,8 @@
 """Paired randomisation: how often would a difference as large appear if the two systems were exchangeable?
 
-Under that null hypothesis the two scores of a document (of a cluster of documents) may change places. The p-value is the
-share of all exchanges whose difference is at least as large as the observed one (Noreen, 1989; Riezler & Maxwell, 2005),
-two-sided. Three things decide whether it is right where few documents differ:
+Under that null hypothesis the two scores of a document (of a cluster of documents) may change places. The p-value is
+the share of all exchanges whose difference is at least as large as the observed one (Noreen, 1989; Riezler & Maxwell,
+2005), two-sided. Three things decide whether it is right where few documents differ:
 
 - An exchange that gives the observed difference again counts (>=, not >), and so does the observed arrangement itself.
 - Sums of the same numbers in another order differ in their last bits, so a tie is one within a tolerance.
@@ -75,8 +75,8 @@ def mean_tests(differences: Floats, *, draws: int = RANDOMISATION_DRAWS, seed: i
     """Test for each column that its mean is zero.
 
     Args:
-        differences: `(units, comparisons)`; a unit is a document, or a cluster with the sum of its documents. The result
-            for a column does not depend on the others.
+        differences: `(units, comparisons)`; a unit is a document, or a cluster with the sum of its documents. The
+            result for a column does not depend on the others.
         draws: random exchanges, where there are too many to try all.
         seed: of the draws.
     """
@@ -87,7 +87,7 @@ def mean_tests(differences: Floats, *, draws: int = RANDOMISATION_DRAWS, seed: i
         open_ = differences[:, drawn]
         total = np.abs(open_).sum(axis=0)
         observed = np.abs(open_.sum(axis=0)) - TIE_TOLERANCE * total
-        # Scaled down a column cannot overflow; the observed arrangement counts as one of the draws.
+        # The observed arrangement counts as one of the draws.
         extreme = np.ones(len(drawn))
         for block in exchanges(len(open_), draws, seed):
             extreme += (np.abs((1.0 - 2.0 * block) @ open_) >= observed).sum(axis=0)

@@ -54,12 +54,12 @@ def mean_test(
     test = randomisation.mean_tests(units[:, None], draws=draws, seed=seed)[0]
     values = np.concatenate([baseline, other])
     mean = float(differences.mean())
-    interval = intervals.mean_interval(units, span=span(values), weights=weights, level=1 - LEVEL)
+    interval = intervals.mean_interval(units, span=span(values), weights=weights, alpha=LEVEL)
     alone = weights is None or bool((weights == 1).all())
     name = f"paired randomisation{'' if alone else ' of clusters'}, {test}"
     if alone and is_binary(values):
         name = "McNemar, exact"
-    return PairedTest(mean, intervals.agreeing(interval, mean, test.p_value, level=1 - LEVEL), test.p_value, name)
+    return PairedTest(mean, intervals.agreeing(interval, mean, test.p_value, alpha=LEVEL), test.p_value, name)
 
 
 def mean_p_values(
