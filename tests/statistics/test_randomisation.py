@@ -77,7 +77,7 @@ def test_rounding_is_no_difference():
     assert randomisation.mean_tests(np.array([[0.1], [0.2], [-0.3]] * 6), draws=999)[0].p_value == 1.0
 
 
-WORDS = [
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "at", "small", "birds", "in", "old", "trees", "by", "us"]
     "the",
     "cat",
     "sat",
