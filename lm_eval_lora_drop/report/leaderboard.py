@@ -249,7 +249,7 @@ def _test(column: Column, scored: Sequence[_Scored], baseline: str, seed: int) -
         p_values = significance.mean_p_values(differences, clusters=base.clusters, seed=seed)
         found += zip(together, p_values, differences.mean(axis=0).tolist(), strict=True)
     for s in others:
-        if s not in together:
+        if base.values is None or s.values is None:
             row = compare_metric(base.task, s.task, s.line.system, column.metric, column.filter, seed=seed)
             if row.p_value is not None:
                 found.append((s, row.p_value, row.difference))

@@ -3,7 +3,7 @@
 - All changes as large as they can be (a 0/1 metric): Tango's score interval (Tango, 1998, Statistics in Medicine 17,
   891-908).
 - Anything else: the difference is the share of documents that differ times the mean difference of those. The share has
-  Wilson's score interval, the mean a t interval corrected for skewness (Hall, 1992, JRSS B 54, 221-228); the two
+  Wilson's score interval, the mean a t interval widened for skewness (Hall, 1992, JRSS B 54, 221-228); the two
   statistics add up like independent chi-squares, and the interval is the range of the product over the region in which
   they stay below the critical value. With fewer differing documents than any test could reject on, their mean is
   bounded by their signs and the largest difference the metric was seen to allow, not by their own spread.
@@ -124,7 +124,9 @@ def _mean_limits(values: Floats, alphas: Floats, span: float, alpha: float) -> t
         return x - shift if abs(a) < 1e-9 else (np.cbrt(1 + 3 * a * (x - shift)) - 1) / a
 
     stderr = spread / math.sqrt(n)
-    low, high = mean - stderr * corrected(quantiles), mean - stderr * corrected(-quantiles)
+    # A sample's skewness is uncertain itself: where correcting for it would make a limit narrower, Student's stays.
+    low = mean - stderr * np.maximum(corrected(quantiles), quantiles)
+    high = mean - stderr * np.minimum(corrected(-quantiles), -quantiles)
     return np.clip(low, -span, span), np.clip(high, -span, span)
 
 

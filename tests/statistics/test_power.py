@@ -51,7 +51,10 @@ def test_known_magnitudes():
     assert documents_needed(0.02, known) == pytest.approx(2000, rel=0.05)
     assert detectable_difference(100, known) == pytest.approx(0.09, abs=0.01)
     assert detectable_difference(5, known) is None
-    assert documents_needed(2.0, PairedVariation.of_spread(9.0)) == 161  # G*Power 3.1, paired t test, dz = 2 / 9
+    n = documents_needed(2.0, PairedVariation.of_spread(9.0))
+    # The paired t test's power by the non-central t distribution, written out.
+    limit, shift = stats.t.isf(0.025, n - 1), 2 / 9 * np.sqrt(n)
+    assert stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift) == pytest.approx(0.8, abs=0.003)
     assert documents_needed(1e-6, known) is None
 
 

@@ -78,24 +78,6 @@ def test_rounding_is_no_difference():
 
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "at", "small", "birds", "in", "old", "trees", "by", "us"]
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "looked",
-    "at",
-    "small",
-    "birds",
-    "in",
-    "old",
-    "trees",
-    "by",
-    "our",
-    "house",
-]
 
 
 def sentences(count, rng):
