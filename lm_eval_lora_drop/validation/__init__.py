@@ -6,7 +6,7 @@ evaluated documents out; `draw` puts all of it together.
 """
 
 from lm_eval_lora_drop.validation.bindings import RequestBindings, bind_requests, binding_of
-from lm_eval_lora_drop.validation.draw import draw, draws_from, select
+from lm_eval_lora_drop.validation.draw import draw, draws_from, order, select
 from lm_eval_lora_drop.validation.prompts import example, reference, references
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "draw",
     "draws_from",
     "example",
+    "order",
     "reference",
     "references",
     "select",

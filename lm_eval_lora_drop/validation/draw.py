@@ -38,6 +38,11 @@ def draws_from(task: Task) -> str | None:
     return None
 
 
+def order(size: int, seed: int) -> list[int]:
+    """All indices of a split of `size` documents, in the order in which they are drawn."""
+    return random.Random(seed).sample(range(size), size)
+
+
 def select(task: Task, limit: int, seed: int) -> Selection | None:
     """Choose up to `limit` documents, without building their prompts; see `draw`."""
     split = draws_from(task)
@@ -47,8 +52,7 @@ def select(task: Task, limit: int, seed: int) -> Selection | None:
     docs = task.validation_docs() if in_validation else task.training_docs()
     if not hasattr(docs, "__getitem__"):
         docs = list(docs)
-    order = random.Random(seed).sample(range(len(docs)), len(docs))
-    guard = Guard(task, docs, order)
+    guard = Guard(task, docs, order(len(docs), seed))
     chosen: list[int] = []
     left_out: list[LeftOut] = []
     for one in guard.pass_through():

@@ -5,7 +5,7 @@ The promise. A document is left out if, case, white space, Unicode form and punc
   evaluated split, the whole split, whatever `--limit` says; or
 - its own fields are nearly the same: the Jaccard similarity of their character 5-grams is at least 0.65, and at least
   0.95 where the numbers in them differ; and
-the same holds between it and a document that was drawn before. Wording that more than 1 % of the documents (and more
+the same holds between it and a document that was drawn before (there from 0.75 on). Wording that more than 1 % of the documents (and more
 than six) share is not counted, so that documents made from one template are told apart by what was filled in. Texts
 of fewer than 40 characters (a Chinese one counts as two), and those of which hardly anything but shared wording is
 there, are compared for equality only; and where one of several fields is another one altogether, it is another document.
@@ -21,7 +21,7 @@ from lm_eval.api.task import Task
 
 from lm_eval_lora_drop.validation.fields import own_texts, shown_fields
 from lm_eval_lora_drop.validation.prompts import shown_text
-from lm_eval_lora_drop.validation.similarity import Index, Text, Wording
+from lm_eval_lora_drop.validation.similarity import TWICE_THRESHOLD, Index, Text, Wording
 from lm_eval_lora_drop.work import LeftOut, Reason
 
 WORDING_DOCUMENTS = 1000
@@ -54,14 +54,14 @@ class Guard:
 
     def pass_through(self) -> Iterator[int | LeftOut]:
         """The documents in their order: the index of one that may be read, or why it is left out."""
-        drawn = Index([], self.wording)
+        drawn = Index([], self.wording, TWICE_THRESHOLD)
         ids: list[int] = []  # by position in `drawn`
         for start in range(0, len(self._order), _BATCH):
             batch = self._order[start : start + _BATCH]
             texts = [self._ahead.pop(index, None) or self.text(self._docs[index]) for index in batch]
             leaks = self.evaluated.matches(texts)
             earlier = drawn.near(texts)
-            within = Index(texts, self.wording).near(texts)
+            within = Index(texts, self.wording, TWICE_THRESHOLD).near(texts)
             let_through: set[int] = set()  # positions in the batch
             for place, (index, text, leak) in enumerate(zip(batch, texts, leaks, strict=True)):
                 if leak is not None:

@@ -24,6 +24,8 @@ LENGTH = 5
 """Characters of an n-gram."""
 THRESHOLD = 0.65
 """From this Jaccard similarity on, two texts are nearly the same."""
+TWICE_THRESHOLD = 0.75
+"""The same between two validation documents, where a false alarm only costs a document, and a miss leaks nothing."""
 NUMBERS_THRESHOLD = 0.95
 """The same, where the numbers in them differ: other numbers in the same words make another problem."""
 FIELD_THRESHOLD = 0.3
@@ -38,28 +40,57 @@ FEWEST = 20
 _BUCKETS = 1 << 24
 _WIDE = "\u1100-\u115f\u2e80-\u303e\u3041-\u33ff\u3400-\u4dbf\u4e00-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 _IS_WIDE = re.compile(f"[{_WIDE}]")
-_APOSTROPHES = re.compile(r"(?<=\w)['’ʼ](?=\w)")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# A sign that calculates is no punctuation: 1.5 is not 15, 7 - 2 not 7 / 2, a*b not a/b, -5 not 5.
-_CALCULATING = re.compile(
-    r"(?<=[\d)\]])\s*([-*/:.,%])\s*(?=[\d(\[-])|(?<![\w)\].,])(-)(?=[\d.])|(?<=\w)\s*([*/%])\s*(?=\w)"
-    r"|(?<=\b[a-z])\s*(-)\s*(?=[a-z]\b)|(?<=\d)(%)|(?<=\w)(!)(?==)"
-)
-_KEEP = {sign: chr(0xE000 + number) for number, sign in enumerate("-*/:.,%!")}  # parked in the private use area
+# The patterns begin with a class of few characters, which is what `re` finds fast; what must stand before it comes last.
+_SPACE_AT_WIDE = re.compile(rf"\s(?=[{_WIDE}])|\s(?<=[{_WIDE}].)")
+_APOSTROPHE = re.compile(r"['’ʼ](?=\w)(?<=\w.)")
+_THOUSANDS = re.compile(r",(?=\d{3}(?!\d))(?<=\d,)")
+_SIGN = re.compile(r"[.,:](?=\d)|[-*/](?=\s?[\w(\[.-])|%|!(?==)")
+_PARKED = {sign: chr(0xE000 + number) for number, sign in enumerate("-*/:.,%!")}  # private use, no punctuation
 _PUNCTUATION = re.compile(r"[^\w\s\ue000-\ue007+<=>^$|~×÷√∞≈≠≤≥\U00010000-\U0010ffff\u2190-\u2bff]+|_+")
-_SPACE_AT_WIDE = re.compile(rf"(?<=[{_WIDE}])\s+|\s+(?=[{_WIDE}])")
 _NUMBER = re.compile(r"\d+(?:\ue004\d+)?")
-_INVISIBLE = dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2065), 0xFEFF])
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
+_SPACE_AT_SIGN = re.compile(r" ?([\ue000-\ue002]) ?")
 
 
 def normalise(text: str) -> str:
     """Without differences of case, white space, Unicode form and punctuation; signs of arithmetic are kept."""
-    found = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_INVISIBLE)
-    found = _THOUSANDS.sub("", _APOSTROPHES.sub("", found))
-    found = _CALCULATING.sub(lambda match: _KEEP[match[match.lastindex or 0]], found)
+    found = text.casefold()
+    if not found.isascii():
+        found = _INVISIBLE.sub("", unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", found).casefold()))
+    found = _SIGN.sub(_keep_if_it_calculates, _THOUSANDS.sub("", _APOSTROPHE.sub("", found)))
     found = " ".join(_PUNCTUATION.sub(" ", found).split())
-    found = _SPACE_AT_WIDE.sub("", found)
+    if not found.isascii():
+        found = _SPACE_AT_SIGN.sub(r"\1", _SPACE_AT_WIDE.sub("", found))
     return found or " ".join(text.split())  # nothing but punctuation: as it is
+
+
+def _keep_if_it_calculates(match: re.Match[str]) -> str:
+    """1.5 is not 15, 7 - 2 not 7 / 2, x*y not x/y, -5 not 5, 5% not 5; all other signs are punctuation."""
+    text, here, sign = match.string, match.start(), match[0]
+    before, after = here - 1, here + 1
+    while before >= 0 and text[before].isspace():
+        before -= 1
+    while after < len(text) - 1 and text[after].isspace():
+        after += 1
+    left, right = text[before] if before >= 0 else " ", text[after] if after < len(text) else " "
+    apart = before < here - 1 or before < 0
+    if sign in ".,:":
+        keep = apart if sign == "." and not left.isdigit() else left.isdigit() and not apart
+    elif sign == "-":
+        between = (left.isdigit() or left in ")]") and (right.isdigit() or right in "([.-")
+        negative = right.isdigit() and after == here + 1 and (apart or left in "([=<>+*/,:")
+        letters = left.isalpha() and right.isalpha() and _alone(text, before) and _alone(text, after)
+        keep = between or negative or letters
+    elif sign in "*/":
+        keep = (left.isalnum() or left in ")]") and (right.isalnum() or right in "([")
+    else:
+        keep = sign == "!" or left.isdigit()
+    return _PARKED[sign] if keep else " "
+
+
+def _alone(text: str, place: int) -> bool:
+    """Whether the letter there is a word of its own."""
+    return not text[max(place - 1, 0) : place].isalnum() and not text[place + 1 : place + 2].isalnum()
 
 
 def grams(text: str) -> npt.NDArray[np.int32]:
@@ -81,7 +112,7 @@ def grams(text: str) -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """A document's own fields, normalised; `prompt` is the digest of the normalised text that shows them."""
+    """A document's own fields, normalised; `prompt` is the digest of the text that shows them, case and space aside."""
 
     fields: tuple[str, ...]
     prompt: bytes
@@ -89,7 +120,8 @@ class Text:
     @classmethod
     def of(cls, fields: Sequence[str], prompt: str) -> Text:
         """Normalise."""
-        digest = hashlib.sha256(normalise(prompt).encode("utf-8", "surrogatepass")).digest()
+        plain = " ".join(prompt.casefold().split())
+        digest = hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
         return cls(tuple(map(normalise, fields)), digest)
 
     @cached_property
@@ -140,7 +172,7 @@ class Match:
 class Wording:
     """Which n-grams the documents share: counted once over texts that do not depend on how many are drawn."""
 
-    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BUCKETS, dtype=np.int64))
+    counts: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(_BUCKETS, dtype=np.int32))
     documents: int = 0
 
     def count(self, texts: Iterable[Text]) -> None:
@@ -157,8 +189,9 @@ class Wording:
 class Index:
     """Texts that others are compared with; a text's position is the number of those added before it."""
 
-    def __init__(self, texts: Iterable[Text], wording: Wording) -> None:
+    def __init__(self, texts: Iterable[Text], wording: Wording, threshold: float = THRESHOLD) -> None:
         self._wording = wording
+        self._threshold = threshold
         self._texts: list[Text] = []
         self._rare: list[npt.NDArray[np.int32]] = []
         self._by_fields: dict[tuple[str, ...], int] = {}
@@ -193,7 +226,7 @@ class Index:
         shared = (mine @ theirs.T).tocoo()  # (queries, texts): sizes of the intersections
         sizes, others = np.array([len(one) for one in rare]), np.array([len(one) for one in self._rare])
         similarity = shared.data / (sizes[shared.row] + others[shared.col] - shared.data)
-        enough = (np.minimum(sizes[shared.row], others[shared.col]) >= FEWEST) & (similarity >= THRESHOLD)
+        enough = (np.minimum(sizes[shared.row], others[shared.col]) >= FEWEST) & (similarity >= self._threshold)
         for row, position, value in zip(
             shared.row[enough].tolist(), shared.col[enough].tolist(), similarity[enough].tolist(), strict=True
         ):
