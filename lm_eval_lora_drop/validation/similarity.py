@@ -38,7 +38,9 @@ FEWEST = 20
 """N-grams that must remain when shared wording is left out."""
 
 _BUCKETS = 1 << 24
-_WIDE = "\u1100-\u115f\u2e80-\u303e\u3041-\u33ff\u3400-\u4dbf\u4e00-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+_WIDE = (
+    "\u1100-\u115f\u2e80-\u303e\u3041-\u33ff\u3400-\u4dbf\u4e00-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+)
 _IS_WIDE = re.compile(f"[{_WIDE}]")
 # The patterns begin with a class of few characters, which is what `re` finds fast; what must stand before it comes last.
 _SPACE_AT_WIDE = re.compile(rf"\s(?=[{_WIDE}])|\s(?<=[{_WIDE}].)")
@@ -237,8 +239,7 @@ class Index:
     def matches(self, queries: Sequence[Text]) -> list[Match | None]:
         """For each query the text it equals, else the most similar of those it nearly equals, else None."""
         return [
-            self.equal(query) or next(iter(near), None)
-            for query, near in zip(queries, self.near(queries), strict=True)
+            self.equal(query) or next(iter(near), None) for query, near in zip(queries, self.near(queries), strict=True)
         ]
 
 
