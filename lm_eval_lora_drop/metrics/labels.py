@@ -28,7 +28,7 @@ _SIMPLIFY = str.maketrans(dict(zip(_TRADITIONAL[::2], _TRADITIONAL[1::2], strict
 _WORDS = {
     # Good and bad; those in _CORE are about nothing but the reply, wherever they stand.
     "P": "合适 适合 恰当 妥当 适当 得当 贴切 正确 合理 相关 suitable appropriate relevant correct acceptable proper fitting fits",
-    "B": "错误 无关 不妥 不当 不符合 不符 答非所问 离题 跑题 unsuitable inappropriate irrelevant incorrect unacceptable improper "
+    "B": "错误 无关 不妥 欠妥 不当 不符合 不符 答非所问 离题 跑题 unsuitable inappropriate irrelevant incorrect unacceptable improper "
     "unfit wrong|does not fit|do not fit|not fit|does not match|not match",
     # Labels; S is a label or a copula, n and m a label or a negation.
     "Y": "对 没错 yes yeah yep yup true",
@@ -40,7 +40,8 @@ _WORDS = {
     "x": "⟦n⟧",
     # Negations of what follows; of what is thought; of all there is.
     "N": "不太 不很 不够 不怎么 不大 不甚 不那么 不是很 不是太 不是那么 不算 不算是 不算太 不算很 不能算 不能算是 不能说 不能说是 算不上 称不上 谈不上 说不上 "
-    "够不上 并不 并不算 并不太 绝不 绝非 毫不 非 没那么 没有那么 不属于 not never neither",
+    "够不上 并不 并不算 并不太 绝不 绝非 毫不 非 没那么 没有那么 不属于 一点也不 一点都不 根本不 实在不 not never neither"
+    "|not at all|by no means",
     "M": "不认为 不觉得 并不认为 并不觉得|do not think|do not believe|do not find|do not consider|would not say|would not call",
     "Z": "没有 没 无 并无 毫无 并没有 nothing",
     "z": "未 难 without hardly barely lacks lack less none|far from|rather than|anything but",
@@ -51,7 +52,7 @@ _WORDS = {
     "an there candidate reply response message one here very quite really perfectly completely entirely totally definitely "
     "clearly certainly absolutely highly enough also to for in with given context question conversation dialogue dialog "
     "customer situation chat about does",
-    "O": "我 我个人 认为 觉得 看来 因此 所以 综上 综上所述 总之 总的来说 整体 总体 其实 确实 显然 很明显 那么 那 不仅 不但 不只 但 但是 不过 然而 而 而且 并且 因为 由于 "
+    "O": "我 我个人 认为 觉得 看来 因此 所以 综上 综上所述 总之 总的来说 整体 总体 其实 确实 显然 很明显 那么 那 不仅 不但 非但 不只 但 但是 不过 然而 而 而且 并且 因为 由于 "
     "so therefore thus hence and but however because since as i think believe say find overall indeed my final|would say|i would say",
     "p": "的 了 呢 啊 呀 哦 噢 喔 哈 滴 哒",
     "A": "答案 结论 结果 回答 判断 标签 评价 正确答案 正确的答案 我的答案 最终答案 选 选择 answer label verdict judgment judgement conclusion|correct answer|right answer",
@@ -67,7 +68,7 @@ _WORDS = {
     "H": "可能 也许 大概 或许 似乎 好像 恐怕 不可能 吧 勉强 差不多 不完全 不全 不都 部分 未必 不一定 不见得 难以 maybe perhaps possibly probably might may could "
     "seems seem appears partly partially somewhat borderline|not necessarily|not entirely|not fully|not completely|not totally|"
     "not quite|not exactly|not only|not just",
-    "h": "不确定 不太确定 不好说 难说 很难说 说不准 说不定 不清楚 不知道 无法 看情况 取决于 unsure uncertain unclear depends depend|not sure|not certain|"
+    "h": "不确定 不太确定 不好说 难说 很难说 说不准 说不定 不清楚 不知道 无法 看情况 取决于 选项 选择项 options unsure uncertain unclear depends depend|not sure|not certain|"
     "can not tell|can not say|hard to say|do not know|yes and no",
     "K": "如果 若 要是 假如 除非 只要 if unless",
     # Somebody else's opinion, another sentence.
@@ -100,8 +101,12 @@ _IDIOM = re.compile(
 _SENTENCE = re.compile(r"[^。！!?.\n;…]+[。！!?.\n;…]*")
 _CLAUSE = re.compile(r"([^,、:()\[\]{}<>—–|~-]+)([,、:()\[\]{}<>—–|~-]*)")
 _CONJUNCTION = re.compile(
-    r"因为|由于|但是?|不过|然而|所以|因此|而且|并且|且|\b(?:because|since|but|however|and|therefore|so(?=\s+\w))\b"
+    r"因为|由于|(?<![不非])但是?|不过|然而|所以|因此|而且|并且|且|\b(?:because|since|but|however|and|therefore|so(?=\s+\w))\b"
 )
+_SPEAKERS = {
+    *"对话 客户 客服 顾客 用户 买家 卖家 候选回复 dialogue dialog customer agent".split(),
+    "candidate reply",
+}
 _QUOTES = "\"'“”‘’「」『』《》【】`*_#"
 _QUOTED = re.compile(rf"[{_QUOTES}]+\s*(是|否|yes|no)\s*[.。]?\s*[{_QUOTES}]+")
 # "Yes it is": without a comma only before these words, since "no reply" and "no one" begin otherwise.
@@ -192,6 +197,7 @@ def _clauses(text: str) -> list[tuple[str, str]]:
     """Clauses with the marks that end them; without questions, quotation marks and idioms."""
     text = re.sub(r"\b(ca|wo)n['’]?t\b", r"can not", text)
     text = re.sub(r"\b(is|was|are|do|does|did|would|should|could)n['’]?t\b", r"\1 not", text)
+    text = re.sub(r"\b(it|that|this|there)['’]s\b", r"\1 is", text)
     text = _QUOTED.sub(lambda match: "⟦y⟧" if match[1] in ("是", "yes") else "⟦n⟧", text)
     text = _IDIOM.sub(" , ", re.sub(f"[{_QUOTES}]", " ", text))
     text = re.sub(r"\b(?:any|every)thing but\b", "far from", re.sub(r"\bnor\b", ", not", text))
@@ -202,6 +208,8 @@ def _clauses(text: str) -> list[tuple[str, str]]:
         if "?" in sentence:
             continue
         for clause, end in _CLAUSE.findall(sentence):
+            if end.startswith(":") and clause.strip() in _SPEAKERS:
+                break  # what follows is quoted
             parts = [part for part in _CONJUNCTION.split(clause) if part.strip()]
             found += [(part, "") for part in parts[:-1]] + [(part, end) for part in parts[-1:]]
     return found
