@@ -8,8 +8,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Run
+from lm_eval_lora_drop.record.schema import TaskRecord
+from lm_eval_lora_drop.rounding import decimals_for, number, percent
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import Size, Trust, stability, trust
 
@@ -30,25 +31,22 @@ class Stability:
         return asdict(self)
 
 
-def swept_tasks(run: Run) -> dict[str, Mapping[str, Any]]:
-    """The entries of the tasks of a run whose boundary was found by a sweep."""
-    entries = {name: task.lora_drop for name, task in run.tasks.items()}
-    return {name: entry for name, entry in entries.items() if entry is not None and entry.get("sweep")}
+def swept_tasks(run: Run) -> dict[str, TaskRecord]:
+    """The records of the tasks of a run whose variant was found by a sweep."""
+    records = {name: task.record for name, task in run.tasks.items()}
+    return {name: record for name, record in records.items() if record is not None and record.sweep is not None}
 
 
-def assess(task: str, entry: Mapping[str, Any], sizes: Sequence[int] | None = None, seed: int = 0) -> Stability:
+def assess(task: str, record: TaskRecord, sizes: Sequence[int] | None = None, seed: int = 0) -> Stability:
     """Resample the recorded scores of one task's sweep.
 
     Raises:
-        ArgumentError: too few documents, or an entry that cannot be read back.
+        ArgumentError: too few documents, or no sweep.
     """
-    try:
-        recorded = RecordedSweep.from_entry(entry)
-    except (KeyError, TypeError) as error:
-        raise ArgumentError(f"task {task}: the record of the sweep is incomplete ({error!r}).") from error
+    recorded = RecordedSweep.from_record(record)
     return Stability(
         task=task,
-        metric=str(entry["metric"]),
+        metric=str(record.metric),
         chosen=recorded.chosen,
         num_layers=recorded.num_layers,
         trust=trust(recorded, seed=seed),
@@ -60,11 +58,13 @@ def sentences(found: Stability) -> list[str]:
     """The bootstrap in words."""
     trusted = found.trust
     share = trusted.choice_share.get(found.chosen, 0.0)
+    decimals = _decimals(trusted)
     said = [
-        f"K = {found.chosen} is chosen in {share:.0%} of {trusted.resamples} resamples of the {trusted.documents} "
+        f"K = {found.chosen} is chosen in {percent(share)} of {trusted.resamples} resamples of the {trusted.documents} "
         f"validation documents; most often: {_shares(trusted.choice_share)}.",
-        f"Its validation score is {trusted.apparent:.4g}; on new documents expect about {trusted.corrected:.4g}, "
-        f"because the best of many looks better than it is (by {trusted.optimism:.3g}).",
+        f"Its validation score is {number(trusted.apparent, decimals)}; on new documents expect about "
+        f"{number(trusted.corrected, decimals)}, because the best of many looks better than it is "
+        f"(by {number(trusted.optimism, decimals)}).",
     ]
     if found.chosen == found.num_layers:
         return [*said, "The whole adapter was chosen: there is no gain to ask for."]
@@ -73,21 +73,29 @@ def sentences(found: Stability) -> list[str]:
     low, high = trusted.corrected_gain_interval
     return [
         *said,
-        f"It beats the whole adapter in {trusted.better_than_full:.0%} of the resamples. Chosen on some documents and "
-        f"scored on others, the gain is {trusted.corrected_gain:+.3g} (95 % interval {low:+.3g} to {high:+.3g}).",
+        f"It beats the whole adapter in {percent(trusted.better_than_full)} of the resamples. Chosen on some documents "
+        f"and scored on others, the gain is {number(trusted.corrected_gain, decimals, sign=True)} (95 % interval "
+        f"{number(low, decimals, sign=True)} to {number(high, decimals, sign=True)}).",
     ]
+
+
+def _decimals(trusted: Trust) -> int:
+    """The interval is about four standard errors wide; without one the score's own size decides."""
+    low, high = trusted.corrected_gain_interval or (0.0, 0.0)
+    return decimals_for((high - low) / 4 or None, trusted.apparent)
 
 
 def render(found: Stability) -> str:
     """For the terminal."""
+    decimals = _decimals(found.trust)
     rows = [
         [
             size.documents,
             _shares(size.choice_share),
-            f"{size.same_choice:.0%}",
-            f"{size.regret:.3g}",
-            f"{size.regret_95:.3g}",
-            "" if size.unseen is None else f"{size.unseen:.4g}",
+            percent(size.same_choice),
+            number(size.regret, decimals),
+            number(size.regret_95, decimals),
+            number(size.unseen, decimals),
         ]
         for size in found.sizes
     ]
@@ -102,6 +110,11 @@ def render(found: Stability) -> str:
 
 
 def _shares(shares: Mapping[int, float], shown: int = 4) -> str:
+    """`27 (61 %), 25 (20 %), 3 others (19 %)`."""
     ranked = sorted(shares.items(), key=lambda pair: -pair[1])
-    more = ", ..." if len(ranked) > shown else ""
-    return ", ".join(f"{boundary} ({share:.0%})" for boundary, share in ranked[:shown]) + more
+    # One that is left over is named: "1 other" would be as long.
+    named, others = (ranked, []) if len(ranked) <= shown + 1 else (ranked[:shown], ranked[shown:])
+    parts = [f"{boundary} ({percent(share)})" for boundary, share in named]
+    if others:
+        parts.append(f"{len(others)} others ({percent(sum(share for _, share in others))})")
+    return ", ".join(parts)
