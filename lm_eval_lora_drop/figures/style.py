@@ -6,8 +6,11 @@ colour. Text from tasks is shown as it is. The files are the same byte for byte 
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,18 @@ def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "sv
         for name, path in zip(wanted, paths, strict=True):
             figure.savefig(path, format=name, dpi=200, metadata=_METADATA[name])
     return paths
+
+
+def image_element(figure: Figure, alt: str) -> str:
+    """An HTML `img` that holds the figure itself, for a page without files beside it.
+
+    The picture is inlined as data, so that identifiers of several SVGs on a page cannot meet.
+    """
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata=_METADATA["svg"])
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{escape(alt)}" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'
 
 
 def check_formats(formats: Iterable[str]) -> list[str]:

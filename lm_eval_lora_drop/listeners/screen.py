@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
-from lm_eval_lora_drop.report.answer import Answer, Row, answers
+from lm_eval_lora_drop.report.answer import Answer, answers
 from lm_eval_lora_drop.rounding import NOTHING
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def print_answers(console: Console, found: Sequence[Answer], record: RunRecord, 
         for answer in found:
             console.print(Text(answer.task, style="bold"), soft_wrap=True)
             console.print(_table(answer))
+            console.print()
             console.print(Text(answer.verdict, style="bold green" if answer.is_smaller else "bold"))
             for note in answer.notes:
                 console.print(Text(f"Note: {note}", style="yellow"))
@@ -116,12 +117,16 @@ def _table(answer: Answer) -> Any:
     from rich.table import Table
 
     validation, test = answer.headings
+    columns = [("kept", [row.name for row in answer.rows])]
+    # A column of dashes would ask what should have stood there.
+    if any(row.validation != NOTHING for row in answer.rows):
+        columns.append((validation, [row.validation for row in answer.rows]))
+    columns.append((test, [row.test for row in answer.rows]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("kept", overflow="fold")
-    table.add_column(validation, justify="right", overflow="fold")
-    table.add_column(test, justify="right", overflow="fold")
-    for row in answer.rows:
-        table.add_row(row.name, row.validation, row.test, style="bold" if row.is_chosen else "")
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading == "kept" else "right", overflow="fold")
+    for row, cells in zip(answer.rows, zip(*(cells for _, cells in columns), strict=True), strict=True):
+        table.add_row(*cells, style="bold" if row.is_chosen else "")
     return table
 
 
@@ -168,6 +173,3 @@ def export_command(answer: Answer, record: RunRecord, results: Path | None) -> s
         boundary = task.kept.boundary
         parts += ["--layers", task.variant] if boundary is None else ["--boundary", str(boundary)]
     return shlex.join([*parts, "--output", where])
-
-
-__all__ = ["NOTHING", "Places", "Row", "export_command", "print_answers", "results_file", "show_run"]

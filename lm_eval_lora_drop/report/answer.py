@@ -125,7 +125,7 @@ def _validation(variant: Variant, sweep: SweepRecord | None) -> str:
     if sweep is None or row is None:
         return NOTHING
     text = with_error(row.score, row.stderr, sweep_decimals(sweep))
-    return text if row.documents == _documents(sweep) else f"{text} on {row.documents}"
+    return text if text == NOTHING or row.documents == _documents(sweep) else f"{text} on {row.documents}"
 
 
 def _documents(sweep: SweepRecord | None) -> int | None:
