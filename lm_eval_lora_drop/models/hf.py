@@ -71,7 +71,7 @@ class LoraDropLM(LoraDropBase, HFLM):
             self._world_size = self.accelerator.num_processes
         self.layers = AdapterLayers.of(self.model)
         self._parts = self._fingerprint_parts()
-        self._start(args, self.layers.num_layers, default_listeners(self.rank))
+        self._start(args, self.layers.num_layers, default_listeners(self.rank, args.sweep_log))
 
     def swap_adapter(self, peft: str) -> None:
         """Put another LoRA adapter on the base model that is loaded; decisions taken so far are forgotten.
