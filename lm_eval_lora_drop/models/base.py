@@ -23,6 +23,7 @@ from lm_eval_lora_drop import __version__, validation
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
+from lm_eval_lora_drop.models.recorded import read_recorded
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.models.state import Decision, RunState
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
@@ -43,6 +44,8 @@ def log_with_the_harness() -> None:
 def check_before_loading(args: LoraDropArgs, num_layers: int) -> None:
     """Raise ArgumentError for what cannot work with a model of `num_layers`, before minutes of loading it."""
     args.spec.resolve(num_layers)
+    if args.spec.source is not None:
+        read_recorded(args.spec.source)
     if args.spec.needs_validation:
         args.candidates(num_layers)
         check_writable(sweep_folder(args))

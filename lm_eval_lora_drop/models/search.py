@@ -14,6 +14,7 @@ from typing import Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.models.recorded import recorded_choice
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
@@ -53,6 +54,12 @@ class Search:
         if fixed is not None:
             method: Method = "default" if self.args.spec.kind == "default" else "given"
             record = self._record(binding, fixed, method, self._task_fingerprint(binding))
+        elif self.args.spec.kind == "recorded":
+            assert self.args.spec.source is not None
+            choice = recorded_choice(self.args.spec.source, binding.name, self.backend.fingerprint_parts())
+            record = self._record(
+                binding, choice.variant, "recorded", self._task_fingerprint(binding), source=str(choice.path)
+            )
         else:
             record = replace(self._find(binding), seconds=round(time.perf_counter() - start, 3))
         for warning in record.warnings:
