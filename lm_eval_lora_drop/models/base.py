@@ -184,6 +184,10 @@ class LoraDropBase(abc.ABC):
         """What one answer file may hold answers of."""
         args = self.args
         setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
+        if args.spec.source is not None:
+            # The file may say something else by the time the answers are read again.
+            choices = read_recorded(args.spec.source).record.tasks
+            setting["choices"] = {name: task.variant for name, task in choices.items()}
         if args.spec.needs_validation:
             setting |= {
                 "candidates": [str(variant) for variant in args.candidates(self.num_layers).variants],
