@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.api import Result as Result
     from lm_eval_lora_drop.api import TaskResult as TaskResult
     from lm_eval_lora_drop.api import read as read
-    from lm_eval_lora_drop.api import sweep as sweep  # type: ignore[no-redef]
+    from lm_eval_lora_drop.api import sweep as sweep
     from lm_eval_lora_drop.errors import AdapterError as AdapterError
     from lm_eval_lora_drop.errors import ArgumentError as ArgumentError
     from lm_eval_lora_drop.errors import LoraDropError as LoraDropError

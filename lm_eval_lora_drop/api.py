@@ -285,7 +285,9 @@ def sweep(
     """
     tasks = [task] if isinstance(task, str) else list(task)
     if not all(tasks) or not tasks:
-        raise ArgumentError("task must name an lm-eval task, or be a list of them, got none. `lm-eval ls tasks` lists them.")
+        raise ArgumentError(
+            "task must name an lm-eval task, or be a list of them, got none. `lm-eval ls tasks` lists them."
+        )
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -370,5 +372,7 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     try:
         import pandas as pd
     except ImportError:
-        raise ArgumentError("to_pandas needs pandas, which is not installed. Use `rows`, or pip install pandas.") from None
+        raise ArgumentError(
+            "to_pandas needs pandas, which is not installed. Use `rows`, or pip install pandas."
+        ) from None
     return pd.DataFrame(rows, columns=list(COLUMNS))

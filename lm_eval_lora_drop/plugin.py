@@ -1,8 +1,9 @@
 """Gives the harness our names: the model types and the task folder. The only file that knows how it discovers plugins.
 
-Releases of lm-eval after 0.4.13 read the entry points in `pyproject.toml`, for model types. For 0.4.13 the wheel carries
-a one-line `.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that waits for
-three modules of the harness and asks `registering_spec` here for them. Before that nothing of ours is imported.
+Releases of lm-eval after 0.4.13 read the entry points in `pyproject.toml`, for model types. For 0.4.13 the wheel
+carries a one-line `.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that
+waits for three modules of the harness and asks `registering_spec` here for them. Before that nothing of ours is
+imported.
 
 The third module is the harness's command line: what `lm_eval` prints ends with our answer (`listeners.screen`).
 """
@@ -90,8 +91,8 @@ def _register_tasks(module: Any) -> None:
 def _end_with_the_answer(module: Any) -> None:
     """Have `lm_eval run` print our screen after everything else it prints.
 
-    `Run._execute` is a static method that the command line looks up when it is built; the results dictionary is local to
-    it, and `EvaluationTracker.save_results_aggregated` is the one public call that is given it, with or without
+    `Run._execute` is a static method that the command line looks up when it is built; the results dictionary is local
+    to it, and `EvaluationTracker.save_results_aggregated` is the one public call that is given it, with or without
     `--output_path`, on the first process only.
     """
     original = module.Run._execute
@@ -111,11 +112,11 @@ def _end_with_the_answer(module: Any) -> None:
             saved.append((results, self))
             return outcome
 
-        EvaluationTracker.save_results_aggregated = noting  # type: ignore[method-assign]
+        EvaluationTracker.save_results_aggregated = noting
         try:
             original(args)
         finally:
-            EvaluationTracker.save_results_aggregated = save  # type: ignore[method-assign]
+            EvaluationTracker.save_results_aggregated = save
         for results, tracker in saved:
             from lm_eval_lora_drop.listeners.screen import show_run
 

@@ -1,8 +1,7 @@
 """The one place that decides how many digits of a score are shown.
 
 A standard error is known to about two digits, so a score is shown to the place of the second digit of its standard
-error: `34.1 ± 5.6`, `0.500 ± 0.071`. Scores that stand in one column share one number of decimals. (Drosg, 2009, Dealing
-with Uncertainties, section 3.2.)
+error: `34.1 ± 5.6`, `0.500 ± 0.071`. Scores that stand in one column share one number of decimals.
 """
 
 from __future__ import annotations
@@ -16,15 +15,11 @@ NOTHING = "-"
 _MOST_DECIMALS = 12
 
 
-def is_known(value: float | None) -> bool:
-    """Whether it is a finite number."""
-    return value is not None and math.isfinite(value)
-
-
 def decimals_for(stderr: float | None, value: float | None = None) -> int:
     """How many decimals a score with this standard error is shown with.
 
-    Where the standard error is unknown or 0, `value` gets three significant digits (34.1, 0.412), at most four decimals.
+    Where the standard error is unknown or 0, `value` gets three significant digits (34.1, 0.412), at most four
+    decimals.
     """
     if stderr is not None and math.isfinite(stderr) and stderr > 0:
         # Formatting rounds first: 0.0996 is 0.10 with two digits, not 0.100.

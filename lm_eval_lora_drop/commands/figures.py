@@ -27,7 +27,6 @@ def _figures(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.figures.probe import save_probe_figures
     from lm_eval_lora_drop.figures.style import check_formats
     from lm_eval_lora_drop.figures.sweep import save_sweep_figure
-
     from lm_eval_lora_drop.record.find import read_records
 
     tasks = read_records(args.results)

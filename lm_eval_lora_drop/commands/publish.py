@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from lm_eval_lora_drop.publishing.publication import Publication
     from lm_eval_lora_drop.record.runs import Run
-    from lm_eval_lora_drop.report.publish import Publication
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,10 +19,12 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "publish",
         help="make the model card and evaluation files of a run, and send them when asked",
-        description="Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. Without "
-        "-o and --push it shows them and does nothing else.",
+        description="Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. "
+        "Without -o and --push it shows them and does nothing else.",
     )
-    parser.add_argument("results", type=Path, metavar="PATH", help="results_<date>.json, or the folder with that one run")
+    parser.add_argument(
+        "results", type=Path, metavar="PATH", help="results_<date>.json, or the folder with that one run"
+    )
     parser.add_argument("--task", help="this task only")
     parser.add_argument("--card", type=Path, metavar="FILE", help="put the results into this model card (README.md)")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write the files there")
@@ -40,8 +42,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.report.publish import publication
-    from lm_eval_lora_drop.report.published import Publisher
+    from lm_eval_lora_drop.publishing.common import Publisher
+    from lm_eval_lora_drop.publishing.publication import publication
 
     if args.push and not args.repo:
         raise ArgumentError("--push needs --repo OWNER/NAME: where to send the files.")
@@ -65,7 +67,8 @@ def _publish(args: argparse.Namespace) -> int:
     if args.push:
         print(f"Sent: {_push(made, args.repo, create_pr=args.create_pr)}")
     else:
-        print(f"Nothing was sent. {'Add --push' if args.repo else 'Add --repo OWNER/NAME --push'} to send the files to the Hub.")
+        flags = "--push" if args.repo else "--repo OWNER/NAME --push"
+        print(f"Nothing was sent. Add {flags} to send the files to the Hub.")
     return 0
 
 
@@ -103,7 +106,8 @@ def _push(made: Publication, repo: str, *, create_pr: bool) -> str:
         )
     except RepositoryNotFoundError as error:
         raise ArgumentError(
-            f"--repo {repo} is no model repository that you may write to. Make it on the Hub, or log in with `hf auth login`."
+            f"--repo {repo} is no model repository that you may write to. Make it on the Hub, or log in with "
+            "`hf auth login`."
         ) from error
     except (HfHubHTTPError, OfflineModeIsEnabled) as error:
         raise ArgumentError(f"the Hub did not take the files for {repo}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from matplotlib.ticker import FixedLocator, MaxNLocator
@@ -19,7 +20,7 @@ def ticks_with_ends(first: int, last: int, most: int = 11) -> list[int]:
     """
     inner = MaxNLocator(nbins=max(2, most - 1), integer=True, steps=_STEPS).tick_values(first, last)
     found = sorted({int(tick) for tick in inner if first < tick < last})
-    step = min((b - a for a, b in zip(found, found[1:], strict=False)), default=1)
+    step = min((b - a for a, b in itertools.pairwise(found)), default=1)
     kept = [tick for tick in found if min(tick - first, last - tick) > 0.6 * step or step == 1]
     return sorted({first, *kept, last})
 

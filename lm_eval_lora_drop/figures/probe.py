@@ -185,4 +185,3 @@ def _line(
 
 def _looks(count: int) -> list[tuple[str, Any, str]]:
     return [_LOOKS[index % len(_LOOKS)] for index in range(count)]
-

@@ -1,7 +1,8 @@
 """How figures look and how they are saved: for print, without pyplot (no global state, no display).
 
-The palette is the colour-blind-safe one of Okabe and Ito (2008); marker shapes and line styles tell the series apart without
-colour. Text from tasks is shown as it is. The files are the same byte for byte when drawn again with the same libraries.
+The palette is the colour-blind-safe one of Okabe and Ito (2008); marker shapes and line styles tell the series apart
+without colour. Text from tasks is shown as it is. The files are the same byte for byte when drawn again with the same
+libraries.
 """
 
 from __future__ import annotations

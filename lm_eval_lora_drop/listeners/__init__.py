@@ -1,4 +1,4 @@
-"""Who hears of a run while it goes on (`record.events`): the progress bar, the log's table, the figure, the trackers."""
+"""Who hears of a run while it goes on (`record.events`): progress bar, table, figure, trackers."""
 
 from __future__ import annotations
 

@@ -144,7 +144,9 @@ def _one_line_each(found: Sequence[Answer]) -> Any:
 
 
 def _lines(found: Sequence[Answer], record: RunRecord, places: Places) -> list[tuple[str, str]]:
-    lines = [("Results", str(places.results) if places.results else "not saved; give --output_path FOLDER to keep them")]
+    lines = [
+        ("Results", str(places.results) if places.results else "not saved; give --output_path FOLDER to keep them")
+    ]
     shown = found if len(found) <= MOST_TABLES else found[:1]
     for answer in shown:
         if answer.task in places.figures:

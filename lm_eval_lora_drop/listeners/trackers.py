@@ -1,9 +1,9 @@
 """Logs a sweep into Weights & Biases or trackio: progress while it goes on, then curve, table, figure and decision.
 
 Into the run that is open, as `lm_eval --wandb_args` or `--trackio_args` opens one (lm_eval/loggers/wandb_logger.py,
-trackio_logger.py, release 0.4.13, both before the model is built); with `sweep_log=wandb` or `sweep_log=trackio` into a run
-of its own where none is open. The two libraries share the calls used here (`log`, `Table`, `Image`), so one class serves
-both. All keys begin with `lora_drop/<task>/`.
+trackio_logger.py, release 0.4.13, both before the model is built); with `sweep_log=wandb` or `sweep_log=trackio` into a
+run of its own where none is open. The two libraries share the calls used here (`log`, `Table`, `Image`), so one class
+serves both. All keys begin with `lora_drop/<task>/`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def check_installed(sweep_log: str) -> None:
     """Raise ArgumentError where `sweep_log` names a library that is not installed."""
     if sweep_log in get_args(Library) and importlib.util.find_spec(sweep_log) is None:
         raise ArgumentError(
-            f"sweep_log={sweep_log} needs {sweep_log}, which is not installed. pip install 'lm-eval-lora-drop[{sweep_log}]'."
+            f"sweep_log={sweep_log} needs {sweep_log}, which is not installed. "
+            f"pip install 'lm-eval-lora-drop[{sweep_log}]'."
         )
 
 

@@ -13,7 +13,7 @@ import lm_eval_lora_drop as lora_drop
 from lm_eval_lora_drop import api
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Variant
-from tests.records import L, candidate, curve, results_of, run_record, sweep_record, task_record, write_results
+from tests.recorded_runs import L, candidate, curve, results_of, run_record, sweep_record, task_record, write_results
 
 WILD = "<script>alert(1)&\"'"
 

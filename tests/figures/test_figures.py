@@ -1,5 +1,6 @@
 """Figures: they hold what they should, take any name, and come out the same twice."""
 
+import itertools
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -20,7 +21,16 @@ from lm_eval_lora_drop.figures.style import file_name, save_figure
 from lm_eval_lora_drop.figures.sweep import save_sweep_figure, sweep_figure
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import MetricSpec
-from tests.records import boundaries, candidate, curve, results_of, run_record, sweep_record, task_record, write_results
+from tests.recorded_runs import (
+    boundaries,
+    candidate,
+    curve,
+    results_of,
+    run_record,
+    sweep_record,
+    task_record,
+    write_results,
+)
 
 NAMES = [
     "lora_drop_samsum",
@@ -92,8 +102,11 @@ def test_the_ticks_name_base_and_full_and_do_not_touch(layers):
     assert ticks[-1] == layers
     assert len(ticks) <= 13
     # A label is about a fortieth of the axis wide.
-    assert min(b - a for a, b in zip(ticks, ticks[1:], strict=False)) >= layers / 32
-    figure = sweep_figure("task", task_record(sweep_record(boundaries({0: 1.0, layers: 2.0}, layers), chosen=0, layers=layers), layers=layers))
+    assert min(b - a for a, b in itertools.pairwise(ticks)) >= layers / 32
+    figure = sweep_figure(
+        "task",
+        task_record(sweep_record(boundaries({0: 1.0, layers: 2.0}, layers), chosen=0, layers=layers), layers=layers),
+    )
     assert figure.axes[0].get_xticks().tolist() == ticks
 
 
@@ -114,7 +127,9 @@ def test_the_rule_is_named_where_it_need_not_choose_the_best():
 def test_candidates_that_are_no_boundaries_stand_side_by_side_under_their_names():
     names = ["0-9", "0-9x0.5", "0-9.attention", "5-9", "none"]
     rows = tuple(candidate(Variant.parse(name, 10), score) for name, score in zip(names, [3, 5, 2, 4, 1], strict=True))
-    figure = sweep_figure("task", entry(candidates=rows, chosen=Variant.parse("0-9x0.5", 10), family="mixed", ordered=False))
+    figure = sweep_figure(
+        "task", entry(candidates=rows, chosen=Variant.parse("0-9x0.5", 10), family="mixed", ordered=False)
+    )
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == names[::-1]
     assert [[0, 1], [1, 4], [2, 2], [3, 5], [4, 3]] in [line.get_xydata().tolist() for line in axes.lines]
@@ -170,12 +185,12 @@ def test_the_probes_figures_show_their_series():
         "95 % interval of the rise point",
         "rise point, layer 6 (boundary K = 7)",
     ]
-    for curve, line in zip(probe["curves"], rise.axes[0].lines, strict=False):
-        np.testing.assert_allclose(line.get_ydata(), curve["over_tokens"]["probability"]["mean"])
+    for drawn, line in zip(probe["curves"], rise.axes[0].lines, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), drawn["over_tokens"]["probability"]["mean"])
     tokens = tokens_figure("task", probe)
     assert [axes.get_title(loc="left") for axes in tokens.axes] == ["full", "K = 7", "base"]
-    for curve, axes in zip(probe["curves"], tokens.axes, strict=True):
-        for mean, line in zip(curve["by_token"]["probability"]["mean"], axes.lines, strict=True):
+    for drawn, axes in zip(probe["curves"], tokens.axes, strict=True):
+        for mean, line in zip(drawn["by_token"]["probability"]["mean"], axes.lines, strict=True):
             np.testing.assert_allclose(line.get_ydata(), mean)
     assert legend(maximum_figure("task", probe)) == ["full", "K = 7", "base"]
     difference = difference_figure("task", probe)

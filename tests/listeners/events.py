@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval_lora_drop.record.events import Answered, Decided, Event, RoundStarted, SweepEnded, SweepStarted
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import MetricSpec
-from tests.records import sweep_record, task_record
+from tests.recorded_runs import sweep_record, task_record
 
 L = 10
 DOCUMENTS = 8
@@ -34,7 +34,9 @@ def item(variant: Variant, position: int) -> float:
     return 30.0 - abs(boundary - 7) + position % 2
 
 
-def started(known: Sequence[tuple[Variant, int, Any]] = (), *, task: str = "samsum", scores: Any = None) -> SweepStarted:
+def started(
+    known: Sequence[tuple[Variant, int, Any]] = (), *, task: str = "samsum", scores: Any = None
+) -> SweepStarted:
     return SweepStarted(task, CANDIDATES, DOCUMENTS, scores or Mean(), Path("journal.jsonl"), known)
 
 
@@ -43,7 +45,7 @@ def pairs(candidates: Sequence[Variant], positions: Sequence[int]) -> list[tuple
 
 
 def whole_sweep(task: str = "samsum") -> Iterator[Event]:
-    """Document by document, then the decision of `tests.records`."""
+    """Document by document, then the decision of `tests.recorded_runs`."""
     yield started(task=task)
     yield RoundStarted(len(CANDIDATES) * DOCUMENTS)
     for position in range(DOCUMENTS):

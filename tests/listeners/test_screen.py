@@ -11,7 +11,16 @@ from rich.console import Console
 
 from lm_eval_lora_drop.listeners.screen import results_file, show_run
 from lm_eval_lora_drop.variant import Variant
-from tests.records import L, boundaries, candidate, results_of, run_record, sweep_record, task_record, write_results
+from tests.recorded_runs import (
+    L,
+    boundaries,
+    candidate,
+    results_of,
+    run_record,
+    sweep_record,
+    task_record,
+    write_results,
+)
 
 
 def tracker(folder=None, date="2026-01-01T00-00-00.000000", model="adapters__mine"):

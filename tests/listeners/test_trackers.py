@@ -16,7 +16,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.listeners import trackers as module
 from lm_eval_lora_drop.listeners.trackers import tracker_logs
-from tests.records import curve
+from tests.recorded_runs import curve
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 needs_trackio = pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed")
@@ -27,7 +27,7 @@ import sys
 from lm_eval_lora_drop.listeners import trackers
 from lm_eval_lora_drop.record.events import Broadcast, Finished
 from tests.listeners.events import whole_sweep
-from tests.records import run_record
+from tests.recorded_runs import run_record
 trackers.SECONDS_BETWEEN_LOGS = -1.0
 def sweep(sweep_log="auto", task="samsum", finish=True):
     # Not through Broadcast, which would turn an error into a warning.

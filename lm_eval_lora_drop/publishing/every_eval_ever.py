@@ -1,4 +1,7 @@
-"""A run as a record of Every Eval Ever: evaleval/every_eval_ever, every_eval_ever/schemas/eval.schema.json, version 0.3.0."""
+"""A run as a record of Every Eval Ever.
+
+Schema: evaleval/every_eval_ever, every_eval_ever/schemas/eval.schema.json, version 0.3.0.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from lm_eval_lora_drop.publishing.common import BOUNDS, Publisher, dataset_of, interval, texts
 from lm_eval_lora_drop.record.runs import Run, Score, TaskRun
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
-from lm_eval_lora_drop.report.published import BOUNDS, Publisher, dataset_of, interval, texts
 
 SCHEMA_VERSION = "0.3.0"
 _NAMESPACE = uuid.UUID("7d1c61d8-6b0a-4a0e-9a5e-1f0b8c1d2e3f")
@@ -24,9 +27,7 @@ class Evaluation:
     data: dict[str, Any]
 
 
-def evaluation_record(
-    run: Run, record: RunRecord, tasks: Mapping[str, TaskRecord], publisher: Publisher
-) -> Evaluation:
+def evaluation_record(run: Run, record: RunRecord, tasks: Mapping[str, TaskRecord], publisher: Publisher) -> Evaluation:
     """One record with every score of `tasks`; metrics without a direction (`words`) are no scores and are left out."""
     seconds = run.data.get("date")
     model = publisher.model_name(record)

@@ -1,4 +1,4 @@
-"""What is published of a run: a model card, the Hub's evaluation files, an Every Eval Ever record. Makes text, sends nothing.
+"""Model card, the Hub's evaluation files, Every Eval Ever record of a run. Makes text, sends nothing.
 
 - `README.md`: a table, and `model-index` in the front matter (huggingface/hub-docs, modelcard.md).
 - `.eval_results/<benchmark>.yaml`: scores that the Hub shows on a benchmark's leaderboard (huggingface/hub-docs,
@@ -21,11 +21,11 @@ import yaml
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.figures.style import file_name
+from lm_eval_lora_drop.publishing.common import Publisher, dataset_of, interval
+from lm_eval_lora_drop.publishing.every_eval_ever import evaluation_record
 from lm_eval_lora_drop.record.runs import Run, TaskRun
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 from lm_eval_lora_drop.report.answer import Answer, EvaluatedScore, answers, evaluated_score
-from lm_eval_lora_drop.report.every_eval_ever import evaluation_record
-from lm_eval_lora_drop.report.published import Publisher, dataset_of, interval
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
 """Between them stands what a later `publish` replaces in a card."""
@@ -40,9 +40,9 @@ class Benchmark:
 
 
 REGISTERED: Mapping[tuple[str, str | None], Benchmark] = {
-    # hub-docs, docs/hub/eval-results.md names the registered datasets. Task and scale of GSM8K: the published example of
-    # evaleval/every_eval_ever ("Hugging Face community evals"), of GPQA: hub-docs, eval_results.yaml. MMLU-Pro is left
-    # out: lm-eval evaluates it in fourteen parts, each with a variant of its own, and none of them is the benchmark.
+    # hub-docs, docs/hub/eval-results.md names the registered datasets. Task and scale of GSM8K: the published example
+    # of evaleval/every_eval_ever (community evals), of GPQA: hub-docs, eval_results.yaml. MMLU-Pro is left out: lm-eval
+    # evaluates it in fourteen parts, each with a variant of its own, and none of them is the benchmark.
     ("openai/gsm8k", "main"): Benchmark("gsm8k", percent=True),
     **{
         ("Idavidrein/gpqa", name): Benchmark(name, percent=False)
@@ -129,7 +129,7 @@ def _card(run: Run, record: RunRecord, found: list[_Task], publisher: Publisher,
     base = record.adapter.base_model or record.base.name
     head = {"base_model": base, "library_name": "peft", **head}
     head["tags"] = list(dict.fromkeys([*(head.get("tags") or []), "lora", "lora-drop"]))
-    head["model-index"] = _model_index(run, record, found, publisher)
+    head["model-index"] = _model_index(record, found, publisher)
     section = _section(run, record, found)
     if given is None:
         what = f"A LoRA adapter for `{base}`, evaluated with the layers that the table names."
@@ -152,7 +152,9 @@ def _split(card: str | None) -> tuple[dict[str, Any], str]:
     try:
         head = yaml.safe_load(text) if mark else None
     except yaml.YAMLError as error:
-        raise ArgumentError(f"the card's front matter is no YAML ({error}). Mend it, or publish without --card.") from error
+        raise ArgumentError(
+            f"the card's front matter is no YAML ({error}). Mend it, or publish without --card."
+        ) from error
     if not isinstance(head, dict):
         raise ArgumentError("the card's front matter must be a mapping between two lines '---'. Mend it.")
     return head, body
@@ -178,8 +180,8 @@ def _section(run: Run, record: RunRecord, found: list[_Task]) -> str:
         f"- Adapter: `{record.adapter.fingerprint}`, base model `{record.base.name}` (`{record.base.fingerprint}`).",
         f"- Evaluated {day_of(run)} with lm-eval {run.lm_eval_version or 'of an unknown release'} and "
         f"lm-eval-lora-drop {record.version}, {record.dtype}.",
-        "- Score ± standard error. The interval is normal around lm-eval's standard error. Validation documents chose what "
-        "is kept; test documents did not.",
+        "- Score ± standard error. The interval is normal around lm-eval's standard error. Validation documents chose "
+        "what is kept; test documents did not.",
     ]
     return "\n".join([START, "## Results", "", *rows, "", *verdicts, "", *facts, END])
 
@@ -196,7 +198,7 @@ def day_of(run: Run) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
 
 
-def _model_index(run: Run, record: RunRecord, found: list[_Task], publisher: Publisher) -> list[dict[str, Any]]:
+def _model_index(record: RunRecord, found: list[_Task], publisher: Publisher) -> list[dict[str, Any]]:
     from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
     results = []
@@ -242,8 +244,6 @@ def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> t
         counted = f"{score.documents} of {score.available} documents"
         notes.append(f"{one.name}: no .eval_results file, since {counted} were evaluated. Evaluate without --limit.")
         return None
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
     scale = 100 if benchmark.percent else 1
     bounds = interval(score.metric.name, score.score)
     said = [
@@ -254,13 +254,14 @@ def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> t
         f"{one.run.num_fewshot}-shot" if one.run.num_fewshot is not None else "",
         f"lm-eval {run.lm_eval_version} task {one.name}",
     ]
-    entry = EvalResultEntry(
-        dataset_id=str(dataset.id),
-        task_id=benchmark.task_id,
-        value=round(score.score.value * scale, 4),
-        dataset_revision=dataset.revision,
-        date=day_of(run) if isinstance(run.data.get("date"), int | float) else None,
-        notes="; ".join(filter(None, said)),
-    )
-    text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True, width=10_000)
+    entry: dict[str, Any] = {
+        "dataset": {"id": dataset.id, "task_id": benchmark.task_id},
+        "value": round(score.score.value * scale, 4),
+        "notes": "; ".join(filter(None, said)),
+    }
+    if dataset.revision is not None:
+        entry["dataset"]["revision"] = dataset.revision
+    if isinstance(run.data.get("date"), int | float):
+        entry["date"] = day_of(run)
+    text = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=10_000)
     return file_name(one.name), text

@@ -114,7 +114,13 @@ def results_of(record: RunRecord, *, score: float = 33.04, stderr: float | str =
     names = list(record.tasks)
     return {
         "results": {
-            name: {"alias": name, "sample_len": 200, "rouge_l,none": score, "rouge_l_stderr,none": stderr, "words,none": 5}
+            name: {
+                "alias": name,
+                "sample_len": 200,
+                "rouge_l,none": score,
+                "rouge_l_stderr,none": stderr,
+                "words,none": 5,
+            }
             for name in names
         },
         "configs": {

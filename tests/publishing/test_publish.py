@@ -20,11 +20,11 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.publishing.common import Publisher, interval
+from lm_eval_lora_drop.publishing.publication import END, START, publication
 from lm_eval_lora_drop.record.find import read_run
-from lm_eval_lora_drop.report.publish import END, START, publication
-from lm_eval_lora_drop.report.published import Publisher, interval
 from lm_eval_lora_drop.record.runs import Score
-from tests.records import results_of, run_record, sweep_record, task_record, write_results
+from tests.recorded_runs import results_of, run_record, sweep_record, task_record, write_results
 
 SCHEMAS = Path(__file__).parent / "schemas"
 DIGEST = "sha256:" + "ab" * 32
@@ -103,8 +103,8 @@ def test_the_reader_of_the_templates_knows_what_they_require():
     assert {f"model-index.{path}" for path in needed} <= required
     with pytest.raises(AssertionError):
         assert_fits({"model-index": [{"name": "x", "results": [{"task": {"kind": "y"}}]}]}, shape, required)
+    whole = {"task": {"type": "a"}, "dataset": {"type": "b", "name": "c"}, "metrics": [{"value": 1}]}
     with pytest.raises(AssertionError, match="metrics.type is required"):
-        whole = {"task": {"type": "a"}, "dataset": {"type": "b", "name": "c"}, "metrics": [{"value": 1}]}
         assert_fits({"model-index": [{"name": "x", "results": [whole]}]}, shape, required)
 
 
@@ -275,6 +275,9 @@ class Hub(BaseHTTPRequestHandler):
 
     sent: list[tuple[str, bytes]]
 
+    def do_GET(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.sent.append((self.path, body))
@@ -294,8 +297,6 @@ class Hub(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
-
-    do_GET = do_POST
 
     def log_message(self, *_: Any) -> None:
         pass
