@@ -23,7 +23,6 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
 from lm_eval_lora_drop.report.answer import Answer, EvaluatedScore, answers, evaluated_score
-from lm_eval_lora_drop.report.sweep_text import verdict
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class TaskResult:
     @property
     def verdict(self) -> str:
         """One sentence: what is kept, how much smaller it is, how it stands to the whole adapter."""
-        return verdict(self.record)
+        return self.answer.verdict
 
     @property
     def rows(self) -> list[dict[str, Any]]:

@@ -36,6 +36,11 @@ def boundaries(scores: dict[int, float | None], layers: int = L, **fields: Any) 
     return tuple(candidate(Variant.below(k, layers), score, **fields) for k, score in sorted(scores.items())[::-1])
 
 
+def noisy(k: int, i: int) -> float:
+    """Document i under boundary k: so uneven that 32 of them tell no two boundaries apart."""
+    return 25.0 + 6 * ((i * 7 + k * k * 3) % 11 - 5)
+
+
 def curve() -> tuple[CandidateRecord, ...]:
     """Eleven boundaries of ten layers with a maximum at 7; the two lowest were retired after eight documents."""
     return tuple(
@@ -44,6 +49,7 @@ def curve() -> tuple[CandidateRecord, ...]:
             20.0 + k - 0.2 * max(0, k - 7) ** 2,
             documents=32 if k > 1 else 8,
             retired_after=None if k > 1 else 8,
+            items=tuple(noisy(k, i) if k > 1 or i < 8 else None for i in range(32)),
         )
         for k in range(L, -1, -1)
     )

@@ -133,8 +133,9 @@ class TrackerLog:
 
     def _decide(self, module: Any, task: str, record: TaskRecord) -> None:
         self._prefix = prefix_of(task)
+        sentence = verdict(record)
         if record.sweep is not None:
-            self._log_sweep(module, task, record)
+            self._log_sweep(module, task, record, caption=sentence)
         total = record.kept_parameters + record.dropped_parameters
         decision: dict[str, Any] = {"kept_parameters": record.kept_parameters}
         if record.boundary is not None:
@@ -147,14 +148,14 @@ class TrackerLog:
             if gain.stderr is not None:
                 decision["gain_over_full_stderr"] = gain.stderr
         self._log(decision)
-        words = {"variant": record.variant, "method": record.method, "verdict": verdict(record)}
+        words = {"variant": record.variant, "method": record.method, "verdict": sentence}
         if self._library == "wandb":
             module.run.summary.update({f"{self._prefix}/{name}": text for name, text in words.items()})
         else:
             lines = [f"- {name}: {text}" for name, text in words.items()]
             self._log({"decision": module.Markdown("\n".join([f"**{task}**", "", *lines]))})
 
-    def _log_sweep(self, module: Any, task: str, record: TaskRecord) -> None:
+    def _log_sweep(self, module: Any, task: str, record: TaskRecord, *, caption: str) -> None:
         from lm_eval_lora_drop.figures.style import save_figure
         from lm_eval_lora_drop.figures.sweep import sweep_figure
 
@@ -167,7 +168,7 @@ class TrackerLog:
         table = module.Table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
         with tempfile.TemporaryDirectory() as scratch:
             (picture,) = save_figure(sweep_figure(task, record), Path(scratch) / "sweep", ("png",))
-            self._log({"table": table, "figure": module.Image(str(picture), caption=verdict(record))})
+            self._log({"table": table, "figure": module.Image(str(picture), caption=caption)})
 
 
 def prefix_of(task: str) -> str:

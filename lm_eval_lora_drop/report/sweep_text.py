@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from lm_eval_lora_drop.record.schema import CandidateRecord, DifferenceRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, number, percent
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import CandidateRecord, SweepRecord, TaskRecord
+from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.sweep.trust import Evidence, Gain, gains_over_full
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -82,8 +85,8 @@ def remarks(task: TaskRecord) -> list[str]:
 def verdict(task: TaskRecord) -> str:
     """One sentence: what is kept, how much smaller that is, and what may be said of it against the whole adapter.
 
-    Every place that shows a verdict asks here. A difference of less than two of its standard errors is none: a choice
-    was made on the same documents, so one that is larger is said with that reservation.
+    Every place that shows a verdict asks here. What it claims holds for all candidates together (`sweep.trust`), so it
+    holds for the one that was chosen as the best of many.
     """
     kept = task.kept
     what = _what(kept)
@@ -95,9 +98,20 @@ def verdict(task: TaskRecord) -> str:
             "recorded": "as another run chose",
         }
         return f"{what}{_smaller(task)}: {origin.get(task.method, task.method)}."
+    documents = _documents(task.sweep)
     if kept.is_full:
-        return f"{what}: on {_documents(task)} no smaller part of the adapter was chosen."
-    return f"{what}{_smaller(task)}, {_against_full(task, task.sweep.gain_over_full)} on {_documents(task)}."
+        return f"{what}: on {documents} the rule prefers no smaller part."
+    return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}."
+
+
+def _gain(task: TaskRecord) -> Gain | None:
+    """The choice's difference to the whole adapter with the band over all candidates; None where it cannot be had."""
+    try:
+        recorded = RecordedSweep.from_record(task)
+    except ArgumentError:
+        # An aggregation of the user's own: its task could resample, a record cannot.
+        return None
+    return gains_over_full(recorded).get(recorded.chosen)
 
 
 def _what(kept: Variant) -> str:
@@ -117,22 +131,25 @@ def _smaller(task: TaskRecord) -> str:
     return f", {percent(task.dropped_parameters / total)} smaller" if total and task.dropped_parameters else ""
 
 
-def _documents(task: TaskRecord) -> str:
-    assert task.sweep is not None
-    chosen = task.sweep.candidate(task.sweep.chosen)
+def _documents(sweep: SweepRecord) -> str:
+    chosen = sweep.candidate(sweep.chosen)
     assert chosen is not None
     return "1 validation document" if chosen.documents == 1 else f"{chosen.documents} validation documents"
 
 
-def _against_full(task: TaskRecord, gain: DifferenceRecord | None) -> str:
-    if gain is None or gain.difference is None:
-        return "not compared with the whole adapter"
-    if gain.difference == 0 and not gain.stderr:
-        return "scoring as the whole adapter does"
-    if gain.stderr is None or abs(gain.difference) < 2 * gain.stderr:
-        return "not distinguishable from the whole adapter"
-    assert task.sweep is not None
-    size = number(abs(gain.difference), sweep_decimals(task.sweep))
-    if gain.difference < 0:
-        return f"{size} worse than the whole adapter"
-    return f"{size} better than the whole adapter (chosen for it: expect less elsewhere)"
+def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
+    if sweep.gain_over_full is None or sweep.gain_over_full.difference is None:
+        return f"not compared with the whole adapter on {documents}"
+    decimals = sweep_decimals(sweep)
+    gain = _gain(task)
+    if gain is None:
+        seen = with_error(sweep.gain_over_full.difference, sweep.gain_over_full.stderr, decimals, sign=True)
+        return f"{seen} against the whole adapter on the {documents} it was chosen on"
+    said = {
+        Evidence.BETTER: "better than the whole adapter",
+        Evidence.WORSE: "worse than the whole adapter",
+        Evidence.NOT_DISTINGUISHABLE: "not distinguishable from the whole adapter",
+        Evidence.CANNOT_TELL: "too few documents to tell it from the whole adapter",
+    }[gain.evidence]
+    value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
+    return f"{said} on {documents} ({value}; 95 % interval over all candidates {low} to {high})"
