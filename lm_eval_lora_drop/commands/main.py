@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.export",
     "lm_eval_lora_drop.commands.check",
     "lm_eval_lora_drop.commands.ablate",
+    "lm_eval_lora_drop.commands.publish",
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""
 

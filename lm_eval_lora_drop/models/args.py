@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
 from lm_eval_lora_drop.sweep.families import FAMILIES, Family, boundaries, make_family
 from lm_eval_lora_drop.sweep.select import SELECTIONS
@@ -34,6 +35,7 @@ class LoraDropArgs:
     sweep_engine: str = "auto"
     sweep_batch_size: int | None = None
     sweep_dir: Path | None = None
+    sweep_log: str = "auto"
     merge: bool = False
 
     @classmethod
@@ -83,6 +85,7 @@ class LoraDropArgs:
             if ours.get("sweep_batch_size", "auto") == "auto"
             else _integer("sweep_batch_size", ours["sweep_batch_size"], minimum=1, also=" or auto"),
             sweep_dir=None if folder is None else Path(_text("sweep_dir", folder)).expanduser(),
+            sweep_log=_word("sweep_log", ours.get("sweep_log", "auto"), SWEEP_LOGS),
             merge=_truth("merge", ours.get("merge", False)),
         ), rest
 

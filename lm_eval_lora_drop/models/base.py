@@ -23,6 +23,7 @@ from lm_eval_lora_drop import __version__, validation
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
+from lm_eval_lora_drop.models.recorded import read_recorded
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.models.state import Decision, RunState
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
@@ -44,6 +45,8 @@ def log_with_the_harness() -> None:
 def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     """Raise ArgumentError for what cannot work with such an adapter, before minutes of loading its model."""
     args.spec.resolve(shape.num_layers)
+    if args.spec.source is not None:
+        read_recorded(args.spec.source)
     if args.spec.needs_validation:
         args.candidates(shape)
         check_writable(sweep_folder(args))
@@ -185,6 +188,10 @@ class LoraDropBase(abc.ABC):
         """What one answer file may hold answers of."""
         args = self.args
         setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
+        if args.spec.source is not None:
+            # The file may say something else by the time the answers are read again.
+            choices = read_recorded(args.spec.source).record.tasks
+            setting["choices"] = {name: task.variant for name, task in choices.items()}
         if args.spec.needs_validation:
             setting |= {
                 "candidates": [str(variant) for variant in args.candidates(self.shape).variants],

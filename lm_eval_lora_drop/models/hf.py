@@ -74,7 +74,7 @@ class LoraDropLM(LoraDropBase, HFLM):
             self._world_size = self.accelerator.num_processes
         self.layers = AdapterLayers.of(self.model)
         self._parts = self._fingerprint_parts()
-        self._start(args, shape_of(self.model), default_listeners(self.rank))
+        self._start(args, shape_of(self.model), default_listeners(self.rank, args.sweep_log))
 
     def swap_adapter(self, peft: str) -> None:
         """Put another LoRA adapter on the base model that is loaded; decisions taken so far are forgotten.

@@ -15,6 +15,7 @@ from typing import Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.models.recorded import recorded_choice
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
@@ -55,6 +56,10 @@ class Search:
         if fixed is not None:
             method: Method = "default" if self.args.spec.kind == "default" else "given"
             record = self._record(fixed, method, self._task_fingerprint(binding))
+        elif self.args.spec.kind == "recorded":
+            assert self.args.spec.source is not None
+            choice = recorded_choice(self.args.spec.source, binding.name, self.backend.fingerprint_parts())
+            record = self._record(choice.variant, "recorded", self._task_fingerprint(binding), source=str(choice.path))
         else:
             record = self._find(binding)
             if not record.from_answer_cache:

@@ -107,7 +107,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))
         self._together: Together | None = None
         super().__init__(pretrained, **{**rest, **lora})
-        self._start(args, shape_of(self._layers.model), default_listeners(0))
+        self._start(args, shape_of(self._layers.model), default_listeners(0, args.sweep_log))
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, self.sweep_folder() / "adapters")
 
     # What LoraDropBase asks of a backend.

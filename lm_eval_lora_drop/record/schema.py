@@ -21,7 +21,7 @@ KEY = "lora_drop"
 """Under `config` in the results file of lm_eval."""
 SCHEMA = 1
 
-Method = Literal["given", "default", "sweep", "probe"]
+Method = Literal["given", "default", "sweep", "probe", "recorded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,8 @@ class TaskRecord:
     """What one task was answered with, and how it was found.
 
     `boundary` is K where `variant` is one. `seconds` is what finding it took. `fingerprint` digests everything that
-    changed the decision: model, adapter, task, validation documents.
+    changed the decision: model, adapter, task, validation documents. `source` is the results file that a "recorded"
+    choice was taken from.
     """
 
     variant: str
@@ -125,6 +126,7 @@ class TaskRecord:
     sweep: SweepRecord | None = None
     probe: dict[str, Any] | None = None
     journal: str | None = None
+    source: str | None = None
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     from_answer_cache: bool = False

@@ -9,6 +9,7 @@ from pathlib import Path
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, TaskRun
+from lm_eval_lora_drop.report.names import what_differs
 
 _SHOWN = 5
 
@@ -85,8 +86,14 @@ def _tell_apart(systems: Sequence[System]) -> None:
         if len(twins) < 2:
             continue
         args = [dict(system.runs[0].model_args) for system in twins if system.runs]
-        for number, (system, mine) in enumerate(zip(twins, args, strict=False), start=1):
-            differing = [f"{name}={value}" for name, value in mine.items() if any(a.get(name) != value for a in args)]
+        # Paths of seeds or checkpoints are long and differ in one folder.
+        shared_names = [name for name in (args[0] if args else ()) if all(name in one for one in args)]
+        short = [dict(one) for one in args]
+        for name in shared_names:
+            for one, text in zip(short, what_differs([each[name] for each in args]), strict=True):
+                one[name] = text
+        for number, (system, mine, shown) in enumerate(zip(twins, args, short, strict=False), start=1):
+            differing = [f"{name}={shown[name]}" for name in mine if any(a.get(name) != mine[name] for a in args)]
             system.label = f"{label} ({', '.join(differing)})" if differing else f"{label} ({number})"
         if len({system.label for system in twins}) < len(twins):
             for number, system in enumerate(twins, start=1):
