@@ -1,0 +1,125 @@
+"""Prompts and reference answers of a task's documents, exactly as lm-eval asks and expects them.
+
+The words come from the one builder of prompts (`validation`); this file is all that `train` uses of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.train.settings import TaskSettings
+from lm_eval_lora_drop.work import Document
+
+
+@dataclass(frozen=True)
+class Example:
+    """One document as text: what the model reads, and what it should say.
+
+    `generates` says that the answer is generated at evaluation and so has to end by itself; else its likelihood is
+    scored. `doc_id` is the document's index in its split.
+    """
+
+    doc_id: int
+    prompt: str
+    answer: str
+    generates: bool
+
+
+def load_binding(settings: TaskSettings, tokenizer: Any = None) -> validation.Binding:
+    """The task as an evaluation with these settings would use it.
+
+    Raises:
+        ArgumentError: no such task, a group, data that cannot be loaded, or a chat template is missing.
+    """
+    from lm_eval.tasks import TaskManager
+
+    if settings.include_path and not Path(settings.include_path).is_dir():
+        raise ArgumentError(f"include_path must be a folder with tasks; {settings.include_path} is none.")
+    manager = TaskManager(include_path=settings.include_path, metadata=dict(settings.metadata))
+    if settings.task not in manager.all_subtasks:
+        kind = "a group of tasks" if settings.task in manager.all_tasks else "no task of lm-eval or of include_path"
+        raise ArgumentError(f"task must name one lm-eval task; {settings.task!r} is {kind}. `lm-eval ls tasks` lists them.")
+    task = manager.load([settings.task])["tasks"][settings.task]
+    if settings.num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=settings.num_fewshot)
+    template = chat_template(tokenizer) if settings.apply_chat_template else None
+    return validation.Binding(
+        task,
+        {
+            "system_instruction": settings.system_instruction,
+            "apply_chat_template": settings.apply_chat_template,
+            "fewshot_as_multiturn": settings.fewshot_as_multiturn,
+            "chat_template": template,
+        },
+    )
+
+
+def chat_template(tokenizer: Any) -> Callable[..., str]:
+    """Renders messages as `HFLM.apply_chat_template` does (lm_eval/models/huggingface.py), without a model.
+
+    Raises:
+        ArgumentError: the tokenizer has no template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ArgumentError(
+            "apply_chat_template needs a tokenizer with a chat template, and this one has none. Train without it, and "
+            "evaluate without --apply_chat_template."
+        )
+
+    def render(chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        apply = partial(
+            tokenizer.apply_chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        try:
+            return apply(chat_history)
+        except TemplateError:
+            # Some templates know no system role; the harness leaves it out for them.
+            return apply([message for message in chat_history if message["role"] != "system"])
+
+    return render
+
+
+def build_examples(binding: validation.Binding, chosen: Sequence[tuple[int, Any]], seed: int) -> list[Example]:
+    """The examples of documents given as (index in their split, document), in that order; few-shot ones by `seed`.
+
+    Raises:
+        ArgumentError: the task asks nothing that has an answer (perplexity of a text).
+    """
+    with validation._own_fewshot(binding.task, seed):
+        documents = [validation._build(binding, doc_id, doc) for doc_id, doc in chosen]
+    answers = validation.references(binding, documents)
+    return [
+        _example(binding, document, answer) for document, answer in zip(documents, answers, strict=True)
+    ]
+
+
+def _example(binding: validation.Binding, document: Document, answer: str) -> Example:
+    request = document.requests[0]
+    if request.request_type == "loglikelihood_rolling":
+        raise ArgumentError(
+            f"{binding.name} scores the likelihood of whole texts: it has no prompt and no answer to train on. Name a "
+            "task that asks something."
+        )
+    if request.request_type == "loglikelihood":
+        # One request per choice: the right one carries the text that is scored, delimiter and all.
+        texts = {str(one.args[1]).strip(): one for one in document.requests}
+        request = texts.get(answer.strip(), request)
+        return Example(document.doc_id, str(request.args[0]), str(request.args[1]), generates=False)
+    if binding.prompt_arguments["apply_chat_template"]:
+        # An assistant's turn begins with the answer itself, as the harness's own choices do under a chat template.
+        delimiter = getattr(binding.task.config, "target_delimiter", " ") or ""
+        prefix = binding.task.doc_to_prefix(document.doc)
+        if not prefix or prefix[-1:].isspace():
+            answer = answer.removeprefix(delimiter)
+    return Example(document.doc_id, str(request.args[0]), answer, generates=True)
