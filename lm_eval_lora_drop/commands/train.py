@@ -27,7 +27,8 @@ _HELP = {
     "warmup": "share of the steps in which the learning rate rises",
     "schedule": "of the learning rate, a name that Transformers knows",
     "max_grad_norm": "gradients are clipped to this norm",
-    "max_length": "tokens of prompt and answer; a longer prompt loses its beginning",
+    "max_length": "tokens of prompt and answer",
+    "long": "of longer documents: cut the beginning of the prompt, or skip them",
     "gradient_checkpointing": "less memory, a third more time",
     "precision": "auto, float32 or bfloat16",
     "seed": "of initial weights, order and dropout",
@@ -109,7 +110,7 @@ def _train(args: argparse.Namespace) -> int:
         documents = prepared.documents
         print(
             f"{len(prepared.encoded)} documents of split {documents.split}; {documents.held_out} held out, "
-            f"{documents.leaked} in an evaluated split too, {documents.repeated} repeated, {prepared.unfit} too long"
+            f"{documents.leaked} in an evaluated split too, {documents.repeated} repeated, {documents.unfit} too long"
         )
         one = prepared.encoded[0]
         print("The first one, loss on what stands between the marks:")
@@ -155,7 +156,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
             continue
         if one.name == "target_modules":
             found[one.name] = [name for name in value.split(",") if name]
-        elif one.name in ("layers", "schedule", "precision", "gradient_checkpointing"):
+        elif one.name in ("layers", "schedule", "precision", "long", "gradient_checkpointing"):
             found[one.name] = value
         else:
             found[one.name] = yaml.safe_load(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,18 +18,27 @@ _NOT_WORDS = re.compile(r"\W+")
 @dataclass(frozen=True)
 class TrainingDocuments:
     """`chosen` are (index in the split, document) in drawn order. Not chosen: `held_out` for a sweep that draws from
-    the same split, `leaked` because they stand in the evaluated or the validation split too, `repeated` in this one."""
+    the same split, `leaked` because they stand in the evaluated or the validation split too, `repeated` in this one,
+    `unfit` because they are too long."""
 
     split: str
     chosen: tuple[tuple[int, Any], ...]
     held_out: int
     leaked: int
     repeated: int
+    unfit: int
 
 
-def choose_documents(binding: validation.Binding, *, limit: int | None, seed: int, hold_out: int) -> TrainingDocuments:
+def choose_documents(
+    binding: validation.Binding,
+    *,
+    limit: int | None,
+    seed: int,
+    hold_out: int,
+    fits: Callable[[int, Any], bool] = lambda *_: True,
+) -> TrainingDocuments:
     """Draw up to `limit` documents of the training split, in an order that depends on `seed` alone; a larger limit
-    continues a smaller one.
+    continues a smaller one. A document (index, document) that does not fit is left out and counted.
 
     Left out are documents whose prompt is that of a document of the evaluated split, letters and digits compared, in
     any case. Where a sweep takes its validation documents from a split of its own, all of that split are left out in
@@ -60,7 +69,7 @@ def choose_documents(binding: validation.Binding, *, limit: int | None, seed: in
         forbidden |= _keys(task, (docs[index] for index in held))
     chosen: list[tuple[int, Any]] = []
     seen: set[str] = set()
-    leaked = repeated = 0
+    leaked = repeated = unfit = 0
     for index in random.Random(seed).sample(range(len(docs)), len(docs)):
         if len(chosen) == limit:
             break
@@ -71,15 +80,18 @@ def choose_documents(binding: validation.Binding, *, limit: int | None, seed: in
             leaked += 1
         elif key in seen:
             repeated += 1
+        elif not fits(index, docs[index]):
+            unfit += 1
         else:
             seen.add(key)
             chosen.append((index, docs[index]))
     if not chosen:
         raise ArgumentError(
             f"{binding.name}: nothing is left to train on. Split {split!r} has {len(docs)} documents; {len(held)} are "
-            f"held out for the sweep, {leaked} stand in an evaluated split too. Hold out fewer, or bring more."
+            f"held out for the sweep, {leaked} stand in an evaluated split too, {unfit} are longer than max_length. "
+            "Hold out fewer, raise max_length, or bring more documents."
         )
-    return TrainingDocuments(str(split), tuple(chosen), len(held), leaked, repeated)
+    return TrainingDocuments(str(split), tuple(chosen), len(held), leaked, repeated, unfit)
 
 
 def _keys(task: Any, docs: Iterable[Any]) -> set[str]:

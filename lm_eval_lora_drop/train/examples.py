@@ -5,7 +5,8 @@ The words come from the one builder of prompts (`validation`); this file is all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,18 +91,21 @@ def chat_template(tokenizer: Any) -> Callable[..., str]:
     return render
 
 
-def build_examples(binding: validation.Binding, chosen: Sequence[tuple[int, Any]], seed: int) -> list[Example]:
-    """The examples of documents given as (index in their split, document), in that order; few-shot ones by `seed`.
+@contextmanager
+def example_builder(binding: validation.Binding, seed: int) -> Iterator[Callable[[int, Any], Example]]:
+    """Within the context, makes the example of a document (its index in the split, the document); few-shot examples
+    are drawn by `seed` in the order of the calls.
 
     Raises:
-        ArgumentError: the task asks nothing that has an answer (perplexity of a text).
+        ArgumentError: when called, where the task asks nothing that has an answer (perplexity of a text).
     """
+
+    def build(doc_id: int, doc: Any) -> Example:
+        document = validation._build(binding, doc_id, doc)
+        return _example(binding, document, validation.references(binding, [document])[0])
+
     with validation._own_fewshot(binding.task, seed):
-        documents = [validation._build(binding, doc_id, doc) for doc_id, doc in chosen]
-    answers = validation.references(binding, documents)
-    return [
-        _example(binding, document, answer) for document, answer in zip(documents, answers, strict=True)
-    ]
+        yield build
 
 
 def _example(binding: validation.Binding, document: Document, answer: str) -> Example:

@@ -27,11 +27,11 @@ from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.train import lora
 from lm_eval_lora_drop.train.card import write_card
 from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
-from lm_eval_lora_drop.train.examples import Example, build_examples, load_binding
+from lm_eval_lora_drop.train.examples import Example, example_builder, load_binding
 from lm_eval_lora_drop.train.progress import ProgressBar
 from lm_eval_lora_drop.train.record import SCHEMA, DataRecord, StepRecord, TrainingRecord, read_record, write_record
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
-from lm_eval_lora_drop.train.tokens import Encoded, encode_all
+from lm_eval_lora_drop.train.tokens import Encoded, answer_end, encode
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
@@ -64,7 +64,6 @@ class Prepared:
     documents: TrainingDocuments
     examples: list[Example]
     encoded: list[Encoded]
-    unfit: int
     task_version: str
 
     @property
@@ -80,28 +79,27 @@ def prepare(training: Training) -> Prepared:
         ArgumentError: whatever is wrong with model, task or data.
     """
     settings, asked = training.settings, training.task
-    tokenizer = lora.load_tokenizer(
-        training.base, training.revision, trust_remote_code=training.trust_remote_code
-    )
+    tokenizer = lora.load_tokenizer(training.base, training.revision, trust_remote_code=training.trust_remote_code)
     binding = load_binding(asked, tokenizer)
-    documents = choose_documents(
-        binding, limit=settings.limit, seed=settings.data_seed, hold_out=settings.hold_out
-    )
-    examples = build_examples(binding, documents.chosen, settings.data_seed)
-    encoded, unfit = encode_all(
-        tokenizer, examples, chat=asked.apply_chat_template, max_length=settings.max_length
-    )
-    if not encoded:
-        raise ArgumentError(
-            f"{asked.task}: none of the {len(examples)} training documents fits into max_length={settings.max_length} "
-            "tokens. Raise it."
+    end = answer_end(tokenizer, chat=asked.apply_chat_template)
+    examples: list[Example] = []
+    encoded: list[Encoded] = []
+
+    def fits(doc_id: int, doc: Any) -> bool:
+        example = build(doc_id, doc)
+        one = encode(tokenizer, example, end, settings.max_length)
+        if one is None or (one.cut and settings.long == "skip"):
+            return False
+        examples.append(example)
+        encoded.append(one)
+        return True
+
+    with example_builder(binding, settings.data_seed) as build:
+        documents = choose_documents(
+            binding, limit=settings.limit, seed=settings.data_seed, hold_out=settings.hold_out, fits=fits
         )
-    if unfit:
-        log.warning("%d of %d documents are left out: their answers do not fit into max_length.", len(unfit), len(examples))
-    gone = set(unfit)
-    fitting = [one for one in examples if one.doc_id not in gone]
     version = str((binding.task.config.metadata or {}).get("version", ""))
-    return Prepared(tokenizer, documents, fitting, encoded, len(unfit), version)
+    return Prepared(tokenizer, documents, examples, encoded, version)
 
 
 def train(training: Training) -> TrainingRecord:
@@ -125,11 +123,11 @@ def train(training: Training) -> TrainingRecord:
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
         with lock:
-            return _train(training, prepared, state)
+            record = _train(training, prepared, state)
+            (folder / _LOCK).unlink(missing_ok=True)
+            return record
     except Timeout:
         raise ArgumentError(f"{folder} is in use by another training. Wait for it, or choose another output.") from None
-    finally:
-        (folder / _LOCK).unlink(missing_ok=True) if lock.is_locked else None
 
 
 def _train(training: Training, prepared: Prepared, state: PartialState) -> TrainingRecord:
@@ -322,7 +320,7 @@ def _record(
             held_out=documents.held_out,
             leaked=documents.leaked,
             repeated=documents.repeated,
-            unfit=prepared.unfit,
+            unfit=documents.unfit,
             cut=sum(one.cut > 0 for one in prepared.encoded),
             tokens=sum(lengths),
             answer_tokens=sum(answers),

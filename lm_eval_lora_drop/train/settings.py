@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -13,6 +14,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Variant, format_integers
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Long = Literal["cut", "skip"]
 PAPER_LAYERS = "paper"
 ALL_LAYERS = "all"
 
@@ -31,6 +33,8 @@ class TrainingSettings:
     time (None: all of a process's share at once). `lora_alpha` None is twice the rank. `layers` is `all`, `paper` (its
     bottom 20 of 32, scaled) or the notation of a variant (`0-18`). `limit` is the number of documents, drawn with
     `data_seed`; `seed` is that of the initial weights, the order and dropout, so that seeds differ in nothing else.
+    A document longer than `max_length` tokens loses the beginning of its prompt (`long` cut), or another one is drawn in
+    its place (skip).
     `precision` auto is bfloat16 where the device computes in it, else float32; LoRA weights are float32 always.
     """
 
@@ -48,6 +52,7 @@ class TrainingSettings:
     schedule: str = "cosine"
     max_grad_norm: float = 1.0
     max_length: int = 2048
+    long: Long = "cut"
     gradient_checkpointing: bool = False
     precision: Precision = "auto"
     seed: int = 0
@@ -69,6 +74,7 @@ class TrainingSettings:
         self._check("limit", self.limit is None or self.limit >= 1, "at least 1")
         self._check("hold_out", self.hold_out >= 0, "at least 0")
         self._check("checkpoints", self.checkpoints >= 1, "at least 1")
+        self._check("long", self.long in get_args(Long), f"one of {', '.join(get_args(Long))}")
         self._check("precision", self.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}")
 
     def _check(self, name: str, holds: bool, rule: str) -> None:
@@ -127,6 +133,7 @@ def read_settings(given: Mapping[str, Any], where: str) -> TrainingSettings:
         "layers": (str,),
         "schedule": (str,),
         "precision": (str,),
+        "long": (str,),
         "target_modules": (list, tuple),
         "gradient_checkpointing": (bool,),
         **dict.fromkeys(
@@ -145,10 +152,8 @@ def read_settings(given: Mapping[str, Any], where: str) -> TrainingSettings:
             continue
         # YAML reads 1e-4 as a text: its numbers want a dot.
         if float in kinds.get(key, ()) and isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         wanted = kinds.get(key, (int,))
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             names = " or ".join(kind.__name__ for kind in wanted)

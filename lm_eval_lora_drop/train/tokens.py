@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,21 +79,6 @@ def encode(tokenizer: Any, example: Example, end: AnswerEnd, max_length: int) ->
     cut = max(0, len(prompt) - room)
     kept = prompt[cut:]
     return Encoded(example.doc_id, (*kept, *answer), (*[IGNORED] * len(kept), *answer), cut)
-
-
-def encode_all(
-    tokenizer: Any, examples: Sequence[Example], *, chat: bool, max_length: int
-) -> tuple[list[Encoded], list[int]]:
-    """All examples encoded, and the doc_ids of those that could not be."""
-    end = answer_end(tokenizer, chat=chat)
-    encoded, unfit = [], []
-    for example in examples:
-        one = encode(tokenizer, example, end, max_length)
-        if one is None:
-            unfit.append(example.doc_id)
-        else:
-            encoded.append(one)
-    return encoded, unfit
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
