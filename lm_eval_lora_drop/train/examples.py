@@ -116,9 +116,7 @@ def _example(binding: validation.Binding, document: Document, answer: str) -> Ex
             "task that asks something."
         )
     if request.request_type == "loglikelihood":
-        # One request per choice: the right one carries the text that is scored, delimiter and all.
-        texts = {str(one.args[1]).strip(): one for one in document.requests}
-        request = texts.get(answer.strip(), request)
+        request = _right(binding, document, answer)
         return Example(document.doc_id, str(request.args[0]), str(request.args[1]), generates=False)
     if binding.prompt_arguments["apply_chat_template"]:
         # An assistant's turn begins with the answer itself, as the harness's own choices do under a chat template.
@@ -127,3 +125,20 @@ def _example(binding: validation.Binding, document: Document, answer: str) -> Ex
         if not prefix or prefix[-1:].isspace():
             answer = answer.removeprefix(delimiter)
     return Example(document.doc_id, str(request.args[0]), answer, generates=True)
+
+
+def _right(binding: validation.Binding, document: Document, answer: str) -> Any:
+    """The request that scores the right answer, of one per choice; it carries the scored text, delimiter and all."""
+    if len(document.requests) == 1:
+        return document.requests[0]
+    if getattr(binding.task, "multiple_input", 0):
+        # Choices stand in the contexts; the task's "text" is the index of the right one.
+        return document.requests[int(binding.task.doc_to_text(document.doc))]
+    # The first with that text: unconditional scores (acc_mutual_info) come behind, with the same texts.
+    found = next((one for one in document.requests if str(one.args[1]).strip() == answer.strip()), None)
+    if found is None:
+        raise ArgumentError(
+            f"{binding.name}: the reference of document {document.doc_id}, {answer.strip()[:60]!r}, is none of its "
+            "choices. Correct doc_to_target or doc_to_choice of the task."
+        )
+    return found

@@ -117,6 +117,5 @@ def _scored(tokenizer: Any, example: Example) -> tuple[list[int], list[int]]:
     if not context:
         first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         return [first], list(tokenizer(continuation, add_special_tokens=False).input_ids)
-    border = len(_ids(tokenizer, context))
-    whole = _ids(tokenizer, context + continuation)
-    return whole[:border], whole[border:]
+    prompt = _ids(tokenizer, context)
+    return prompt, _ids(tokenizer, context + continuation)[len(prompt) :]
