@@ -2,8 +2,8 @@
 
     python benchmarks/racing_replay.py RESULTS.json [--task NAME] [--shuffles 200] [--prior_keeps 12-30]
 
-Prints one JSON line: how many times fewer (boundary, document) pairs racing asked than the exhaustive sweep, in how
-many shuffles it chose the exhaustive winner, and in how many a boundary within one standard error of it.
+Prints one JSON line: how many times fewer (candidate, document) pairs racing asked than the exhaustive sweep, in how
+many shuffles it chose the exhaustive winner, and in how many a candidate within one standard error of it.
 """
 
 from __future__ import annotations
@@ -11,61 +11,87 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lm_eval_lora_drop.boundary import format_integers, parse_sweep_boundaries
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import TaskRecord, from_config
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.racing import RacingSettings
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.variant import Variant
 
 
-def read_entry(path: Path, task: str | None) -> tuple[str, Mapping[str, Any]]:
-    """The named task's entry of a results file, or the only one.
+def read_task(path: Path, task: str | None) -> tuple[str, TaskRecord]:
+    """The named task's record in a results file, or the only one.
 
     Raises:
-        ArgumentError: the file has no such entry.
+        ArgumentError: the file has no such record.
     """
-    tasks = json.loads(path.read_text(encoding="utf-8"))["config"]["lora_drop"]["tasks"]
+    run = from_config(json.loads(path.read_text(encoding="utf-8"))["config"], path)
+    tasks = {} if run is None else run.tasks
     if task is None and len(tasks) == 1:
         task = next(iter(tasks))
-    if task not in tasks:
+    if task is None or task not in tasks:
         raise ArgumentError(f"--task must name a task of {path}, got {task!r}. There are: {', '.join(tasks)}.")
     return task, tasks[task]
 
 
+def recorded_sweep(task: TaskRecord) -> RecordedSweep:
+    """The exhaustive sweep that the record holds.
+
+    Raises:
+        ArgumentError: it holds none.
+    """
+    sweep, metric = task.sweep, task.metric
+    if sweep is None or metric is None or sweep.strategy != "exhaustive":
+        raise ArgumentError(
+            f"this needs an exhaustive sweep, got method={task.method!r}. Evaluate with boundary=auto,"
+            "sweep_strategy=exhaustive."
+        )
+    variants = tuple(Variant.parse(row.variant, task.num_layers) for row in sweep.candidates)
+    return RecordedSweep(
+        candidates=variants,
+        items=tuple(row.items for row in sweep.candidates),
+        chosen=Variant.parse(sweep.chosen, task.num_layers),
+        select=sweep.select,
+        sign=metric.sign,
+        full=next((variant for variant in variants if variant.is_full), None),
+        aggregation=Aggregation.named(sweep.aggregation),
+        retired=(),
+        ordered=sweep.ordered,
+    )
+
+
 def replay(recorded: RecordedSweep, shuffles: int, settings: RacingSettings) -> dict[str, Any]:
-    """Race over `shuffles` orders of the documents, and compare with the choice over all of them."""
+    """Race over `shuffles` orders of the documents, and compare with the best over all of them."""
     scores = recorded.scores(np.ones((1, recorded.documents), dtype=np.int64))[0]
-    winner = recorded.boundaries[int(recorded.choose(scores[None], recorded.stderr)[0])]
-    row = recorded.boundaries.index(winner)
-    of = dict(zip(recorded.boundaries, scores, strict=True))
+    best = int(scores.argmax())
+    error = float(recorded.values[best].std(ddof=1)) / recorded.documents**0.5
+    of = dict(zip(recorded.candidates, scores, strict=True))
     races = [recorded.race(seed, settings) for seed in range(shuffles)]
-    all_pairs = len(recorded.boundaries) * recorded.documents
+    all_pairs = len(recorded.candidates) * recorded.documents
     return {
-        "boundaries": format_integers(recorded.boundaries),
+        "candidates": len(recorded.candidates),
         "documents": recorded.documents,
         "shuffles": shuffles,
-        "winner": winner,
-        "same_choice": round(float(np.mean([chosen == winner for chosen, _ in races])), 4),
-        "within_one_se": round(float(np.mean([of[c] >= of[winner] - recorded.stderr[row] for c, _ in races])), 4),
+        "winner": recorded.candidates[best].label,
+        "same_score": round(float(np.mean([of[chosen] >= scores[best] - 1e-9 for chosen, _ in races])), 4),
+        "within_one_se": round(float(np.mean([of[chosen] >= scores[best] - error for chosen, _ in races])), 4),
         "pairs_ratio": round(all_pairs / float(np.mean([pairs for _, pairs in races])), 2),
         **asdict(settings),
     }
 
 
-def subset(recorded: RecordedSweep, keep: tuple[int, ...]) -> RecordedSweep:
-    """The same record with the boundaries of `keep` only, as if a prior had retired the others."""
-    rows = [index for index, boundary in enumerate(recorded.boundaries) if boundary in keep]
+def rows_of(recorded: RecordedSweep, rows: list[int]) -> RecordedSweep:
+    """The same record with some of the candidates only, as if a prior had retired the others."""
     return replace(
         recorded,
-        boundaries=tuple(recorded.boundaries[row] for row in rows),
+        candidates=tuple(recorded.candidates[row] for row in rows),
         items=tuple(recorded.items[row] for row in rows),
-        stderr=recorded.stderr[rows],
     )
 
 
@@ -81,19 +107,20 @@ def main() -> None:
     for name, value in asdict(defaults).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = parser.parse_args()
-    task, entry = read_entry(args.results, args.task)
-    recorded = RecordedSweep.from_entry(entry)
+    name, task = read_task(args.results, args.task)
+    recorded = recorded_sweep(task)
     if args.documents is not None:
         drawn = sorted(random.Random(0).sample(range(recorded.documents), args.documents))
-        stderr = recorded.stderr * (recorded.documents / args.documents) ** 0.5
-        recorded = replace(recorded, items=tuple(tuple(row[i] for i in drawn) for row in recorded.items), stderr=stderr)
-    settings = RacingSettings(**{name: getattr(args, name) for name in asdict(defaults)})
-    exhaustive = len(recorded.boundaries)
+        recorded = replace(recorded, items=tuple(tuple(row[place] for place in drawn) for row in recorded.items))
+    settings = RacingSettings(**{field: getattr(args, field) for field in asdict(defaults)})
+    exhaustive = len(recorded.candidates)
     if args.prior_keeps:
-        recorded = subset(recorded, parse_sweep_boundaries(args.prior_keeps))
+        first, last = (int(end) for end in args.prior_keeps.split("-"))
+        places = [variant.boundary for variant in recorded.candidates]
+        recorded = rows_of(recorded, [row for row, k in enumerate(places) if k is not None and first <= k <= last])
     found = replay(recorded, args.shuffles, settings)
-    found["pairs_ratio"] = round(found["pairs_ratio"] * exhaustive / len(recorded.boundaries), 2)
-    print(json.dumps({"task": task, **found}))
+    found["pairs_ratio"] = round(found["pairs_ratio"] * exhaustive / len(recorded.candidates), 2)
+    print(json.dumps({"task": name, **found}))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,10 @@ def parse_boundary(value: object) -> VariantSpec:
     if word in BOUNDARY_WORDS:
         return VariantSpec(word)  # type: ignore[arg-type]
     near = difflib.get_close_matches(word[:40], BOUNDARY_WORDS, n=1)
-    raise ArgumentError(f"{rule}, got {text[:80]!r}." + (f" Did you mean boundary={near[0]}?" if near else ""))
+    raise ArgumentError(
+        f"{rule}, got {text[:80] if isinstance(value, float) else repr(text[:80])}."
+        + (f" Did you mean boundary={near[0]}?" if near else "")
+    )
 
 
 def parse_layers(value: object) -> VariantSpec:

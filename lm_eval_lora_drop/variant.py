@@ -24,6 +24,8 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 
@@ -142,7 +144,7 @@ class Variant:
         layers: list[list[Keep]] = [[] for _ in range(num_layers)]
         for first, last, keep in parse_ranges(ranges):
             if last >= num_layers:
-                cls.of_layers((last,), num_layers)  # raises
+                cls.of_layers((max(first, num_layers), last), num_layers)  # raises
             for index in range(first, last + 1):
                 layers[index].append(keep)
         return cls(tuple(tuple(sorted(keeps)) for keeps in layers), adapter)
@@ -197,6 +199,21 @@ class Variant:
             if not keep.modules or names & set(keep.modules):
                 return keep
         return None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Variants are keys of large tables, and hashing some thirty layers anew at each look-up would show.
+        return hash((self.layers, self.adapter))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The remembered hash must not travel: another process hashes strings differently.
+        return Variant, (self.layers, self.adapter)
+
+    def __repr__(self) -> str:
+        return f"Variant({str(self)!r} of {self.num_layers})"
 
     def __str__(self) -> str:
         runs: list[tuple[int, int, Keep]] = []

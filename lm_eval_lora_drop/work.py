@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class AdapterShape:
+    """What the candidates of a sweep depend on: decoder layers, kinds of module with LoRA (the last part of their
+    names), and the largest rank."""
+
+    num_layers: int
+    modules: tuple[str, ...] = ()
+    rank: int = 0
+
+
+@dataclass(frozen=True)
 class MetricSpec:
     """One metric of a task, behind one of the task's filters."""
 
@@ -154,8 +164,8 @@ class Backend(Encoder, Protocol):
     """What a search needs of a model."""
 
     @property
-    def num_layers(self) -> int:
-        """L, the number of decoder layers."""
+    def shape(self) -> AdapterShape:
+        """Of the adapter that is loaded."""
 
     def peers(self) -> Peers:
         """The processes that evaluate together."""
@@ -188,10 +198,14 @@ class HarnessModel(Encoder, Protocol):
     config: Any
     cache_hook: Any
     batch_size: Any
+    batch_size_per_gpu: Any
     mixed_precision_dtype: torch.dtype | None
     truncation: bool
     backend: str
     add_bos_token: bool | None
+    softmax_dtype: torch.dtype | None
+    think_end_token: str | int | None
+    _world_size: int
 
     @property
     def device(self) -> torch.device:
@@ -222,3 +236,6 @@ class HarnessModel(Encoder, Protocol):
 
     def tok_batch_encode(self, strings: list[str], **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded token ids and attention mask, each (strings, length)."""
+
+    def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        """HFLM's own answers, under whatever layers are kept now (ours, in models/hf.py)."""

@@ -1,37 +1,57 @@
-"""Which room may import which, read from the source: plugin -> models -> (validation, sweep, engine) -> layers ..."""
+"""Which room may import which, read from the source, imports for type checking included.
+
+`FLOORS` is the one statement of it; CONTRIBUTING.md prints the same list. Every pair of rooms is checked: a room imports
+rooms on lower floors only, never one on its own floor, and no module is in a ring with another.
+"""
 
 import ast
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "lm_eval_lora_drop"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lm_eval_lora_drop"
 NAME = PACKAGE.name
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
+# From the top of the house to the ground; rooms on one floor do not know each other.
+FLOORS = [
+    ["commands"],
+    ["study"],
+    ["api"],
+    ["models"],
+    ["listeners"],
+    ["report"],
+    ["figures"],
+    ["engine", "probe", "judge", "train"],
+    ["sweep"],
+    ["validation", "adapter", "statistics"],
+    ["record"],
+    ["work", "metrics"],
+    ["spec", "plugin", "data"],
+    ["variant", "files"],
+    ["errors"],
+]
+FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+ROOMS = sorted(FLOOR_OF)
 # What plans, draws, scores and decides knows no model.
 BACKEND_FREE = [
-    *sorted((PACKAGE / "sweep").glob("*.py")),
-    *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "record", "search", "cache_guard", "together")),
-    *(PACKAGE / f"{name}.py" for name in ("validation", "boundary", "errors", "plugin", "cli")),
+    *sorted(file for room in ("sweep", "record", "validation", "report") for file in (PACKAGE / room).rglob("*.py")),
+    *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "state", "search", "cache_guard", "gathering")),
+    *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors", "plugin")),
 ]
-# A room may import those in lower rows and itself.
-ROWS = [
-    {"plugin", "cli", "ablate"},
-    {"models"},
-    {"validation", "sweep", "engine", "probe", "judge", "report", "export", "export_card"},
-    {"layers", "adapter_files", "ablate_grid", "metrics", "data", "files"},
-    {"boundary"},
-    {"errors"},
-]
+MOST_FILES = 12
+MOST_LINES = 400
 
 
-def imported(file):
-    """The modules that a file imports, those within functions included, those for type checkers alone left out."""
+def imported(file, *, for_typing=True):
+    """The modules that a file imports, those within functions included."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     nodes = list(tree.body)
     while nodes:
         node = nodes.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if not for_typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -46,31 +66,102 @@ def modules():
     return sorted(file for file in PACKAGE.rglob("*.py") if file.parts[-2] not in ("tasks", "configs"))
 
 
-def room(file):
-    """The room a file stands in; a subcommand (`cli.py`, `..._cli.py`) belongs to the command line, above all rooms."""
-    return "cli" if file.stem.endswith("cli") else file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def dotted(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def graph(files=None):
+    """Module -> the modules of ours that it imports."""
+    sources = {dotted(file): list(imported(file)) for file in modules()} if files is None else files
+    found = {}
+    for module, names in sources.items():
+        # `from a.b import c` names a module c of a.b, or something in a.b.
+        targets = {name if name in sources else name.rpartition(".")[0] for name in names}
+        found[module] = {target for target in targets if target in sources and target not in (module, NAME)}
+    return found
+
+
+def room_of(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+def climbs(edges):
+    """(room, other room) -> the imports that a floor plan forbids."""
+    found = {}
+    for module, targets in edges.items():
+        for target in targets:
+            one, other = room_of(module), room_of(target)
+            if one in ("_startup", "") or one == other:
+                continue
+            if FLOOR_OF[one] >= FLOOR_OF[other]:
+                found.setdefault((one, other), []).append(f"{module} -> {target}")
+    return found
+
+
+def rings(edges):
+    """Groups of modules that import each other in a circle."""
+    reach = {module: set(targets) for module, targets in edges.items()}
+    changed = True
+    while changed:
+        changed = False
+        for targets in reach.values():
+            more = set().union(*(reach[target] for target in targets)) - targets if targets else set()
+            if more:
+                targets |= more
+                changed = True
+    return sorted(module for module, targets in reach.items() if module in targets)
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(dotted(file)) for file in modules()} - {"", "_startup"} == set(ROOMS)
+
+
+EDGES = graph()
+CLIMBS = climbs(EDGES)
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.permutations(ROOMS, 2)), ids=str)
+def test_no_room_imports_one_above_or_beside_it(one, other):
+    assert CLIMBS.get((one, other), []) == []
+
+
+def test_no_module_is_in_a_ring():
+    assert rings(EDGES) == []
+
+
+def test_an_import_turned_round_is_noticed():
+    """The floor plan is no decoration: for every pair of rooms with an arrow, the arrow back is refused."""
+    pairs = {(room_of(module), room_of(target)) for module, targets in EDGES.items() for target in targets}
+    for one, other in pairs:
+        if one in ("", "_startup", other) or other == "":
+            continue
+        turned = {**EDGES, f"{NAME}.{other}.turned": {f"{NAME}.{one}.x"}}
+        assert (other, one) in climbs(turned)
+    ring = {"a.b": {"a.c"}, "a.c": {"a.d"}, "a.d": {"a.b"}, "a.e": {"a.b"}}
+    assert rings(ring) == ["a.b", "a.c", "a.d"]
 
 
 @pytest.mark.parametrize("file", BACKEND_FREE, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_no_backend_in_what_is_backend_free(file):
-    assert {name.split(".")[0] for name in imported(file)} & HEAVY == set()
+    assert {name.split(".")[0] for name in imported(file, for_typing=False)} & HEAVY == set()
 
 
 def test_vllm_is_imported_by_its_backend_only():
     found = {file.name for file in modules() if any(name.split(".")[0] == "vllm" for name in imported(file))}
-    assert found == {"vllm.py", "vllm_lora.py"}
+    assert found <= {"vllm.py", "vllm_lora.py", "check.py"}
 
 
-@pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_flow_one_way(file):
-    rank = {name: number for number, row in enumerate(ROWS) for name in row}
-    mine = room(file)
-    if mine in ("__init__", "_startup"):
-        return
-    assert mine in rank, f"{mine} is a new room: say in ROWS where it stands"
-    for name in imported(file):
-        parts = name.split(".")
-        if parts[0] != NAME or len(parts) == 1 or parts[1] not in rank:
-            continue
-        other = "cli" if parts[1:3] == [mine, "cli"] else parts[1]
-        assert other == mine or rank[mine] <= rank[other], f"{file} imports {name} from a room above"
+def test_rooms_and_files_stay_small():
+    folders = {file.parent for file in modules()} - {PACKAGE, PACKAGE / "commands"}
+    counts = {folder.relative_to(PACKAGE).as_posix(): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {room: count for room, count in counts.items() if count > MOST_FILES} == {}
+    lines = {dotted(file): len(file.read_text(encoding="utf-8").split("\n")) for file in modules()}
+    assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_contributing_shows_the_same_floors():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("<!-- floors -->") : text.index("<!-- /floors -->")]
+    shown = [re.findall(r"`([a-z]+)`", line.split("|")[1]) for line in table.split("\n") if line.startswith("| `")]
+    assert shown == FLOORS

@@ -10,6 +10,9 @@ import peft
 import tokenizers
 import torch
 import transformers
+from lm_eval.models.huggingface import HFLM
+
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 
 SIZES = {
     "vocab_size": 291,
@@ -120,3 +123,16 @@ def make_adapter(base: Path, folder: Path, *, seed: int = 1, **lora_config: Any)
     torch.manual_seed(seed)
     peft.get_peft_model(model, config).save_pretrained(folder)
     return folder
+
+
+class TinyLM(HFLM):
+    """HFLM with what the engine needs beside it: the adapter's layers, and the harness's own answers by name."""
+
+    def __init__(self, base: Path, adapter: Path, **model_args: Any) -> None:
+        given = {"dtype": "float32", "device": "cpu", "batch_size": 2, **model_args}
+        super().__init__(pretrained=str(base), peft=str(adapter), **given)
+        self.layers = AdapterLayers.of(self.model)
+
+    def harness_answers(self, request_type: str, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+        """The harness's answers under whatever layers are kept now."""
+        return getattr(self, request_type)(requests, disable_tqdm=disable_tqdm)

@@ -1,4 +1,4 @@
-"""The model card of an exported adapter, and what the export tells the user."""
+"""The model card of an exported adapter or merged model, and what the export tells the user."""
 
 from __future__ import annotations
 
@@ -10,55 +10,72 @@ from typing import Any
 import yaml
 
 from lm_eval_lora_drop import __version__
-from lm_eval_lora_drop.boundary import LayerSet
+from lm_eval_lora_drop.variant import Variant
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: parameters of the adapter (base weights saved along not counted), bytes of the weights file."""
+    """What was written: parameters of the adapter (base weights saved along not counted), bytes of the weights file.
+
+    `peft_only` are its kinds that other programs do not take; `merged_into` is the base model of a merged one, `size`
+    then that of the whole model.
+    """
 
     source: str
     source_fingerprint: str
     destination: Path
-    kept: LayerSet
+    kept: Variant
     parameters: int
     dropped_parameters: int
     size: int
     source_size: int
+    peft_only: tuple[str, ...] = ()
+    merged_into: str | None = None
 
     @property
     def layers(self) -> str:
-        """The kept layers in words."""
+        """What is kept, in words."""
         boundary = self.kept.boundary
         if boundary is None:
-            return f"layers {self.kept.spec} of {self.kept.num_layers}"
+            return f"{self.kept} of {self.kept.num_layers} layers"
         return f"the bottom {boundary} of {self.kept.num_layers} decoder layers (boundary {boundary})"
 
     def summary(self) -> str:
-        """Two lines for the terminal."""
+        """Two or three lines for the terminal."""
         total = self.parameters + self.dropped_parameters
-        return (
-            f"{self.destination}: LoRA of {self.layers}\n"
+        if self.merged_into:
+            sizes = f"a model of {self.size:,} bytes"
+        else:
+            sizes = f"{self.source_size:,} bytes before, {self.size:,} now"
+        said = (
+            f"{self.destination}: {f'{self.merged_into} with ' if self.merged_into else ''}LoRA of {self.layers}\n"
             f"{self.dropped_parameters:,} of {total:,} parameters dropped ({self.dropped_parameters / total:.1%}), "
-            f"{self.parameters:,} kept; {self.source_size:,} bytes before, {self.size:,} now "
-            f"({self.source_size - self.size:,} saved)"
+            f"{self.parameters:,} kept; {sizes}"
         )
+        if self.peft_only and not self.merged_into:
+            said += f"\nPEFT loads it; vLLM and llama.cpp do not take {', '.join(self.peft_only)}"
+        return said
 
 
-def model_card(config: Mapping[str, Any], exported: Exported, origin: str, merged_into: str | None = None) -> str:
-    """README.md with the Hub's front matter; `merged_into` names the base model of a merged one."""
-    base = merged_into or config.get("base_model_name_or_path")
+def model_card(config: Mapping[str, Any], exported: Exported, origin: str) -> str:
+    """README.md with the Hub's front matter; `config` is the adapter's."""
+    merged = exported.merged_into
+    base = merged or config.get("base_model_name_or_path")
     head: dict[str, Any] = {"base_model": base} if base else {}
-    head |= {"library_name": "transformers" if merged_into else "peft", "tags": ["lora", "lora-drop"]}
+    if merged:
+        # The Hub shows a merge as such beside its base model.
+        head |= {"base_model_relation": "merge", "library_name": "transformers", "tags": ["merge", "lora-drop"]}
+    else:
+        head |= {"library_name": "peft", "tags": ["lora", "lora-drop"]}
     total = exported.parameters + exported.dropped_parameters
     what = (
-        f"`{base}` with a LoRA adapter folded into its weights"
-        if merged_into
+        f"A model: `{base}` with a LoRA adapter folded into its weights"
+        if merged
         else f"A LoRA adapter{f' for `{base}`' if base else ''}"
     )
     load = (
         'model = AutoModelForCausalLM.from_pretrained("<this folder>")'
-        if merged_into
+        if merged
         else f'base = AutoModelForCausalLM.from_pretrained("{base or "<base model>"}")\n'
         'model = PeftModel.from_pretrained(base, "<this folder>")'
     )
@@ -68,11 +85,12 @@ def model_card(config: Mapping[str, Any], exported: Exported, origin: str, merge
 
 # {exported.destination.name}
 
-{what}, with the LoRA of {exported.layers} only; the LoRA of the other layers was dropped.
+{what}, with the LoRA of {exported.layers} only; the rest of the LoRA was dropped.
 
-- Made from `{exported.source}` ({exported.source_fingerprint}).
-- {exported.parameters:,} of {total:,} adapter parameters are left.
-- Where the boundary came from: {origin}
+- Made from {"the adapter " if merged else ""}`{exported.source}` ({exported.source_fingerprint}).
+- What is kept of it: `{exported.kept}`.
+- {exported.parameters:,} of {total:,} adapter parameters are left{" (they are part of the weights)" if merged else ""}.
+- Where the choice came from: {origin}
 - Method: "Not All LoRA Parameters Are Essential", arXiv 2503.23360.
 
 ```python

@@ -1,31 +1,70 @@
-"""A LoRA adapter as it lies on disk or on the Hub: found, checked against its base model's shapes, fingerprinted.
+"""A LoRA adapter as it lies on disk or on the Hub: found, checked, read, fingerprinted.
 
 Everything here runs before any weights of the base model are loaded, so that a wrong path costs seconds, not minutes.
+An adapter is somebody else's: nothing of it is executed, and whatever is wrong with it ends in one message.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
-import pickle
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from peft import PeftType
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.adapter.names import read_names
+from lm_eval_lora_drop.adapter.patterns import check_patterns
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
-_PREFIX = "base_model.model."
 _LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
+_MAX_CONFIG = 16 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+
+_NAMES = {"type": "array", "items": {"type": "string"}}
+_NUMBERS = {"type": ["object", "null"], "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
+# What of PEFT's LoraConfig is read here; a newer PEFT's entries may be anything.
+_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["r", "lora_alpha"],
+    "properties": {
+        "r": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+        "lora_alpha": {"type": "number", "minimum": -1e30, "maximum": 1e30},
+        "rank_pattern": {**_NUMBERS, "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 1_000_000}},
+        "alpha_pattern": _NUMBERS,
+        "target_modules": {"anyOf": [{"type": ["string", "null"]}, _NAMES]},
+        "exclude_modules": {"anyOf": [{"type": ["string", "null"]}, _NAMES]},
+        "target_parameters": {"anyOf": [{"type": "null"}, _NAMES]},
+        "modules_to_save": {"anyOf": [{"type": "null"}, _NAMES]},
+        "layers_pattern": {"anyOf": [{"type": ["string", "null"]}, _NAMES]},
+        "layers_to_transform": {
+            "anyOf": [{"type": ["integer", "null"]}, {"type": "array", "items": {"type": "integer"}}]
+        },
+        "layer_replication": {"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 10_000}]},
+        "bias": {"enum": ["none", "all", "lora_only"]},
+        "use_rslora": {"type": ["boolean", "null"]},
+        "use_dora": {"type": ["boolean", "null"]},
+        "lora_bias": {"type": ["boolean", "null"]},
+        "init_lora_weights": {"type": ["boolean", "string", "null"]},
+        "base_model_name_or_path": {"type": ["string", "null"]},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -38,15 +77,20 @@ class AdapterFiles:
     shapes: dict[str, tuple[int, ...]]
 
     @property
+    def weights(self) -> Path:
+        """The weights file: safetensors, or what an old PEFT has pickled."""
+        file = self.folder / WEIGHTS
+        return file if file.is_file() else self.folder / PICKLED
+
+    @property
     def parameters(self) -> int:
         """Number of values in the weights file."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights; the folder's name and what else lies in it do not matter."""
-        weights = self.folder / WEIGHTS
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        digest.update(_file_digest(weights if weights.is_file() else self.folder / PICKLED).encode())
+        digest.update(_file_digest(self.weights).encode())
         return f"sha256:{digest.hexdigest()}"
 
 
@@ -54,17 +98,88 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
     """Find the adapter `source` (a folder or a Hub id) and check that it is a complete LoRA adapter.
 
     Raises:
-        AdapterError: no such adapter, not LoRA, or its weights cannot be read.
+        AdapterError: no such adapter, not LoRA, a configuration that cannot be used, or weights that cannot be read.
     """
     folder = _local_folder(source, revision)
     config = _read_config(source, folder)
     kind = config.get("peft_type")
     if kind != PeftType.LORA.value:
         raise AdapterError(
-            f"peft={source} must be a LoRA adapter, but its {CONFIG} says peft_type={kind}. Only LoRA has one part for "
-            "each decoder layer that can be dropped by itself; evaluate other adapters with --model hf."
+            f"peft={source} must be a LoRA adapter, but its {CONFIG} says peft_type={str(kind)[:80]}. Only LoRA has "
+            "one part for each decoder layer that can be dropped by itself; evaluate other adapters with --model hf."
         )
-    return AdapterFiles(source, folder, config, _read_shapes(source, folder))
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(config))
+    if error is not None:
+        raise AdapterError(f"peft={source}: {CONFIG}, {error.json_path[:80]}: {error.message[:200]}. Correct it.")
+    files = AdapterFiles(source, folder, config, _read_shapes(source, folder))
+    check_patterns(config, list(dict.fromkeys(name.module for name in read_names(files.shapes, config))), source)
+    return files
+
+
+def load_tensors(files: AdapterFiles) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by name, on the CPU.
+
+    Raises:
+        AdapterError: they cannot be read.
+    """
+    try:
+        if files.weights.name == WEIGHTS:
+            return load_file(files.weights)
+        loaded: dict[str, torch.Tensor] = torch.load(files.weights, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _unreadable(files.source, error) from error
+    # Tied tensors of a pickled file share memory, which safetensors refuses.
+    return {name: tensor.clone().contiguous() for name, tensor in loaded.items()}
+
+
+@contextmanager
+def new_folder(destination: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `destination` at the end: who sees it sees all of it, also after a crash.
+
+    Raises:
+        ArgumentError: `destination` exists, or its parent cannot be written to.
+    """
+    check_new(destination)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=destination.parent, prefix=f".{destination.name[:100]}.")
+    except (OSError, ValueError) as error:
+        raise _unwritable(destination, error) from error
+    with scratch as name:
+        folder = Path(name) / "new"
+        folder.mkdir()
+        try:
+            yield folder
+            check_new(destination)
+            os.rename(folder, destination)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise _unwritable(destination, error) from error
+
+
+def _unwritable(destination: Path, error: OSError | ValueError) -> ArgumentError:
+    why = getattr(error, "strerror", None) or error
+    return ArgumentError(f"{str(destination)[:200]!r} cannot be written ({why}). Name a folder that can.")
+
+
+def check_new(destination: Path) -> None:
+    """Raise ArgumentError where `destination` exists, a dangling link included."""
+    try:
+        exists = os.path.lexists(destination)
+    except ValueError as error:
+        raise _unwritable(destination, error) from error
+    if exists:
+        raise ArgumentError(f"{destination} exists already; what is exported is written to a new folder. Name another.")
+
+
+def lies_in(file: Path, folder: Path) -> bool:
+    """Whether `file` is a file of `folder`, and no link out of it; the Hub's cache links to its own `blobs`."""
+    target = file.resolve()
+    homes = [folder.resolve()]
+    if homes[0].parent.name == "snapshots":
+        homes.append(homes[0].parents[1] / "blobs")
+    return target.is_file() and any(target.is_relative_to(home) for home in homes)
 
 
 def trained_besides_lora(files: AdapterFiles) -> str | None:
@@ -92,9 +207,46 @@ def base_fingerprint(pretrained: str, commit: str | None) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def check_against(files: AdapterFiles, model: Any, base: str) -> None:
+    """Compare an adapter's tensors with the modules of its base model, which may lie on the meta device.
+
+    Raises:
+        AdapterError: the adapter was made for another model.
+    """
+    modules = dict(model.named_modules())
+    check_patterns(files.config, list(modules), files.source)
+    misfits = []
+    for tensor in read_names(files.shapes, files.config):
+        dimension = {"lora_A": 1, "lora_B": 0}.get(tensor.part)
+        if dimension is None or tensor.value != "weight" or files.config.get("layer_replication"):
+            continue
+        module = modules.get(tensor.module)
+        shape = files.shapes[tensor.name]
+        if module is None:
+            # Since version 5 Transformers keeps the experts of a mixture in one module; PEFT converts older adapters.
+            if ".experts." not in tensor.module:
+                misfits.append(f"{tensor.module} does not exist")
+        elif (size := _features(module, dimension)) is not None and (len(shape) < 2 or shape[dimension] != size):
+            misfits.append(f"{tensor.module} has {size} {'inputs' if dimension else 'outputs'}, not {shape}")
+    if misfits:
+        trained_on = files.config.get("base_model_name_or_path") or "a model it does not name"
+        more = f" and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        raise AdapterError(
+            f"peft={files.source} does not fit pretrained={base}: {misfits[0]}{more}. The adapter was trained on "
+            f"{trained_on}; give that model as pretrained."
+        )
+
+
 def _local_folder(source: str, revision: str | None) -> Path:
-    path = Path(source).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(source).expanduser()
+        is_folder = path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        # A NUL, a name that is too long, the home of nobody.
+        raise AdapterError(
+            f"peft={source[:200]!r} is no path ({error}). Give the adapter's folder or Hub id."
+        ) from error
+    if is_folder:
         if not (path / CONFIG).is_file():
             merged = (path / "config.json").is_file()
             hint = (
@@ -112,7 +264,7 @@ def _local_folder(source: str, revision: str | None) -> Path:
             f"peft={source} is neither a folder here nor a repository on the Hub. Check the path; a private repository "
             "needs a login (hf auth login)."
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise AdapterError(
             f"peft={source} is no folder here, and the Hub could not be asked for it ({type(error).__name__}). Check "
             "the path or the network connection."
@@ -120,15 +272,28 @@ def _local_folder(source: str, revision: str | None) -> Path:
 
 
 def _read_config(source: str, folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not file.is_file():
+        raise AdapterError(f"peft={source} must be a PEFT adapter, but it has no {CONFIG}.")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"peft={source} must be a PEFT adapter, but it has no {CONFIG}.") from None
-    except ValueError as error:
+        if file.stat().st_size > _MAX_CONFIG:
+            raise AdapterError(
+                f"peft={source}: {CONFIG} has more than {_MAX_CONFIG >> 20} MiB. Copy the adapter again."
+            )
+        config = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except OSError as error:
+        raise AdapterError(f"peft={source}: {CONFIG} cannot be read ({error.strerror}).") from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        if isinstance(error, AdapterError):
+            raise
         raise AdapterError(f"peft={source}: {CONFIG} is not valid JSON ({error}). Copy the adapter again.") from error
     if not isinstance(config, dict):
         raise AdapterError(f"peft={source}: {CONFIG} must hold an object, got a {type(config).__name__}.")
     return config
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
@@ -140,53 +305,33 @@ def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
         elif (folder / PICKLED).is_file():
             # Older adapters. weights_only unpickles tensors and nothing else.
             tensors = torch.load(folder / PICKLED, map_location="meta", weights_only=True)
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            shapes = {str(name): tuple(tensor.shape) for name, tensor in tensors.items()}
         else:
             raise AdapterError(f"peft={source} has no {WEIGHTS}. Copy the adapter again, with its weights.")
-    except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        raise AdapterError(
-            f"peft={source}: the weights file cannot be read ({error}). It is probably truncated: copy or download it "
-            "again."
-        ) from error
+    except AdapterError:
+        raise
+    except Exception as error:
+        # What a damaged pickle may raise has no end; nothing but reading happens here.
+        raise _unreadable(source, error) from error
     if not any(part in name for name in shapes for part in _LORA_PARTS):
         raise AdapterError(f"peft={source}: the weights file holds no LoRA tensors. Give an adapter that was trained.")
     return shapes
 
 
-def check_against(files: AdapterFiles, model: Any, base: str) -> None:
-    """Compare an adapter's tensors with the modules of its base model, which may lie on the meta device.
-
-    Raises:
-        AdapterError: the adapter was made for another model.
-    """
-    modules = dict(model.named_modules())
-    misfits = []
-    for name, shape in files.shapes.items():
-        for part, dimension in ((".lora_A.", 1), (".lora_B.", 0)):
-            if part not in name:
-                continue
-            path = name.removeprefix(_PREFIX).split(part)[0]
-            module = modules.get(path)
-            if module is None:
-                misfits.append(f"{path} does not exist")
-            elif (size := _features(module, part)) is not None and shape[dimension] != size:
-                misfits.append(f"{path} has {size} {'inputs' if dimension else 'outputs'}, not {shape[dimension]}")
-    if misfits:
-        trained_on = files.config.get("base_model_name_or_path") or "a model it does not name"
-        more = f" and {len(misfits) - 1} more" if len(misfits) > 1 else ""
-        raise AdapterError(
-            f"peft={files.source} does not fit pretrained={base}: {misfits[0]}{more}. The adapter was trained on "
-            f"{trained_on}; give that model as pretrained."
-        )
+def _unreadable(source: str, error: Exception) -> AdapterError:
+    return AdapterError(
+        f"peft={source}: the weights file cannot be read ({str(error)[:200]}). It is probably truncated: copy or "
+        "download it again."
+    )
 
 
-def _features(module: Any, part: str) -> int | None:
-    """Inputs (lora_A) or outputs (lora_B) of a linear layer; None for a module that has no such number."""
+def _features(module: Any, dimension: int) -> int | None:
+    """Inputs (dimension 1, of A) or outputs (0, of B) of a linear layer; None for a module that has no such number."""
     if hasattr(module, "in_features"):
-        return int(module.in_features if part == ".lora_A." else module.out_features)
+        return int(module.in_features if dimension else module.out_features)
     weight = getattr(module, "weight", None)
     if type(module).__name__ == "Conv1D" and weight is not None:  # GPT-2 keeps its weights as (inputs, outputs)
-        return int(weight.shape[0 if part == ".lora_A." else 1])
+        return int(weight.shape[0 if dimension else 1])
     return None
 
 

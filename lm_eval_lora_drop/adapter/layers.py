@@ -1,25 +1,27 @@
-"""The LoRA of each decoder layer of a PEFT model: find it, drop it, restore it, fold it into the weights.
+"""The LoRA of each decoder layer of a PEFT model: find it, keep a part of it, restore it, fold it into the weights.
 
 Nothing here rewrites model code. Dropping uses PEFT's own switch on single modules, after which a module computes
-exactly what its base layer computes.
+exactly what its base layer computes; a strength is PEFT's own scaling, a lower rank are other numbers in A and B.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
 from peft import PeftModel, PeftType
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.layer import Embedding, Linear, LoraLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import PreTrainedModel
 
-from lm_eval_lora_drop.boundary import LayerSet
-from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.adapter.places import ATTENTION, MLP, find_decoder_layers, kind_of, split_outside
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.variant import Keep, Variant
+
+__all__ = ["AdapterLayers", "AdapterModule", "find_decoder_layers"]
 
 # A LoraLayer or an AuxiliaryTrainingWrapper; both are mixed into a torch Module, which their types do not say.
 AdapterModule: TypeAlias = Any
@@ -27,12 +29,21 @@ _ADAPTER_MODULES = (LoraLayer, AuxiliaryTrainingWrapper)
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+@dataclass(frozen=True)
+class Factors:
+    """A LoRA product as trained or cut: `scaling` x `up` @ `down`, down (r, in), up (out, r)."""
+
+    scaling: float
+    down: torch.Tensor
+    up: torch.Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class AdapterLayers:
-    """The parts of one loaded adapter, by where they act.
+    """The parts of the loaded adapters, by where they act.
 
-    `modules[i]` are the adapter's modules inside decoder layer i (none where the adapter leaves a layer out); `below`
-    are those on what comes before layer 0 (the embeddings), `above` those on what comes after layer L-1 (final norm,
+    `modules[i]` are the adapters' modules inside decoder layer i (none where an adapter leaves a layer out); `below`
+    are those on what runs before layer 0 (the embeddings), `above` those on what runs after layer L-1 (final norm,
     `lm_head`). A module is a LoRA layer or the wrapper of a fully trained one (`modules_to_save`).
     """
 
@@ -41,10 +52,16 @@ class AdapterLayers:
     modules: tuple[tuple[AdapterModule, ...], ...]
     below: tuple[AdapterModule, ...]
     above: tuple[AdapterModule, ...]
+    # id of a module -> the last part of its name, and what else it is called.
+    _called: dict[int, tuple[str, tuple[str, ...]]]
+    # (id of a module, adapter) -> what was trained, while it is scaled or cut: contexts may be nested.
+    _trained: dict[tuple[int, str], Factors] = field(default_factory=dict)
+    # (id of a module, adapter, rank) -> (A, B) cut to that rank.
+    _cut: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module) -> AdapterLayers:
-        """The adapter that is active in `model`.
+        """The adapters that are loaded in `model`.
 
         Raises:
             AdapterError: the model has no LoRA adapter, none in its decoder layers, or one that is merged.
@@ -55,32 +72,23 @@ class AdapterLayers:
                 "adapter merged into the weights has no layers left to drop: load base model and adapter separately."
             )
         for name in model.active_adapters:
-            kind = model.peft_config[name].peft_type
-            if kind != PeftType.LORA:
-                raise AdapterError(
-                    f"Layers can only be dropped from LoRA adapters; {name!r} is {PeftType(kind).value}."
-                )
+            _check_is_lora(model, name)
         base: Any = model.get_base_model()
         layers = find_decoder_layers(base)
         inside: list[list[AdapterModule]] = [[] for _ in layers]
-        below: list[AdapterModule] = []
-        above: list[AdapterModule] = []
-        layer_of = {id(module): index for index, layer in enumerate(layers) for module in layer.modules()}
-        first = {id(module) for module in _modules_of(base.get_input_embeddings())}
-        last = {id(module) for module in _modules_of(base.get_output_embeddings())}
-        passed_layers = False
-        # Transformers defines modules in the order of the forward pass: what comes before the layers acts before them.
-        for module in base.modules():
-            passed_layers = passed_layers or module is layers
-            if not isinstance(module, _ADAPTER_MODULES):
-                continue
-            if id(module) in layer_of:
-                inside[layer_of[id(module)]].append(module)
-            elif id(module) in first or not (passed_layers or id(module) in last):
-                below.append(module)
-            else:
-                above.append(module)
-        found = cls(model, layers, tuple(map(tuple, inside)), tuple(below), tuple(above))
+        called: dict[int, tuple[str, tuple[str, ...]]] = {}
+        for modules, layer in zip(inside, layers, strict=True):
+            for path, module in layer.named_modules():
+                if isinstance(module, _ADAPTER_MODULES) and id(module) not in called:
+                    modules.append(module)
+                    called[id(module)] = (path.rpartition(".")[2], (kind_of(path),))
+        outside: list[AdapterModule] = []
+        for path, module in base.named_modules():
+            if isinstance(module, _ADAPTER_MODULES) and id(module) not in called:
+                outside.append(module)
+                called[id(module)] = (path.rpartition(".")[2], ())
+        below, above = split_outside(base, layers, outside)
+        found = cls(model, layers, tuple(map(tuple, inside)), tuple(below), tuple(above), called)
         found._check()
         return found
 
@@ -89,40 +97,48 @@ class AdapterLayers:
         """L, the number of decoder layers."""
         return len(self.decoder_layers)
 
-    @contextmanager
-    def keep(self, kept: LayerSet) -> Iterator[None]:
-        """Within the context only `kept` keeps its LoRA; afterwards every module is as it was."""
-        wanted = self._wanted(kept)
-        changed = [(module, on) for module, on in wanted if module.disable_adapters is on]
-        flags = [(parameter, parameter.requires_grad) for module, _ in changed for parameter in module.parameters()]
-        try:
-            for module, on in changed:
-                module.enable_adapters(on)
-            yield
-        finally:
-            for module, on in changed:
-                module.enable_adapters(not on)
-            # Switching a module on makes its adapter trainable.
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of module that a variant may name, sorted: `attention`, `mlp`, and names such as `q_proj`."""
+        return tuple(sorted({kind for name, more in self._called.values() for kind in (name, *more)}))
 
     @contextmanager
-    def merge(self, kept: LayerSet) -> Iterator[None]:
+    def keep(self, variant: Variant) -> Iterator[None]:
+        """Within the context only what `variant` keeps has its LoRA, as it says; afterwards all is as it was, bit for
+        bit. Contexts may be nested: the innermost holds.
+
+        Raises:
+            ArgumentError: an adapter or a kind of module that there is not.
+            AdapterError: a strength or a rank for a module that cannot have one.
+        """
+        names = self.adapter_names(variant.adapter)
+        wanted = self.wanted(variant)
+        with ExitStack() as undo:
+            for module, keep in wanted:
+                self._change(module, keep, names, undo)
+            yield
+
+    @contextmanager
+    def merge(self, variant: Variant) -> Iterator[None]:
         """As `keep`, with the kept LoRA of the decoder layers folded into the weights; restored bit for bit.
 
         The untouched weights wait in main memory: taking the LoRA out again by subtraction would leave rounding behind.
-        Embeddings and `lm_head` are not folded, because they often share one weight.
+        Embeddings and `lm_head` are not folded, because they often share one weight; nor is LoRA with a bias of its own
+        on a layer without one.
 
         Raises:
-            AdapterError: the base model is quantised.
+            AdapterError: the base model is quantised, or as `keep`.
         """
+        inside = {id(module) for modules in self.modules for module in modules}
         lora = [
-            module for index in sorted(kept.layers) for module in self.modules[index] if isinstance(module, LoraLayer)
+            module
+            for module, keep in self.wanted(variant)
+            if keep is not None and id(module) in inside and isinstance(module, LoraLayer) and _can_merge(module)
         ]
         for module in lora:
-            self._check_mergeable(module)
+            _check_mergeable(module)
         saved: list[tuple[LoraLayer, dict[str, torch.Tensor]]] = []
-        with self.keep(kept), torch.no_grad():
+        with self.keep(variant), torch.no_grad():
             try:
                 for module in lora:
                     state = module.get_base_layer().state_dict()
@@ -136,29 +152,144 @@ class AdapterLayers:
                         module.unmerge()
                     module.get_base_layer().load_state_dict(copy)
 
-    def count_parameters(self, kept: LayerSet) -> tuple[int, int]:
-        """How many adapter parameters `kept` keeps and drops, fully trained modules included."""
-        counts = {True: 0, False: 0}
-        for module, on in self._wanted(kept):
-            counts[on] += self._size(module)
-        return counts[True], counts[False]
+    def count_parameters(self, variant: Variant) -> tuple[int, int]:
+        """How many parameters of its adapter `variant` keeps and drops, fully trained modules included.
 
-    def _wanted(self, kept: LayerSet) -> list[tuple[AdapterModule, bool]]:
-        if kept.num_layers != self.num_layers:
-            raise ValueError(f"a set out of {kept.num_layers} layers cannot be kept by a model of {self.num_layers}")
-        return [
-            *((module, kept.keeps_embedding) for module in self.below),
-            *((module, index in kept.layers) for index, modules in enumerate(self.modules) for module in modules),
-            *((module, kept.keeps_head) for module in self.above),
+        A product cut from rank r to r' counts r'/r of its parameters as kept.
+        """
+        names = self.adapter_names(variant.adapter)
+        kept = total = 0
+        for module, keep in self.wanted(variant):
+            for name in names:
+                sizes = [
+                    (parameter.numel(), part)
+                    for part, parameter in module.named_parameters()
+                    if not part.startswith(("base_layer.", "original_module.")) and name in part.split(".")
+                ]
+                total += sum(size for size, _ in sizes)
+                if keep is None:
+                    continue
+                rank = _rank(module, name)
+                for size, part in sizes:
+                    cut = keep.rank is not None and rank is not None and part.startswith("lora_")
+                    kept += size * min(keep.rank or 0, rank or 0) // (rank or 1) if cut else size
+        return kept, total - kept
+
+    def adapter_names(self, adapter: str) -> tuple[str, ...]:
+        """The loaded adapters that a variant's `adapter` stands for: "" the active ones, else the one of that name.
+
+        Raises:
+            ArgumentError: none has that name.
+        """
+        if not adapter:
+            return tuple(self.model.active_adapters)
+        if adapter not in self.model.peft_config:
+            raise ArgumentError(
+                f"a variant's adapter must be one that is loaded ({', '.join(sorted(self.model.peft_config))}), got "
+                f"{adapter!r}. Name one of these, or load it."
+            )
+        _check_is_lora(self.model, adapter)
+        return (adapter,)
+
+    def wanted(self, variant: Variant) -> list[tuple[AdapterModule, Keep | None]]:
+        """Every module of the adapters and how `variant` keeps it, None where it drops it.
+
+        Raises:
+            ArgumentError: a kind of module that there is not.
+            AdapterError: a strength or a rank for a module that cannot have one.
+        """
+        if variant.num_layers != self.num_layers:
+            raise ValueError(f"a variant of {variant.num_layers} layers cannot be kept by a model of {self.num_layers}")
+        named = {kind for keeps in variant.layers for keep in keeps for kind in keep.modules}
+        if unknown := sorted(named - {ATTENTION, MLP, *self.kinds}):
+            raise ArgumentError(
+                f"a variant may name the kinds of module that the adapter has ({', '.join(self.kinds)}), got "
+                f"{', '.join(unknown)}. Name one of these."
+            )
+        where = [
+            *((module, 0) for module in self.below),
+            *((module, index) for index, modules in enumerate(self.modules) for module in modules),
+            *((module, self.num_layers - 1) for module in self.above),
         ]
+        return [(module, self.kept(module, variant.layers[layer])) for module, layer in where]
 
-    def _size(self, module: AdapterModule) -> int:
-        return sum(
-            parameter.numel()
-            for name, parameter in module.named_parameters()
-            if not name.startswith(("base_layer.", "original_module."))
-            and not set(self.model.active_adapters).isdisjoint(name.split("."))
-        )
+    def kept(self, module: AdapterModule, keeps: Sequence[Keep]) -> Keep | None:
+        """How a layer's `keeps` keep one of its modules, None where they drop it.
+
+        Raises:
+            AdapterError: a strength or a rank that the module cannot have.
+        """
+        name, kinds = self._called[id(module)]
+        keep = Variant((tuple(keeps),)).keep_at(0, name, kinds)
+        if keep is None or (keep.strength == 1 and keep.rank is None):
+            return keep
+        if not isinstance(module, LoraLayer):
+            raise AdapterError(
+                f"A strength or a rank can be given to LoRA only; {name} was trained as a whole (modules_to_save). Keep "
+                "it as it is, or drop it: name kinds of module without it."
+            )
+        if keep.rank is not None and not isinstance(module, (Linear, Embedding)) and not _is_quantised_linear(module):
+            raise AdapterError(
+                f"A rank can be cut from LoRA on linear layers and embeddings; {name} is a {type(module).__name__}. "
+                "Leave the rank out."
+            )
+        return keep
+
+    def factors(self, module: AdapterModule, name: str, keep: Keep) -> Factors:
+        """What adapter `name` adds in a LoRA module on a linear layer or an embedding, kept as `keep` says."""
+        trained = self._trained.get((id(module), name)) or _factors(module, name)
+        down, up = trained.down, trained.up
+        if keep.rank is not None and keep.rank < down.shape[0]:
+            key = (id(module), name, keep.rank)
+            if key not in self._cut:
+                self._cut[key] = truncate(down, up, keep.rank)
+            down, up = (factor.to(down.device) for factor in self._cut[key])
+        return Factors(trained.scaling * keep.strength, down, up)
+
+    @contextmanager
+    def change(self, module: AdapterModule, keeps: Sequence[Keep], adapter: str) -> Iterator[None]:
+        """Within the context one module is as a layer's `keeps` of this adapter keep it.
+
+        Raises:
+            ArgumentError, AdapterError: as `keep`.
+        """
+        with ExitStack() as undo:
+            self._change(module, self.kept(module, keeps), self.adapter_names(adapter), undo)
+            yield
+
+    def _change(self, module: AdapterModule, keep: Keep | None, names: tuple[str, ...], undo: ExitStack) -> None:
+        has = not set(names).isdisjoint(_adapters_of(module))
+        on = keep is not None and has
+        if module.disable_adapters is on or (on and tuple(module.active_adapters) != names):
+            # Switching a module on makes its adapter trainable.
+            for parameter in module.parameters():
+                undo.callback(parameter.requires_grad_, parameter.requires_grad)
+        if on and tuple(module.active_adapters) != names:
+            undo.callback(module.set_adapter, list(module.active_adapters))
+            module.set_adapter(list(names))
+        if module.disable_adapters is on:
+            undo.callback(module.enable_adapters, not on)
+            module.enable_adapters(on)
+        if keep is None or not isinstance(module, LoraLayer):
+            return
+        for name in set(names) & _adapters_of(module):
+            self._rescale(module, name, keep, undo)
+
+    def _rescale(self, module: AdapterModule, name: str, keep: Keep, undo: ExitStack) -> None:
+        key = (id(module), name)
+        rank = _rank(module, name)
+        cuts = keep.rank is not None and rank is not None and keep.rank < rank
+        if key not in self._trained:
+            if keep.strength == 1 and not cuts:
+                return
+            if rank is None:
+                undo.callback(module.scaling.__setitem__, name, module.scaling[name])
+                module.scaling[name] *= keep.strength
+                return
+            self._trained[key] = _factors(module, name)
+            undo.callback(self._trained.pop, key)
+        undo.callback(_set, module, name, _factors(module, name))
+        _set(module, name, self.factors(module, name, keep))
 
     def _check(self) -> None:
         if not any(isinstance(module, LoraLayer) for modules in self.modules for module in modules):
@@ -166,42 +297,82 @@ class AdapterLayers:
                 f"The adapter has no LoRA in its decoder layers (the model has {self.num_layers}): there is nothing to "
                 "drop layer by layer."
             )
-        for module, _ in self._wanted(LayerSet.below(0, self.num_layers)):
+        for module, _ in self.wanted(Variant.base(self.num_layers)):
             if isinstance(module, LoraLayer) and module.merged:
                 raise AdapterError(
                     "The adapter is merged into the weights, so its layers cannot be dropped. Call unmerge_adapter() "
                     "on the PeftModel first."
                 )
 
-    @staticmethod
-    def _check_mergeable(module: LoraLayer) -> None:
-        weight = getattr(module.get_base_layer(), "weight", None)
-        if weight is None or weight.dtype not in _FLOATS:
-            raise AdapterError(
-                f"merge=true folds LoRA into floating-point weights, got {getattr(weight, 'dtype', 'no weight')} in a "
-                f"{type(module.get_base_layer()).__name__}. Leave merge out for a quantised base model."
-            )
 
+def truncate(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best approximation of `up @ down` by a product of this rank (Eckart and Young, 1936), as (A, B).
 
-def find_decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of decoder layers of a causal language model, whatever the architecture calls it.
-
-    It is the outermost list with as many members as the configuration has layers, so that lists within a layer (the
-    experts of a mixture) are not taken for it.
-
-    Raises:
-        AdapterError: the model has no such list.
+    `down` is (r, in), `up` (out, r); returned are (rank, in) and (out, rank), each with the roots of the singular values.
     """
-    number = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    lists = [(name.count("."), m) for name, m in model.get_decoder().named_modules() if isinstance(m, nn.ModuleList)]
-    fitting = [(depth, module) for depth, module in lists if len(module) == number]
-    if not fitting:
+    # With both sides made orthogonal the SVD is one of an r x r matrix, not of out x in.
+    out_basis, out_part = torch.linalg.qr(up.detach().cpu().double())
+    in_basis, in_part = torch.linalg.qr(down.detach().cpu().double().T)
+    left, values, right = torch.linalg.svd(out_part @ in_part.T)
+    roots = values[:rank].sqrt()
+    new_up = (out_basis @ left[:, :rank]) * roots
+    new_down = roots[:, None] * (right[:rank] @ in_basis.T)
+    return new_down.to(down), new_up.to(up)
+
+
+def _adapters_of(module: AdapterModule) -> set[str]:
+    if isinstance(module, LoraLayer):
+        return set(module.scaling)
+    adapters: set[str] = set(module._adapters)
+    return adapters
+
+
+def _parameters(module: AdapterModule, name: str) -> tuple[nn.Parameter, nn.Parameter] | None:
+    """The parameters A (r, in) and B (out, r) of an adapter in a module; None where it has others."""
+    if name in getattr(module, "lora_embedding_A", {}):
+        return module.lora_embedding_A[name], module.lora_embedding_B[name]
+    if name in module.lora_A and isinstance(module.lora_A[name], nn.Linear):
+        return module.lora_A[name].weight, module.lora_B[name].weight
+    return None
+
+
+def _rank(module: AdapterModule, name: str) -> int | None:
+    pair = _parameters(module, name) if isinstance(module, LoraLayer) else None
+    return None if pair is None else pair[0].shape[0]
+
+
+def _factors(module: AdapterModule, name: str) -> Factors:
+    pair = _parameters(module, name)
+    assert pair is not None
+    return Factors(module.scaling[name], pair[0].data, pair[1].data)
+
+
+def _set(module: AdapterModule, name: str, factors: Factors) -> None:
+    pair = _parameters(module, name)
+    assert pair is not None
+    module.scaling[name] = factors.scaling
+    pair[0].data, pair[1].data = factors.down, factors.up
+
+
+def _is_quantised_linear(module: AdapterModule) -> bool:
+    return isinstance(module.get_base_layer(), nn.Linear) and _parameters(module, next(iter(module.scaling))) is not None
+
+
+def _can_merge(module: AdapterModule) -> bool:
+    biased = any(getattr(module, "lora_bias", {}).values())
+    return not biased or getattr(module.get_base_layer(), "bias", None) is not None
+
+
+def _check_mergeable(module: AdapterModule) -> None:
+    weight = getattr(module.get_base_layer(), "weight", None)
+    if weight is None or weight.dtype not in _FLOATS:
         raise AdapterError(
-            f"{type(model).__name__} has no list of {number} decoder layers, so no boundary can be drawn. Evaluate it "
-            "with --model hf."
+            f"merge=true folds LoRA into floating-point weights, got {getattr(weight, 'dtype', 'no weight')} in a "
+            f"{type(module.get_base_layer()).__name__}. Leave merge out for a quantised base model."
         )
-    return min(fitting, key=lambda pair: pair[0])[1]
 
 
-def _modules_of(module: nn.Module | None) -> Iterator[nn.Module]:
-    return iter(()) if module is None else module.modules()
+def _check_is_lora(model: PeftModel, name: str) -> None:
+    kind = model.peft_config[name].peft_type
+    if kind != PeftType.LORA:
+        raise AdapterError(f"Layers can only be dropped from LoRA adapters; {name!r} is {PeftType(kind).value}.")

@@ -1,65 +1,115 @@
-"""`lora-drop export`: an adapter with the kept layers only, or the merged model."""
+"""`lora-drop export`: an adapter with what is kept only, or the merged model."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.boundary import LayerSet, parse_boundary, parse_layers
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.spec import parse_boundary, parse_layers
+from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from lm_eval_lora_drop.record.runs import Run
+    from lm_eval_lora_drop.record.schema import CandidateRecord, TaskRecord
 
 
 def add_parser(subparsers: Any) -> None:
     """Add `export` to `lora-drop`."""
     parser = subparsers.add_parser(
         "export",
-        help="write an adapter with the LoRA of the kept layers only",
-        description="Writes a standard PEFT adapter with the LoRA of the kept layers only, or the merged model.",
+        help="write an adapter with what is kept of it only",
+        description="Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or "
+        "the merged model.",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
-    parser.add_argument("--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id")
-    parser.add_argument("--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers (or: default)")
-    parser.add_argument("--layers", metavar="SET", help="keep the LoRA of these layers, e.g. 0-14+20")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="take adapter and layers from this results file")
-    parser.add_argument("--task", help="with --results: the task whose boundary is taken")
+    add_choice(parser)
     parser.add_argument("--merge", action="store_true", help="write the base model with the kept LoRA folded in")
-    parser.add_argument("--pretrained", metavar="MODEL", help="the base model, if not the one the adapter names")
     parser.add_argument("--dtype", default="auto", help="with --merge: e.g. bfloat16 (default: as saved)")
     parser.set_defaults(func=_export)
 
 
-def _export(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.adapter.export import export_adapter, merge_adapter
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """The options that name an adapter and what is kept of it, for `choice`."""
+    parser.add_argument("--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id")
+    parser.add_argument(
+        "--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers (or: default, full)"
+    )
+    parser.add_argument("--layers", metavar="SET", help="keep the LoRA of these layers, e.g. 0-14+20 or 0-29x0.5")
+    parser.add_argument(
+        "--results", type=Path, metavar="PATH", help="take adapter and choice from a run: file or folder"
+    )
+    parser.add_argument("--task", help="with --results: the task whose choice is taken")
+    parser.add_argument("--pretrained", metavar="MODEL", help="the base model, if not the one the adapter names")
 
+
+def choice(args: argparse.Namespace, command: str) -> tuple[str, Variant, str]:
+    """The adapter, what is kept of it, and a sentence on where that came from.
+
+    Raises:
+        ArgumentError: not exactly one choice, a malformed one, or a run that does not have it.
+        AdapterError: the adapter cannot be read.
+    """
     given = [name for name in ("boundary", "layers", "results") if getattr(args, name) is not None]
     if len(given) != 1:
         raise ArgumentError(
-            f"export needs exactly one of --boundary, --layers and --results, got {', '.join(given) or 'none'}."
+            f"{command} needs exactly one of --boundary, --layers and --results, got {', '.join(given) or 'none'}."
         )
-    source = args.peft
     if args.results is not None:
-        entry, recorded = _recorded(args.results, args.task)
-        source = _same_adapter(source or recorded.get("path"), recorded)
-        kept, origin = _kept_in(entry), _origin(entry, args.results)
-    else:
-        if source is None:
-            raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
-        spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
-        if spec.needs_validation:
-            raise ArgumentError(
-                f"--boundary {args.boundary} needs a sweep. Run lm_eval with boundary={args.boundary} and export with "
-                "--results <its results file> --task <task>."
-            )
-        resolved = spec.resolve(_num_layers(source, args.pretrained))
-        assert resolved is not None
-        kept = resolved
-        how = "the paper's default, 15 of 32 layers scaled" if spec.kind == "default" else "given by hand"
-        origin = f"{how} ({spec})."
+        run, task, record = _recorded(args.results, args.task)
+        source = _same_adapter(args.peft, run)
+        return source, record.kept, _origin(task, record, run.path)
+    if args.peft is None:
+        raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
+    spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
+    if spec.needs_validation:
+        raise ArgumentError(
+            f"--{spec} needs a sweep. Run lm_eval with {spec} and {command} with --results <its results file> "
+            "--task <task>."
+        )
+    layers = num_layers(args.peft, args.pretrained)
+    kept = spec.resolve(layers)
+    assert kept is not None
+    how = f"the paper's default, 15 of 32 layers scaled to {layers}" if spec.kind == "default" else "given by hand"
+    return args.peft, kept, f"{how} ({spec})."
+
+
+def num_layers(source: str, pretrained: str | None) -> int:
+    """The decoder layers of the adapter's base model, from configurations; no weights are read.
+
+    Raises:
+        ArgumentError: no base model is named, or its configuration cannot be read.
+        AdapterError: the adapter cannot be read.
+    """
+    from transformers import AutoConfig
+
+    from lm_eval_lora_drop.adapter.files import open_adapter
+
+    config = open_adapter(source).config
+    base = pretrained or config.get("base_model_name_or_path")
+    if not base:
+        raise ArgumentError(f"{source} does not name its base model. Give it with --pretrained.")
+    try:
+        layers = int(AutoConfig.from_pretrained(base).get_text_config().num_hidden_layers)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArgumentError(
+            f"the configuration of {base}, which tells the number of decoder layers, cannot be read: give the base "
+            "model with --pretrained (a folder or a Hub id)."
+        ) from error
+    # PEFT builds the model anew from ranges [first, end) of its layers.
+    ranges = config.get("layer_replication") or []
+    return sum(end - first for first, end in ranges) if ranges else layers
+
+
+def _export(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.adapter.export import export_adapter
+    from lm_eval_lora_drop.adapter.files import check_new
+    from lm_eval_lora_drop.adapter.merge import check_dtype, merge_adapter
+
+    check_new(args.output)
+    check_dtype(args.dtype)
+    source, kept, origin = choice(args, "export")
     if args.merge:
         exported = merge_adapter(source, kept, args.output, pretrained=args.pretrained, dtype=args.dtype, origin=origin)
         print(f"merged model written to {args.output}")
@@ -69,72 +119,63 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recorded(path: Path, task: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """A task's entry in a results file, and the file's entry on the adapter."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"{path} is no readable results file ({error}).") from error
-    record = (data.get("config") or {}).get("lora_drop") if isinstance(data, dict) else None
-    if not record:
-        raise ArgumentError(f"{path} was not written by a run of hf-lora-drop: it holds no config.lora_drop.")
-    tasks = record["tasks"]
-    if task is None and len(tasks) == 1:
-        task = next(iter(tasks))
-    if task not in tasks:
-        raise ArgumentError(f"{path} holds the tasks {', '.join(tasks)}; --task must be one of them, got {task}.")
-    return tasks[task] | {"task": task}, record["adapter"]
+def _recorded(path: Path, task: str | None) -> tuple[Run, str, TaskRecord]:
+    """A run of hf-lora-drop, in a results file or the only one with that task in a folder; the task and its record."""
+    from lm_eval_lora_drop.record.find import find_runs
+
+    runs, issues = find_runs([path])
+    ours = [run for run in runs if run.record is not None and run.record.tasks]
+    if not ours:
+        why = f" {issues[0]}" if issues else ""
+        raise ArgumentError(f"{path} holds no run of hf-lora-drop.{why}")
+    having = [run for run in ours if task is None or task in run.tasks]
+    if len(having) > 1:
+        names = ", ".join(run.path.name for run in having[:5])
+        with_task = f" with task {task}" if task else ""
+        raise ArgumentError(f"{path} holds {len(having)} runs{with_task} ({names}). Give the results file of one.")
+    run = having[0] if having else ours[0]
+    records = run.record.tasks if run.record else {}
+    if task is None and len(records) == 1:
+        task = next(iter(records))
+    if task is None or task not in records:
+        raise ArgumentError(f"{run.path} holds the tasks {', '.join(records)}; --task must be one of them, got {task}.")
+    return run, task, records[task]
 
 
-def _same_adapter(source: str | None, recorded: Mapping[str, Any]) -> str:
+def _same_adapter(given: str | None, run: Run) -> str:
     from lm_eval_lora_drop.adapter.files import open_adapter
 
+    assert run.record is not None
+    recorded = run.record.adapter
+    source = given or recorded.path
     if source is None:
         raise ArgumentError("the results file does not name the adapter's folder. Give it with --peft.")
     found = open_adapter(source).fingerprint()
-    if found != recorded.get("fingerprint"):
+    if found != recorded.fingerprint:
         raise ArgumentError(
             f"{source} is not the adapter of this run: its fingerprint is {found}, the run's was "
-            f"{recorded.get('fingerprint')}. Give the right one with --peft."
+            f"{recorded.fingerprint}. Give the right one with --peft."
         )
     return source
 
 
-def _kept_in(entry: Mapping[str, Any]) -> LayerSet:
-    kept = parse_layers(entry["layers"]).resolve(int(entry["num_layers"]))
-    assert kept is not None
-    return kept
-
-
-def _origin(entry: Mapping[str, Any], path: Path) -> str:
-    run = f"run `{path.name}`, task `{entry['task']}`"
-    if entry["method"] != "sweep":
+def _origin(task: str, record: TaskRecord, path: Path) -> str:
+    run = f"run `{path.name}`, task `{task}`"
+    sweep = record.sweep
+    if sweep is None or record.metric is None or record.validation is None:
         how = {"given": "given by hand", "default": "the paper's default", "probe": "the probe's rise point"}
-        return f"{how.get(entry['method'], entry['method'])} ({run})."
-    sweep = entry["sweep"]
-    scores = {row["boundary"]: row for row in sweep["boundaries"]}
-    chosen = scores[sweep["chosen"]]
-    stderr = "" if chosen["stderr"] is None else f" ± {chosen['stderr']:.3g}"
-    full = "" if sweep.get("full_score") is None else f"; the whole adapter scored {sweep['full_score']:.4g}"
+        return f"{how.get(record.method, record.method)} ({run})."
+    chosen = sweep.candidate(sweep.chosen)
+    full = sweep.candidate(str(Variant.full(record.num_layers)))
+    assert chosen is not None
+    beside = "" if full is None or full is chosen else f"; the whole adapter scored {score_text(full)}"
     return (
-        f"a sweep over {len(scores)} boundaries on {chosen['documents']} documents of split `{entry['split']}` by "
-        f"{entry['metric']}: {chosen['score']:.4g}{stderr}{full} ({run})."
+        f"a sweep over {len(sweep.candidates)} candidates ({sweep.family}) on {chosen.documents} documents of split "
+        f"`{record.validation.split}` by {record.metric}: {score_text(chosen)}{beside} ({run})."
     )
 
 
-def _num_layers(source: str, pretrained: str | None) -> int:
-    """From the base model's configuration; its weights are not read."""
-    from transformers import AutoConfig
-
-    from lm_eval_lora_drop.adapter.files import open_adapter
-
-    base = pretrained or open_adapter(source).config.get("base_model_name_or_path")
-    if not base:
-        raise ArgumentError(f"{source} does not name its base model. Give it with --pretrained.")
-    try:
-        return int(AutoConfig.from_pretrained(base).get_text_config().num_hidden_layers)
-    except (OSError, ValueError, AttributeError) as error:
-        raise ArgumentError(
-            f"the configuration of {base}, which tells the number of decoder layers, cannot be read: give the base "
-            "model with --pretrained (a folder or a Hub id)."
-        ) from error
+def score_text(row: CandidateRecord) -> str:
+    """A candidate's score with its standard error."""
+    score = "none" if row.score is None else f"{row.score:.4g}"
+    return score if row.stderr is None else f"{score} ± {row.stderr:.2g}"

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.boundary import LayerSet, parse_boundary, parse_layers
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.spec import parse_boundary, parse_layers
+from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
-    from lm_eval_lora_drop.validation import Binding
+    from lm_eval_lora_drop.work import Binding
 
 
 def add_parser(subparsers: Any) -> None:
@@ -74,8 +75,8 @@ def _probe(args: argparse.Namespace) -> int:
     ]
     if not sets:
         found = probe_boundary(lm, lm.layers, pairs, tokens=args.tokens, seed=args.seed)
-        sets = [LayerSet.below(found.boundary, num_layers)]
-    sets.append(LayerSet.below(0, num_layers))
+        sets = [Variant.below(found.boundary, num_layers)]
+    sets.append(Variant.base(num_layers))
     result = probe(lm, lm.layers, pairs, sets, tokens=args.tokens, seed=args.seed)
     record = {
         "task": args.task,
@@ -98,7 +99,7 @@ def _bind(lm: Any, args: argparse.Namespace) -> Binding:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 
-    from lm_eval_lora_drop.validation import Binding
+    from lm_eval_lora_drop.work import Binding
 
     manager = TaskManager(include_path=args.include_path, metadata=args.metadata)
     if args.task not in manager.all_subtasks:

@@ -1,19 +1,24 @@
-"""One boundary, decoded without the rows that have finished: what the evaluated split is answered with."""
+"""One variant, decoded without the rows that have finished: what the evaluated split is answered with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import logging
+from collections.abc import Iterator, Sequence
 
 import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
 from lm_eval_lora_drop.engine.decode import Decoder, Job
+from lm_eval_lora_drop.engine.memory import halve, out_of_memory
 from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy, why_not_rows
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import HarnessModel
+
+log = logging.getLogger(__name__)
 
 
-def why_not_single(lm: Any, requests: Sequence[Instance]) -> str | None:
+def why_left_to_harness(lm: HarnessModel, requests: Sequence[Instance]) -> str | None:
     """Why only the harness's own `generate_until` may answer these requests; None where the outputs are the same.
 
     In fp32 they are. In half precision a batch of another shape flips near-ties, and the evaluated split shall give the
@@ -26,29 +31,66 @@ def why_not_single(lm: Any, requests: Sequence[Instance]) -> str | None:
         return "the batch size is automatic"
     if reason := why_not_rows(lm):
         return reason
-    return next((reason for request in requests if (reason := why_not_greedy(lm, request.args[1]))), None)
+    for request in requests:
+        if reason := why_not_greedy(lm, request.args[1]):
+            return reason
+        if not lm.tok_encode(request.args[0]):
+            return "a prompt has no tokens"
+    return None
 
 
-def answer_requests(lm: Any, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+def answer_requests(lm: HarnessModel, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
     """Answer generation requests as HFLM does, with whatever layers are kept now.
 
     HFLM's batches run until their last row has finished; here finished rows leave and waiting ones take their place.
+    Running out of memory halves the batch; what cannot be decoded this way is left to HFLM, with a warning in the log.
     """
-    answers: list[str] = [""] * len(requests)
+    answers: list[str | None] = [None] * len(requests)
+    shown = tqdm(total=len(requests), disable=disable_tqdm or lm.rank != 0, desc="Running generate_until requests")
+    with shown as progress:
+        try:
+            for index, text in _decode(lm, requests):
+                answers[index] = text
+                lm.cache_hook.add_partial("generate_until", requests[index].args, text)
+                progress.update()
+        # Nobody can list what a model's own code may raise when its batch is not what it expects.
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            log.warning("left to HFLM's own generate_until: %s: %s", type(error).__name__, error)
+    left = [index for index, answer in enumerate(answers) if answer is None]
+    if left:
+        given = lm.harness_answers("generate_until", [requests[index] for index in left], disable_tqdm)
+        for index, text in zip(left, given, strict=True):
+            answers[index] = text
+    return [answer for answer in answers if answer is not None]
+
+
+def _decode(lm: HarnessModel, requests: Sequence[Instance]) -> Iterator[tuple[int, str]]:
+    """(index of the request, text) in the order in which they finish."""
+    # There is one set of layers, the one kept now: any variant stands for it.
+    kept = (Variant.full(lm.model.config.get_text_config(decoder=True).num_hidden_layers),)
     groups: dict[Rules, list[int]] = {}
     for index, request in enumerate(requests):
         groups.setdefault(Rules.of(lm, request.args[1]), []).append(index)
-    shown = tqdm(total=len(requests), disable=disable_tqdm or lm.rank != 0, desc="Running generate_until requests")
-    with shown as progress:
-        for rules, indices in groups.items():
-            prompts = [requests[index].args[0] for index in indices]
-            # There is one set of layers, the one kept now: any number stands for it.
-            jobs = [Job(place, (0,)) for place in range(len(prompts))]
-            decoder = Decoder(lm, prompts, jobs, rules, None, min(lm.batch_size, len(prompts)))
-            while decoder.busy:
-                decoder.run(enough=1)
-                for place, _, text in decoder.take():
-                    answers[indices[place]] = text
-                    lm.cache_hook.add_partial("generate_until", requests[indices[place]].args, text)
-                    progress.update()
-    return answers
+    most = lm.batch_size
+    for rules, indices in groups.items():
+        prompts = [requests[index].args[0] for index in indices]
+        jobs = [Job(place, kept) for place in range(len(prompts))]
+        while jobs:
+            rows = min(most, len(jobs))
+            decoder = Decoder(lm, prompts, jobs, rules, None, rows)
+            fits = True
+            while fits and decoder.busy:
+                try:
+                    decoder.run(enough=1)
+                except (MemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                    fits = False
+                yield from ((indices[place], text) for place, _, text in decoder.take())
+            jobs = decoder.unfinished()
+            # Its buffers go before the next decoder's are made.
+            del decoder
+            if jobs:
+                most = halve(rows)

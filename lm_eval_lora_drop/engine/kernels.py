@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from lm_eval_lora_drop.work import HarnessModel
 
-def available(lm: Any) -> bool:
+
+def available(lm: HarnessModel) -> bool:
     """Whether this model's products can be computed by oneDNN."""
     return (
         lm.device.type == "cpu"
@@ -27,7 +29,7 @@ def available(lm: Any) -> bool:
 
 
 @contextmanager
-def by_onednn(lm: Any) -> Iterator[None]:
+def by_onednn(lm: HarnessModel) -> Iterator[None]:
     """Within the context the model's fp32 linear layers compute by oneDNN, where that can be had."""
     replaced: list[Any] = []
     try:

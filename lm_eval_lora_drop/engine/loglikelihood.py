@@ -1,7 +1,7 @@
-"""Log-likelihoods under every boundary from one forward: rows branch off, nothing is decoded.
+"""Log-likelihoods under every variant from one forward: rows branch off, nothing is decoded.
 
 Encoding, truncation and scoring are HFLM's (`TemplateLM.loglikelihood`, `HFLM._loglikelihood_tokens`). Logits are
-computed where a continuation is scored and nowhere else: with 31 boundaries those of every position would not fit.
+computed where a continuation is scored and nowhere else: with 31 variants those of every position would not fit.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils_hf import pad_and_concat
 
-from lm_eval_lora_drop.engine.branching import Branches, forward
 from lm_eval_lora_drop.engine.memory import halve
-from lm_eval_lora_drop.engine.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.session import Session
-from lm_eval_lora_drop.engine.tree import Tree
-from lm_eval_lora_drop.work import Answer, Work
+from lm_eval_lora_drop.engine.states.branching import Branches, NotShareable, forward
+from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
+from lm_eval_lora_drop.engine.states.tree import Segment, Tree
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Answer, HarnessModel, Work
 
 TOKENS = 8192
 """Rows times tokens of a batch: enough for full speed, and intermediate results stay small."""
 LOGITS = 1 << 28
 """Bytes of logits that a batch may take, roughly."""
+
+Score = tuple[float, bool]
+"""A log-likelihood, and whether greedy decoding gives the same tokens."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,12 @@ class Span:
     targets: tuple[int, ...]
 
 
-def spans(lm: Any, request: Instance) -> list[Span]:
-    """The spans whose log-likelihoods add up to the answer: one, or one per window of a rolling request."""
+def spans(lm: HarnessModel, request: Instance) -> list[Span]:
+    """The spans whose log-likelihoods add up to the answer: one, or one per window of a rolling request (none for "").
+
+    Raises:
+        NotShareable: a continuation without tokens, or longer than the model takes; the harness itself refuses both.
+    """
     if request.request_type == "loglikelihood_rolling":
         windows = utils.get_rolling_token_windows(
             token_list=lm.tok_encode(request.args[0]),
@@ -52,74 +60,81 @@ def spans(lm: Any, request: Instance) -> list[Span]:
         pairs = [utils.make_disjoint_window(window) for window in windows]
     else:
         pairs = [_encode(lm, *request.args[:2])]
-    return [
+    found = [
         Span(tuple((context + continuation)[-(lm.max_length + 1) :][:-1]), tuple(continuation))
         for context, continuation in pairs
     ]
+    for span in found:
+        if not 0 < len(span.targets) <= len(span.inputs):
+            raise NotShareable(f"a continuation of {len(span.targets)} tokens for {len(span.inputs)} tokens of input")
+    return found
 
 
-def _encode(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+def _encode(lm: HarnessModel, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """As lm_eval.api.model.TemplateLM.loglikelihood: an empty context becomes the prefix token."""
     if context:
-        pair: tuple[list[int], list[int]] = lm._encode_pair(context, continuation)
-        return pair
+        return lm._encode_pair(context, continuation)
     tokens = lm.tok_encode(continuation, add_special_tokens=False)
     return ([lm.prefix_token_id], tokens) if tokens[0] != lm.prefix_token_id else (tokens[:1], tokens[1:])
 
 
 def loglikelihoods(session: Session, work: Sequence[Work]) -> Iterator[list[Answer]]:
     """Answer work batch by batch, long documents first. Where memory runs out, batches have half the rows from then."""
-    by_boundaries: dict[tuple[int, ...], list[Work]] = {}
+    by_variants: dict[tuple[Variant, ...], list[Work]] = {}
     for item in work:
-        by_boundaries.setdefault(tuple(sorted(item.boundaries, reverse=True)), []).append(item)
-    for boundaries, items in by_boundaries.items():
-        yield from _loglikelihoods(session, items, boundaries)
+        by_variants.setdefault(item.variants, []).append(item)
+    for variants, items in by_variants.items():
+        yield from _loglikelihoods(session, items, variants)
 
 
-def _loglikelihoods(session: Session, work: Sequence[Work], boundaries: tuple[int, ...]) -> Iterator[list[Answer]]:
-    lm = session.lm
+def _loglikelihoods(session: Session, work: Sequence[Work], variants: tuple[Variant, ...]) -> Iterator[list[Answer]]:
+    lm, branches = session.lm, session.branches
     asked = [(item, [spans(lm, request) for request in item.document.requests]) for item in work]
-    asked.sort(key=lambda pair: -max(len(span.inputs) for parts in pair[1] for span in parts))
+    asked.sort(key=lambda pair: -max((len(span.inputs) for parts in pair[1] for span in parts), default=0))
     waiting = deque(
         (item, place, span) for item, wanted in asked for place, parts in enumerate(wanted) for span in parts
     )
+    # By (document, place of the request, variant): the sum over its spans so far.
+    totals: dict[tuple[int, int, Variant], Score] = {}
     lacking = {id(item): sum(map(len, wanted)) for item, wanted in asked}
-    totals: dict[tuple[int, int, int], tuple[float, bool]] = {}
+    empty = [item for item, _ in asked if not lacking[id(item)]]
+    if empty:
+        yield [_answer(item, variant, totals) for item in empty for variant in variants]
     # Every scored position is left to be read.
     unscored = min((len(span.inputs) - len(span.targets) for _, _, span in waiting), default=0)
     common = common_prefix({span.inputs for _, _, span in waiting}, unscored)
-    prefix = cache(lambda: Prefix(lm, common, boundaries, session.branches) if common else None)
-    budget = Budget(lm, len(boundaries), session.batch_size, len(common))
+    prefix = cache(lambda: Prefix(lm, common, variants, branches.settings, branches) if common else None)
+    budget = Budget(lm, len(variants), session.batch_size, len(common))
     while waiting:
         count = budget.take(span for _, _, span in waiting)
         batch = [waiting[index] for index in range(count)]
-        scored: dict[tuple[int, int], tuple[float, bool]] = {}
+        scored: dict[tuple[Variant, int], Score] = {}
         fits = session.attempt(
-            lambda: scored.update(score(lm, [span for *_, span in batch], boundaries, session.branches, prefix()))  # noqa: B023
+            lambda: scored.update(score(lm, [span for *_, span in batch], variants, branches, prefix()))  # noqa: B023
         )
         if not fits:
-            budget.rows = halve(count * len(boundaries))
+            budget.rows = halve(count * len(variants))
             continue
-        session.counters.most_rows = max(session.counters.most_rows, count * len(boundaries))
+        session.counters.most_rows = max(session.counters.most_rows, count * len(variants))
         answers = []
         for index, (item, place, _) in enumerate(batch):
             waiting.popleft()
-            for boundary in boundaries:
-                total, greedy = totals.get((id(item), place, boundary), (0.0, True))
-                more, more_greedy = scored[boundary, index]
-                totals[id(item), place, boundary] = (total + more, greedy and more_greedy)
+            for variant in variants:
+                total, greedy = totals.get((id(item), place, variant), (0.0, True))
+                more, more_greedy = scored[variant, index]
+                totals[id(item), place, variant] = (total + more, greedy and more_greedy)
             lacking[id(item)] -= 1
             if not lacking[id(item)]:
-                answers += [_answer(item, boundary, totals) for boundary in boundaries]
+                answers += [_answer(item, variant, totals) for variant in variants]
         if answers:
             yield answers
 
 
-def _answer(item: Work, boundary: int, totals: Mapping[tuple[int, int, int], tuple[float, bool]]) -> Answer:
+def _answer(item: Work, variant: Variant, totals: Mapping[tuple[int, int, Variant], Score]) -> Answer:
     requests = item.document.requests
-    found = [totals[id(item), place, boundary] for place in range(len(requests))]
+    found = [totals.get((id(item), place, variant), (0.0, True)) for place in range(len(requests))]
     rolling = requests[0].request_type == "loglikelihood_rolling"
-    return Answer(boundary, item.document, tuple(total for total, _ in found) if rolling else tuple(found))
+    return Answer(variant, item.document, tuple(total for total, _ in found) if rolling else tuple(found))
 
 
 @dataclass
@@ -129,8 +144,8 @@ class Budget:
     The first `known` tokens of each are not read again, but copied.
     """
 
-    lm: Any
-    boundaries: int
+    lm: HarnessModel
+    variants: int
     rows: int | None
     known: int = 0
 
@@ -142,8 +157,8 @@ class Budget:
         for span in candidates:
             inputs.add(span.inputs)
             longest = max(longest, len(span.inputs))
-            rows = len(inputs) * self.boundaries
-            logits += len(span.targets) * self.boundaries * vocabulary * 4
+            rows = len(inputs) * self.variants
+            logits += len(span.targets) * self.variants * vocabulary * 4
             tokens = rows * weight(longest, self.known)
             if count and (tokens > TOKENS or logits > LOGITS or rows > (self.rows or rows)):
                 break
@@ -152,75 +167,110 @@ class Budget:
 
 
 def score(
-    lm: Any, batch: Sequence[Span], boundaries: Sequence[int], branches: Branches, prefix: Prefix | None = None
-) -> dict[tuple[int, int], tuple[float, bool]]:
-    """Log-likelihood and is-greedy of every span under every boundary.
+    lm: HarnessModel,
+    batch: Sequence[Span],
+    variants: Sequence[Variant],
+    branches: Branches,
+    prefix: Prefix | None = None,
+) -> dict[tuple[Variant, int], Score]:
+    """Log-likelihood and is-greedy of every span under every variant.
 
     All spans begin with `prefix`, if there is one, and their scored positions lie behind it.
 
     Returns:
-        (boundary, index of the span) -> (log-likelihood, whether greedy decoding gives the targets).
+        (variant, index of the span) -> (log-likelihood, whether greedy decoding gives the targets).
     """
-    # Spans with the same input (choices of one token behind one prompt) share a row.
+    # Spans with the same input (choices of one token behind one prompt) share their rows, one per variant.
     inputs = list(dict.fromkeys(span.inputs for span in batch))
-    document_of = {tokens: index for index, tokens in enumerate(inputs)}
-    falling = sorted(boundaries, reverse=True)
-    tree = Tree(branches.num_layers, len(inputs) * len(falling))
-    rows = [tree.add(falling) for _ in inputs]
-    route = tree.route([row for group in rows for row in group], lm.device)
-    document = np.repeat(np.arange(len(inputs)), len(falling))
+    input_of = {tokens: index for index, tokens in enumerate(inputs)}
+    tree = Tree(branches.settings, len(inputs) * len(variants))
+    # (inputs, variants): rows of the tree.
+    rows = np.array([tree.add(variants) for _ in inputs])
+    tree.settle()
+    route = tree.route(rows.ravel().tolist())
+    # (rows,): which input a row reads.
+    read_by = np.zeros(rows.size, np.int64)
+    read_by[rows] = np.arange(len(inputs))[:, None]
+    # Positions are counted behind the prefix from here on.
     known = prefix.length if prefix else 0
     longest = max(map(len, inputs)) - known
+    # (inputs, longest), padded on the right, where causal attention lets nothing see it.
     padded = pad_and_concat(longest, [torch.tensor(tokens[known:], device=lm.device) for tokens in inputs])
+
     # Where each input's scored positions begin: the longest of its continuations decides.
     begins = [len(tokens) for tokens in inputs]
     for span in batch:
-        index = document_of[span.inputs]
+        index = input_of[span.inputs]
         begins[index] = min(begins[index], len(span.inputs) - len(span.targets))
-    states = route.outputs.tolist()
-    # By state, so that those with LoRA on in the head come first.
+    # (inputs, variants): states of the last layer, all different where no two variants are the same everywhere.
+    states = route.outputs.numbers.reshape(rows.shape)
+    # What the head is shown, by state: (state, position), the positions of a state one after the other.
     picked = sorted(
-        (state, position - known)
-        for index, state in zip(document, states, strict=True)
-        for position in range(begins[index], len(inputs[index]))
+        {
+            (int(state), position - known)
+            for index, own in enumerate(states)
+            for state in own
+            for position in range(begins[index], len(inputs[index]))
+        }
     )
-    at_head = sum(state < route.with_lora[-1] for state, _ in picked)
+    place = {where: index for index, where in enumerate(picked)}
     with torch.inference_mode(), _only(lm, picked):
         logits = forward(
             lm,
             branches,
             route,
-            at_head,
-            input_ids=padded[torch.from_numpy(document[route.inputs]).to(lm.device)],
+            _segments_of(route.segments[-1], [state for state, _ in picked]),
+            input_ids=padded[torch.from_numpy(read_by[route.inputs]).to(lm.device)],
             past_key_values=prefix.cache(tree) if prefix else None,
             use_cache=prefix is not None,
         )[:, 0]
+        # (picked, vocabulary)
         scores = torch.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
-    place = {where: index for index, where in enumerate(picked)}
-    greedy = scores.argmax(-1).tolist()
-    found = {}
-    for index, span in enumerate(batch):
-        targets = torch.tensor(span.targets, device=scores.device)
-        first_row = document_of[span.inputs] * len(falling)
-        for boundary, state in zip(falling, states[first_row : first_row + len(falling)], strict=True):
-            first = place[state, len(span.inputs) - len(span.targets) - known]
-            here = scores[first : first + len(span.targets)]
-            total = float(here.gather(1, targets[:, None]).sum())
-            found[boundary, index] = (total, greedy[first : first + len(span.targets)] == list(span.targets))
-    return found
+        # For each (span, variant) its targets and the rows of `scores` that predict them, all in two flat lists, so that
+        # the device is asked once.
+        where: list[int] = []
+        targets: list[int] = []
+        for span in batch:
+            for state in states[input_of[span.inputs]].tolist():
+                first = place[state, len(span.inputs) - len(span.targets) - known]
+                where += range(first, first + len(span.targets))
+                targets += span.targets
+        at = torch.tensor([where, targets], device=scores.device)
+        own, best = scores[at[0], at[1]], scores.argmax(-1)[at[0]]
+        # (2, targets) to (2, spans x variants): log-likelihoods, and how many targets are not the likeliest token.
+        # Summed as torch sums half precision: in single, then rounded to the scores' dtype.
+        wide = torch.promote_types(own.dtype, torch.float32)
+        each = torch.stack([own.to(wide), (best != at[1]).to(wide)])
+        lengths = torch.tensor([len(span.targets) for span in batch for _ in variants], device=scores.device)
+        sums = torch.segment_reduce(each.T.contiguous(), "sum", lengths=lengths, axis=0).T
+        totals, misses = torch.stack([sums[0].to(own.dtype).to(wide), sums[1]]).tolist()
+    asked = [(variant, index) for index in range(len(batch)) for variant in variants]
+    return {key: (total, missed == 0) for key, total, missed in zip(asked, totals, misses, strict=True)}
+
+
+def _segments_of(segments: Sequence[Segment], states: Sequence[int]) -> tuple[Segment, ...]:
+    """The segments of a list of ascending states: each state counts as often as it occurs."""
+    return tuple(
+        Segment(
+            one.setting, int(np.searchsorted(states, one.start)), int(np.searchsorted(states, one.stop))
+        )
+        for one in segments
+    )
 
 
 @contextmanager
-def _only(lm: Any, picked: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Let `lm_head` see nothing but these (row, position): logits come out as (picked, 1, vocabulary).
+def _only(lm: HarnessModel, picked: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """Let `lm_head` see nothing but these (state, position): logits come out as (picked, 1, vocabulary).
 
     Scaling and capping of logits stay the model's own, because they come after the head.
     """
-
-    rows, positions = (torch.tensor(column, device=lm.device) for column in zip(*picked, strict=True))
+    states, positions = np.array(picked, np.int64).reshape(-1, 2).T
 
     def pick(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][rows, positions][:, None], *args[1:])
+        # With the layers on several devices the head's is not that of the inputs.
+        hidden = args[0]
+        at = torch.from_numpy(np.stack([states, positions])).to(hidden.device)
+        return (hidden[at[0], at[1]][:, None], *args[1:])
 
     handle = lm.model.get_base_model().get_output_embeddings().register_forward_pre_hook(pick)
     try:

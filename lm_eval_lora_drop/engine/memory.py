@@ -5,10 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 import torch
+from transformers.cache_utils import DynamicCache
+
+from lm_eval_lora_drop.work import HarnessModel
 
 log = logging.getLogger(__name__)
 
@@ -18,17 +22,33 @@ SHARE = 0.5
 """Of the free memory, what keys, values and logits may take; the rest is for intermediate results."""
 
 
-def rows_that_fit(lm: Any, tokens: int) -> int:
+@dataclass(frozen=True)
+class RowSize:
+    """What a row takes: bytes of keys and values for each of its tokens, and of logits."""
+
+    token: int
+    logits: int
+
+    @classmethod
+    def of(cls, lm: HarnessModel) -> RowSize:
+        """Measured in a forward over two tokens: heads and their size may differ from layer to layer."""
+        cache = DynamicCache()
+        ids = torch.zeros((1, 2), dtype=torch.long, device=lm.device)
+        with torch.inference_mode():
+            logits = lm.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+        layers: list[Any] = list(cache.layers)
+        states = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
+        # Logits are there twice: as computed, and in single precision.
+        return cls(sum(tensor.nbytes for tensor in states) // 2, 2 * 4 * logits.shape[-1])
+
+
+def rows_that_fit(lm: HarnessModel, size: RowSize, tokens: int) -> int:
     """How many rows of `tokens` tokens each can be decoded together in the memory that is free now, at most `ROWS`.
 
     As if every row had its own keys and values throughout; rows that share states need less. A CPU raises no error when
     memory runs out: the system ends the process, so the estimate is all there is.
     """
-    config = lm.model.config.get_text_config(decoder=True)
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    width = lm.model.get_base_model().dtype.itemsize
-    per_row = 2 * config.num_hidden_layers * heads * size * tokens * width + 2 * 4 * config.vocab_size
+    per_row = size.token * tokens + size.logits
     return max(1, min(ROWS, int(SHARE * free_memory(lm.device) / per_row)))
 
 

@@ -1,52 +1,53 @@
-"""One boundary at a time, through the harness class's own methods: what the shared pass is measured against."""
+"""One variant at a time, through the harness class's own methods: what the shared pass is measured against."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from lm_eval.api.model import CacheHook
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.boundary import LayerSet
-from lm_eval_lora_drop.work import Answer, Runner, Work
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Answer, HarnessModel, Runner, Work
 
 BATCHES_BETWEEN_YIELDS = 4
 
 
-def plain_runner(lm: Any, layers: AdapterLayers) -> Runner:
-    """A runner that answers with one boundary after another, the largest first.
+def plain_runner(lm: HarnessModel, layers: AdapterLayers) -> Runner:
+    """A runner that answers with one variant after another, those that keep the most layers first.
 
-    `lm` has `harness_answers(request_type, requests, disable_tqdm)` (models/hf.py), which answers under whatever layers
-    are kept, and `batch_size`. What has been answered is handed over every few batches, so that little is lost when
-    the run is killed.
+    What has been answered is handed over every few batches, so that little is lost when the run is killed.
     """
 
     def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
         size = lm.batch_size if isinstance(lm.batch_size, int) else 16
-        for boundary in sorted({boundary for item in work for boundary in item.boundaries}, reverse=True):
-            documents = [item.document for item in work if boundary in item.boundaries]
+        for variant in sorted({variant for item in work for variant in item.variants}, key=_largest_first):
+            documents = [item.document for item in work if variant in item.variants]
             # Longest prompts first, as the harness itself orders them: each hand-over is then of similar lengths.
             documents.sort(key=lambda document: -sum(len(str(request.args[0])) for request in document.requests))
             step = size * BATCHES_BETWEEN_YIELDS
             for start in range(0, len(documents), step):
                 chunk = documents[start : start + step]
                 requests = [request for document in chunk for request in document.requests]
-                with layers.keep(LayerSet.below(boundary, layers.num_layers)), _by_itself(lm):
+                with layers.keep(variant), _by_itself(lm):
                     responses = iter(lm.harness_answers(requests[0].request_type, requests, disable_tqdm=True))
                 yield [
-                    Answer(boundary, document, tuple(next(responses) for _ in document.requests)) for document in chunk
+                    Answer(variant, document, tuple(next(responses) for _ in document.requests)) for document in chunk
                 ]
 
     return run
 
 
+def _largest_first(variant: Variant) -> tuple[int, str]:
+    return -len(variant.kept_layers), str(variant)
+
+
 @contextmanager
-def _by_itself(lm: Any) -> Iterator[None]:
+def _by_itself(lm: HarnessModel) -> Iterator[None]:
     """Let `lm` answer for the sweep alone.
 
-    Its answers must not get into the harness's answer cache, which does not know boundaries. And it must not wait for
+    Its answers must not get into the harness's answer cache, which does not know variants. And it must not wait for
     other processes, as HFLM does at every call where there are several: they make other calls than this one.
     """
     hook, world_size = lm.cache_hook, lm._world_size

@@ -6,12 +6,15 @@ it has said is sure to be cut, which gives the same text.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from transformers import GenerationConfig
+
+from lm_eval_lora_drop.work import HarnessModel
 
 # What a greedy decoder can leave to its defaults; any other value in a model's generation config changes its outputs.
 _PLAIN_GREEDY = {
@@ -23,6 +26,8 @@ _PLAIN_GREEDY = {
     "bad_words_ids": None,
     "min_length": 0,
     "min_new_tokens": None,
+    # Transformers lets it win over the max_length by which HFLM says max_gen_toks.
+    "max_new_tokens": None,
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
     "exponential_decay_length_penalty": None,
@@ -49,16 +54,17 @@ class Rules:
     end_tokens: frozenset[int]
 
     @classmethod
-    def of(cls, lm: Any, generation_kwargs: Mapping[str, Any]) -> Rules:
+    def of(cls, lm: HarnessModel, generation_kwargs: Mapping[str, Any]) -> Rules:
         """The rules of a request to `lm`."""
         kwargs = normalize_gen_kwargs(dict(generation_kwargs), lm.max_gen_toks)
         end_of_text = lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)
         stops = handle_stop_sequences(kwargs["until"], eos=end_of_text)
         ends = lm.model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        return cls(tuple(stop for stop in stops if stop), int(kwargs["max_gen_toks"]), frozenset(ends))
+        # An empty stop sequence stays in: HFLM finds it in whatever a row says first, and cuts nothing at it.
+        return cls(tuple(stops), int(kwargs["max_gen_toks"]), frozenset(ends))
 
-    def text(self, lm: Any, tokens: Sequence[int]) -> str:
+    def text(self, lm: HarnessModel, tokens: Sequence[int]) -> str:
         """The answer in `tokens`, cut at the first stop sequence."""
         return postprocess_generated_text(lm.tok_decode(tokens), list(self.stops), None)
 
@@ -66,7 +72,7 @@ class Rules:
 class StopWatch:
     """Sees in a row's newest tokens whether it has met a stop sequence."""
 
-    def __init__(self, lm: Any, rules: Rules) -> None:
+    def __init__(self, lm: HarnessModel, rules: Rules) -> None:
         self._lm = lm
         self._rules = rules
         # As lm_eval.models.utils_hf.MultiTokenEOSCriteria: two tokens more than the sequence itself takes, because a
@@ -86,7 +92,7 @@ class StopWatch:
         ]
 
 
-def encode_prompt(lm: Any, prompt: str, rules: Rules) -> tuple[int, ...]:
+def encode_prompt(lm: HarnessModel, prompt: str, rules: Rules) -> tuple[int, ...]:
     """The tokens of a prompt, cut on the left to leave room for the answer."""
     room = lm.max_length - rules.max_new_tokens
     if room <= 0:
@@ -97,7 +103,7 @@ def encode_prompt(lm: Any, prompt: str, rules: Rules) -> tuple[int, ...]:
     return tuple(tokens[0].tolist())
 
 
-def why_not_greedy(lm: Any, generation_kwargs: Mapping[str, Any]) -> str | None:
+def why_not_greedy(lm: HarnessModel, generation_kwargs: Mapping[str, Any]) -> str | None:
     """Why these generation arguments need the harness's own `generate`; None where plain greedy decoding does."""
     kwargs: dict[str, Any] = dict(normalize_gen_kwargs(dict(generation_kwargs), lm.max_gen_toks))
     if kwargs.pop("do_sample", False):
@@ -117,8 +123,14 @@ def why_not_greedy(lm: Any, generation_kwargs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def why_not_rows(lm: Any) -> str | None:
+def why_not_rows(lm: HarnessModel) -> str | None:
     """Why this model's cache has no rows that could branch and leave; None where it has keys and values only."""
     config = lm.model.config.get_text_config(decoder=True)
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    return f"the model has layers of type {min(others)}" if others else None
+    if others:
+        return f"the model has layers of type {min(others)}"
+    if "past_key_values" not in inspect.signature(lm.model.get_base_model().forward).parameters:
+        return "the model keeps no keys and values"
+    if getattr(config, "num_kv_shared_layers", None):
+        return "layers of the model read each other's keys and values"
+    return None

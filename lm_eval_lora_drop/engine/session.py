@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.engine.branching import Branches
 from lm_eval_lora_drop.engine.kernels import by_onednn
-from lm_eval_lora_drop.engine.memory import out_of_memory
+from lm_eval_lora_drop.engine.memory import RowSize, halve, out_of_memory
+from lm_eval_lora_drop.engine.states.branching import Branches
+from lm_eval_lora_drop.work import HarnessModel
 
 
 @dataclass
 class Counters:
     """What a sweep cost, for benchmarks and the log.
 
-    `rows` counts answers (one per document and boundary), `most_rows` those in the largest batch, `halved` how often
+    `rows` counts answers (one per document and variant), `most_rows` those in the largest batch, `halved` how often
     memory ran out. `layer_rows` is the number of layer passes, one for each state in each forward; `layer_tokens`
-    counts each token position of them.
+    counts each token position of them. `fell_back` says why the plain pass took over, if it did.
     """
 
     rows: int = 0
@@ -27,25 +27,37 @@ class Counters:
     layer_tokens: int = 0
     halved: int = 0
     peak_bytes: int = 0
+    fell_back: str | None = None
 
 
 @dataclass
 class Session:
-    """One run of the shared pass. `batch_size` is the number of rows at a time, None for what fits."""
+    """The shared pass of one runner. `batch_size` is the number of rows at a time, None for what fits.
 
-    lm: Any
+    Making one sends two small batches through the model; what that raises, it raises.
+    """
+
+    lm: HarnessModel
     layers: AdapterLayers
     batch_size: int | None
     counters: Counters
     branches: Branches = field(init=False)
+    row_size: RowSize = field(init=False)
 
     def __post_init__(self) -> None:
-        self.branches = Branches(self.layers.num_layers)
+        try:
+            self.branches = Branches(self.lm, self.layers)
+            self.row_size = RowSize.of(self.lm)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            # A few rows of a few tokens: no batch can be smaller.
+            halve(1)
 
     def attempt(self, action: Callable[[], None]) -> bool:
         """Do this with the wrappers on; False when memory ran out. Nothing of a failed attempt is kept alive."""
         try:
-            with by_onednn(self.lm), self.branches.wrap(self.layers):
+            with by_onednn(self.lm), self.branches.wrap():
                 action()
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):

@@ -1,22 +1,24 @@
-"""All boundaries at once: the runner of a sweep. `tree` says why that is possible, docs/engine.md how fast it is."""
+"""All variants at once: the runner of a sweep. `states` says why that is possible, docs/engine.md how fast it is."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import torch
-from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.generation import generate
 from lm_eval_lora_drop.engine.loglikelihood import loglikelihoods
-from lm_eval_lora_drop.engine.memory import peak_memory
+from lm_eval_lora_drop.engine.memory import out_of_memory, peak_memory
+from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
-from lm_eval_lora_drop.work import Answer, Document, Runner, Work
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Answer, Document, HarnessModel, Runner, Work
 
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+log = logging.getLogger(__name__)
+
 _KINDS = {
     "generate_until": generate,
     "loglikelihood": loglikelihoods,
@@ -24,58 +26,76 @@ _KINDS = {
 }
 
 
-def why_not_shared(lm: Any, layers: AdapterLayers, documents: Sequence[Document]) -> str | None:
-    """Why these documents need the plain pass, in a few words; None where the shared pass can answer them."""
+def why_not_shared(
+    lm: HarnessModel, layers: AdapterLayers, documents: Sequence[Document], candidates: Sequence[Variant] = ()
+) -> str | None:
+    """Why these documents need the plain pass, in a few words; None where the shared pass may answer them.
+
+    It tells what is known beforehand. What is not (an architecture with a way of its own) shows in `check`, or while
+    running, and then the plain pass takes over.
+
+    Raises:
+        ArgumentError, AdapterError: a candidate that neither pass can run.
+    """
+    for variant in candidates:
+        layers.adapter_names(variant.adapter)
+        layers.wanted(variant)
     if reason := why_not_rows(lm):
         return reason
-    config = lm.model.config.get_text_config(decoder=True)
-    if any(getattr(config, name, None) for name in _EXPERTS):
-        return "the model is a mixture of experts, which sorts tokens by expert"
-    if len(layers.model.active_adapters) != 1:
-        return "several adapters are active"
-    if layers.below:
-        return "the adapter changes the input embedding"
-    for module in (*(m for modules in layers.modules for m in modules), *layers.above):
-        reason = _why_not_sliced(module)
-        if reason:
-            return reason
+    for module in (*layers.below, *(m for modules in layers.modules for m in modules), *layers.above):
+        if isinstance(module, ParamWrapper):
+            return "the adapter sits on parameters (target_parameters), which have no rows"
     for document in documents:
         for request in document.requests:
             if len(request.args) > 2 or request.request_type not in _KINDS:
                 return "the task's requests are not text alone"
-            if request.request_type == "generate_until" and (reason := why_not_greedy(lm, request.args[1])):
-                return reason
-    return None
-
-
-def _why_not_sliced(module: Any) -> str | None:
-    if not isinstance(module, LoraLayer):
-        return "the adapter trains whole modules (modules_to_save)"
-    if getattr(module, "lora_variant", None):
-        return f"the adapter uses the LoRA variant {next(iter(module.lora_variant.values())).__class__.__name__}"
-    base = module.get_base_layer()
-    if not isinstance(base, torch.nn.Linear) and type(base).__name__ != "Conv1D":
-        return f"the adapter sits on a {type(base).__name__}"
+            if request.request_type == "generate_until":
+                if reason := why_not_greedy(lm, request.args[1]):
+                    return reason
+                if not lm.tok_encode(request.args[0]):
+                    return "a prompt has no tokens"
     return None
 
 
 def shared_runner(
-    lm: Any, layers: AdapterLayers, batch_size: int | None = None, counters: Counters | None = None
+    lm: HarnessModel, layers: AdapterLayers, batch_size: int | None = None, counters: Counters | None = None
 ) -> Runner:
-    """A runner that answers documents under all their boundaries in one go.
+    """A runner that answers documents under all their variants in one go.
 
-    `batch_size` is the number of rows (boundary x document) at a time; None leaves it to the engine. `counters` is
-    filled in as work is done.
+    `batch_size` is the number of rows (variant x document) at a time; None leaves it to the engine. `counters` is
+    filled in as work is done. Whatever turns out to be impossible while running is left, from then on, to the plain
+    pass, with one warning in the log; running out of memory halves the batch instead.
     """
-    session_counters = counters if counters is not None else Counters()
+    counted = counters if counters is not None else Counters()
+    session: Session | None = None
+
+    def answer(work: Sequence[Work]) -> Iterator[list[Answer]]:
+        nonlocal session
+        session = session or Session(lm, layers, batch_size, counted)
+        for kind, answer_kind in _KINDS.items():
+            yield from answer_kind(session, [w for w in work if w.document.requests[0].request_type == kind])
 
     def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
-        session = Session(lm, layers, batch_size, session_counters)
-        for kind, answer in _KINDS.items():
-            asked = [item for item in work if item.boundaries and item.document.requests[0].request_type == kind]
-            for answers in answer(session, asked):
-                session_counters.rows += len(answers)
-                session_counters.peak_bytes = peak_memory(lm.device)
-                yield answers
+        work = [item for item in work if item.variants]
+        done: set[tuple[int, Variant]] = set()
+        if counted.fell_back is None:
+            try:
+                for answers in answer(work):
+                    counted.rows += len(answers)
+                    counted.peak_bytes = peak_memory(lm.device)
+                    done.update((id(given.document), given.variant) for given in answers)
+                    yield answers
+            # Nobody can list what a model's own code may raise when its batch is not what it expects.
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                counted.fell_back = f"{type(error).__name__}: {error}"
+                log.warning("one variant at a time from here on, not all at once: %s", counted.fell_back)
+        left = [
+            Work(item.document, tuple(v for v in item.variants if (id(item.document), v) not in done)) for item in work
+        ]
+        for answers in plain_runner(lm, layers)([item for item in left if item.variants]):
+            counted.rows += len(answers)
+            yield answers
 
     return run

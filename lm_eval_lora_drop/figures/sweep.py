@@ -164,9 +164,7 @@ def _draw_scores(axes: Axes, rows: Sequence[_Point]) -> None:
         )
 
 
-def _mark_boundaries(
-    axes: Axes, rows: Sequence[_Point], sweep: SweepRecord, *, num_layers: int
-) -> None:
+def _mark_boundaries(axes: Axes, rows: Sequence[_Point], sweep: SweepRecord, *, num_layers: int) -> None:
     chosen = Variant.parse(sweep.chosen, num_layers).boundary
     # Without the rule a reader asks why it is not the highest point.
     rule = "chosen" if sweep.select == "best" else f"chosen ({sweep.select})"
@@ -238,9 +236,7 @@ def check_formats(formats: Iterable[str]) -> list[str]:
     return wanted
 
 
-def save_sweep_figure(
-    task: str, record: TaskRecord, folder: Path, formats: Iterable[str] = FORMATS
-) -> list[Path]:
+def save_sweep_figure(task: str, record: TaskRecord, folder: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """Draw a task's sweep into `folder` as `sweep-<task>.png`, ...; return the paths."""
     return save_figure(sweep_figure(task, record), folder / f"sweep-{file_name(task)}", formats)
 

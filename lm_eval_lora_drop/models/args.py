@@ -10,8 +10,9 @@ from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
-from lm_eval_lora_drop.sweep.families import Family, boundaries
+from lm_eval_lora_drop.sweep.families import FAMILIES, Family, boundaries, make_family
 from lm_eval_lora_drop.sweep.select import SELECTIONS
+from lm_eval_lora_drop.work import AdapterShape
 
 STRATEGIES = ("exhaustive", "racing")
 ENGINES = ("auto", "shared", "plain")
@@ -22,7 +23,9 @@ class LoraDropArgs:
     """What the user wrote, one field per model_arg; `boundary` and `layers` have become one `spec`."""
 
     spec: VariantSpec
+    sweep_family: tuple[str, ...] = ("boundary",)
     sweep_boundaries: tuple[int, ...] | None = None
+    sweep_size: int | None = None
     sweep_limit: int = 100
     sweep_metric: str | None = None
     sweep_strategy: str = "exhaustive"
@@ -55,8 +58,19 @@ class LoraDropArgs:
         given = ours.get("sweep_boundaries")
         metric = ours.get("sweep_metric")
         folder = ours.get("sweep_dir")
+        families = ours.get("sweep_family", "boundary")
+        if given is not None and families != "boundary":
+            raise ArgumentError(
+                f"sweep_boundaries names candidates of the family boundary, got sweep_family={families} beside it. "
+                "Leave one of them out."
+            )
+        size = ours.get("sweep_size")
         return cls(
             spec=spec,
+            sweep_family=tuple(
+                _word("sweep_family", name.strip(), tuple(FAMILIES)) for name in str(families).split("+")
+            ),
+            sweep_size=None if size is None else _integer("sweep_size", size, minimum=0),
             sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
             sweep_limit=_integer("sweep_limit", ours.get("sweep_limit", 100), minimum=1),
             # The comma that separates metric and filter also separates model_args, so a colon is taken for it.
@@ -72,16 +86,16 @@ class LoraDropArgs:
             merge=_truth("merge", ours.get("merge", False)),
         ), rest
 
-    def candidates(self, num_layers: int) -> Family:
-        """What a sweep compares: `sweep_boundaries`, or every K in 0..L.
+    def candidates(self, shape: AdapterShape) -> Family:
+        """What a sweep compares: `sweep_boundaries`, or every candidate of `sweep_family`.
 
         Raises:
-            ArgumentError: a candidate that the model does not have.
+            ArgumentError: a candidate that the model does not have, or a family that this adapter has none of.
         """
+        if self.sweep_boundaries is None:
+            return make_family(self.sweep_family, shape, seed=self.sweep_seed, size=self.sweep_size)
         try:
-            return boundaries(
-                range(num_layers + 1) if self.sweep_boundaries is None else self.sweep_boundaries, num_layers
-            )
+            return boundaries(self.sweep_boundaries, shape.num_layers)
         except ArgumentError as error:
             raise ArgumentError(f"sweep_boundaries: {error}") from None
 

@@ -30,7 +30,7 @@ from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Binding, Document, Peers, Runner
+from lm_eval_lora_drop.work import AdapterShape, Binding, Document, Peers, Runner
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ def log_with_the_harness() -> None:
     logging.getLogger("lm_eval_lora_drop").parent = logging.getLogger("lm_eval")
 
 
-def check_before_loading(args: LoraDropArgs, num_layers: int) -> None:
-    """Raise ArgumentError for what cannot work with a model of `num_layers`, before minutes of loading it."""
-    args.spec.resolve(num_layers)
+def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
+    """Raise ArgumentError for what cannot work with such an adapter, before minutes of loading its model."""
+    args.spec.resolve(shape.num_layers)
     if args.spec.needs_validation:
-        args.candidates(num_layers)
+        args.candidates(shape)
         check_writable(sweep_folder(args))
 
 
@@ -57,12 +57,12 @@ class LoraDropBase(abc.ABC):
     """Answers requests with the LoRA of some decoder layers dropped; see the module's docstring."""
 
     args: LoraDropArgs
-    num_layers: int
+    shape: AdapterShape
     cache_hook: Any
 
-    def _start(self, args: LoraDropArgs, num_layers: int, listeners: Sequence[Listener]) -> None:
+    def _start(self, args: LoraDropArgs, shape: AdapterShape, listeners: Sequence[Listener]) -> None:
         """Take up work; the model is loaded."""
-        self.num_layers = num_layers
+        self.shape = shape
         self._listeners = Broadcast(listeners)
         self.use(args)
         validation.bind_requests()
@@ -73,7 +73,7 @@ class LoraDropBase(abc.ABC):
         Raises:
             ArgumentError: the model has no such layers, or sweep_dir cannot be written.
         """
-        check_before_loading(args, self.num_layers)
+        check_before_loading(args, self.shape)
         self.args = args
         self._state = RunState()
 
@@ -109,7 +109,7 @@ class LoraDropBase(abc.ABC):
 
     def _decide(self, binding: Binding | None) -> Decision:
         if binding is None:
-            fixed = self.args.spec.resolve(self.num_layers)
+            fixed = self.args.spec.resolve(self.shape.num_layers)
             if fixed is None:
                 raise ArgumentError(
                     f"{self.args.spec} needs requests that lm-eval built from a task, got requests made by hand. "
@@ -159,7 +159,9 @@ class LoraDropBase(abc.ABC):
                 self._decide(binding)
         record = self._run_record(self._state.report())
         for name, task in record.tasks.items():
-            log.info("%s: %s (%s), %s adapter parameters kept", name, task.kept.label, task.method, task.kept_parameters)
+            log.info(
+                "%s: %s (%s), %s adapter parameters kept", name, task.kept.label, task.method, task.kept_parameters
+            )
         self._listeners.tell(Finished(record))
         return info | to_entry(record)
 
@@ -171,7 +173,7 @@ class LoraDropBase(abc.ABC):
             adapter=AdapterRecord(**parts["adapter"]),
             base=BaseRecord(**parts["base"]),
             dtype=parts["dtype"],
-            num_layers=self.num_layers,
+            num_layers=self.shape.num_layers,
             fingerprint=digest(parts),
             libraries=library_versions(),
             tasks=dict(tasks),
@@ -183,7 +185,7 @@ class LoraDropBase(abc.ABC):
         setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
         if args.spec.needs_validation:
             setting |= {
-                "candidates": [str(variant) for variant in args.candidates(self.num_layers).variants],
+                "candidates": [str(variant) for variant in args.candidates(self.shape).variants],
                 "sweep_limit": args.sweep_limit,
                 "sweep_metric": args.sweep_metric,
                 "sweep_strategy": args.sweep_strategy,

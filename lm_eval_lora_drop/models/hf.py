@@ -23,7 +23,7 @@ from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
 from lm_eval_lora_drop.models.distributed import TorchPeers
-from lm_eval_lora_drop.models.preflight import check_adapter
+from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
 from lm_eval_lora_drop.record.fingerprint import digest_blocks
 from lm_eval_lora_drop.variant import Variant
@@ -71,7 +71,7 @@ class LoraDropLM(LoraDropBase, HFLM):
             self._world_size = self.accelerator.num_processes
         self.layers = AdapterLayers.of(self.model)
         self._parts = self._fingerprint_parts()
-        self._start(args, self.layers.num_layers, default_listeners(self.rank))
+        self._start(args, shape_of(self.model), default_listeners(self.rank))
 
     def swap_adapter(self, peft: str) -> None:
         """Put another LoRA adapter on the base model that is loaded; decisions taken so far are forgotten.
@@ -96,6 +96,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         self._adapter_files = files
         self.layers = AdapterLayers.of(self.model)
         self._parts = self._fingerprint_parts()
+        self.shape = shape_of(self.model)
         self.use(self.args)
 
     # What LoraDropBase asks of a backend.

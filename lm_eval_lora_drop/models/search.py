@@ -49,12 +49,14 @@ class Search:
             ArgumentError: the task has no such metric, or the backend cannot do what was asked for.
         """
         start = time.perf_counter()
-        fixed = self.args.spec.resolve(self.backend.num_layers)
+        fixed = self.args.spec.resolve(self.backend.shape.num_layers)
         if fixed is not None:
             method: Method = "default" if self.args.spec.kind == "default" else "given"
             record = self._record(binding, fixed, method, self._task_fingerprint(binding))
         else:
-            record = replace(self._find(binding), seconds=round(time.perf_counter() - start, 3))
+            record = self._find(binding)
+            if not record.from_answer_cache:
+                record = replace(record, seconds=round(time.perf_counter() - start, 3))
         for warning in record.warnings:
             log.warning("%s: %s", binding.name, warning)
         self.listeners.tell(Decided(binding.name, record))
@@ -78,9 +80,7 @@ class Search:
             return self._probe(binding, drawn, fingerprint)
         return self._sweep(binding, drawn, fingerprint, metric)
 
-    def _sweep(
-        self, binding: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None
-    ) -> TaskRecord:
+    def _sweep(self, binding: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None) -> TaskRecord:
         """Compare the candidates on the drawn documents, by `metric`; where it is None, by their references'
         likelihood."""
         args, backend, documents = self.args, self.backend, drawn.documents
@@ -91,7 +91,7 @@ class Search:
         else:
             scorer = Scorer(binding.task, metric)
         settings = SweepSettings(
-            family=args.candidates(backend.num_layers),
+            family=args.candidates(backend.shape),
             strategy=args.sweep_strategy,
             select=args.sweep_select,
             seed=args.sweep_seed,
@@ -128,7 +128,7 @@ class Search:
         )
         return self._record(
             binding,
-            Variant.parse(sweep.chosen, backend.num_layers),
+            Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",
             fingerprint,
             metric=scorer.metric,
@@ -195,7 +195,7 @@ class Search:
         log.info("%s\n%s", binding.name, result.table())
         return self._record(
             binding,
-            Variant.below(result.boundary, self.backend.num_layers),
+            Variant.below(result.boundary, self.backend.shape.num_layers),
             "probe",
             fingerprint,
             validation=_validation(drawn, drawn.documents),
@@ -204,7 +204,7 @@ class Search:
         )
 
     def _default(self, binding: Binding) -> TaskRecord:
-        num_layers = self.backend.num_layers
+        num_layers = self.backend.shape.num_layers
         boundary = default_boundary(num_layers)
         warning = (
             "the task has no validation or training documents besides the evaluated ones, so no boundary could be "

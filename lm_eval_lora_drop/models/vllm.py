@@ -1,6 +1,6 @@
 """`--model vllm-lora-drop`: lm-eval's VLLM with the LoRA of some decoder layers dropped.
 
-Every boundary is an adapter of its own (vllm_lora.py), so a sweep needs no pass of ours: the rows of all boundaries are
+Every variant is an adapter of its own (vllm_lora.py), so a sweep needs no pass of ours: the rows of all variants are
 submitted together, and vLLM's scheduler and its kernels for many adapters do the rest.
 """
 
@@ -24,14 +24,16 @@ from vllm.model_executor.models import supports_lora
 from vllm.platforms import current_platform
 
 from lm_eval_lora_drop.adapter import files as adapter_files
-from lm_eval_lora_drop.boundary import LayerSet
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models import vllm_lora
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.gathering import Together
-from lm_eval_lora_drop.models.preflight import check_adapter
+from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document, Runner, Work
 
 log = logging.getLogger(__name__)
@@ -84,12 +86,12 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             raise ArgumentError(
                 f"peft and lora_local_path both name the adapter, got {peft} and {lora_local_path}. Give one of them."
             )
-        self._files, skeleton = check_adapter(pretrained, peft or lora_local_path, args, rest)
+        self._files, model = check_adapter(pretrained, peft or lora_local_path, args, rest)
         rank = vllm_lora.choose_rank(self._files, rest.get("max_lora_rank"))
         vllm_lora.check_supported(self._files, rank)
         config = _model_config(pretrained, rest)
-        slot = vllm_lora.slot_size(skeleton, rank, config.dtype.itemsize)
-        self._layers = vllm_lora.adapter_layers(self._files, skeleton)
+        slot = vllm_lora.slot_size(model, rank, config.dtype.itemsize)
+        self._layers = AdapterLayers.of(model)
         vllm_lora.check_outside(self._files, self._layers, _embedding_modules(pretrained, config))
         self._parts = self._fingerprint_parts(pretrained, config, rest)
         lora = {}
@@ -105,7 +107,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))
         self._together: Together | None = None
         super().__init__(pretrained, **{**rest, **lora})
-        self._start(args, self._layers.num_layers)
+        self._start(args, shape_of(self._layers.model), default_listeners(0))
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, self.sweep_folder() / "adapters")
 
     # What LoraDropBase asks of a backend.
@@ -114,7 +116,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         """Adapter, base model, dtype and the model_args that change an answer."""
         return self._parts
 
-    def count_parameters(self, kept: LayerSet) -> tuple[int, int]:
+    def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
         return self._layers.count_parameters(kept)
 
@@ -122,41 +124,41 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         """One process: vLLM distributes by itself."""
         return TorchPeers(0, 1)
 
-    def runner(self, documents: Sequence[Document]) -> tuple[Runner, str]:  # noqa: ARG002
-        """All boundaries of a batch of documents together, whatever the documents are."""
+    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:  # noqa: ARG002
+        """All variants of a batch of documents together, whatever the documents and candidates are."""
 
         def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
-            for chunk, boundaries in _batches(work, self._rows_per_batch()):
-                yield self._answer_together(chunk, boundaries)
+            for chunk, variants in _batches(work, self._rows_per_batch()):
+                yield self._answer_together(chunk, variants)
 
         return run, "vllm"
 
-    def _answer(self, request_type: str, requests: list[Instance], kept: LayerSet, disable_tqdm: bool) -> list[Any]:
+    def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
         self.lora_request = self._shelf.request(kept)
         try:
             return self._harness_answers(request_type, requests, disable_tqdm)
         finally:
             self.lora_request = None
 
-    # Many boundaries at once.
+    # Many variants at once.
 
-    def _answer_together(self, documents: Sequence[Document], boundaries: Sequence[int]) -> list[Answer]:
-        adapters = [self._shelf.request(LayerSet.below(boundary, self.num_layers)) for boundary in boundaries]
+    def _answer_together(self, documents: Sequence[Document], variants: Sequence[Variant]) -> list[Answer]:
+        adapters = [self._shelf.request(variant) for variant in variants]
         requests = [request for document in documents for request in document.requests]
         answers = []
         with self._all_at_once(Together(lambda *call: self._ask_all(adapters, *call))) as together:
-            for index, boundary in enumerate(boundaries):
+            for index, variant in enumerate(variants):
                 together.turn(index)
                 responses = iter(self._harness_answers(requests[0].request_type, requests, disable_tqdm=True))
                 answers += [
-                    Answer(boundary, document, tuple(next(responses) for _ in document.requests))
+                    Answer(variant, document, tuple(next(responses) for _ in document.requests))
                     for document in documents
                 ]
         return answers
 
     @contextmanager
     def _all_at_once(self, together: Together) -> Iterator[Together]:
-        """Engine calls go to `together`, in one batch, and past the harness's answer cache: it knows no boundaries."""
+        """Engine calls go to `together`, in one batch, and past the harness's answer cache: it knows no variants."""
         before = self.cache_hook, self.batch_size
         self.cache_hook, self.batch_size, self._together = CacheHook(None), sys.maxsize, together
         try:
@@ -219,8 +221,8 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
 
     def _rows_per_batch(self) -> int:
-        if self.lora_drop.sweep_batch_size is not None:
-            return self.lora_drop.sweep_batch_size
+        if self.args.sweep_batch_size is not None:
+            return self.args.sweep_batch_size
         if self.data_parallel_size > 1:
             # VLLM starts its replicas anew at every call.
             return sys.maxsize
@@ -230,10 +232,10 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
 
     def _adapters_wanted(self, args: LoraDropArgs) -> int:
         """How many adapters may be asked for: the candidates that have LoRA, or the one that was given."""
-        num_layers = self._layers.num_layers
-        given = args.spec.resolve(num_layers)
-        sets = [given] if given else [LayerSet.below(boundary, num_layers) for boundary in args.candidates(num_layers)]
-        wanted = sum(self._layers.count_parameters(kept)[0] > 0 for kept in sets)
+        shape = shape_of(self._layers.model)
+        given = args.spec.resolve(shape.num_layers)
+        variants = [given] if given else args.candidates(shape).variants
+        wanted = sum(self._layers.count_parameters(kept)[0] > 0 for kept in variants)
         # A task without validation documents takes the default boundary, candidate or not.
         return max(wanted, 1) if given is None else wanted
 
@@ -246,7 +248,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
                 "base_model": self._files.config.get("base_model_name_or_path"),
                 "r": self._files.config.get("r"),
                 "lora_alpha": self._files.config.get("lora_alpha"),
-                "parameters": sum(self._layers.count_parameters(LayerSet.below(0, self._layers.num_layers))),
+                "parameters": sum(self._layers.count_parameters(Variant.base(self._layers.num_layers))),
             },
             "base": {
                 "name": pretrained,
@@ -311,19 +313,19 @@ def _embedding_modules(pretrained: str, config: ModelConfig) -> Mapping[str, str
     return getattr(model, "embedding_modules", None) or {}
 
 
-def _batches(work: Iterable[Work], rows: int) -> Iterator[tuple[list[Document], tuple[int, ...]]]:
-    """Documents that are to be answered under the same boundaries, some `rows` (request x boundary) at a time."""
-    alike: dict[tuple[int, ...], list[Document]] = {}
+def _batches(work: Iterable[Work], rows: int) -> Iterator[tuple[list[Document], tuple[Variant, ...]]]:
+    """Documents that are to be answered under the same variants, some `rows` (request x variant) at a time."""
+    alike: dict[tuple[Variant, ...], list[Document]] = {}
     for item in work:
-        alike.setdefault(item.boundaries, []).append(item.document)
-    for boundaries, documents in alike.items():
+        alike.setdefault(item.variants, []).append(item.document)
+    for variants, documents in alike.items():
         batch: list[Document] = []
         size = 0
         for document in documents:
-            more = len(document.requests) * len(boundaries)
+            more = len(document.requests) * len(variants)
             if batch and size + more > rows:
-                yield batch, boundaries
+                yield batch, variants
                 batch, size = [], 0
             batch.append(document)
             size += more
-        yield batch, boundaries
+        yield batch, variants

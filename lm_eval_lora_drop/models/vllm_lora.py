@@ -1,7 +1,8 @@
-"""A LoRA adapter as vLLM takes it: refused in time, cut to the kept layers, and how many at once.
+"""A LoRA adapter as vLLM takes it: refused in time, cut to what is kept, and how many at once.
 
-To vLLM a set of kept layers is an ordinary adapter with fewer layers: it clears what an adapter does not bring
-(`vllm/lora/model_manager.py`, `activate_adapter`). It reads adapters from folders only, so each set is exported once.
+To vLLM a variant is an ordinary adapter with fewer modules and other numbers in it: it clears what an adapter does not
+bring (`vllm/lora/model_manager.py`, `activate_adapter`). It reads adapters from folders only, so each variant is
+exported once.
 """
 
 from __future__ import annotations
@@ -9,25 +10,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import peft
-import torch
-import transformers
 from torch import nn
+from vllm import LLM, SamplingParams
 from vllm.config.lora import LoRAConfig
+from vllm.inputs import TokensPrompt
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
 from vllm.lora.utils import is_base_embedding_weights, parse_fine_tuned_lora_name
 
 from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.adapter.agreement import Answers
 from lm_eval_lora_drop.adapter.export import export_adapter
-from lm_eval_lora_drop.adapter.files import AdapterFiles
+from lm_eval_lora_drop.adapter.files import AdapterFiles, open_adapter
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.variant import Variant
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,13 @@ WAY_OUT = (
 )
 # What PEFT obeys and a vLLM that does not know it would pass over in silence. PEFT's other switches are called use_*.
 _OBEYED_BY_PEFT = (
-    *("alpha_pattern", "rank_pattern", "modules_to_save", "lora_bias", "layer_replication", "alora_invocation_tokens"),
+    *("modules_to_save", "lora_bias", "layer_replication", "alora_invocation_tokens"),
     *("trainable_token_indices", "target_parameters", "arrow_config"),
 )
+# What an export expresses by one r and one alpha.
+FOLDED_IN_EXPORT = ("alpha_pattern", "rank_pattern", "use_rslora")
+NAME_LENGTH = 100
+"""Longer notations of a variant become a digest in the name of its folder: a file name has at most 255 bytes."""
 SHARE_OF_MEMORY = 0.1
 """Of the device's memory, what the adapters of a sweep may take; vLLM's cache loses that much."""
 
@@ -55,7 +60,7 @@ def check_supported(files: AdapterFiles, rank: int) -> None:
     reasons = [
         f"It does not know {name}={config[name]}."
         for name in sorted({*_OBEYED_BY_PEFT, *(name for name in config if name.startswith("use_"))})
-        if config.get(name) and name not in known
+        if config.get(name) and name not in known and name not in FOLDED_IN_EXPORT
     ]
     try:
         PEFTHelper.from_dict(dict(config)).validate_legal(LoRAConfig(max_lora_rank=rank))
@@ -66,18 +71,6 @@ def check_supported(files: AdapterFiles, rank: int) -> None:
         reasons.append(str(error))
     if reasons:
         raise AdapterError(f"vLLM cannot take peft={files.source}: {' '.join(reasons)} {WAY_OUT}")
-
-
-def adapter_layers(files: AdapterFiles, skeleton: transformers.PreTrainedModel) -> AdapterLayers:
-    """The adapter's parts by layer, found on the meta device in a PEFT model without weights.
-
-    Raises:
-        AdapterError: no LoRA in the decoder layers.
-    """
-    config = peft.PeftConfig.from_pretrained(str(files.folder))
-    config.init_lora_weights = False
-    with torch.device("meta"):
-        return AdapterLayers.of(peft.PeftModel(skeleton, config))
 
 
 def check_outside(files: AdapterFiles, layers: AdapterLayers, embedding_modules: Mapping[str, str]) -> None:
@@ -116,6 +109,8 @@ def target_modules(files: AdapterFiles) -> list[str] | None:
 def choose_rank(files: AdapterFiles, asked: Any) -> int:
     """The `max_lora_rank` for an adapter: as asked, else the smallest that vLLM has and the adapter fits in.
 
+    No variant has a higher rank than the whole adapter.
+
     Raises:
         ArgumentError: `asked` is none that vLLM has, or less than the adapter's rank.
         AdapterError: the adapter's rank is above all that vLLM has.
@@ -141,9 +136,10 @@ def choose_rank(files: AdapterFiles, asked: Any) -> int:
 def slot_size(model: nn.Module, rank: int, itemsize: int) -> int:
     """Bytes that vLLM sets aside for one adapter, on every linear layer at the full `rank`, whatever the adapter uses.
 
-    `model` is the base model, `itemsize` the size of a value: rank * (inputs + outputs) values per layer.
+    `model` is the base model, with the adapter or without, `itemsize` the size of a value: rank * (inputs + outputs)
+    values per layer.
     """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    linear = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and ".lora_" not in name]
     return rank * itemsize * sum(module.in_features + module.out_features for module in linear)
 
 
@@ -162,8 +158,35 @@ def adapters_at_once(wanted: int, size: int, memory: int) -> int:
     return min(wanted, fitting)
 
 
+def answers_of(base: str, adapter: Path, asked: Sequence[list[int]], tokens: int, dtype: str) -> Answers:
+    """What vLLM answers to prompts (token ids) with an exported adapter, for `lora-drop check`.
+
+    Raises:
+        AdapterError: vLLM takes neither the adapter nor LoRA for this model.
+    """
+    files = open_adapter(str(adapter))
+    rank = choose_rank(files, None)
+    check_supported(files, rank)
+    try:
+        engine = LLM(base, dtype=dtype, enable_lora=True, max_lora_rank=rank, max_loras=1, enforce_eager=True)
+        request = LoRARequest(adapter.name, 1, str(adapter))
+        outputs = engine.generate(
+            [TokensPrompt(prompt_token_ids=ids) for ids in asked],
+            SamplingParams(temperature=0, max_tokens=tokens, prompt_logprobs=0),
+            lora_request=request,
+            use_tqdm=False,
+        )
+    except ValueError as error:
+        raise AdapterError(f"vLLM refuses {adapter} on {base}: {' '.join(str(error).split())[:300]}") from error
+    logprobs = tuple(
+        tuple(position[token].logprob for token, position in zip(ids[1:], output.prompt_logprobs[1:], strict=True))
+        for ids, output in zip(asked, outputs, strict=True)
+    )
+    return Answers(logprobs, tuple(tuple(output.outputs[0].token_ids) for output in outputs))
+
+
 class AdapterShelf:
-    """The adapter cut to each set of layers that is asked for, as folders for vLLM.
+    """The adapter as each variant keeps it, as folders for vLLM.
 
     They stay in `folder` for the next run, under the adapter's fingerprint.
     """
@@ -173,28 +196,28 @@ class AdapterShelf:
         self._layers = layers
         self._fingerprint = files.fingerprint().removeprefix("sha256:")[:16]
         self._folder = folder / self._fingerprint / __version__
-        self._requests: dict[LayerSet, LoRARequest | None] = {}
+        self._requests: dict[Variant, LoRARequest | None] = {}
 
-    def request(self, kept: LayerSet) -> LoRARequest | None:
-        """What a request must carry to be answered with the LoRA of `kept` only; None for the base model."""
+    def request(self, kept: Variant) -> LoRARequest | None:
+        """What a request must carry to be answered with what `kept` keeps; None for the base model."""
         if kept not in self._requests:
             has_lora = self._layers.count_parameters(kept)[0] > 0
             self._requests[kept] = self._new_request(kept) if has_lora else None
         return self._requests[kept]
 
-    def _new_request(self, kept: LayerSet) -> LoRARequest:
+    def _new_request(self, kept: Variant) -> LoRARequest:
         # vLLM knows an adapter by its number in one place and by its name in another: no two adapters that meet in one
         # engine may share either.
-        name = f"{self._fingerprint} layers {kept.spec}"
+        name = f"{self._fingerprint} {kept}"
         number = 1 + int(hashlib.sha256(name.encode()).hexdigest()[:7], 16)
         return LoRARequest(name, number, str(self._folder_of(kept)))
 
-    def _folder_of(self, kept: LayerSet) -> Path:
-        if not self._layers.count_parameters(kept)[1]:
+    def _folder_of(self, kept: Variant) -> Path:
+        if kept.is_full and not self._needs_folding():
             return self._files.folder
-        # Sets that are no boundary may have specs longer than a file name can be.
-        boundary = kept.boundary
-        name = f"below-{boundary}" if boundary is not None else hashlib.sha256(kept.spec.encode()).hexdigest()[:16]
+        name = str(kept)
+        if len(name) > NAME_LENGTH:
+            name = hashlib.sha256(name.encode()).hexdigest()[:16]
         folder = self._folder / name
         if not folder.is_dir():
             try:
@@ -204,3 +227,7 @@ class AdapterShelf:
                 if not folder.is_dir():
                     raise
         return folder
+
+    def _needs_folding(self) -> bool:
+        """Whether vLLM would read the adapter's scalings otherwise than PEFT does (`check_supported`)."""
+        return any(self._files.config.get(name) for name in FOLDED_IN_EXPORT)

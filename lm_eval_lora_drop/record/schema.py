@@ -6,7 +6,7 @@ A number that is not known is None (null), never NaN. Variants stand in their no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,15 +191,19 @@ def from_config(config: Mapping[str, Any], path: Path | str) -> RunRecord | None
     if entry is None:
         return None
     schema = entry.get("schema") if isinstance(entry, dict) else None
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise ArgumentError(
             f"{path}: config.{KEY}.schema must be {SCHEMA}, got {schema!r}: the file was written by another version of "
             "lm-eval-lora-drop or is damaged. Evaluate again with this version."
         )
-    record = _convert(entry, RunRecord, f"config.{KEY}", path)
-    for name, task in record.tasks.items():
-        _check(task, f"config.{KEY}.tasks.{name}", path)
-    return record
+    tasks = entry.get("tasks", {})
+    if not isinstance(tasks, dict):
+        raise _damaged(path, f"config.{KEY}.tasks", f"must be an object, got {type(tasks).__name__}")
+    run: RunRecord = _convert({**entry, "tasks": {}}, RunRecord, f"config.{KEY}", path)
+    # One by one, so that a message names the task.
+    return replace(
+        run, tasks={str(name): read_task(task, path, f"config.{KEY}.tasks.{name}") for name, task in tasks.items()}
+    )
 
 
 def read_task(entry: Any, path: Path | str, where: str) -> TaskRecord:

@@ -190,8 +190,8 @@ def _read(line: Line, run: TaskRun, column: Column) -> _Scored | None:
     key = hash((run.version, run.num_fewshot, identity))
     # Texts and hashes of 500 runs need not stay in memory.
     run.__dict__.pop("documents", None)
-    entry = run.lora_drop
-    found = entry.get("boundary") if entry is not None and entry.get("method") != "given" else None
+    record = run.record
+    found = record.boundary if record is not None and record.method != "given" else None
     count = len(documents.doc_ids) if documents else run.documents_evaluated
     line.cells[column.task] = Cell(score.value, score.stderr, count, boundary=found)
     return _Scored(line, run, key, values)

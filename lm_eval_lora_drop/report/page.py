@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.figures.sweep import sweep_figure
 from lm_eval_lora_drop.record.runs import Issue
+from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.report.compare import Comparison, compare
 from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.leaderboard import build, find_system
@@ -52,7 +53,7 @@ class Search:
 
     task: str
     system: str
-    entry: Mapping[str, Any]
+    record: TaskRecord
     figures: list[tuple[str, str]] = field(default_factory=list)
     stability: list[str] = field(default_factory=list)
 
@@ -114,7 +115,7 @@ def write_report(
 def _whole_first(systems: Sequence[System]) -> list[System]:
     """Whole adapters first: what the others are held against, each against the first that shares a task with it."""
     full = [s for s in systems if s.label.split(" (")[0].endswith("boundary=full")]
-    stock = [s for s in systems if s.runs[0].lora_drop is None and "peft" in s.runs[0].model_args]
+    stock = [s for s in systems if s.runs[0].record is None and "peft" in s.runs[0].model_args]
     return [*full, *stock, *(system for system in systems if system not in full and system not in stock)]
 
 
@@ -177,12 +178,12 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
     found = []
     for system in systems:
         for run in system.runs:
-            for task, entry in swept_tasks(run).items():
-                search = Search(task, system.label, entry)
+            for task, record in swept_tasks(run).items():
+                search = Search(task, system.label, record)
                 try:
-                    search.figures.append((f"Sweep of {task} over the boundary K", _svg(sweep_figure(task, entry))))
-                    search.stability = sentences(assess(task, entry, seed=seed))
-                except (ArgumentError, KeyError, TypeError) as error:
+                    search.figures.append((f"Sweep of {task} over the boundary K", _svg(sweep_figure(task, record))))
+                    search.stability = sentences(assess(task, record, seed=seed))
+                except ArgumentError as error:
                     search.stability = [f"Not assessed: {error}"]
                 found.append(search)
     return found
@@ -237,19 +238,19 @@ def _document(gain: float, a: Any, b: Any, metric: str | None) -> dict[str, Any]
 def _settings(system: System) -> dict[str, Any]:
     runs = []
     for run in system.runs:
-        record = run.lora_drop or {}
+        record = run.record
         runs.append(
             {
                 "file": run.path.name,
                 "model": run.model_type,
                 "lm_eval": run.lm_eval_version or "unknown",
                 "arguments": json.dumps(dict(run.model_args), ensure_ascii=False, indent=1),
-                "adapter": (record.get("adapter") or {}).get("fingerprint"),
-                "base": (record.get("base") or {}).get("fingerprint"),
-                "fingerprint": record.get("fingerprint"),
-                "libraries": record.get("libraries") or {},
+                "adapter": record and record.adapter.fingerprint,
+                "base": record and record.base.fingerprint,
+                "fingerprint": record and record.fingerprint,
+                "libraries": record.libraries if record else {},
                 "tasks": [
-                    (name, task.version, task.documents_evaluated, task.lora_drop) for name, task in run.tasks.items()
+                    (name, task.version, task.documents_evaluated, task.record) for name, task in run.tasks.items()
                 ],
             }
         )

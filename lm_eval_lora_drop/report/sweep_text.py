@@ -72,4 +72,3 @@ def _digits(sweep: SweepRecord) -> int:
     """Percentages get two digits, shares four."""
     scores = [abs(row.score) for row in sweep.candidates if row.score is not None]
     return 2 if max(scores, default=0.0) > 1.5 else 4
-

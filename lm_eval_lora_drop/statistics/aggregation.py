@@ -157,3 +157,20 @@ def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
     """Bootstrap: `(resamples, documents)` counts of documents drawn with replacement."""
     shares = np.full(documents, 1.0 / documents)
     return np.random.default_rng(seed).multinomial(documents, shares, size=resamples)
+
+
+def score_range(values: Sequence[Floats]) -> float:
+    """The largest difference that two scores of one document are taken to have.
+
+    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the two scales that the harness's bounded
+    metrics use. Else, as with log-likelihoods or the pseudo-values of a corpus metric, twice the spread of all that
+    were seen.
+    """
+    seen = np.concatenate([row[np.isfinite(row)] for row in values])
+    if not seen.size:
+        return 1.0
+    low, high = float(seen.min()), float(seen.max())
+    for top in (1.0, 100.0):
+        if low >= 0.0 and high <= top:
+            return top
+    return 2.0 * (high - low)

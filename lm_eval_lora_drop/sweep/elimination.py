@@ -1,105 +1,113 @@
-"""The test by which racing gives boundaries up, on plain arrays.
+"""The test by which racing gives candidates up, on plain arrays: a bet against each candidate being the winner.
 
-Successive elimination with a tolerance (Even-Dar, Mannor & Mansour, 2006, Journal of Machine Learning Research 7,
-section 3), on paired differences over the same documents, as the races of Moore & Lee (1994) block by query point.
-docs/sweep.md states the guarantee and its assumptions.
+Betting for sampling without replacement: Waudby-Smith & Ramdas (2020, Confidence sequences for sampling without
+replacement, NeurIPS 33, https://arxiv.org/abs/2006.04347; 2024, Estimating means of bounded random variables by
+betting, JRSS B 86, 1-27). docs/sweep.md states the promise and proves it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
-Floats = NDArray[np.float64]
+from lm_eval_lora_drop.statistics.aggregation import Floats
+from lm_eval_lora_drop.variant import Variant
 
-PSEUDO_DOCUMENTS = 2
+Bools = NDArray[np.bool_]
+
+STAKES = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the largest stake that cannot ruin more than the wealth bet; all of them are played side by side."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A boundary that is given up, in whose favour, and why.
+class Retirement:
+    """A candidate that is given up, the candidate that leads at that time, and why.
 
-    `beaten`; `no_better`, by more than the tolerance; or `prior`: before it met any document (see prior.py).
+    `cannot_win`: the bet against its winning by more than the tolerance has paid; or `prior`: before it met any
+    document (see prior.py).
     """
 
-    boundary: int
-    by: int
+    variant: Variant
+    by: Variant
     reason: str
 
 
-def critical_value(error_rate: float, rivals: int, rounds: int) -> float:
-    """The normal quantile that all `rivals` x `rounds` comparisons of one boundary together exceed by chance with a
-    probability of at most `error_rate` (Bonferroni)."""
-    return float(norm.isf(error_rate / max(1, rivals * rounds)))
+@dataclass(frozen=True)
+class RaceHistory:
+    """What was known and decided, document by document in the order of the race.
+
+    `values`: `(candidates, documents)`, higher is better, finite; what stands after a candidate's retirement is not
+    read. `running`: `(candidates, documents)`, whether the candidate met the document.
+    `carried`: `(candidates, documents)`, whether it had been promised, before the document was met, that the candidate
+    will be carried to the end.
+    """
+
+    values: Floats
+    running: Bools
+    carried: Bools
 
 
-def eliminate(
-    values: Floats,
-    boundaries: Sequence[int],
-    kept: Collection[int],
-    *,
-    total: int,
-    critical: float,
-    margin: float,
-) -> list[Verdict]:
-    """Which boundaries are given up after this round.
+def wealth(history: RaceHistory, *, total: int, tolerance: float, largest: float) -> Floats:
+    """The highest wealth `(candidates,)` that bets against each candidate have reached so far, from a start of 1.
 
-    Boundary w is beaten by j where the lower confidence bound of the mean of j - w over all `total` documents lies
-    above zero (above the margin, where that is positive). With a negative margin, the tolerance, w is also given up
-    where the same bound for the leader lies above the margin: then w is not better than the leader by more than that.
+    If a candidate w is the winner over all `total` documents, and better by more than the tolerance than every carried
+    candidate, then each bet is fair or worse, whatever happened before it, and by Ville's inequality its wealth ever
+    reaches 1 / error_rate with a probability of at most `error_rate`.
 
-    The bound takes the documents seen as a random sample without replacement of the `total` (hence the finite
-    population correction). Two pseudo-documents, one for each side, of the size of the root mean square difference of
-    the most different pair, keep the spread from being underestimated where few documents differ, as Bonett & Price
-    (2012, Journal of Educational and Behavioral Statistics 37(4)) do for paired proportions.
+    A bet is on d, a rival's score less w's on the next document. If the sum of d over all N documents is at most -c,
+    and it is S over the i documents met, those left have a mean of at most m = (-c - S) / (N - i), so the payoff
+    1 + stake (d - m) has an expectation of at most 1; it is never negative for a stake of at most 1 / (R + m), where
+    d >= -R. c is 0, or for a carried rival the tolerance: `tolerance` times the root of w's sum of squares about its
+    mean over the documents met, which is at most N standard errors of w's final score.
+
+    Two gamblers play, each with every stake of `STAKES`: one bets on the candidate that leads at the time, one on the
+    carried candidate that leads at the time. The wealth is the mean of theirs.
 
     Args:
-        values: `(boundaries, documents seen)`, higher is better, NaN where a document has no value.
-        boundaries: K of each row.
-        kept: boundaries that are not given up whatever they score.
-        margin: in units of the score: minus the tolerance, or what a boundary must be beaten by.
+        total: N, how many documents there are.
+        tolerance: in standard errors of w's score over all documents.
+        largest: R, the largest possible difference of two scores of a document.
     """
-    means = np.array([np.nanmean(row) if np.isfinite(row).any() else -math.inf for row in values])
-    leader = max(range(len(boundaries)), key=lambda row: (means[row], boundaries[row]))
-    scale = _largest_difference(values)
-    verdicts = []
-    for row, boundary in enumerate(boundaries):
-        if row == leader or boundary in kept:
-            continue
-        lower = _lower_bounds(values - values[row], total, critical, scale)
-        lower[row] = -math.inf
-        best = int(np.argmax(lower))
-        if lower[best] > max(margin, 0.0):
-            verdicts.append(Verdict(boundary, boundaries[best], "beaten"))
-        elif margin < 0 and lower[leader] > margin:
-            verdicts.append(Verdict(boundary, boundaries[leader], "no_better"))
-    return verdicts
+    candidates, seen = history.values.shape
+    if candidates < 2 or seen == 0:
+        return np.ones(candidates)
+    values = np.where(history.running, history.values, 0.0)
+    # What is known *before* each document: exclusive sums.
+    before = np.arange(seen)
+    sums = np.cumsum(values, axis=1) - values
+    squares = np.cumsum(values**2, axis=1) - values**2
+    spread = np.sqrt(np.maximum(squares - sums**2 / np.maximum(before, 1), 0.0))
+    left = total - before
+    paths = []
+    for among in (history.running, history.carried & history.running):
+        rival = _leaders(sums, among)
+        playing = (rival >= 0) & history.running
+        margin = np.where(history.carried[rival, before], tolerance * spread, 0.0)
+        least = (-margin - (sums[rival, before] - sums)) / left
+        gained = values[rival, before] - values
+        room = largest + least
+        # Below -R the documents left cannot make up for what w lacks: it has lost for certain.
+        lost = playing & (room < -1e-9 * largest)
+        playing &= (least < largest) & ~lost
+        unit = np.where(playing, (gained - least) / np.maximum(room, 1e-9 * largest), 0.0)
+        for stake in STAKES:
+            # R may be an estimate: a payoff below zero is ruin.
+            grown = np.cumprod(np.maximum(1.0 + stake * unit, 0.0), axis=1)
+            paths.append(np.where(np.logical_or.accumulate(lost, axis=1), np.inf, grown))
+    return np.asarray(np.mean(paths, axis=0).max(axis=1))
 
 
-def _largest_difference(values: Floats) -> float:
-    """Root mean square difference of the most different pair of rows."""
-    largest = 0.0
-    for row in values:
-        squares = (values - row) ** 2
-        counted = np.isfinite(squares)
-        sums = np.where(counted, squares, 0.0).sum(axis=1)
-        largest = max(largest, float(np.max(sums / np.maximum(counted.sum(axis=1), 1))))
-    return math.sqrt(largest)
-
-
-def _lower_bounds(differences: Floats, total: int, critical: float, scale: float) -> Floats:
-    """`(rivals, documents)` differences to lower confidence bounds `(rivals,)`; minus infinity below two documents."""
-    counted = np.isfinite(differences)
-    filled = np.where(counted, differences, 0.0)
-    seen = counted.sum(axis=1)
-    n = seen + PSEUDO_DOCUMENTS
-    mean = filled.sum(axis=1) / n
-    variance = ((filled**2).sum(axis=1) + PSEUDO_DOCUMENTS * scale**2) / n - mean**2
-    left = 1.0 - differences.shape[1] / total
-    bounds = mean - critical * np.sqrt(np.maximum(variance, 0.0) / n * left)
-    return np.asarray(np.where(seen < 2, -math.inf, bounds))
+def _leaders(sums: Floats, among: Bools) -> NDArray[np.int64]:
+    """`(candidates, documents)`: which other candidate of `among` has the highest sum before the document, the first of
+    equals; -1 where there is no other."""
+    candidates, seen = sums.shape
+    open_sums = np.where(among, sums, -np.inf)
+    first = open_sums.argmax(axis=0)
+    open_sums[first, np.arange(seen)] = -np.inf
+    second = open_sums.argmax(axis=0)
+    leads = first[None, :] == np.arange(candidates)[:, None]
+    rivals = np.where(leads, second[None, :], first[None, :])
+    # A leader needs a second candidate to have a rival.
+    return np.where(among.sum(axis=0)[None, :] > leads, rivals, -1)

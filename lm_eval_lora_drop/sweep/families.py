@@ -1,11 +1,28 @@
-"""The candidates that a sweep compares, family by family."""
+"""The candidates that a sweep compares, family by family (docs/families.md).
+
+A family is pure arithmetic on the number of layers, the kinds of module the adapter has LoRA on, and its rank; whole
+adapter and base model are always among the candidates, so that every choice is held against both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.variant import Keep, Variant, check_boundary, default_boundary
+from lm_eval_lora_drop.work import AdapterShape
+
+STRENGTHS = tuple(step / 8 for step in range(1, 13))
+"""0.125 to 1.5."""
+SOFT = (0.25, 0.5, 0.75)
+SLOPES = ((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (1.25, 0.75), (0.75, 1.25), (0.5, 1.0), (0.25, 1.0), (0.0, 1.0))
+"""Strength at the lowest and at the highest layer, linear between (LiNeS, arXiv 2410.17146, in both directions)."""
+RANDOM_SETS = 16
+GRID = 6
+"""Into how many parts the depth is cut where every layer would give too many candidates."""
 
 
 @dataclass(frozen=True)
@@ -37,4 +54,139 @@ def boundaries(values: Iterable[int], num_layers: int) -> Family:
         ArgumentError: a boundary that the model does not have.
     """
     ordered = sorted(set(values), reverse=True)
+    for value in ordered:
+        check_boundary(value, num_layers)
     return Family("boundary", tuple(Variant.below(value, num_layers) for value in ordered), ordered=True)
+
+
+def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, size: int | None = None) -> Family:
+    """The candidates of one family, or of several together (then unordered).
+
+    Args:
+        names: of `FAMILIES`.
+        seed: of the random sets.
+        size: layers in a random set; the paper's default boundary where None.
+
+    Raises:
+        ArgumentError: no such family, or one that this adapter has no candidates for.
+    """
+    found: dict[Variant, None] = {}
+    for name in names:
+        if name not in FAMILIES:
+            raise ArgumentError(f"sweep_family must be one of {', '.join(FAMILIES)}, joined by '+', got {name!r}.")
+        if name == "random":
+            chosen = default_boundary(shape.num_layers) if size is None else size
+            check_boundary(chosen, shape.num_layers)
+            found |= dict.fromkeys(_random(shape, chosen, seed))
+        else:
+            found |= dict.fromkeys(FAMILIES[name](shape))
+    ends = (Variant.full(shape.num_layers), Variant.base(shape.num_layers))
+    variants = sorted({**found, **dict.fromkeys(ends)}, key=_kept, reverse=True)
+    single = names[0] if len(names) == 1 else ""
+    return Family("+".join(names), tuple(variants), ordered=single in ("boundary", "upper", "strength"))
+
+
+def _kept(variant: Variant) -> float:
+    """About how much is kept, for the order: layers by strength, a part of the kinds counting half."""
+    return sum(
+        min(keep.strength, 1.0) * (0.5 if keep.modules else 1.0) * (0.75 if keep.rank else 1.0)
+        for keeps in variant.layers
+        for keep in keeps
+    )
+
+
+def _boundary(shape: AdapterShape) -> list[Variant]:
+    return [Variant.below(k, shape.num_layers) for k in range(shape.num_layers, -1, -1)]
+
+
+def _upper(shape: AdapterShape) -> list[Variant]:
+    """The top layers from i on: the control that the paper lacks."""
+    return [Variant.of_layers(range(i, shape.num_layers), shape.num_layers) for i in range(shape.num_layers + 1)]
+
+
+def _steps(num_layers: int) -> list[int]:
+    return sorted({round(num_layers * part / GRID) for part in range(GRID + 1)})
+
+
+def _window(shape: AdapterShape) -> list[Variant]:
+    """[start, end), both on a grid."""
+    pairs = itertools.combinations(_steps(shape.num_layers), 2)
+    return [Variant.of_layers(range(start, end), shape.num_layers) for start, end in pairs]
+
+
+def _leave_one_out(shape: AdapterShape) -> list[Variant]:
+    layers = range(shape.num_layers)
+    return [Variant.of_layers((i for i in layers if i != out), shape.num_layers) for out in layers]
+
+
+def _random(shape: AdapterShape, size: int, seed: int) -> list[Variant]:
+    """Sets of `size` layers, and the boundary of that size beside them: is it the number of layers, or which?"""
+    chance = random.Random(seed)
+    sets = [chance.sample(range(shape.num_layers), size) for _ in range(RANDOM_SETS)]
+    return [Variant.below(size, shape.num_layers), *(Variant.of_layers(one, shape.num_layers) for one in sets)]
+
+
+def _strength(shape: AdapterShape) -> list[Variant]:
+    """One factor on the whole adapter, 0 (base) to 1.5."""
+    everything = range(shape.num_layers)
+    return [
+        Variant.of_layers(everything, shape.num_layers, Keep(strength=strength)) for strength in reversed(STRENGTHS)
+    ]
+
+
+def _slope(shape: AdapterShape) -> list[Variant]:
+    last = max(shape.num_layers - 1, 1)
+    found = []
+    for low, high in SLOPES:
+        factors = [round(low + (high - low) * index / last, 6) for index in range(shape.num_layers)]
+        found.append(Variant(tuple((Keep(strength=factor),) if factor > 0 else () for factor in factors)))
+    return found
+
+
+def _soft(shape: AdapterShape) -> list[Variant]:
+    """A lower strength above a boundary in place of dropping."""
+    found = []
+    for boundary, strength in itertools.product(_steps(shape.num_layers)[:-1], SOFT):
+        above = (Keep(strength=strength),)
+        found.append(Variant(tuple((Keep(),) if index < boundary else above for index in range(shape.num_layers))))
+    return found
+
+
+def _modules(shape: AdapterShape) -> list[Variant]:
+    """Attention or MLP only, and each kind of module singly, in all layers and below two boundaries."""
+    if not shape.modules:
+        raise ArgumentError("sweep_family=modules needs an adapter whose kinds of module are known, got none.")
+    kinds = ["attention", "mlp", *shape.modules] if len(shape.modules) > 1 else list(shape.modules)
+    tops = sorted({shape.num_layers, round(shape.num_layers * 2 / 3), round(shape.num_layers / 3)}, reverse=True)
+    return [
+        Variant.of_layers(range(top), shape.num_layers, Keep(modules=(kind,)))
+        for top, kind in itertools.product(tops, kinds)
+    ]
+
+
+def _rank(shape: AdapterShape) -> list[Variant]:
+    """Each product cut to its largest singular values, in all layers or above the middle."""
+    if shape.rank < 2:
+        raise ArgumentError(f"sweep_family=rank needs an adapter of rank 2 or more, got {shape.rank}.")
+    ranks = [2**power for power in range(10) if 2**power < shape.rank]
+    middle = shape.num_layers // 2
+    found = []
+    for rank in reversed(ranks):
+        cut = (Keep(rank=rank),)
+        found.append(Variant((cut,) * shape.num_layers))
+        found.append(Variant(tuple((Keep(),) if index < middle else cut for index in range(shape.num_layers))))
+    return found
+
+
+FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
+    "boundary": _boundary,
+    "upper": _upper,
+    "window": _window,
+    "leave_one_out": _leave_one_out,
+    "random": lambda shape: _random(shape, default_boundary(shape.num_layers), 0),
+    "strength": _strength,
+    "slope": _slope,
+    "soft": _soft,
+    "modules": _modules,
+    "rank": _rank,
+}

@@ -1,8 +1,7 @@
-"""Racing: boundaries that are out of the running stop meeting documents."""
+"""Racing: candidates that are out of the running stop meeting documents."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,35 +9,36 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweep.elimination import Verdict, critical_value, eliminate
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, score_range
+from lm_eval_lora_drop.sweep.elimination import RaceHistory, Retirement, wealth
 from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.variant import Variant
 
 
 @dataclass(frozen=True)
 class RacingSettings:
     """How careful a race is.
 
-    `error_rate`: the probability with which the best boundary may be given up wrongly, over the whole race.
-    `tolerance`: in standard errors of the leader's score over all documents; with `best`, a boundary that is not better
-    than the leader by more than this is given up. 0 gives up only what is clearly beaten.
-    `first_round`: documents that every boundary meets; `growth`: by which factor they grow from round to round.
+    `error_rate`: the share of races, over the order of the documents, that may end with a candidate worse than the
+    exhaustive winner by more than the tolerance. `tolerance`: in standard errors of the exhaustive winner's score; 0
+    promises the winner itself.
+    `first_round`: documents that every candidate meets; `growth`: by which factor they grow from round to round.
     """
 
     error_rate: float = 0.05
     tolerance: float = 1.0
     first_round: int = 8
-    growth: float = 1.5
+    growth: float = 1.3
 
 
 class Race:
-    """A plan in rounds. Every boundary in the running meets the same documents, in an order drawn from `seed`.
+    """A plan in rounds. Every candidate in the running meets the same documents, in an order drawn from `seed`.
 
-    `sign` is 1 where a higher score is better, -1 where a lower one is. `hopeless` boundaries meet no document at all
+    `sign` is 1 where a higher score is better, -1 where a lower one is. `hopeless` candidates meet no document at all
     (see prior.py).
 
-    Full (K = `num_layers`) is carried to the end, because the user wants the comparison with it, and so is a boundary
-    in whose favour another was given up as no better: the guarantee rests on it. Base may be given up.
+    `full` is carried to the end, because the user wants the comparison with it; so is a candidate that leads after a
+    round, which the others may then be given up for within the tolerance.
     """
 
     def __init__(
@@ -47,78 +47,88 @@ class Race:
         aggregation: Aggregation,
         *,
         sign: int,
-        num_layers: int,
+        full: Variant | None,
         seed: int,
-        select: str = "best",
         settings: RacingSettings | None = None,
-        hopeless: Collection[int] = (),
+        hopeless: Collection[Variant] = (),
     ) -> None:
         self.settings = settings or RacingSettings()
         self._table = table
         self._aggregation = aggregation
         self._sign = sign
-        self._one_se = select == "one_se"
         self._order = random.Random(seed).sample(range(table.documents), table.documents)
-        self._kept = {num_layers}
-        self._running = [boundary for boundary in table.boundaries if boundary not in hopeless]
-        self._rivals = len(self._running) - 1
+        self._racers = [variant for variant in table.candidates if variant not in hopeless]
         self._schedule = schedule(table.documents, self.settings)
-        self._verdicts = [Verdict(boundary, num_layers, "prior") for boundary in hopeless]
-        self.retired: dict[int, int] = dict.fromkeys(hopeless, 0)
+        self._retirements = [Retirement(variant, full or self._racers[0], "prior") for variant in hopeless]
+        self.retired: dict[Variant, int] = dict.fromkeys(hopeless, 0)
+        # Before which document it was promised that a candidate will be carried to the end.
+        self._carried_from: dict[Variant, int] = {full: 0} if full in self._racers else {}
 
-    def rounds(self) -> Iterator[dict[int, Sequence[int]]]:
-        """Rounds of boundary -> positions of documents; the table must be filled before the next one is asked for."""
+    def rounds(self) -> Iterator[dict[Variant, Sequence[int]]]:
+        """Rounds of variant -> positions of documents; the table must be filled before the next one is asked for."""
         for documents in self._schedule:
             yield dict.fromkeys(self._running, self._order[:documents])
             if documents < self._table.documents:
                 self._retire(documents)
 
-    def positions(self, boundary: int) -> Sequence[int]:
-        """The documents that the boundary met in this race, whatever else is known of it."""
-        return sorted(self._order[: self.retired.get(boundary, self._table.documents)])
+    def positions(self, variant: Variant) -> Sequence[int]:
+        """The documents that the variant met in this race, whatever else is known of it."""
+        return sorted(self._order[: self.retired.get(variant, self._table.documents)])
 
-    def to_json(self) -> dict[str, Any]:
-        """What the results file says about the race besides `retired_after`."""
+    def to_record(self) -> dict[str, Any]:
+        """What the results file says about the race besides after how many documents each candidate was retired."""
         return {
             "error_rate": self.settings.error_rate,
-            "tolerance": 0.0 if self._one_se else self.settings.tolerance,
+            "tolerance": self.settings.tolerance,
             "rounds": self._schedule,
             "retired": [
-                {"boundary": verdict.boundary, "by": verdict.by, "reason": verdict.reason} for verdict in self._verdicts
+                {"variant": str(one.variant), "by": str(one.by), "reason": one.reason} for one in self._retirements
             ],
         }
+
+    @property
+    def _running(self) -> list[Variant]:
+        return [variant for variant in self._racers if variant not in self.retired]
 
     def _retire(self, documents: int) -> None:
         if len(self._running) < 2:
             return
-        seen = self._order[:documents]
-        values = self._sign * np.array(
-            [self._aggregation.per_document(self._table.items(boundary, seen)) for boundary in self._running]
-        )
-        verdicts = eliminate(
-            values,
-            self._running,
-            self._kept,
-            total=self._table.documents,
-            critical=critical_value(self.settings.error_rate, self._rivals, len(self._schedule) - 1),
-            margin=self._margin(values),
-        )
-        for verdict in verdicts:
-            self.retired[verdict.boundary] = documents
-            if verdict.reason == "no_better":
-                self._kept.add(verdict.by)
-        self._verdicts += verdicts
-        self._running = [boundary for boundary in self._running if boundary not in self.retired]
+        rows = [self._values(variant, documents) for variant in self._racers]
+        largest = score_range(rows)
+        history = self._history(rows, documents)
+        if largest == 0.0:
+            return
+        reached = wealth(history, total=self._table.documents, tolerance=self.settings.tolerance, largest=largest)
+        means = {v: history.values[row].mean() for row, v in enumerate(self._racers) if history.running[row, -1]}
+        if not means:
+            return
+        leader = max(means, key=lambda variant: means[variant])  # the first of equals
+        for row, variant in enumerate(self._racers):
+            out = reached[row] >= 1.0 / self.settings.error_rate
+            if variant in means and variant not in self._carried_from and variant != leader and out:
+                self.retired[variant] = documents
+                self._retirements.append(Retirement(variant, leader, "cannot_win"))
+        self._carried_from.setdefault(leader, documents)
 
-    def _margin(self, values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-        """The standard error that the leader's score will have over all documents, as far as it can be seen now."""
-        scored = [row[np.isfinite(row)] for row in values]
-        leader = max(scored, key=lambda row: float(row.mean()) if len(row) else -math.inf)
-        if len(leader) < 2:
-            return 0.0
-        stderr = float(np.std(leader, ddof=1)) / math.sqrt(self._table.documents)
-        # one_se wants every boundary within one standard error of the best: only those further below may go.
-        return stderr if self._one_se else -self.settings.tolerance * stderr
+    def _values(self, variant: Variant, documents: int) -> Floats:
+        """`(documents met,)` of the first `documents`: the score of each, higher is better, NaN where it has no
+        value."""
+        met = self._order[: self.retired.get(variant, documents)]
+        return self._sign * self._aggregation.per_document(self._table.items(variant, met))
+
+    def _history(self, rows: Sequence[Floats], documents: int) -> RaceHistory:
+        """The race so far. A document without a value counts as the candidate's mean, as it does in its score; a
+        candidate without any value is neither judged nor anybody's rival."""
+        values = np.zeros((len(rows), documents))
+        running = np.zeros((len(rows), documents), dtype=bool)
+        carried = np.zeros((len(rows), documents), dtype=bool)
+        for row, (variant, seen) in enumerate(zip(self._racers, rows, strict=True)):
+            if np.isfinite(seen).any():
+                mean = np.nanmean(np.where(np.isfinite(seen), seen, np.nan))
+                values[row, : len(seen)] = np.where(np.isfinite(seen), seen, mean)
+                running[row, : len(seen)] = True
+            carried[row, self._carried_from.get(variant, documents) :] = True
+        return RaceHistory(values, running, carried)
 
 
 def schedule(documents: int, settings: RacingSettings) -> list[int]:

@@ -2,117 +2,76 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
+from lm_eval_lora_drop.sweep.select import choose, choose_rows, contributions, places_of
 from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.variant import Variant
 
 
 @dataclass(frozen=True)
 class RecordedSweep:
-    """The boundaries that met every document, the largest K first, with their items.
+    """The candidates that met every document, in the sweep's order, with their items.
 
-    What racing retired earlier is left out: `retired` says what that is.
+    `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered`
+    says whether neighbours are alike. What racing retired earlier is left out: `retired` says what that is.
     """
 
-    boundaries: tuple[int, ...]
+    candidates: tuple[Variant, ...]
     items: tuple[tuple[Any, ...], ...]
-    stderr: Floats
-    chosen: int
+    chosen: Variant
     select: str
     sign: int
-    num_layers: int
+    full: Variant | None
     aggregation: Aggregation
-    retired: tuple[int, ...]
-
-    @classmethod
-    def from_entry(cls, entry: Mapping[str, Any]) -> RecordedSweep:
-        """Read a task's entry of the results file (`config.lora_drop.tasks.<task>`).
-
-        Raises:
-            ArgumentError: the entry holds no sweep, or its aggregation is known to the task alone.
-        """
-        sweep = entry.get("sweep")
-        if not sweep or not sweep.get("items"):
-            raise ArgumentError(
-                f"this needs a task whose boundary was found by a sweep, got method={entry.get('method')!r}. Evaluate "
-                "it with boundary=auto."
-            )
-        rows = sorted(sweep["boundaries"], key=lambda row: -row["boundary"])
-        carried = [row for row in rows if row["retired_after"] is None]
-        return cls(
-            boundaries=tuple(row["boundary"] for row in carried),
-            items=tuple(tuple(sweep["items"][str(row["boundary"])]) for row in carried),
-            stderr=np.array([math.nan if row["stderr"] is None else row["stderr"] for row in carried]),
-            chosen=sweep["chosen"],
-            select=sweep["select"],
-            sign=1 if entry["higher_is_better"] else -1,
-            num_layers=entry["num_layers"],
-            aggregation=Aggregation.named(sweep["aggregation"]),
-            retired=tuple(row["boundary"] for row in rows if row["retired_after"] is not None),
-        )
+    retired: tuple[Variant, ...]
+    ordered: bool
 
     @property
     def documents(self) -> int:
-        """How many documents every boundary met."""
+        """How many documents every candidate met."""
         return len(self.items[0])
 
-    @property
-    def full(self) -> int | None:
-        """The row of full, None where it was no candidate."""
-        return self.boundaries.index(self.num_layers) if self.num_layers in self.boundaries else None
+    @cached_property
+    def values(self) -> Floats:
+        """`(candidates, documents)`: what each document contributes to each score, higher is better."""
+        return contributions(self.items, self.aggregation, self.sign)
 
     def scores(self, counts: NDArray[np.integer[Any]]) -> Floats:
-        """`(R, B)` scores, higher is better, of `R` resamples given as `(R, N)` counts of documents.
+        """`(R, candidates)` scores, higher is better, of `R` resamples given as `(R, documents)` counts of documents.
 
         NaN where a resample holds no document with a value.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.sign * np.stack([self.aggregation.resample(row, counts) for row in self.items], axis=1)
 
-    def choose(self, scores: Floats, stderr: Floats) -> NDArray[np.int64]:
-        """`(R,)` rows chosen from `(R, B)` scores by the sweep's own rule; the larger K where they tie.
+    def choose(self, scores: Floats, counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """`(R,)` rows chosen on `R` resamples by the sweep's own rule, from their `(R, candidates)` scores."""
+        values = self.values if self.select.endswith("one_se") else np.zeros((len(self.items), self.documents))
+        places = places_of(self.candidates)
+        return choose_rows(self.select, values, scores, counts, ordered=self.ordered, places=places)[0]
 
-        `stderr` is that of each boundary's score, `(B,)`, for `one_se`.
-        """
-        comparable = np.where(np.isnan(scores), -np.inf, scores)
-        # argmax takes the first of equals, and the largest K stands first.
-        best = comparable.argmax(axis=1)
-        if self.select == "best":
-            return best
-        limit = comparable[np.arange(len(scores)), best] - np.nan_to_num(stderr[best])
-        within = comparable >= limit[:, None]
-        return np.asarray(within.shape[1] - 1 - within[:, ::-1].argmax(axis=1))
-
-    def race(self, seed: int, settings: RacingSettings | None = None) -> tuple[int, int]:
-        """The boundary that racing would have chosen with this seed, and the (boundary, document) pairs it would have
+    def race(self, seed: int, settings: RacingSettings | None = None) -> tuple[Variant, int]:
+        """The candidate that racing would have chosen with this seed, and the (variant, document) pairs it would have
         asked."""
-        table = Table(self.boundaries, self.documents)
+        table = Table(self.candidates, self.documents)
         table.set(
-            (boundary, position, item)
-            for boundary, row in zip(self.boundaries, self.items, strict=True)
+            (variant, position, item)
+            for variant, row in zip(self.candidates, self.items, strict=True)
             for position, item in enumerate(row)
         )
-        race = Race(
-            table,
-            self.aggregation,
-            sign=self.sign,
-            num_layers=self.num_layers,
-            seed=seed,
-            select=self.select,
-            settings=settings,
-        )
+        race = Race(table, self.aggregation, sign=self.sign, full=self.full, seed=seed, settings=settings)
         for _ in race.rounds():
             pass
-        scores = self.scores(np.ones((1, self.documents), dtype=np.int64))
-        scores[:, [boundary in race.retired for boundary in self.boundaries]] = np.nan
-        pairs = sum(len(race.positions(boundary)) for boundary in self.boundaries)
-        return self.boundaries[int(self.choose(scores, self.stderr)[0])], pairs
+        left = [row for row, variant in enumerate(self.candidates) if variant not in race.retired]
+        rows = [self.items[row] for row in left]
+        choice = choose("best", rows, self.aggregation, self.sign, ordered=self.ordered)
+        pairs = sum(len(race.positions(variant)) for variant in self.candidates)
+        return self.candidates[left[choice.chosen]], pairs

@@ -18,7 +18,7 @@ from lm_eval_lora_drop.sweep import prior
 from lm_eval_lora_drop.sweep.families import Family
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.sweep.select import choose
+from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.table import Table
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document, Peers, Runner, Work
@@ -78,7 +78,6 @@ def run_sweep(
             sign=scorer.metric.sign,
             full=settings.family.full,
             seed=settings.seed,
-            select=settings.select,
             settings=settings.racing,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
             hopeless=in_step(peers, lambda: _hopeless(reference, table))[0],
@@ -211,9 +210,7 @@ def _answer(
         yield from pairs
 
 
-def _record(
-    table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, engine: str
-) -> SweepRecord:
+def _record(table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, engine: str) -> SweepRecord:
     rows = []
     for variant in table.candidates:
         items = table.items(variant, plan.positions(variant))
@@ -238,6 +235,7 @@ def _record(
         scorer.aggregation,
         scorer.metric.sign,
         ordered=settings.family.ordered,
+        places=places_of(in_the_end),
     )
     chosen, full = in_the_end[choice.chosen], settings.family.full
     gain = None

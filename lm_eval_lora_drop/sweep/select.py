@@ -1,40 +1,173 @@
-"""Which boundary is taken, once the scores are known."""
+"""Which candidate is taken, once every one has met every document: one rule for the sweep, for its resamples and for
+what a results file holds."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.metric import MetricSpec
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
+from lm_eval_lora_drop.variant import Variant
 
-SELECTIONS = ("best", "one_se")
+SELECTIONS = ("smooth", "best", "one_se", "smooth_one_se")
+
+BANDWIDTH = 1.0
+"""Standard deviation of the smoothing kernel, in layers; docs/sweep.md has the simulation."""
+
+_TIE = 1e-9
+"""Scores of the same documents added in another order differ in their last bits; a tie must count as a tie."""
 
 
-def best_boundary(scores: Mapping[int, float], metric: MetricSpec) -> int:
-    """The boundary of the best score; the larger K where scores tie. Scores that are NaN do not take part.
+@dataclass(frozen=True)
+class Choice:
+    """Rows of the candidates: the one that is chosen, and the one of the best score (smoothed where the rule
+    smooths)."""
+
+    chosen: int
+    best: int
+
+
+def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
+    """The rule in force; None stands for the default: `smooth` where the family is ordered, else `best`.
+
+    Racing promises something about the best score alone: with it the rule is `best`.
 
     Raises:
-        ArgumentError: no boundary has a score.
+        ArgumentError: another rule was asked of a race.
     """
-    scored = {boundary: score for boundary, score in scores.items() if not math.isnan(score)}
-    if not scored:
+    if strategy == "racing":
+        if select not in (None, "best"):
+            raise ArgumentError(
+                f"sweep_select must be best with sweep_strategy=racing, got {select}: racing gives up candidates "
+                "that this rule compares. Leave sweep_select out, or take sweep_strategy=exhaustive."
+            )
+        return "best"
+    return select or ("smooth" if ordered else "best")
+
+
+def places_of(candidates: Sequence[Variant]) -> list[int]:
+    """Where each candidate stands among its neighbours, in layers: K for boundaries, else its row."""
+    boundaries = [variant.boundary for variant in candidates]
+    known = [boundary for boundary in boundaries if boundary is not None]
+    return known if len(known) == len(boundaries) else list(range(len(boundaries)))
+
+
+def choose(
+    select: str,
+    rows: Sequence[Sequence[Any]],
+    aggregation: Aggregation,
+    sign: int,
+    *,
+    ordered: bool,
+    places: Sequence[float] | None = None,
+) -> Choice:
+    """Choose by the rule `select` among candidates that met the same documents.
+
+    - `best`: the best score.
+    - `one_se`: the last candidate that is not worse than the best by more than one standard error of their *paired*
+      difference: the rule of Breiman et al. (1984, Classification and Regression Trees, section 3.4.3), with the
+      error of what it compares.
+    - `smooth`, `smooth_one_se`: the same two on scores smoothed over the candidates' places by local linear regression
+      with a Gaussian kernel (Fan & Gijbels, 1996, Local Polynomial Modelling). Only where neighbours are alike
+      (`ordered`); else they are `best` and `one_se`.
+
+    Where scores tie, the candidate that stands first is the best. Candidates without a score are not chosen.
+
+    Args:
+        rows: `(candidates, documents)` items, from the most kept to the least; None where a document has no value.
+        sign: 1 where higher is better, -1 where lower is.
+        places: where each candidate stands, in layers (for a boundary its K); default: its row.
+
+    Raises:
+        ArgumentError: no candidate has a score.
+    """
+    documents = len(rows[0])
+    counts = np.ones((1, documents), dtype=np.int64)
+    scores = sign * np.array([[aggregation.score(row) for row in rows]])
+    if not np.isfinite(scores).any():
         raise ArgumentError(
-            f"sweep_metric must have a value for some validation document, and the task gave none of {metric}: no "
-            "boundary has a score. Choose another metric."
+            "sweep_metric must have a value for some validation document, and the task gave none of it: no candidate "
+            "has a score. Choose another metric."
         )
-    return max(scored, key=lambda boundary: (metric.sign * scored[boundary], boundary))
+    # Only the paired rules ask what each document contributes, which costs a slow aggregation a call a document.
+    values = contributions(rows, aggregation, sign) if select.endswith("one_se") else np.zeros((len(rows), documents))
+    chosen, best = choose_rows(select, values, scores, counts, ordered=ordered, places=places)
+    return Choice(int(chosen[0]), int(best[0]))
 
 
-def choose(select: str, scores: Mapping[int, float], metric: MetricSpec, best_stderr: float) -> int:
-    """The boundary by the rule `select`.
+def contributions(rows: Sequence[Sequence[Any]], aggregation: Aggregation, sign: int) -> Floats:
+    """`(candidates, documents)`: what each document contributes to each score, higher is better; documents without a
+    value stand at their candidate's mean, as they do in its score."""
+    values = sign * np.array([aggregation.per_document(row) for row in rows])
+    known = np.isfinite(values)
+    sums = np.where(known, values, 0.0).sum(axis=1, keepdims=True)
+    return np.where(known, values, sums / np.maximum(known.sum(axis=1, keepdims=True), 1))
 
-    `best` takes the best score. `one_se` takes the smallest K whose score lies within one standard error of the best
-    (the one-standard-error rule of Breiman et al., 1984, Classification and Regression Trees, section 3.4.3); where the
-    standard error is unknown it is the best.
+
+def choose_rows(
+    select: str,
+    values: Floats,
+    scores: Floats,
+    counts: NDArray[np.integer[Any]],
+    *,
+    ordered: bool,
+    places: Sequence[float] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`choose` on `R` resamples of the documents: the chosen row and the best row of each, `(R,)`.
+
+    Args:
+        values: `(candidates, documents)`, higher is better, what each document contributes (`contributions`).
+        scores: `(R, candidates)` of the resamples, higher is better.
+        counts: `(R, documents)`, how often each document occurs in each resample.
     """
-    best = best_boundary(scores, metric)
-    if select == "best" or math.isnan(best_stderr):
-        return best
-    limit = scores[best] - metric.sign * best_stderr
-    return min(boundary for boundary, score in scores.items() if not metric.better(limit, score) and score == score)
+    resamples = np.arange(len(scores))
+    scored = np.isfinite(scores)
+    if ordered and select.startswith("smooth"):
+        # A resample without a score borrows the mean of the others: its neighbours' smoothed scores need a number.
+        able = scored.any(axis=0)
+        means = np.array(
+            [column[ok].mean() if ok.any() else 0.0 for column, ok in zip(scores.T, scored.T, strict=True)]
+        )
+        spots = np.arange(len(values), dtype=np.float64) if places is None else np.asarray(places, dtype=np.float64)
+        smoother = np.eye(len(values))
+        smoother[np.ix_(able, able)] = local_linear(spots[able])
+        scores = np.where(scored, scores, means) @ smoother.T
+        values = smoother @ values
+    comparable = np.where(scored, scores, -np.inf)
+    slack = _TIE * np.maximum(1.0, np.abs(np.where(scored, scores, 0.0)).max(axis=1))[:, None]
+    best = (comparable >= comparable.max(axis=1, keepdims=True) - slack).argmax(axis=1)
+    if not select.endswith("one_se"):
+        return best, best
+    lost = comparable[resamples, best][:, None] - comparable
+    within = scored & (lost <= _paired_errors(values, counts, best) + slack)
+    return values.shape[0] - 1 - within[:, ::-1].argmax(axis=1), best
+
+
+def local_linear(places: Floats, bandwidth: float = BANDWIDTH) -> Floats:
+    """The `(B, B)` matrix that takes scores at `places` to the values there of lines fitted around each, weighted by a
+    Gaussian kernel; the identity where candidates lie far apart."""
+    away = places[None, :] - places[:, None]
+    weights = np.exp(-0.5 * (away / bandwidth) ** 2)
+    s0, s1, s2 = ((weights * away**power).sum(axis=1, keepdims=True) for power in (0, 1, 2))
+    determinant = s0 * s2 - s1**2
+    # Too far from any other for a line: the score itself.
+    lone = determinant <= 1e-12 * s0**2
+    fitted = weights * (s2 - s1 * away) / np.where(lone, 1.0, determinant)
+    return np.asarray(np.where(lone, np.eye(len(places)), fitted))
+
+
+def _paired_errors(values: Floats, counts: NDArray[np.integer[Any]], best: NDArray[np.int64]) -> Floats:
+    """`(R, B)` standard errors of each candidate's difference to the resample's best, over the same documents."""
+    n = counts.sum(axis=1, keepdims=True)
+    # A common level cancels in differences; taking it off first keeps their squares exact.
+    level = values - values.mean(axis=0)
+    rival = level[best]  # (R, N)
+    sums = counts @ level.T - (counts * rival).sum(axis=1, keepdims=True)
+    squares = (counts @ (level**2).T) + (counts * rival**2).sum(axis=1, keepdims=True) - 2 * (counts * rival) @ level.T
+    variance = np.maximum(squares - sums**2 / n, 0.0) / np.maximum(n - 1, 1)
+    return np.asarray(np.sqrt(variance / n))

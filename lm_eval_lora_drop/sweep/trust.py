@@ -1,7 +1,8 @@
 """How far a sweep's choice can be trusted, from the recorded items alone: no model, no task.
 
 The best of many scores on the same documents looks better than it is. The corrections here resample documents, the same
-ones for every boundary, and choose anew on each resample by the sweep's own rule.
+ones for every candidate, and choose anew on each resample by the sweep's own rule; the verdict on the gain holds for
+all candidates together, so it holds for whichever was chosen.
 """
 
 from __future__ import annotations
@@ -9,68 +10,127 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.statistics.aggregation import Floats, draw_counts
+from lm_eval_lora_drop.statistics.paired import simultaneous_band
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.variant import Variant
 
-RESAMPLES = 2000
-RESAMPLES_OF_A_SLOW_AGGREGATION = 100
+CHOICE_RESAMPLES = 2000
+CHOICE_RESAMPLES_OF_A_SLOW_AGGREGATION = 100
+ERROR_RATE = 0.05
+"""Of all the verdicts of a sweep together; their intervals hold at one less this."""
+
+
+class Evidence(Enum):
+    """What the documents say of a candidate against the whole adapter."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOT_DISTINGUISHABLE = "not distinguishable"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A candidate's paired difference to the whole adapter, in the metric's units, positive where the candidate is
+    better.
+
+    `low`, `high`: the interval of the simultaneous band, which holds for all candidates of the sweep together at 95 %.
+    `evidence` is `CANNOT_TELL` where the documents are so few that no difference on them could reach the band's level.
+    """
+
+    value: float
+    low: float
+    high: float
+    evidence: Evidence
 
 
 @dataclass(frozen=True)
 class Trust:
     """What resampling says about a choice.
 
-    Scores and gains are in the metric's own units; a gain is positive where K is better than full. Fields about full
-    are None where full was no candidate.
+    Scores and gains are in the metric's own units; a gain is positive where the choice is better than full.
 
-    `choice_share`: K -> share of the resamples in which it is chosen.
-    `better_than_full`: share of the resamples in which the chosen K scores strictly better than full (`tied_with_full`:
-        equal). It takes K as given, so it shares the optimism of the choice.
-    `apparent`: the chosen K's score on all documents. `corrected`: the score to expect on new documents, from
-        resamples in which K is chosen on the documents drawn and scored on those that were not. `optimism`: by how much
-        the former flatters.
-    `gain`, `corrected_gain`, `corrected_gain_interval`: the same for the difference to full, with a 95 % percentile
-        interval over resamples.
-    `unseen_better_than_full`: share of the resamples in which the K chosen on the drawn documents beats full on the
-        others (`unseen_tied_with_full`: equal, as when full itself is chosen).
+    `choice_share`: candidate -> share of the resamples in which it is chosen.
+    `apparent`: the chosen candidate's score on all documents. `corrected`: the score to expect on new documents, from
+        resamples in which the choice is made on the documents drawn and scored on those that were not. `optimism`: by
+        how much the former flatters.
+    `gains`: every candidate's difference to full; empty where full was no candidate.
+    `corrected_gain`: the choice's difference to full to expect on new documents, by the same resamples; None where full
+        was no candidate.
     """
 
-    choice_share: dict[int, float]
+    choice_share: dict[Variant, float]
     apparent: float
     corrected: float
     optimism: float
-    better_than_full: float | None
-    tied_with_full: float | None
-    gain: float | None
+    gains: dict[Variant, Gain]
     corrected_gain: float | None
-    corrected_gain_interval: tuple[float, float] | None
-    unseen_better_than_full: float | None
-    unseen_tied_with_full: float | None
     documents: int
     resamples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, candidates by their notation."""
+        gains = {str(variant): {**vars(gain), "evidence": gain.evidence.value} for variant, gain in self.gains.items()}
+        return {**vars(self), "choice_share": _by_notation(self.choice_share), "gains": gains}
 
 
 @dataclass(frozen=True)
 class Size:
     """The choices on random subsets of `documents` documents.
 
-    `choice_share`: K -> share of the subsets in which it is chosen. `same_choice`: share that choose what all documents
-    choose. `regret`: how much worse, on all documents and on average, the choice is than the best K there; `regret_95`
-    is what 95 % of the subsets stay below. `unseen`: mean score of the choice on the documents outside the subset, None
-    where there are none.
+    `choice_share`: candidate -> share of the subsets in which it is chosen. `same_choice`: share that choose what all
+    documents choose. `regret`: how much worse, on all documents and on average, the choice is than the best candidate
+    there; `regret_95` is what 95 % of the subsets stay below. `unseen`: mean score of the choice on the documents
+    outside the subset, None where there are none.
     """
 
     documents: int
-    choice_share: dict[int, float]
+    choice_share: dict[Variant, float]
     same_choice: float
     regret: float
     regret_95: float
     unseen: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, candidates by their notation."""
+        return {**vars(self), "choice_share": _by_notation(self.choice_share)}
+
+
+def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, Gain]:
+    """The simultaneous band of every candidate's paired difference to full; empty where full was no candidate.
+
+    After a race the candidates left share the error rate with those that were retired, in proportion: the ones left
+    look best because the others were compared away on the same documents.
+    """
+    if recorded.full is None:
+        return {}
+    row = recorded.candidates.index(recorded.full)
+    left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.retired)
+    error_rate = ERROR_RATE * left / all_of_them
+    scores = recorded.scores(np.ones((1, recorded.documents), dtype=np.int64))[0]
+    band = simultaneous_band(recorded.values, recorded.values[row], error_rate=error_rate, seed=seed)
+    gains = {}
+    for index, variant in enumerate(recorded.candidates):
+        low, high = float(band.low[index]), float(band.high[index])
+        if math.ldexp(2.0, -recorded.documents) > error_rate:
+            # Even if all documents differed the same way, a coin would do so more often than the level allows.
+            evidence = Evidence.CANNOT_TELL
+        elif index != row and low > 0:
+            evidence = Evidence.BETTER
+        elif index != row and high < 0:
+            evidence = Evidence.WORSE
+        else:
+            evidence = Evidence.NOT_DISTINGUISHABLE
+        gains[variant] = Gain(float(scores[index] - scores[row]), low, high, evidence)
+    return gains
 
 
 def trust(recorded: RecordedSweep, *, resamples: int | None = None, seed: int = 0) -> Trust:
@@ -87,30 +147,45 @@ def trust(recorded: RecordedSweep, *, resamples: int | None = None, seed: int = 
     n = _at_least_two(recorded)
     resamples = resamples or _worth(recorded)
     counts = draw_counts(n, resamples, seed)
-    drawn = recorded.scores(counts)
     unseen = recorded.scores((counts == 0).astype(np.int64))
     everything = recorded.scores(np.ones((1, n), dtype=np.int64))[0]
-    choices = recorded.choose(drawn, recorded.stderr)
+    choices = recorded.choose(recorded.scores(counts), counts)
     rows = np.arange(resamples)
-    chosen = recorded.boundaries.index(recorded.chosen)
-    apparent, corrected = everything[chosen], float(np.nanmean(unseen[rows, choices]))
-    full = recorded.full
-    gains = np.full(resamples, np.nan) if full is None else unseen[rows, choices] - unseen[:, full]
+    apparent = float(everything[recorded.candidates.index(recorded.chosen)])
+    corrected = _mean(unseen[rows, choices])
+    corrected_gain = None
+    if recorded.full is not None:
+        corrected_gain = _mean(unseen[rows, choices] - unseen[:, recorded.candidates.index(recorded.full)])
     return Trust(
         choice_share=_shares(recorded, choices),
-        apparent=recorded.sign * float(apparent),
+        apparent=recorded.sign * apparent,
         corrected=recorded.sign * corrected,
-        optimism=float(apparent) - corrected,
-        better_than_full=None if full is None else float(np.mean(drawn[:, chosen] > drawn[:, full])),
-        tied_with_full=None if full is None else float(np.mean(drawn[:, chosen] == drawn[:, full])),
-        gain=None if full is None else float(apparent - everything[full]),
-        corrected_gain=None if full is None else float(np.nanmean(gains)),
-        corrected_gain_interval=None if full is None else _interval(gains),
-        unseen_better_than_full=None if full is None else float(np.mean(gains > 0)),
-        unseen_tied_with_full=None if full is None else float(np.mean(gains == 0)),
+        optimism=apparent - corrected,
+        gains=gains_over_full(recorded, seed=seed),
+        corrected_gain=corrected_gain,
         documents=n,
         resamples=resamples,
     )
+
+
+def verdict(found: Trust, chosen: Variant, full: Variant | None) -> str:
+    """The choice and what the documents say of it, in one sentence that is true however equal the candidates are."""
+    if full is not None and chosen == full:
+        return f"Keep the whole adapter: on these {found.documents} documents the rule prefers no other candidate."
+    boundary = chosen.boundary
+    kept = f"Keep {chosen}" if boundary is None else f"Keep {boundary} of {chosen.num_layers} layers"
+    if full is None or chosen not in found.gains:
+        return f"{kept}: the whole adapter was not among the candidates, so nothing is said about a gain."
+    gain = found.gains[chosen]
+    if gain.evidence is Evidence.CANNOT_TELL:
+        return f"{kept}: {found.documents} documents cannot tell it from the whole adapter."
+    said = {
+        Evidence.BETTER: f"better than the whole adapter on documents like these {found.documents}",
+        Evidence.WORSE: f"worse than the whole adapter on documents like these {found.documents}",
+        Evidence.NOT_DISTINGUISHABLE: f"not distinguishable from the whole adapter on {found.documents} documents",
+    }[gain.evidence]
+    expected = "" if found.corrected_gain is None else f"gain corrected for the choice {found.corrected_gain:+.3g}, "
+    return f"{kept}: {said} ({expected}95 % interval over all candidates {gain.low:+.3g} to {gain.high:+.3g})."
 
 
 def stability(
@@ -127,8 +202,9 @@ def stability(
     n = _at_least_two(recorded)
     sizes = _usual_sizes(n) if sizes is None else sizes
     repeats = repeats or _worth(recorded)
-    everything = recorded.scores(np.ones((1, n), dtype=np.int64))
-    choice_of_all = recorded.choose(everything, recorded.stderr)[0]
+    all_documents = np.ones((1, n), dtype=np.int64)
+    everything = recorded.scores(all_documents)
+    choice_of_all = recorded.choose(everything, all_documents)[0]
     rng = np.random.default_rng(seed)
     found = []
     for size in sizes:
@@ -136,12 +212,11 @@ def stability(
             raise ArgumentError(f"a subset must have from 2 to {n} documents (the sweep read {n}), got {size}.")
         subsets = np.zeros((repeats, n), dtype=np.int64)
         np.put_along_axis(subsets, rng.random((repeats, n)).argsort(axis=1)[:, :size], 1, axis=1)
-        # The standard error of a score shrinks with the root of the documents.
-        choices = recorded.choose(recorded.scores(subsets), recorded.stderr * math.sqrt(n / size))
+        choices = recorded.choose(recorded.scores(subsets), subsets)
         regret = np.nanmax(everything[0]) - everything[0][choices]
         unseen = None
         if size < n:
-            unseen = recorded.sign * float(np.nanmean(recorded.scores(1 - subsets)[np.arange(repeats), choices]))
+            unseen = recorded.sign * _mean(recorded.scores(1 - subsets)[np.arange(repeats), choices])
         found.append(
             Size(
                 documents=size,
@@ -155,6 +230,10 @@ def stability(
     return found
 
 
+def _by_notation(shares: dict[Variant, float]) -> dict[str, float]:
+    return {str(variant): share for variant, share in shares.items()}
+
+
 def _at_least_two(recorded: RecordedSweep) -> int:
     if recorded.documents < 2:
         raise ArgumentError(
@@ -164,7 +243,13 @@ def _at_least_two(recorded: RecordedSweep) -> int:
 
 
 def _worth(recorded: RecordedSweep) -> int:
-    return RESAMPLES if recorded.aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
+    return CHOICE_RESAMPLES if recorded.aggregation.is_additive else CHOICE_RESAMPLES_OF_A_SLOW_AGGREGATION
+
+
+def _mean(values: Floats) -> float:
+    """Resamples without a score left out; NaN where none has one."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _usual_sizes(documents: int) -> list[int]:
@@ -172,16 +257,11 @@ def _usual_sizes(documents: int) -> list[int]:
     return [*(size for size in usual if size < documents), documents]
 
 
-def _shares(recorded: RecordedSweep, choices: NDArray[np.int64]) -> dict[int, float]:
-    """K -> share of `choices` that are its row, those that occur, the largest K first."""
-    times = np.bincount(choices, minlength=len(recorded.boundaries))
+def _shares(recorded: RecordedSweep, choices: NDArray[np.int64]) -> dict[Variant, float]:
+    """Candidate -> share of `choices` that are its row, those that occur, in the sweep's order."""
+    times = np.bincount(choices, minlength=len(recorded.candidates))
     return {
-        boundary: float(count) / len(choices)
-        for boundary, count in zip(recorded.boundaries, times.tolist(), strict=True)
+        variant: float(count) / len(choices)
+        for variant, count in zip(recorded.candidates, times.tolist(), strict=True)
         if count
     }
-
-
-def _interval(values: Floats) -> tuple[float, float]:
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)

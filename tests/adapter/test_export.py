@@ -1,4 +1,4 @@
-"""An exported adapter is the adapter under its boundary, bit for bit, and an ordinary PEFT adapter."""
+"""An exported adapter is the adapter under its variant, bit for bit where nothing is folded, and ordinary PEFT."""
 
 import json
 import warnings
@@ -7,14 +7,16 @@ import peft
 import pytest
 import torch
 import transformers
+from peft.tuners.lora.layer import LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 
-from lm_eval_lora_drop.adapter.export import export_adapter, merge_adapter
+from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import open_adapter
-from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.boundary import LayerSet, parse_layers
+from lm_eval_lora_drop.adapter.merge import merge_adapter
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.variant import Variant
 from tests.tiny import ARCHITECTURES, make_adapter, make_base
 
 LAYERS = 4
@@ -35,15 +37,31 @@ def logits(model):
 
 
 def under(base, adapter, kept):
+    """The whole adapter; what `kept` drops is taken out of the model, the modules of the base put in their place."""
     model = loaded(base, adapter)
-    with AdapterLayers.of(model).keep(kept):
-        return logits(model)
+    for name, module in list(model.get_base_model().named_modules()):
+        if isinstance(module, LoraLayer | AuxiliaryTrainingWrapper) and not is_kept(name, kept):
+            parent = model.get_base_model().get_submodule(name.rpartition(".")[0])
+            plain = module.base_layer if isinstance(module, LoraLayer) else module.original_module
+            setattr(parent, name.rpartition(".")[2], plain)
+    return logits(model)
 
 
-def assert_same(base, adapter, kept, folder):
+def is_kept(name, kept):
+    """A plain variant's rule, by a module's name: its layer; the embedding with layer 0, the head with the last."""
+    numbers = [int(part) for part in name.split(".") if part.isdecimal()]
+    if numbers:
+        return numbers[0] in kept.kept_layers
+    return (0 if "embed" in name else kept.num_layers - 1) in kept.kept_layers
+
+
+def assert_same(base, adapter, kept, folder, *, exactly=True):
     exported = export_adapter(adapter, kept, folder)
     model = loaded(base, folder)
-    assert torch.equal(logits(model), under(base, adapter, kept))
+    if exactly:
+        assert torch.equal(logits(model), under(base, adapter, kept))
+    else:
+        torch.testing.assert_close(logits(model), under(base, adapter, kept), rtol=1e-4, atol=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about shapes of `lora_bias`: only the names are wanted
         made = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
@@ -70,11 +88,12 @@ def test_export_equals_the_boundary_on_every_architecture(architecture, tmp_path
     adapter = make_adapter(base, tmp_path / "adapter")
     for boundary in (1, 3, LAYERS):
         folder = tmp_path / f"K{boundary}"
-        exported = assert_same(base, adapter, LayerSet.below(boundary, LAYERS), folder)
+        exported = assert_same(base, adapter, Variant.below(boundary, LAYERS), folder)
         if "q_proj" in config_of(adapter)["target_modules"]:
             assert config_of(folder)["layers_to_transform"] == list(range(boundary))
-        counted = AdapterLayers.of(loaded(base, adapter)).count_parameters(LayerSet.below(boundary, LAYERS))
-        assert (exported.parameters, exported.dropped_parameters) == counted
+        sizes = {name: tensor.numel() for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+        left = sum(size for name, size in sizes.items() if is_kept(name, Variant.below(boundary, LAYERS)))
+        assert (exported.parameters, exported.dropped_parameters) == (left, sum(sizes.values()) - left)
         assert exported.size == (folder / "adapter_model.safetensors").stat().st_size
 
 
@@ -106,21 +125,20 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_keep_what_they_are(variant, spec, tiny_base, tmp_path, config_of):
     """DoRA, rsLoRA, patterns, trained modules and every way to name targets survive, with boundaries and layer sets."""
-    kept = parse_layers(spec).resolve(LAYERS)
+    kept = Variant.parse(spec, LAYERS)
     adapter = make_adapter(tiny_base, tmp_path / "adapter", **VARIANTS[variant])
     _disturb(adapter)
-    assert_same(tiny_base, adapter, kept, tmp_path / "out")
+    # Where ranks or scalings differ between modules they are folded into B, which rounds.
+    assert_same(tiny_base, adapter, kept, tmp_path / "out", exactly=variant != "patterns")
     before, after = config_of(adapter), config_of(tmp_path / "out")
-    ours = {"target_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "trainable_token_indices"}
-    patterns = {"rank_pattern", "alpha_pattern"}
-    assert {k: v for k, v in after.items() if k not in ours | patterns} == {
-        k: v for k, v in before.items() if k not in ours | patterns
+    which = {"target_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "trainable_token_indices"}
+    scale = {"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"}
+    assert {k: v for k, v in after.items() if k not in which | scale} == {
+        k: v for k, v in before.items() if k not in which | scale
     }
-    for name in patterns:
-        assert after[name].items() <= before[name].items()
-    if variant == "patterns":
-        assert (r"layers\.(1|3)\..*q_proj" in after["rank_pattern"]) == bool({1, 3} & kept.layers)
-        assert (r"layers\.3\..*" in after["alpha_pattern"]) == (3 in kept.layers)
+    assert (after["rank_pattern"], after["alpha_pattern"], after["use_rslora"]) == ({}, {}, False)
+    if variant not in ("patterns", "rslora"):
+        assert (after["r"], after["lora_alpha"]) == (before["r"], before["lora_alpha"])
 
 
 def _disturb(adapter):
@@ -139,7 +157,7 @@ def test_dtype_and_values_stay(dtype, tiny_adapter, tmp_path, config_of):
     (source / "adapter_config.json").write_text(json.dumps(config_of(tiny_adapter)))
     values = {k: v.to(dtype) for k, v in load_file(tiny_adapter / "adapter_model.safetensors").items()}
     save_file(values, source / "adapter_model.safetensors")
-    export_adapter(source, LayerSet.below(2, LAYERS), tmp_path / "out")
+    export_adapter(source, Variant.below(2, LAYERS), tmp_path / "out")
     left = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert 0 < len(left) < len(values)
     assert all(left[name].dtype == dtype and torch.equal(left[name], values[name]) for name in left)
@@ -151,18 +169,18 @@ def test_pickled_adapter_is_exported_as_safetensors(tiny_base, tiny_adapter, tmp
     source.mkdir()
     (source / "adapter_config.json").write_text(json.dumps(config_of(tiny_adapter)))
     torch.save(load_file(tiny_adapter / "adapter_model.safetensors"), source / "adapter_model.bin")
-    export_adapter(source, LayerSet.below(2, LAYERS), tmp_path / "out")
-    want = under(tiny_base, tiny_adapter, LayerSet.below(2, LAYERS))
+    export_adapter(source, Variant.below(2, LAYERS), tmp_path / "out")
+    want = under(tiny_base, tiny_adapter, Variant.below(2, LAYERS))
     assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
 
 
 def test_merged_model_answers_like_the_boundary(tiny_base, tiny_adapter, tmp_path):
     """A merged model needs no PEFT; folding rounds, so logits agree closely, not bit for bit."""
-    kept = LayerSet.below(2, LAYERS)
+    kept = Variant.below(2, LAYERS)
     merge_adapter(tiny_adapter, kept, tmp_path / "merged")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(logits(model), under(tiny_base, tiny_adapter, kept), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(logits(model), under(tiny_base, tiny_adapter, LayerSet.below(3, LAYERS)), atol=1e-2)
+    assert not torch.allclose(logits(model), under(tiny_base, tiny_adapter, Variant.below(3, LAYERS)), atol=1e-2)
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
     assert "library_name: transformers" in (tmp_path / "merged" / "README.md").read_text()
 
@@ -174,27 +192,24 @@ def test_existing_folder_is_refused_and_untouched(tiny_adapter, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for target in (tiny_adapter, tmp_path / "empty", tmp_path / "link"):
         with pytest.raises(ArgumentError, match="exists already"):
-            export_adapter(tiny_adapter, LayerSet.below(2, LAYERS), target)
+            export_adapter(tiny_adapter, Variant.below(2, LAYERS), target)
         with pytest.raises(ArgumentError, match="exists already"):
-            merge_adapter(tiny_adapter, LayerSet.below(2, LAYERS), target)
+            merge_adapter(tiny_adapter, Variant.below(2, LAYERS), target)
     assert {file.name: file.read_bytes() for file in tiny_adapter.iterdir()} == before
 
 
 def test_nothing_is_left_behind_by_a_refusal(tiny_adapter, tmp_path):
     """K = 0 has no adapter to write; the way out is named."""
     with pytest.raises(ArgumentError, match=r"that is the base model\. Use .* without an adapter"):
-        export_adapter(tiny_adapter, LayerSet.below(0, LAYERS), tmp_path / "out")
+        export_adapter(tiny_adapter, Variant.below(0, LAYERS), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_adapters_are_refused(tiny_base, tiny_adapter, tmp_path):
-    """Too few layers for the adapter, biases that cannot be told apart: said before anything is written."""
+def test_wrong_adapters_are_refused(tiny_adapter, tmp_path):
+    """Too few layers for the adapter: said before anything is written."""
     with pytest.raises(AdapterError, match="LoRA in layer 3, but .* model of 3"):
-        export_adapter(tiny_adapter, LayerSet.below(2, 3), tmp_path / "out")
-    biased = make_adapter(tiny_base, tmp_path / "biased", bias="lora_only")
-    with pytest.raises(AdapterError, match="bias=lora_only"):
-        export_adapter(biased, LayerSet.below(2, LAYERS), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        export_adapter(tiny_adapter, Variant.below(2, 3), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def run_with(adapter, entry):
@@ -233,17 +248,43 @@ def test_command_takes_the_boundary_of_a_run(tiny_base, tiny_adapter, tmp_path, 
     assert "parameters dropped" in said
     card = (tmp_path / "out" / "README.md").read_text()
     assert "32 documents of split `validation` by rouge_l: 35 ± 1.25; the whole adapter scored 33.7" in card
-    want = under(tiny_base, tiny_adapter, LayerSet.below(3, LAYERS))
+    want = under(tiny_base, tiny_adapter, Variant.below(3, LAYERS))
     assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
     other = make_adapter(tiny_base, tmp_path / "other", seed=9)
     assert cli.main([*base, str(tmp_path / "out2"), "--peft", str(other)]) == 1
     assert "is not the adapter of this run" in capsys.readouterr().err
 
 
+def test_command_takes_a_folder_of_results(tiny_adapter, tmp_path, capsys):
+    """As other commands do; of several runs with that task none is guessed, and a folder without any is said to be "
+    "one."""
+    command = ["export", "--results", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]
+    for name in ("a", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert cli.main(command) == 1
+    assert "no results file" in capsys.readouterr().err
+    first = tmp_path / "runs" / "a" / "results_2026-01-01T00-00-00.json"
+    first.write_text(json.dumps(run_with(tiny_adapter, SWEPT)))
+    (tmp_path / "runs" / "b" / "results_2026-01-02T00-00-00.json").write_text("{}")
+    assert cli.main([*command, "--task", "nope"]) == 1
+    assert "--task must be one of them, got nope" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert "boundary 3" in capsys.readouterr().out
+    first.with_name("results_2026-01-03T00-00-00.json").write_text(first.read_text())
+    assert cli.main([*command[:-1], str(tmp_path / "out2")]) == 1
+    assert "holds 2 runs: results_2026-01-01T00-00-00.json, results_2026-01-03" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--boundary", "auto"], "needs a sweep"),
+        (["--boundary", "9" * 5000], "must be a number of layers"),
+        (["--boundary", "-1"], "must be a number of layers, default or full, got '-1'"),
+        (["--layers", "0-9"], "layers must lie in 0..3"),
+        (["--layers", "0-3x0"], "a strength must be a number above 0"),
+        (["--layers", "0-3.nope"], "no LoRA is left"),
+        (["--boundary", "0"], "that is the base model"),
         (["--boundary", "9"], "from 0 to 4"),
         (["--boundary", "2", "--layers", "0-1"], "exactly one of"),
         ([], "exactly one of"),
@@ -259,5 +300,5 @@ def test_command_names_what_is_wrong(arguments, message, tiny_adapter, tmp_path,
 def test_smollm2_adapter(smollm2, shared_adapters, tmp_path):
     """The trained SAMSum adapter: same logits as boundary 20, ten thirtieths smaller."""
     source = shared_adapters / "samsum-smollm2-r8"
-    exported = assert_same(smollm2, source, LayerSet.below(20, 30), tmp_path / "out")
+    exported = assert_same(smollm2, source, Variant.below(20, 30), tmp_path / "out")
     assert (exported.parameters, exported.dropped_parameters) == (1_628_160, 814_080)

@@ -6,8 +6,8 @@ import torch
 import transformers
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.variant import Variant
 from tests.tiny import ARCHITECTURES, make_adapter
 
 TOKENS = torch.tensor([[5, 9, 33, 7, 60, 21]])
@@ -43,11 +43,11 @@ def state(model):
 def test_dropping_nothing_is_the_adapter_and_dropping_all_is_the_base(model):
     layers = AdapterLayers.of(model)
     full = logits(model)
-    with layers.keep(LayerSet.below(4, 4)):
+    with layers.keep(Variant.below(4, 4)):
         assert torch.equal(logits(model), full)
     with model.disable_adapter():
         base = logits(model)
-    with layers.keep(LayerSet.below(0, 4)):
+    with layers.keep(Variant.below(0, 4)):
         assert torch.equal(logits(model), base)
     assert not torch.equal(full, base)
 
@@ -55,12 +55,12 @@ def test_dropping_nothing_is_the_adapter_and_dropping_all_is_the_base(model):
 def test_the_model_afterwards_is_the_model_before(model):
     layers = AdapterLayers.of(model)
     before, untouched = logits(model), state(model)
-    with layers.keep(LayerSet(frozenset({1}), 4)):
+    with layers.keep(Variant.of_layers({1}, 4)):
         inside = logits(model)
-        with layers.keep(LayerSet.below(1, 4)):
+        with layers.keep(Variant.below(1, 4)):
             assert not torch.equal(logits(model), inside)
         assert torch.equal(logits(model), inside)
-    with pytest.raises(RuntimeError, match="stop"), layers.keep(LayerSet.below(2, 4)):
+    with pytest.raises(RuntimeError, match="stop"), layers.keep(Variant.below(2, 4)):
         raise RuntimeError("stop")
     assert torch.equal(logits(model), before)
     assert state(model) == untouched
@@ -70,7 +70,7 @@ def test_merging_gives_the_same_answers_and_the_weights_back_bit_for_bit(model):
     layers = AdapterLayers.of(model)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for boundary in (0, 2, 4):
-        kept = LayerSet.below(boundary, 4)
+        kept = Variant.below(boundary, 4)
         with layers.keep(kept):
             expected = logits(model)
         with layers.merge(kept):
@@ -82,29 +82,29 @@ def test_every_parameter_is_kept_or_dropped(model):
     layers = AdapterLayers.of(model)
     saved = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     total = sum(tensor.numel() for tensor in saved.values())
-    kept = [layers.count_parameters(LayerSet.below(k, 4))[0] for k in range(5)]
+    kept = [layers.count_parameters(Variant.below(k, 4))[0] for k in range(5)]
     assert kept == sorted(kept)
     assert (kept[0], kept[4]) == (0, total)
-    assert all(sum(layers.count_parameters(LayerSet.below(k, 4))) == total for k in range(5))
+    assert all(sum(layers.count_parameters(Variant.below(k, 4))) == total for k in range(5))
 
 
 def test_what_lies_outside_the_layers_goes_with_its_neighbour(tiny_base, tmp_path):
     adapter = make_adapter(tiny_base, tmp_path, **KINDS["embedding and head"])
     layers = AdapterLayers.of(peft.PeftModel.from_pretrained(_base(tiny_base), adapter))
     assert (len(layers.below), len(layers.above)) == (1, 1)
-    with layers.keep(LayerSet.below(1, 4)):
+    with layers.keep(Variant.below(1, 4)):
         assert [m.disable_adapters for m in (*layers.below, *layers.above)] == [False, True]
-    with layers.keep(LayerSet(frozenset({3}), 4)):
+    with layers.keep(Variant.of_layers({3}, 4)):
         assert [m.disable_adapters for m in (*layers.below, *layers.above)] == [True, False]
 
 
 def test_only_the_active_adapter_counts(tiny_base, tiny_adapter, tmp_path):
     model = peft.PeftModel.from_pretrained(_base(tiny_base), tiny_adapter, adapter_name="first")
-    alone = AdapterLayers.of(model).count_parameters(LayerSet.below(4, 4))
+    alone = AdapterLayers.of(model).count_parameters(Variant.below(4, 4))
     model.load_adapter(make_adapter(tiny_base, tmp_path, r=8), adapter_name="second")
-    assert AdapterLayers.of(model).count_parameters(LayerSet.below(4, 4)) == alone
+    assert AdapterLayers.of(model).count_parameters(Variant.below(4, 4)) == alone
     model.set_adapter("second")
-    assert AdapterLayers.of(model).count_parameters(LayerSet.below(4, 4))[0] == 2 * alone[0]
+    assert AdapterLayers.of(model).count_parameters(Variant.below(4, 4))[0] == 2 * alone[0]
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))

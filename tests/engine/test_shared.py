@@ -7,15 +7,15 @@ import torch
 from lm_eval.api.instance import Instance
 from torch import nn
 
-from lm_eval_lora_drop.boundary import LayerSet
-from lm_eval_lora_drop.engine import decode, prefix
+from lm_eval_lora_drop.engine import decode
 from lm_eval_lora_drop.engine.evaluated import answer_requests
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
-from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.engine.states import prefix
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Work
-from tests.tiny import ARCHITECTURES, make_adapter, make_base
+from tests.tiny import ARCHITECTURES, TinyLM, make_adapter, make_base
 
 PROMPTS = [
     "The question is",
@@ -29,8 +29,12 @@ EXAMPLES = "The answer is in the text: that is the question.\n\nThe answer is no
 
 
 def load(base, adapter, **model_args):
-    given = {"boundary": "full", "dtype": "float32", "device": "cpu", "batch_size": 2, **model_args}
-    return LoraDropLM(pretrained=str(base), peft=str(adapter), **given)
+    return TinyLM(base, adapter, **model_args)
+
+
+def below(*boundaries, num_layers=4):
+    """The variants of these boundaries."""
+    return tuple(Variant.below(boundary, num_layers) for boundary in boundaries)
 
 
 def documents(request_type, arguments):
@@ -56,14 +60,14 @@ def answers(runner, work):
     found = {}
     for batch in runner(work):
         for answer in batch:
-            key = (answer.boundary, answer.document.doc_id)
+            key = (answer.variant.boundary, answer.document.doc_id)
             assert key not in found
             found[key] = answer.responses
     return found
 
 
 def both(lm, docs, boundaries, batch_size=None):
-    work = [Work(document, tuple(boundaries)) for document in docs]
+    work = [Work(document, below(*boundaries)) for document in docs]
     plain = answers(plain_runner(lm, lm.layers), work)
     shared = answers(shared_runner(lm, lm.layers, batch_size), work)
     assert plain.keys() == shared.keys() == {(k, d.doc_id) for k in boundaries for d in docs}
@@ -145,7 +149,7 @@ def test_what_all_prompts_begin_with_is_read_once_on_every_architecture(lm, monk
         monkeypatch.setattr(prefix, "LEAST_TOKENS", least)
         for docs in (generating(EXAMPLES), choosing(EXAMPLES)):
             counters = Counters()
-            work = [Work(document, tuple(range(5))) for document in docs]
+            work = [Work(document, below(*range(5))) for document in docs]
             found = answers(shared_runner(lm, lm.layers, counters=counters), work)
             plain = answers(plain_runner(lm, lm.layers), work)
             if docs[0].requests[0].request_type == "loglikelihood":
@@ -163,7 +167,7 @@ def test_what_all_prompts_begin_with_is_read_once_on_every_architecture(lm, monk
 def test_a_common_beginning_with_any_number_of_rows(llama, monkeypatch, batch_size, prefill_tokens):
     monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
     boundaries = [(4, 2), (3,), (4, 2), (4, 3, 2, 1, 0), (0, 1, 2)]
-    work = [Work(d, b) for d, b in zip(generating(EXAMPLES), boundaries, strict=True)]
+    work = [Work(d, below(*b)) for d, b in zip(generating(EXAMPLES), boundaries, strict=True)]
     plain = answers(plain_runner(llama, llama.layers), work)
     assert answers(shared_runner(llama, llama.layers, batch_size), work) == plain
 
@@ -201,14 +205,14 @@ def test_rows_that_end_at_once_and_rows_that_never_end(llama, monkeypatch):
     docs = generating(until=[])
     plain, shared = both(llama, docs, range(5))
     assert shared == plain
-    unstopped = answers(shared_runner(llama, llama.layers), [Work(d, (4,)) for d in generating(until=["never"])])
+    unstopped = answers(shared_runner(llama, llama.layers), [Work(d, below(4)) for d in generating(until=["never"])])
     assert len(shared[4, 0][0]) < max(len(text) for responses in unstopped.values() for text in responses)
 
 
 def test_documents_that_still_lack_different_boundaries(llama):
     docs = generating()
-    work = [Work(d, boundaries) for d, boundaries in zip(docs, [(4, 2), (3,), (4, 2), (), (0, 1, 2)], strict=True)]
-    work = [item for item in work if item.boundaries]
+    work = [Work(d, below(*boundaries)) for d, boundaries in zip(docs, [(4, 2), (3,), (4, 2), (), (0, 1, 2)], strict=True)]
+    work = [item for item in work if item.variants]
     assert answers(shared_runner(llama, llama.layers), work) == answers(plain_runner(llama, llama.layers), work)
 
 
@@ -218,6 +222,9 @@ def test_documents_that_still_lack_different_boundaries(llama):
         {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1, 3]},
         {"target_modules": ["q_proj", "down_proj", "lm_head"]},
         {"use_rslora": True},
+        {"use_dora": True},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
     ],
 )
 def test_adapters_that_cover_a_part(tiny_base, tmp_path, lora):
@@ -241,7 +248,7 @@ def test_the_model_is_as_before(llama):
     tokens = llama.tokenizer("The question", return_tensors="pt")
     before = llama.model(**tokens).logits
     forwards = {name: module.__dict__.get("forward") for name, module in llama.model.named_modules()}
-    answers(shared_runner(llama, llama.layers), [Work(d, (0, 2, 4)) for d in generating()])
+    answers(shared_runner(llama, llama.layers), [Work(d, below(0, 2, 4)) for d in generating()])
     assert {name: module.__dict__.get("forward") for name, module in llama.model.named_modules()} == forwards
     assert torch.equal(llama.model(**tokens).logits, before)
 
@@ -252,7 +259,7 @@ def test_wrappers_come_off_when_the_model_fails(llama, monkeypatch):
 
     monkeypatch.setattr(llama.layers.decoder_layers[2].mlp, "forward", fail)
     with pytest.raises(KeyError, match="a bug"):
-        answers(shared_runner(llama, llama.layers), [Work(d, (0, 4)) for d in generating()])
+        answers(shared_runner(llama, llama.layers), [Work(d, below(0, 4)) for d in generating()])
     assert "forward" not in llama.layers.decoder_layers[0].__dict__
 
 
@@ -271,7 +278,7 @@ class Cramped(nn.Module):
 
 def test_running_out_of_memory_halves_the_batch_and_goes_on(tiny_base, tiny_adapter):
     lm = load(tiny_base, tiny_adapter)
-    work = [Work(d, (0, 2, 4)) for d in generating()]
+    work = [Work(d, below(0, 2, 4)) for d in generating()]
     expected = answers(plain_runner(lm, lm.layers), work)
     lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=6)
     counters = Counters()
@@ -286,17 +293,15 @@ def test_too_little_memory_for_one_document_says_what_to_do(tiny_base, tiny_adap
     lm = load(tiny_base, tiny_adapter)
     lm.layers.decoder_layers[3] = Cramped(lm.layers.decoder_layers[3], rows=0)
     with pytest.raises(MemoryError, match="max_gen_toks=.*sweep_engine=plain"):
-        answers(shared_runner(lm, lm.layers), [Work(d, (0, 2, 4)) for d in generating()])
+        answers(shared_runner(lm, lm.layers), [Work(d, below(0, 2, 4)) for d in generating()])
 
 
 @pytest.mark.parametrize(
     ("lora", "generation", "reason"),
     [
-        ({"use_dora": True}, {}, "variant"),
-        ({"modules_to_save": ["lm_head"]}, {}, "modules_to_save"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, {}, "input embedding"),
         ({}, {"do_sample": True, "temperature": 0.7}, "samples"),
         ({}, {"num_beams": 3}, "num_beams"),
+        ({"target_parameters": ["mlp.up_proj.weight"], "target_modules": ["q_proj"]}, {}, "target_parameters"),
     ],
 )
 def test_what_it_cannot_do_is_named(tiny_base, tmp_path, lora, generation, reason):
@@ -307,7 +312,7 @@ def test_what_it_cannot_do_is_named(tiny_base, tmp_path, lora, generation, reaso
 def test_layer_passes_follow_the_formula(llama):
     """(L+1)(L+2)/2 - 1 layer passes per document for all of 0..L, where the plain pass makes (L+1) L."""
     counters = Counters()
-    work = [Work(d, tuple(range(5))) for d in documents("loglikelihood", [[("The question", " s")]])]
+    work = [Work(d, below(*range(5))) for d in documents("loglikelihood", [[("The question", " s")]])]
     answers(shared_runner(llama, llama.layers, counters=counters), work)
     assert counters.layer_rows == 5 * 6 // 2 - 1
 
@@ -318,7 +323,7 @@ def test_rows_that_say_the_same_are_computed_once_below_their_boundaries(tiny_ba
     lm = load(tiny_base, make_adapter(tiny_base, tmp_path / "adapter", **only_first))
     docs = documents("generate_until", [[("The question", {"until": [], "max_gen_toks": 6})]])
     counters = Counters()
-    found = answers(shared_runner(lm, lm.layers, counters=counters), [Work(docs[0], tuple(range(5)))])
+    found = answers(shared_runner(lm, lm.layers, counters=counters), [Work(docs[0], below(*range(5)))])
     assert len({found[k, 0] for k in range(1, 5)}) == 1 < len({found[k, 0] for k in range(5)})
     assert counters.layer_rows == 6 * 14
 
@@ -330,6 +335,6 @@ def test_the_evaluated_split_is_answered_as_by_the_harness(llama, batch_size, be
     requests = [request for document in generating(before, max_gen_toks=25) for request in document.requests]
     monkeypatch.setattr(llama, "batch_size_per_gpu", batch_size)
     for boundary in (0, 2, 4):
-        with llama.layers.keep(LayerSet.below(boundary, 4)):
+        with llama.layers.keep(Variant.below(boundary, 4)):
             expected = llama.harness_answers("generate_until", list(requests), disable_tqdm=True)
             assert answer_requests(llama, requests, disable_tqdm=True) == expected

@@ -25,8 +25,8 @@ class Counting:
     answered = 0
     kill_after: int | None = None
 
-    def runner(self, documents):
-        run, engine = super().runner(documents)
+    def runner(self, documents, candidates):
+        run, engine = super().runner(documents, candidates)
 
         def counting(work):
             for batch in run(work):

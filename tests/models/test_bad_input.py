@@ -40,7 +40,7 @@ def start(base, adapter, **model_args):
         ({"boundry": 4}, "Did you mean boundary"),
         ({"boundary": 2, "layers": "0-1"}, "exclude each other"),
         ({"layers": ""}, "layers must be"),
-        ({"layers": "0-7"}, r"layers must lie in 0\.\.3 .*got 4-7"),
+        ({"layers": "0-7"}, r"layers must lie in 0\.\.3 .*got 4\+7"),
         ({"sweep_boundaries": "1,2"}, "sweep_boundaries must be"),
         ({"sweep_boundaries": "0-9"}, "sweep_boundaries: .*0 to 4 .*got 9"),
         ({"sweep_limit": 0}, "sweep_limit must be"),

@@ -10,6 +10,8 @@ from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.record.schema import from_config
+from tests.records import k_of, scores_by_k
 from tests.toy import make_task
 
 
@@ -94,12 +96,14 @@ def test_a_sweep_ends_in_a_record_that_needs_nothing_else(make):
     entry = record["tasks"]["toy"]
     json.dumps(record)
     assert entry["method"] == "sweep"
-    assert entry["split"] == "validation"
-    assert len(entry["doc_ids"]) == len(set(entry["doc_ids"])) == 5
-    assert (entry["metric"], entry["higher_is_better"]) == ("exact_match", True)
-    assert [row["boundary"] for row in entry["sweep"]["boundaries"]] == [4, 3, 2, 1, 0]
-    assert all(row["documents"] == 5 for row in entry["sweep"]["boundaries"])
-    assert entry["boundary"] == entry["sweep"]["chosen"]
+    assert entry["validation"]["split"] == "validation"
+    assert len(entry["validation"]["doc_ids"]) == len(set(entry["validation"]["doc_ids"])) == 5
+    assert entry["metric"] == {"name": "exact_match", "filter": "none", "higher_is_better": True}
+    assert list(scores_by_k(entry)) == [4, 3, 2, 1, 0]
+    assert all(row["documents"] == 5 for row in entry["sweep"]["candidates"])
+    assert entry["variant"] == entry["sweep"]["chosen"]
+    assert entry["boundary"] == k_of(entry["variant"], 4)
+    assert from_config(results["config"], "here").tasks["toy"].kept.boundary == entry["boundary"]
     assert entry["kept_parameters"] + entry["dropped_parameters"] == record["adapter"]["parameters"]
     assert entry["fingerprint"].startswith("sha256:")
 
@@ -126,8 +130,8 @@ def test_each_task_has_its_own_boundary_and_every_request_type_is_swept(make):
     tasks = results["config"]["lora_drop"]["tasks"]
     assert set(tasks) == {"toy", "choices", "rolling"}
     assert {entry["method"] for entry in tasks.values()} == {"sweep"}
-    assert tasks["rolling"]["higher_is_better"] is False
-    scores = {row["boundary"]: row["score"] for row in tasks["rolling"]["sweep"]["boundaries"]}
+    assert tasks["rolling"]["metric"]["higher_is_better"] is False
+    scores = scores_by_k(tasks["rolling"])
     assert len(set(scores.values())) == len(scores)
     assert scores[tasks["rolling"]["boundary"]] == min(scores.values())
     for name, entry in tasks.items():
@@ -172,7 +176,7 @@ def test_requests_made_by_hand_need_a_given_boundary(make):
 def test_the_probe_finds_a_boundary_and_leaves_its_curve(make):
     entry = evaluate(make(boundary="probe", sweep_limit=6))["config"]["lora_drop"]["tasks"]["toy"]
     assert (entry["method"], entry["sweep"]) == ("probe", None)
-    assert len(entry["doc_ids"]) == 6
+    assert len(entry["validation"]["doc_ids"]) == 6
     assert entry["probe"]["boundary"] == entry["boundary"]
     assert entry["probe"]["curves"]
 
@@ -180,14 +184,15 @@ def test_the_probe_finds_a_boundary_and_leaves_its_curve(make):
 def test_the_reference_likelihood_needs_no_generation(make):
     lm = make(boundary="auto", sweep_limit=10, sweep_metric="reference_loglikelihood")
     entry = evaluate(lm)["config"]["lora_drop"]["tasks"]["toy"]
-    assert entry["metric"] == "reference_loglikelihood"
-    scores = {row["boundary"]: row["score"] for row in entry["sweep"]["boundaries"]}
+    assert entry["metric"]["name"] == "reference_loglikelihood"
+    scores = scores_by_k(entry)
     assert scores[entry["boundary"]] == max(scores.values())
     # Nats per token of the reference, by the harness's own log-likelihood.
     request = Instance("loglikelihood", {}, ("validation question 0?", " answer 0"), 0)
     tokens = len(lm._encode_pair(*request.args)[1])
     ((total, _),) = make(boundary=2).loglikelihood([request])
-    assert entry["sweep"]["items"]["2"][entry["doc_ids"].index(0)] == pytest.approx(total / tokens, abs=1e-5)
+    items = next(row["items"] for row in entry["sweep"]["candidates"] if k_of(row["variant"], 4) == 2)
+    assert items[entry["validation"]["doc_ids"].index(0)] == pytest.approx(total / tokens, abs=1e-5)
 
 
 def test_racing_asks_less_and_chooses_among_the_same(make):
@@ -195,7 +200,7 @@ def test_racing_asks_less_and_chooses_among_the_same(make):
         "toy"
     ]
     assert entry["sweep"]["strategy"] == "racing"
-    assert {row["boundary"] for row in entry["sweep"]["boundaries"]} == set(range(5))
+    assert set(scores_by_k(entry)) == set(range(5))
 
 
 class TestAnswerCache:
@@ -230,5 +235,7 @@ class TestAnswerCache:
         second = self.run(lm, tmp_path / "answers")
         assert second["samples"] == first["samples"]
         entry = second["config"]["lora_drop"]["tasks"]["toy"]
-        assert entry.pop("from_answer_cache") is True
-        assert entry == json.loads(json.dumps(first["config"]["lora_drop"]["tasks"]["toy"]))
+        assert entry["from_answer_cache"] is True
+        assert {**entry, "from_answer_cache": False} == json.loads(
+            json.dumps(first["config"]["lora_drop"]["tasks"]["toy"])
+        )

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import random
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,7 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.journal import Journal, check_writable
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document
 
 FINGERPRINT = "sha256:" + "0123456789ab" + "c" * 52
@@ -25,7 +31,9 @@ def journal(folder: Path, fingerprint: str = FINGERPRINT, rank: int = 0, task: s
 
 def answer(boundary: int, doc_id: int, *responses: Any) -> Answer:
     request = Instance("generate_until", {}, ("prompt", {}), 0, ("toy", doc_id, 1))
-    return Answer(boundary, Document(doc_id, {}, (request,) * len(responses), f"key{doc_id}"), responses)
+    return Answer(
+        Variant.below(boundary, 4), Document(doc_id, {}, (request,) * len(responses), f"key{doc_id}"), responses
+    )
 
 
 RESPONSES = [
@@ -44,7 +52,7 @@ def test_answers_come_back_exactly(tmp_path: Path) -> None:
     """Strings as they were, pairs as tuples, floats bit for bit, infinity and NaN too."""
     journal(tmp_path).append([answer(3, index, *responses) for index, responses in enumerate(RESPONSES)])
     found = journal(tmp_path).read()
-    assert list(found) == [(3, f"key{index}") for index in range(len(RESPONSES))]
+    assert list(found) == [("0-2", f"key{index}") for index in range(len(RESPONSES))]
     for (_, came), given in zip(found.items(), RESPONSES, strict=True):
         assert repr(came) == repr(given)
 
@@ -52,7 +60,7 @@ def test_answers_come_back_exactly(tmp_path: Path) -> None:
 def test_numpy_scalars_are_written_as_numbers(tmp_path: Path) -> None:
     numpy = pytest.importorskip("numpy")
     journal(tmp_path).append([answer(0, 0, (numpy.float64(-0.1), numpy.bool_(True)))])
-    assert journal(tmp_path).read() == {(0, "key0"): ((-0.1, True),)}
+    assert journal(tmp_path).read() == {("none", "key0"): ((-0.1, True),)}
 
 
 def test_nothing_is_written_before_the_first_answer(tmp_path: Path) -> None:
@@ -63,7 +71,7 @@ def test_nothing_is_written_before_the_first_answer(tmp_path: Path) -> None:
 def test_files_of_all_ranks_are_read(tmp_path: Path) -> None:
     journal(tmp_path, rank=0).append([answer(1, 0, "a")])
     journal(tmp_path, rank=11).append([answer(1, 1, "b")])
-    assert journal(tmp_path, rank=5).read() == {(1, "key0"): ("a",), (1, "key1"): ("b",)}
+    assert journal(tmp_path, rank=5).read() == {("0", "key0"): ("a",), ("0", "key1"): ("b",)}
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
@@ -74,11 +82,11 @@ def test_a_torn_last_line_is_dropped_and_the_next_append_is_sound(
     journal(tmp_path).append([answer(1, 0, "first"), answer(1, 1, "汉字")])
     path.write_bytes(path.read_bytes()[:-cut])
     resumed = journal(tmp_path)
-    assert resumed.read() == {(1, "key0"): ("first",)}
+    assert resumed.read() == {("0", "key0"): ("first",)}
     assert "last line is incomplete" in caplog.text
     resumed.append([answer(1, 1, "again")])
     caplog.clear()
-    assert journal(tmp_path).read() == {(1, "key0"): ("first",), (1, "key1"): ("again",)}
+    assert journal(tmp_path).read() == {("0", "key0"): ("first",), ("0", "key1"): ("again",)}
     assert caplog.text == ""
 
 
@@ -88,7 +96,7 @@ def test_a_header_torn_by_a_kill_is_written_anew(tmp_path: Path) -> None:
     resumed = journal(tmp_path)
     assert resumed.read() == {}
     resumed.append([answer(1, 0, "a")])
-    assert journal(tmp_path).read() == {(1, "key0"): ("a",)}
+    assert journal(tmp_path).read() == {("0", "key0"): ("a",)}
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\xfe", b"{}", b"[1]", b'{"boundary": 1, "key": "k"}', b""])
@@ -100,7 +108,7 @@ def test_a_corrupted_line_is_left_out_and_counted(
     lines = path.read_bytes().split(b"\n")
     lines[2] = garbage
     path.write_bytes(b"\n".join(lines))
-    assert journal(tmp_path).read() == {(1, "key0"): ("a",), (1, "key2"): ("c",)}
+    assert journal(tmp_path).read() == {("0", "key0"): ("a",), ("0", "key2"): ("c",)}
     assert "1 of 3 lines cannot be read (the first is line 3)" in caplog.text
 
 
@@ -117,7 +125,8 @@ def test_another_setting_under_our_name_is_refused_and_the_difference_named(tmp_
 
 def test_another_schema_and_a_file_that_is_no_journal_are_refused(tmp_path: Path) -> None:
     path = journal(tmp_path).path
-    path.write_text('{"schema": 99, "fingerprint": "x", "settings": {}}\n')
+    body = b'{"schema": 99, "fingerprint": "x", "settings": {}'
+    path.write_bytes(body + b', "crc": %d}\n' % zlib.crc32(body))
     with pytest.raises(ArgumentError, match="schema 1, got 99"):
         journal(tmp_path).read()
     path.write_text("shopping list\n")
@@ -142,7 +151,7 @@ def test_a_task_name_with_slashes_and_brackets_is_a_file_name(tmp_path: Path) ->
     made = journal(tmp_path / "[x]", task="group/na me[1]")
     made.append([answer(1, 0, "a")])
     assert made.path.parent == tmp_path / "[x]"
-    assert journal(tmp_path / "[x]", task="group/na me[1]").read() == {(1, "key0"): ("a",)}
+    assert journal(tmp_path / "[x]", task="group/na me[1]").read() == {("0", "key0"): ("a",)}
 
 
 def test_the_header_names_settings_and_versions(tmp_path: Path) -> None:
@@ -161,3 +170,53 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_argument(tmp
         journal(tmp_path / "file").append([answer(1, 0, "a")])
     check_writable(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_an_altered_line_never_gives_an_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """3,000 seeded mutations of single bytes, of bits, and swaps: what comes back is what was written, or nothing."""
+    given = [answer(3, index, *responses) for index, responses in enumerate(RESPONSES)]
+    journal(tmp_path).append(given)
+    path = journal(tmp_path).path
+    whole, sound = path.read_bytes(), journal(tmp_path).read()
+    header = whole.index(b"\n") + 1
+    chance = random.Random(0)
+    for _ in range(3000):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            place = chance.randrange(header, len(data))
+            data[place] = chance.choice((data[place] ^ (1 << chance.randrange(8)), chance.randrange(256), ord("9")))
+        path.write_bytes(data)
+        found = journal(tmp_path).read()
+        assert all(repr(responses) == repr(sound[pair]) for pair, responses in found.items())
+
+
+def test_a_symbolic_link_in_its_place_is_not_written_through(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    made = journal(tmp_path / "sweeps")
+    made.folder.mkdir()
+    made.path.symlink_to(precious)
+    with pytest.raises(ArgumentError, match="sweep_dir must be a folder that can be written"):
+        made.append([answer(1, 0, "a")])
+    assert precious.read_text() == "mine"
+
+
+def test_two_processes_that_start_at_once_write_one_header_and_lose_no_line(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tests.record.test_journal import answer, journal\n"
+        "made = journal(Path(sys.argv[1]))\n"
+        "for index in range(40): made.append([answer(1, int(sys.argv[2]) + index, 'x' * 3000)])\n"
+    )
+    root = Path(__file__).parents[2]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(tmp_path), start],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+        )
+        for start in ("0", "100")
+    ]
+    assert [process.wait(120) for process in started] == [0, 0]
+    lines = journal(tmp_path).path.read_bytes().split(b"\n")
+    assert sum(b'"schema"' in line for line in lines) == 1
+    assert len(journal(tmp_path).read()) == 80

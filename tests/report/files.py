@@ -7,6 +7,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lm_eval_lora_drop.record.schema import (
+    KEY,
+    SCHEMA,
+    AdapterRecord,
+    BaseRecord,
+    CandidateRecord,
+    RunRecord,
+    SweepRecord,
+    TaskRecord,
+    ValidationRecord,
+    as_json,
+)
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import MetricSpec
+
 
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
@@ -61,7 +76,7 @@ def write_run(
         config = {
             "model": "hf-lora-drop",
             "model_args": {"pretrained": "base", "peft": f"adapters/{name}", "boundary": "auto"},
-            "lora_drop": lora_drop,
+            KEY: lora_drop,
         }
     results = {
         "results": {task: {"alias": task, **{f"{m},none": s for m, s in scores.items()}}},
@@ -79,51 +94,58 @@ def write_run(
 
 
 def swept(task: str = "t", documents: int = 40) -> dict[str, Any]:
-    """`config.lora_drop` of a run whose boundary 3 of 4 was found by a sweep."""
+    """Our entry of a run whose boundary 3 of 4 was found by a sweep."""
     right = {4: 20, 3: 26, 2: 15, 1: 9, 0: 2}
-    items = {k: [float((i * 7) % documents < n) for i in range(documents)] for k, n in right.items()}
-    entry = {
-        "boundary": 3,
-        "layers": "0-2",
-        "num_layers": 4,
-        "method": "sweep",
-        "metric": "exact_match",
-        "filter": "none",
-        "higher_is_better": True,
-        "split": "validation",
-        "doc_ids": list(range(documents)),
-        "left_out": 0,
-        "sweep": {
-            "strategy": "exhaustive",
-            "select": "best",
-            "seed": 0,
-            "boundaries": [
-                {"boundary": k, "score": n / documents, "stderr": 0.07, "documents": documents, "retired_after": None}
+    record = TaskRecord(
+        variant="0-2",
+        boundary=3,
+        num_layers=4,
+        method="sweep",
+        fingerprint="sha256:task",
+        kept_parameters=300,
+        dropped_parameters=100,
+        metric=MetricSpec("exact_match", "none", higher_is_better=True),
+        validation=ValidationRecord(split="validation", doc_ids=tuple(range(documents))),
+        sweep=SweepRecord(
+            family="boundary",
+            ordered=True,
+            strategy="exhaustive",
+            select="best",
+            seed=0,
+            engine="shared",
+            aggregation="mean",
+            candidates=tuple(
+                CandidateRecord(
+                    variant=str(Variant.below(k, 4)),
+                    score=n / documents,
+                    stderr=0.07,
+                    documents=documents,
+                    items=tuple(float((i * 7) % documents < n) for i in range(documents)),
+                )
                 for k, n in right.items()
-            ],
-            "items": {str(k): values for k, values in items.items()},
-            "aggregation": "mean",
-            "chosen": 3,
-            "best": 3,
-            "full_score": 0.5,
-            "base_score": 0.05,
-        },
-        "probe": None,
-        "kept_parameters": 300,
-        "dropped_parameters": 100,
-        "seconds": 1.0,
-        "journal": None,
-        "figure": None,
-        "fingerprint": "sha256:task",
-        "warnings": [],
-    }
-    return {
-        "schema": 1,
-        "version": "0.1.0",
-        "adapter": {"path": "adapters/x", "fingerprint": "sha256:adapter", "base_model": "base", "r": 4},
-        "base": {"name": "base", "fingerprint": "sha256:base"},
-        "num_layers": 4,
-        "fingerprint": "sha256:setting",
-        "libraries": {"lm_eval": "0.4.13"},
-        "tasks": {task: entry},
-    }
+            ),
+            chosen="0-2",
+            best="0-2",
+        ),
+        seconds=1.0,
+    )
+    run = RunRecord(
+        schema=SCHEMA,
+        version="0.1.0",
+        adapter=AdapterRecord(
+            path="adapters/x",
+            fingerprint="sha256:adapter",
+            base_model="base",
+            r=4,
+            lora_alpha=8,
+            parameters=400,
+        ),
+        base=BaseRecord(name="base", revision="main", fingerprint="sha256:base"),
+        dtype="float32",
+        num_layers=4,
+        fingerprint="sha256:setting",
+        libraries={"lm_eval": "0.4.13"},
+        tasks={task: record},
+    )
+    entry: dict[str, Any] = as_json(run)
+    return entry

@@ -32,7 +32,7 @@ def uniform(*parts: object) -> float:
 
 @dataclass
 class RuleRunner:
-    """Answers each pair by `rule(boundary, document)`, `batch` documents at a time, and keeps what it was asked."""
+    """Answers each pair by `rule(K, document)`, `batch` documents at a time, and keeps what it was asked."""
 
     rule: Callable[[int, Document], tuple[Any, ...]]
     batch: int = 2
@@ -43,11 +43,13 @@ class RuleRunner:
         for start in range(0, len(work), self.batch):
             answers = []
             for item in work[start : start + self.batch]:
-                for boundary in item.boundaries:
+                for variant in item.variants:
+                    boundary = variant.boundary
+                    assert boundary is not None
                     if self.fails_after is not None and len(self.asked) >= self.fails_after:
                         raise RuntimeError("the machine was switched off")
                     self.asked.append((boundary, item.document.doc_id))
-                    answers.append(Answer(boundary, item.document, self.rule(boundary, item.document)))
+                    answers.append(Answer(variant, item.document, self.rule(boundary, item.document)))
             yield answers
 
 

@@ -3,57 +3,68 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.prior import hopeless, read_at, retire_by_prior
-from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
-from lm_eval_lora_drop.sweep.score import Scorer
-from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
-from tests.toy import make_task
+from lm_eval_lora_drop.variant import Variant
 
 
-def reference(gains: dict[int, float], documents: int = 40, noise: float = 0.1) -> dict[int, list[float]]:
+def reference(gains: dict[int, float], num_layers: int, documents: int = 40, noise: float = 0.1):
     """Per document: its own level, plus what the boundary gains over base."""
     rng = np.random.default_rng(0)
     level = rng.normal(-2, 0.5, documents)
-    return {k: list(level + gain + rng.normal(0, noise, documents)) for k, gain in gains.items()}
+    return {
+        Variant.below(k, num_layers): list(level + gain + rng.normal(0, noise, documents)) for k, gain in gains.items()
+    }
 
 
-def test_retires_what_lacks_more_than_half_of_the_gain() -> None:
-    gains = {0: 0.0, 1: 0.1, 2: 0.3, 3: 0.7, 4: 0.9, 5: 1.0}
-    assert retire_by_prior(reference(gains), num_layers=5) == [2, 1, 0]
-    assert retire_by_prior(reference(gains), num_layers=5, kept_share=0.2) == [1, 0]
+def retired(values, **settings) -> list[int | None]:
+    return [variant.boundary for variant in retire_by_prior(values, **settings)]
+
+
+def boundaries(ks, num_layers: int) -> list[Variant]:
+    return [Variant.below(k, num_layers) for k in ks]
+
+
+def test_retires_what_lacks_more_than_three_quarters_of_the_gain() -> None:
+    gains = {0: 0.0, 1: 0.1, 2: 0.4, 3: 0.7, 4: 0.9, 5: 1.0}
+    assert retired(reference(gains, 5)) == [1, 0]
+    assert retired(reference(gains, 5), kept_share=0.5) == [2, 1, 0]
+
+
+def test_the_curve_of_the_demo_keeps_a_third_of_the_layers() -> None:
+    """K = 10 of 30 has 0.38 of the gain there: half as the margin would retire it."""
+    curve = {0: 0, 3: 0.20, 7: 0.30, 10: 0.38, 14: 0.53, 18: 0.73, 22: 0.94, 26: 0.99, 30: 1}
+    assert retired(reference(curve, 30, documents=16, noise=0.02)) == [3, 0]
 
 
 def test_a_boundary_at_the_margin_is_kept() -> None:
-    """Half of the gain and a little less: the documents cannot tell, so it generates."""
-    assert retire_by_prior(reference({0: 0.0, 3: 0.48, 5: 1.0}), num_layers=5) == [0]
+    """A quarter of the gain and a little less: the documents cannot tell, so it generates."""
+    assert retired(reference({0: 0.0, 3: 0.23, 5: 1.0}, 5)) == [0]
 
 
 @pytest.mark.parametrize("full_gain", [0.0, 0.02, -1.0])
 def test_an_adapter_that_gains_nothing_retires_nothing(full_gain: float) -> None:
-    assert retire_by_prior(reference({0: 0.0, 1: -3.0, 5: full_gain}), num_layers=5) == []
+    assert retired(reference({0: 0.0, 1: -3.0, 5: full_gain}, 5)) == []
 
 
 def test_documents_that_are_not_finite_are_left_out() -> None:
-    values = reference({0: 0.0, 1: 0.1, 5: 1.0})
-    values[1][0] = -math.inf
-    values[0][1] = math.nan
-    assert retire_by_prior(values, num_layers=5) == [1, 0]
-    assert retire_by_prior({k: row[:1] for k, row in values.items()}, num_layers=5) == []
+    values = reference({0: 0.0, 1: 0.05, 5: 1.0}, 5)
+    values[Variant.below(1, 5)][0] = -math.inf
+    values[Variant.below(0, 5)][1] = math.nan
+    assert retired(values) == [1, 0]
+    assert retired({k: row[:1] for k, row in values.items()}) == []
 
 
 def test_base_and_full_must_be_there_and_lists_must_match() -> None:
-    with pytest.raises(ArgumentError, match="K = 0 and K = 5"):
-        retire_by_prior({1: [0.0], 5: [1.0]}, num_layers=5)
+    one, full, base = boundaries((1, 5, 0), 5)
+    with pytest.raises(ArgumentError, match="base and full: both must be given, got K = 5, K = 1"):
+        retire_by_prior({one: [0.0], full: [1.0]})
     with pytest.raises(ArgumentError, match="unequal length"):
-        retire_by_prior({0: [0.0], 5: [1.0, 2.0]}, num_layers=5)
+        retire_by_prior({base: [0.0], full: [1.0, 2.0]})
 
 
 @pytest.mark.parametrize(
@@ -67,65 +78,25 @@ def test_base_and_full_must_be_there_and_lists_must_match() -> None:
     ],
 )
 def test_it_is_read_at_both_ends_and_evenly_between(candidates, num_layers, read) -> None:
-    assert read_at(candidates, num_layers) == read
+    assert read_at(boundaries(candidates, num_layers)) == boundaries(read, num_layers)
 
 
 def test_a_boundary_between_two_hopeless_ones_is_hopeless() -> None:
     """Not one beside a boundary that is kept: nothing is known of it."""
-    values = reference({0: 0.0, 4: 0.1, 8: 0.3, 12: 0.9, 16: 1.0}, documents=16)
-    assert hopeless(range(17), values, 16) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    dip = reference({0: 0.0, 4: 0.1, 8: 0.9, 12: 0.2, 16: 1.0}, documents=16)
-    assert hopeless((1, 3, 6, 8, 10, 12, 14), dip, 16) == [1, 3, 12]
+    values = reference({0: 0.0, 4: 0.05, 8: 0.1, 12: 0.9, 16: 1.0}, 16, documents=16)
+    assert hopeless(boundaries(range(17), 16), values) == boundaries(range(9), 16)
+    dip = reference({0: 0.0, 4: 0.05, 8: 0.9, 12: 0.1, 16: 1.0}, 16, documents=16)
+    assert hopeless(boundaries((1, 3, 6, 8, 10, 12, 14), 16), dip) == boundaries((1, 3, 12), 16)
 
 
-def test_hopeless_boundaries_meet_no_document_and_stay_in_the_table(tmp_path: Path) -> None:
-    docs = [{"question": f"{i}?", "answer": f"answer {i}"} for i in range(40)]
-    task = make_task(splits={"validation": docs, "test": docs[:1]})
-    runner = RuleRunner(exact_match_rule({0: 0.0, 1: 0.1, 2: 0.3, 3: 0.5, 4: 0.9, 5: 0.7, 6: 0.6}))
-    result = run_sweep(
-        make_documents(task),
-        runner,
-        Scorer(task, resolve_metric(task, None)),
-        SweepSettings(tuple(range(L + 1)), strategy="racing"),
-        Journal(tmp_path, "sha256:ab", "toy", settings={}),
-        num_layers=L,
-        peers=One(),
-        progress=False,
-        reference=reference({0: 0.0, 1: 0.1, 2: 0.3, 3: 0.7, 4: 0.9, 5: 1.0, 6: 1.0}),
-    )
-    assert {boundary for boundary, _ in runner.asked} == {3, 4, 5, 6}
-    assert result.boundary == 4
-    written = result.to_json()
-    assert written["boundaries"][-1] == {
-        "boundary": 0,
-        "score": None,
-        "stderr": None,
-        "documents": 0,
-        "unscored": 0,
-        "retired_after": 0,
-    }
-    assert {entry["boundary"] for entry in written["racing"]["retired"] if entry["reason"] == "prior"} == {0, 1, 2}
-    assert "retired by the prior" in result.table()
+def test_candidates_that_would_all_go_all_stay() -> None:
+    values = reference({0: 0.0, 2: 0.05, 4: 0.1, 16: 1.0}, 16)
+    assert hopeless(boundaries((4, 3, 2), 16), values) == []
 
 
-def test_processes_whose_likelihoods_differ_retire_the_same(tmp_path: Path) -> None:
-    docs = [{"question": f"{i}?", "answer": f"answer {i}"} for i in range(20)]
-    task = make_task(splits={"validation": docs, "test": docs[:1]})
-    rule = exact_match_rule({0: 0.0, 1: 0.1, 2: 0.3, 3: 0.5, 4: 0.9, 5: 0.7, 6: 0.6})
-    runners = [RuleRunner(rule), RuleRunner(rule)]
-    gains = [{0: 0.0, 1: 0.1, 6: 1.0}, {0: 0.0, 1: 0.9, 6: 1.0}]
-    results = Threads(2).run(
-        lambda member: run_sweep(
-            make_documents(task),
-            runners[member.rank],
-            Scorer(task, resolve_metric(task, None)),
-            SweepSettings(tuple(range(L + 1)), strategy="racing"),
-            Journal(tmp_path, "sha256:ab", "toy", rank=member.rank, settings={}),
-            num_layers=L,
-            peers=member,
-            progress=False,
-            reference=reference(gains[member.rank]),
-        )
-    )
-    assert results[0].to_json() == results[1].to_json()
-    assert {boundary for runner in runners for boundary, _ in runner.asked} == {2, 3, 4, 5, 6}
+def test_other_families_have_no_prior() -> None:
+    family = [Variant.full(8), Variant.parse("2-7", 8)]
+    assert read_at(family) == []
+    assert hopeless(family, reference({0: 0.0, 8: 1.0}, 8)) == []
+    two_adapters = [Variant.below(4, 8, "seed1"), Variant.below(2, 8, "seed2")]
+    assert read_at(two_adapters) == []

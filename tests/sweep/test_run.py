@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,12 @@ import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.sweep import SweepResult
+from lm_eval_lora_drop.record.schema import SweepRecord
+from lm_eval_lora_drop.sweep.families import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
+from tests.records import k_of, rows_by_k
 from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
 from tests.toy import make_task
 
@@ -31,17 +32,15 @@ def task() -> Any:
 
 def sweep(
     task: Any, folder: Path, runner: RuleRunner, *, peers: Any = None, documents: Any = None, **settings: Any
-) -> SweepResult:
+) -> SweepRecord:
     peers = peers or One()
     return run_sweep(
         documents or make_documents(task),
         runner,
         Scorer(task, resolve_metric(task, None)),
-        SweepSettings(**{"boundaries": tuple(range(L + 1)), **settings}),
+        SweepSettings(boundaries(settings.pop("ks", range(L + 1)), L), **settings),
         Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={"adapter": "a"}),
-        num_layers=L,
         peers=peers,
-        progress=False,
     )
 
 
@@ -49,40 +48,28 @@ def test_scores_every_boundary_on_every_document_and_takes_the_best(task: Any, t
     runner = RuleRunner(exact_match_rule(ACCURACY))
     result = sweep(task, tmp_path, runner)
     assert len(runner.asked) == len(set(runner.asked)) == (L + 1) * 40
-    assert result.boundary == 4
-    scores = {row.boundary: row.score for row in result.rows}
+    assert k_of(result.chosen, L) == 4
+    scores = {k: row.score for k, row in rows_by_k(result, L).items()}
     assert scores[0] == 0.0
     assert scores[4] > scores[5] > scores[6] > scores[3]
-    assert all(row.documents == 40 and row.retired_after is None for row in result.rows)
+    assert all(row.documents == 40 and row.retired_after is None for row in result.candidates)
     # The closed form of the standard error of a share, with Bessel's correction.
     share = scores[4]
-    assert next(row.stderr for row in result.rows if row.boundary == 4) == pytest.approx(
-        (share * (1 - share) / 39) ** 0.5
-    )
+    assert rows_by_k(result, L)[4].stderr == pytest.approx((share * (1 - share) / 39) ** 0.5)
 
 
-def test_result_is_json_as_the_results_file_wants_it(task: Any, tmp_path: Path) -> None:
-    written = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY))).to_json()
-    assert json.loads(json.dumps(written, allow_nan=False)) == written
-    assert [row["boundary"] for row in written["boundaries"]] == [6, 5, 4, 3, 2, 1, 0]
-    assert written["chosen"] == written["best"] == 4
-    assert written["base_score"] == 0.0
-    assert written["full_score"] == written["boundaries"][0]["score"]
-    assert set(written["items"]) == {str(k) for k in range(7)}
-    assert sum(written["items"]["4"]) / 40 == written["boundaries"][2]["score"]
+def test_the_record_holds_every_score_and_item(task: Any, tmp_path: Path) -> None:
+    result = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
+    assert [row.variant for row in result.candidates] == ["0-5", "0-4", "0-3", "0-2", "0-1", "0", "none"]
+    assert result.chosen == result.best == "0-3"
+    assert (result.family, result.ordered, result.aggregation) == ("boundary", True, "mean")
+    four = rows_by_k(result, L)[4]
+    assert sum(four.items) / 40 == four.score
 
 
 def test_ties_go_to_the_larger_boundary(task: Any, tmp_path: Path) -> None:
     tied = {**ACCURACY, 3: 0.9}
-    assert sweep(task, tmp_path, RuleRunner(exact_match_rule(tied))).boundary == 4
-
-
-def test_one_se_takes_the_smallest_boundary_within_one_standard_error(task: Any, tmp_path: Path) -> None:
-    near = {**ACCURACY, 2: 0.88, 3: 0.7}
-    result = sweep(task, tmp_path, RuleRunner(exact_match_rule(near)), select="one_se")
-    best, two, three = (next(row for row in result.rows if row.boundary == k) for k in (4, 2, 3))
-    assert two.score >= best.score - best.stderr > three.score
-    assert (result.best, result.boundary) == (4, 2)
+    assert sweep(task, tmp_path, RuleRunner(exact_match_rule(tied))).chosen == "0-3"
 
 
 def test_a_killed_sweep_goes_on_and_gives_the_same_table(task: Any, tmp_path: Path) -> None:
@@ -103,11 +90,10 @@ def test_a_killed_sweep_goes_on_and_gives_the_same_table(task: Any, tmp_path: Pa
 def test_a_narrower_sweep_is_served_from_the_journal_of_a_wider_one(task: Any, tmp_path: Path) -> None:
     sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
     runner = RuleRunner(exact_match_rule(ACCURACY))
-    result = sweep(task, tmp_path, runner, boundaries=(2, 4), documents=make_documents(task)[:10])
+    result = sweep(task, tmp_path, runner, ks=(2, 4), documents=make_documents(task)[:10])
     assert runner.asked == []
-    assert [row.documents for row in result.rows] == [10, 10]
-    assert result.gain is None
-    assert "not among the candidates" in result.table()
+    assert [row.documents for row in result.candidates] == [10, 10]
+    assert result.gain_over_full is None
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -145,7 +131,7 @@ def test_a_rank_with_nothing_to_do_stays_in_step(task: Any, tmp_path: Path) -> N
     group = Threads(3)
     one = make_documents(task)[:1]
     results = group.run(lambda member: sweep(task, tmp_path, runners[member.rank], peers=member, documents=one))
-    assert results[0].to_json() == results[1].to_json() == results[2].to_json()
+    assert results[0] == results[1] == results[2]
     assert [len(runner.asked) for runner in runners] == [L + 1, 0, 0]
     assert len(set(group.gathers)) == 1
 
@@ -175,10 +161,10 @@ def test_documents_without_a_value_are_left_out_and_counted(tmp_path: Path) -> N
         metric_list=[{"metric": "right", "aggregation": "mean", "higher_is_better": True}],
     )
     result = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
-    assert [(row.documents, row.unscored) for row in result.rows] == [(38, 2)] * (L + 1)
-    assert result.boundary == 4
-    assert "14 of 280 answers gave no value of right" in result.table()
-    assert result.to_json()["items"]["6"][:2] == [None, None]
+    assert [(row.documents, row.unscored) for row in result.candidates] == [(38, 2)] * (L + 1)
+    assert k_of(result.chosen, L) == 4
+    assert "14 of 280 answers gave no value of right" in result.warnings[0]
+    assert result.candidates[0].items[:2] == (None, None)
 
 
 def test_no_value_at_all_is_an_error_that_names_the_argument(tmp_path: Path) -> None:
@@ -196,20 +182,6 @@ def test_lower_is_better_turns_the_choice_around(tmp_path: Path) -> None:
         splits=SPLITS, metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": False}]
     )
     result = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
-    assert result.boundary == 0
-    assert result.gain is not None
-    assert result.gain.value > 0
-
-
-def test_the_table_says_what_the_standard_error_means_for_the_gain(task: Any, tmp_path: Path) -> None:
-    clear = sweep(task, tmp_path / "clear", RuleRunner(exact_match_rule(ACCURACY)))
-    assert clear.gain is not None
-    assert clear.gain.value > 2 * clear.gain.stderr
-    assert "more than two standard errors" in clear.table()
-    tiny = {**ACCURACY, 4: 0.0, 5: 0.71}  # one more document than at 6
-    unclear = sweep(task, tmp_path / "unclear", RuleRunner(exact_match_rule(tiny)))
-    assert unclear.boundary == 5
-    assert "smaller than its standard error" in unclear.table() or "may well be chance" in unclear.table()
-    full = sweep(task, tmp_path / "full", RuleRunner(exact_match_rule({**ACCURACY, 6: 1.0})))
-    assert full.boundary == 6
-    assert "dropping layers brought nothing" in full.table()
+    assert k_of(result.chosen, L) == 0
+    assert result.gain_over_full is not None
+    assert result.gain_over_full.difference > 0

@@ -9,6 +9,7 @@ from typing import Any
 import lm_eval
 import pytest
 
+from tests.records import scores_by_k
 from tests.tasks.conftest import ROOT
 from tests.tasks.test_yaml import EVALUATED, FIRST_METRIC
 
@@ -44,9 +45,9 @@ def test_every_task_runs(results: dict[str, Any], name: str) -> None:
     """A boundary by the task's first metric, from the other split; then every metric of the YAML."""
     record = results["config"]["lora_drop"]["tasks"][name]
     assert record["method"] == "sweep"
-    assert record["metric"] == FIRST_METRIC[name]
-    assert record["split"] != EVALUATED[name]
-    assert {one["boundary"] for one in record["sweep"]["boundaries"]} == set(range(record["num_layers"] + 1))
+    assert record["metric"]["name"] == FIRST_METRIC[name]
+    assert record["validation"]["split"] != EVALUATED[name]
+    assert set(scores_by_k(record)) == set(range(record["num_layers"] + 1))
     values = {key.split(",")[0]: value for key, value in results["results"][name].items() if "," in key}
     listed = {metric["metric"] for metric in results["configs"][name]["metric_list"]}
     assert listed <= set(values)

@@ -105,7 +105,7 @@ def gap_where_they_part(both, tokenizer, smollm2, shared_adapters, boundary, key
     from peft import PeftModel
 
     from lm_eval_lora_drop.adapter.layers import AdapterLayers
-    from lm_eval_lora_drop.boundary import LayerSet
+    from lm_eval_lora_drop.variant import Variant
 
     data = shared_adapters.parent / "data" / "samsum" / "validation.jsonl"
     rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
@@ -117,7 +117,7 @@ def gap_where_they_part(both, tokenizer, smollm2, shared_adapters, boundary, key
     base = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, shared_adapters / "samsum-smollm2-r8")
     layers = AdapterLayers.of(model)
-    with layers.keep(LayerSet.below(boundary, layers.num_layers)), torch.no_grad():
+    with layers.keep(Variant.below(boundary, layers.num_layers)), torch.no_grad():
         logits = model(torch.tensor([one[:same]])).logits[0, -1]
     return abs(float(logits[one[same]] - logits[other[same]]))
 

@@ -6,6 +6,7 @@ from lm_eval.utils import warning_once
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Work
 from tests.models import test_evaluate as hf
 from tests.toy import make_task
@@ -54,21 +55,24 @@ def test_base_is_the_harness_vllm_without_an_adapter(make, tiny_base):
     assert hf.evaluate(make(boundary="full"), make_task())["samples"] != expected
 
 
-def test_the_sweep_answers_as_each_given_boundary_does(make):
-    """Batched with others, each boundary's answers are those it gives alone, to every kind of request."""
+def test_the_sweep_answers_as_each_given_variant_does(make):
+    """Batched with others, each variant's answers are those it gives alone, to every kind of request."""
     tasks = (make_task(), hf.choice_task(), hf.rolling_task())
     lm = make(boundary="auto", sweep_limit=4)
     documents = [documents_of(task, lm) for task in tasks]
     for drawn in documents:
-        run, engine = lm.runner(drawn)
+        variants = [
+            Variant.parse(notation, 4) for notation in ("0-3", "0-1", "1-2", "0-3x0.5", "0-3r2.attention", "none")
+        ]
+        run, engine = lm.runner(drawn, variants)
         assert engine == "vllm"
-        # Documents that lack different boundaries, as after a killed run.
-        work = [Work(document, (4, 3, 2, 1, 0)[i % 2 :]) for i, document in enumerate(drawn)]
+        # Documents that lack different variants, as after a killed run.
+        work = [Work(document, tuple(variants[i % 2 :])) for i, document in enumerate(drawn)]
         answers = [answer for batch in run(work) for answer in batch]
-        assert len(answers) == sum(len(item.boundaries) for item in work)
-        for boundary in (4, 2, 0):
-            alone = make(boundary=boundary)
-            mine = [answer for answer in answers if answer.boundary == boundary]
+        assert len(answers) == sum(len(item.variants) for item in work)
+        for variant in variants[1:]:
+            alone = make(layers=str(variant))
+            mine = [answer for answer in answers if answer.variant == variant]
             requests = [request for answer in mine for request in answer.document.requests]
             expected = iter(getattr(alone, requests[0].request_type)(requests, disable_tqdm=True))
             for answer in mine:

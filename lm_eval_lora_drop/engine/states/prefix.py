@@ -1,6 +1,6 @@
-"""What all prompts begin with, read once under every boundary: few-shot examples, a system prompt, an instruction.
+"""What all prompts begin with, read once under every variant: few-shot examples, a system prompt, an instruction.
 
-The states of a `Tree` after the common tokens depend on the boundary alone, not on the document. So they are computed
+The states of a `Tree` after the common tokens depend on the variant alone, not on the document. So they are computed
 once, as those of a document that has no more than these tokens, and every prompt goes on from copies of their keys and
 values.
 """
@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache
 
-from lm_eval_lora_drop.engine.branching import Branches, forward
-from lm_eval_lora_drop.engine.tree import Indices, Tree
+from lm_eval_lora_drop.engine.states.branching import Branches, forward
+from lm_eval_lora_drop.engine.states.settings import Indices, Settings
+from lm_eval_lora_drop.engine.states.tree import Tree
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import HarnessModel
 
 LEAST_TOKENS = 32
 """Shorter prefixes are read with each prompt: copying takes time too, and a small forward is slow."""
@@ -40,25 +43,35 @@ def common_prefix(prompts: Collection[tuple[int, ...]], at_most: int) -> tuple[i
 
 
 class Prefix:
-    """Tokens that have been read under some boundaries (falling, without repeats), and their keys and values."""
+    """Tokens that have been read under some variants (no repeats), and their keys and values."""
 
     @torch.inference_mode()
-    def __init__(self, lm: Any, tokens: Sequence[int], boundaries: Sequence[int], branches: Branches | None) -> None:
-        num_layers = lm.model.config.get_text_config(decoder=True).num_hidden_layers
+    def __init__(
+        self,
+        lm: HarnessModel,
+        tokens: Sequence[int],
+        variants: Sequence[Variant],
+        settings: Settings,
+        branches: Branches | None,
+    ) -> None:
         self.length = len(tokens)
-        self._tree = Tree(num_layers, len(boundaries))
-        rows = self._tree.add(boundaries)
-        self._row_of = np.zeros(num_layers + 1, np.int64)
-        self._row_of[list(boundaries)] = rows
+        self._tree = Tree(settings, len(variants))
+        rows = self._tree.add(variants)
+        self._tree.settle()
+        # (variants known to `settings`,): the row that has read the tokens under it.
+        numbers = settings.numbers(variants)
+        self._row_of = np.zeros(max(numbers) + 1, np.int64)
+        self._row_of[numbers] = rows
         self._states = DynamicCache()
-        route = self._tree.route(rows, lm.device)
+        route = self._tree.route(rows)
+        # (states of layer 0, length)
         inputs = torch.tensor([tokens], device=lm.device).expand(len(route.inputs), -1)
         forward(lm, branches, route, input_ids=inputs, past_key_values=self._states, use_cache=True, logits_to_keep=1)
 
     def cache(self, tree: Tree, begins: Indices | None = None) -> DynamicCache:
         """A cache of `length` columns for the states of `tree`, each a copy of the prefix's state.
 
-        `begins` says for each row of the tree in which column its prompt begins (None: in the first). What then does
+        `begins` (rows of the tree,) says in which column each row's prompt begins (None: in the first). What then does
         not fit in on the right is left out; before it are copies of its first token, for a mask to hide.
         """
         cache = DynamicCache()
@@ -66,12 +79,16 @@ class Prefix:
             known: Any = self._states.layers[index]
             device = known.keys.device
             owners = tree.owners(index)
-            places = torch.from_numpy(self._tree.places(self._row_of[tree.boundary[owners]], index)).to(device)
+            # (states,): the slot in the prefix's tree of the state under the same variant.
+            slots = self._tree.slot[self._row_of[tree.variant[owners]], index]
+            places = torch.from_numpy(slots).to(device)
             if begins is None or not begins[owners].any():
                 keys, values = known.keys[places], known.values[places]
             else:
+                # (states, length): column c of a state that begins in column b gets the prefix's token c - b.
                 columns = np.arange(self.length) - begins[owners][:, None]
                 moved = torch.from_numpy(columns.clip(min=0)).to(device)
+                # (slots, heads, length, size) -> (slots, length, heads, size), indexed by (state, token), and back.
                 keys, values = (
                     states.transpose(1, 2)[places[:, None], moved].transpose(1, 2)
                     for states in (known.keys, known.values)

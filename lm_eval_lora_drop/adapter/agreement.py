@@ -1,0 +1,287 @@
+"""Do all ways to an adapter's answers agree? The same prompts through each, compared token by token.
+
+The reference is what `--model hf-lora-drop` evaluates: the whole adapter in PEFT, of which a variant is kept. Against
+it stand merged weights, an export loaded by plain PEFT, a merged export, another program. The yardstick is the
+reference itself at another batch shape: what differs by no more than a few times that is rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from lm_eval_lora_drop.adapter import files as adapter_files
+from lm_eval_lora_drop.adapter import health
+from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.variant import Variant
+
+PROMPTS = (
+    "The capital of France is",
+    "Q: Anna has 3 apples and buys 4 more. How many apples does she have?\nA:",
+    "Tom: Are you coming tonight?\nLisa: Sorry, I have to work.\nSummary:",
+    "def add(a, b):\n    return",
+    "Translate to German: Good morning, how are you?\n",
+    "In the beginning there was nothing, and then",
+)
+"""What is asked where the user names no prompts: short, and of several kinds, since an adapter may change some only."""
+
+# Nats per token that are rounding whatever the yardstick says: of the coarsest of the dtypes involved.
+_ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.2}
+_TIMES_THE_NOISE = 4
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Per prompt the log-probabilities of its tokens from the second on, and its greedy continuation."""
+
+    logprobs: tuple[tuple[float, ...], ...]
+    tokens: tuple[tuple[int, ...], ...]
+
+
+Ask = Callable[[Path, Sequence[list[int]], int], Answers]
+"""Adapter folder, prompts as token ids, tokens to write -> answers of another program with its own base model."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way. `difference` is the largest of all tokens, in nats, None where there is nothing to compare; `agrees` is
+    None for what is shown only."""
+
+    name: str
+    difference: float | None
+    same_tokens: str
+    agrees: bool | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """All ways, the reference first."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no way contradicts the reference."""
+        return all(row.agrees is not False for row in self.rows)
+
+    def table(self) -> str:
+        """For the terminal."""
+        cells = [
+            (row.name, "" if row.difference is None else f"{row.difference:.1e}", row.same_tokens, row.note)
+            for row in self.rows
+        ]
+        return tabulate(cells, headers=("way", "largest difference", "same tokens", "verdict"), disable_numparse=True)
+
+
+def check_agreement(
+    source: str,
+    kept: Variant,
+    base: str,
+    *,
+    export: Path | None = None,
+    prompts: Sequence[str] = PROMPTS,
+    tokens: int = 16,
+    dtype: str = "float32",
+    device: str = "cpu",
+    scratch: Path,
+    others: dict[str, Ask | str] | None = None,
+) -> Agreement:
+    """Compare every way to the answers of the adapter `source`, kept as `kept`, on the base model `base`.
+
+    `export` is a folder that was exported (an adapter or a merged model); where there is none, one is made in
+    `scratch`. `others` are further programs, or why they are not asked.
+
+    Raises:
+        AdapterError: the adapter itself is not in order.
+        ArgumentError: nothing is kept, or `export` is neither adapter nor model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    files = adapter_files.open_adapter(source)
+    found = health.check_weights(files)
+    if reason := "nothing is kept" if kept.is_base else found.why_base(kept):
+        raise ArgumentError(f"there is nothing to check: {reason}. Name layers that have LoRA.")
+    if not kept.is_full:
+        health.check_divisible(files)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    adapter_files.check_against(files, skeleton, base)
+    health.load_without_weights(files, skeleton)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    asked = [tokenizer(prompt).input_ids for prompt in prompts]
+    asked = [ids for ids in asked if len(ids) > 1]
+    if not asked:
+        raise ArgumentError("none of the prompts has two tokens or more. Give longer ones.")
+    judge = _Judge(asked, tokens, dtype)
+    with _loaded(base, files.folder, dtype, device) as model:
+        layers = AdapterLayers.of(model)
+        with layers.keep(kept):
+            judge.reference(_answers(model, asked, tokens), _in_one_batch(model, asked), model.dtype)
+        with layers.keep(Variant.base(kept.num_layers)):
+            judge.base(_answers(model, asked, tokens))
+        judge.way("merged weights, in memory", lambda: _merged(layers, kept, model, asked, tokens), model.dtype)
+    folder = export
+    if folder is None:
+        folder = scratch / "export"
+        export_adapter(source, kept, folder)
+    judge.way(
+        f"export {folder.name if export else '(made now)'}", lambda: _exported(judge, base, folder, dtype, device)
+    )
+    for name, ask in (others or {}).items():
+        if isinstance(ask, str):
+            judge.rows.append(Row(name, None, "", None, ask))
+        elif (folder / adapter_files.CONFIG).is_file():
+            judge.way(name, functools.partial(ask, folder, asked, tokens))
+    return Agreement(tuple(judge.rows))
+
+
+class _Judge:
+    """Collects the rows, and says of each difference whether it is rounding."""
+
+    def __init__(self, asked: Sequence[list[int]], tokens: int, dtype: str) -> None:
+        self.asked, self.tokens, self.dtype = asked, tokens, dtype
+        self.rows: list[Row] = []
+
+    def reference(self, answers: Answers, batched: Answers, dtype: torch.dtype) -> None:
+        self._answers, self._dtype = answers, dtype
+        self._noise = _difference(answers, batched)
+        self.rows = [
+            Row("PEFT, as evaluated", None, "", None, f"the reference: {len(self.asked)} prompts, {str(dtype)[6:]}"),
+            Row("the same in one batch", self._noise, "", None, "rounding, the yardstick"),
+        ]
+
+    def base(self, answers: Answers) -> None:
+        self._effect = _difference(self._answers, answers)
+        shows = self._effect > self._tolerance(self._dtype)
+        note = "differs, as it should" if shows else "NO DIFFERENCE: the adapter does nothing on these prompts"
+        self.rows.append(Row("base model", self._effect, self._same(answers), shows, note))
+
+    def way(self, name: str, ask: Callable[[], Answers], dtype: torch.dtype | None = None) -> None:
+        try:
+            answers = ask()
+        except AdapterError as error:
+            self.rows.append(Row(name, None, "", False, f"REFUSED: {error}"))
+            return
+        tolerance = self._tolerance(dtype or self._dtype)
+        difference = _difference(self._answers, answers)
+        agrees = difference <= tolerance and tolerance < self._effect
+        note = "agrees" if agrees else f"DIFFERS: more than the {tolerance:.1e} of rounding"
+        if tolerance >= self._effect:
+            note = f"CANNOT BE TOLD: rounding ({tolerance:.1e}) may be as large as all that the adapter does"
+        self.rows.append(Row(name, difference, self._same(answers), agrees, note))
+
+    def coarser(self, dtype: torch.dtype) -> None:
+        """What follows is stored in this dtype."""
+        self._dtype = max(self._dtype, dtype, key=lambda kind: _ROUNDING.get(kind, 0.0))
+
+    def _tolerance(self, dtype: torch.dtype) -> float:
+        coarsest = max(_ROUNDING.get(kind, 0.2) for kind in (dtype, self._dtype))
+        return max(coarsest, _TIMES_THE_NOISE * self._noise)
+
+    def _same(self, answers: Answers) -> str:
+        pairs = zip(self._answers.tokens, answers.tokens, strict=True)
+        same = sum(one == other for mine, theirs in pairs for one, other in zip(mine, theirs, strict=False))
+        return f"{same} of {sum(map(len, self._answers.tokens))}"
+
+
+@contextmanager
+def _loaded(base: str, adapter: Path | None, dtype: str, device: str) -> Iterator[Any]:
+    """A model in plain Transformers, with an adapter in plain PEFT; freed afterwards: several are loaded in turn."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    try:
+        make: Any = AutoModelForCausalLM.from_pretrained
+        model = make(base, dtype=dtype).to(device)
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"the model {base} cannot be loaded ({' '.join(str(error).split())[:200]}).") from error
+    if adapter is not None:
+        model = peft.PeftModel.from_pretrained(model, str(adapter))
+    try:
+        yield model.eval()
+    finally:
+        del model
+        gc.collect()
+
+
+def _merged(layers: AdapterLayers, kept: Variant, model: Any, asked: Sequence[list[int]], tokens: int) -> Answers:
+    with layers.merge(kept):
+        return _answers(model, asked, tokens)
+
+
+def _exported(judge: _Judge, base: str, folder: Path, dtype: str, device: str) -> Answers:
+    """Answers of an exported folder, once it has passed the checks of any adapter."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not folder.is_dir():
+        raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {folder} is none.")
+    if (folder / adapter_files.CONFIG).exists():
+        files = adapter_files.open_adapter(str(folder))
+        health.check_weights(files)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        adapter_files.check_against(files, skeleton, base)
+        health.load_without_weights(files, skeleton)
+        with _loaded(base, folder, dtype, device) as model:
+            return _answers(model, judge.asked, judge.tokens)
+    if not (folder / "config.json").exists():
+        raise ArgumentError(
+            f"--export must be an adapter or a model; {folder} has no adapter_config.json and no config.json."
+        )
+    stored = AutoConfig.from_pretrained(folder).dtype
+    if isinstance(stored, torch.dtype):
+        judge.coarser(stored)
+    with _loaded(str(folder), None, dtype, device) as model:
+        return _answers(model, judge.asked, judge.tokens)
+
+
+@torch.no_grad()
+def _answers(model: Any, asked: Sequence[list[int]], tokens: int) -> Answers:
+    """Prompt by prompt, no padding anywhere."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    greedy = GenerationConfig(
+        max_new_tokens=tokens, do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id or 0
+    )
+    logprobs, written = [], []
+    for ids in asked:
+        given = torch.tensor([ids], device=model.device)
+        logprobs.append(_of_its_tokens(model(given).logits[0], given[0]))
+        out = model.generate(given, attention_mask=torch.ones_like(given), generation_config=greedy)
+        written.append(tuple(out[0, len(ids) :].tolist()))
+    return Answers(tuple(logprobs), tuple(written))
+
+
+@torch.no_grad()
+def _in_one_batch(model: Any, asked: Sequence[list[int]]) -> Answers:
+    """Log-probabilities with all prompts side by side, filled up at the right; nothing is written."""
+    longest = max(map(len, asked))
+    given = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in asked], device=model.device)
+    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in asked], device=model.device)
+    logits = model(given, attention_mask=mask).logits
+    rows = zip(logits, given, asked, strict=True)
+    return Answers(tuple(_of_its_tokens(one[: len(ids)], row[: len(ids)]) for one, row, ids in rows), ())
+
+
+def _of_its_tokens(logits: torch.Tensor, ids: torch.Tensor) -> tuple[float, ...]:
+    """(length, vocabulary) and (length,) -> the log-probability of each token after the first."""
+    found = logits[:-1].float().log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    return tuple(found.tolist())
+
+
+def _difference(one: Answers, other: Answers) -> float:
+    """The largest of all tokens; infinite where a way gives no number."""
+    values = [abs(a - b) for p, q in zip(one.logprobs, other.logprobs, strict=True) for a, b in zip(p, q, strict=True)]
+    return max(value if value == value else float("inf") for value in values)  # NaN is not itself

@@ -1,0 +1,234 @@
+"""Is the adapter applied? What is wrong with one that loads and runs all the same.
+
+An adapter whose weights are not finite, are all zero, or do not get into the model gives scores like any other. So does
+one whose base weights PEFT changes when it loads it: without its LoRA a layer is then not the base model's. Everything
+but `compare_answers` is found on the files and on a model without weights, before minutes of loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import peft
+import torch
+import transformers
+
+from lm_eval_lora_drop.adapter.files import AdapterFiles, load_tensors
+from lm_eval_lora_drop.adapter.names import TensorName, read_names
+from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.variant import Variant, format_integers
+
+# Initialisations of LoRA that PEFT carries out again when it loads the adapter, and that change the base weights.
+_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+_PEFT_ONLY = {
+    "use_dora": "DoRA",
+    "lora_bias": "lora_bias",
+    "target_parameters": "LoRA on parameters (target_parameters)",
+    "layer_replication": "layer_replication",
+    "modules_to_save": "modules_to_save",
+    "trainable_token_indices": "trained tokens",
+    "kasa_config": "KaSA",
+    "alora_invocation_tokens": "activated LoRA",
+}
+
+
+@dataclass(frozen=True)
+class Health:
+    """Where an adapter acts: decoder layers whose LoRA is not zero, and whether it acts before or behind the layers."""
+
+    acting: frozenset[int]
+    below: bool
+    above: bool
+
+    def why_base(self, kept: Variant) -> str | None:
+        """Why `kept` is the base model although it keeps layers; None where it is not, or keeps none."""
+        acts = self.acting & kept.kept_layers
+        below = self.below and 0 in kept.kept_layers
+        above = self.above and kept.num_layers - 1 in kept.kept_layers
+        if kept.is_base or acts or below or above:
+            return None
+        where = format_integers(self.acting) or "none"
+        return f"{kept.label} is the base model: the adapter has LoRA in layers {where} only"
+
+
+def check_weights(files: AdapterFiles) -> Health:
+    """Read the weights once: finite, complete, and not zero everywhere.
+
+    Raises:
+        AdapterError: they are not.
+    """
+    values = load_tensors(files)
+    tensors = read_names(files.shapes, files.config)
+    broken = [tensor.name for tensor in tensors if not bool(torch.isfinite(values[tensor.name]).all())]
+    if broken:
+        raise AdapterError(
+            f"peft={files.source}: {len(broken)} of {len(tensors)} tensors hold NaN or infinite values, the first is "
+            f"{broken[0]}. Its training diverged, or the file is damaged: take an earlier checkpoint."
+        )
+    loras: dict[tuple[str, int], dict[str, TensorName]] = {}
+    acting: list[TensorName] = []
+    for tensor in tensors:
+        if tensor.is_trained_whole or tensor.part == "lora_magnitude_vector" or _is_bias(tensor):
+            acting += [tensor] if bool(values[tensor.name].any()) else []
+        elif tensor.is_lora:
+            loras.setdefault((tensor.module, tensor.depth), {})[tensor.part[-1]] = tensor
+    for (module, _), pair in loras.items():
+        if pair.keys() != {"A", "B"}:
+            there = ", ".join(tensor.name for tensor in pair.values())
+            raise AdapterError(
+                f"peft={files.source} has only half of the LoRA of {module} ({there}). Copy the adapter again."
+            )
+        if all(bool(values[tensor.name].any()) for tensor in pair.values()):
+            acting.append(pair["B"])
+    if not acting:
+        raise AdapterError(
+            f"peft={files.source} changes nothing: in each of its {len(loras)} LoRA modules A or B is zero, as before "
+            "training. Give an adapter that was trained."
+        )
+    return Health(
+        acting=frozenset(tensor.layer for tensor in acting if tensor.layer is not None),
+        below=any(tensor.is_embedding for tensor in acting),
+        above=any(tensor.layer is None and not tensor.is_embedding for tensor in acting),
+    )
+
+
+def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedModel) -> peft.PeftModel:
+    """The adapter on its base model, both on the meta device, by PEFT's own rules; `skeleton` is changed.
+
+    Raises:
+        AdapterError: PEFT refuses the adapter, or passes over some of its tensors, or leaves some of its modules unset.
+    """
+    # A PeftConfig says in a warning which entries it does not know, and PEFT will say so again.
+    with warnings.catch_warnings(), _quiet("peft"):
+        warnings.simplefilter("ignore")
+        try:
+            config: Any = peft.PeftConfig.from_pretrained(str(files.folder))
+            config.init_lora_weights = False
+            with torch.device("meta"):
+                model = peft.PeftModel(skeleton, config)
+                empty = {name: torch.empty(shape) for name, shape in files.shapes.items()}
+                result: Any = peft.set_peft_model_state_dict(model, empty)
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, NotImplementedError) as error:
+            raise AdapterError(
+                f"peft={files.source}: PEFT {peft.__version__} cannot load it ({' '.join(str(error).split())[:300]})."
+            ) from error
+    unset = sorted(name for name in result.missing_keys if "lora_" in name)
+    unread = sorted(result.unexpected_keys)
+    if unset or unread:
+        hint = (
+            f" Names in a file of PEFT begin with base_model.model., its own with {next(iter(files.shapes))[:40]}."
+            if not any(name.startswith("base_model.model.") for name in files.shapes)
+            else " Were weights and configuration saved together?"
+        )
+        raise AdapterError(
+            f"peft={files.source} does not get into the model: PEFT reads {len(files.shapes) - len(unread)} of its "
+            f"{len(files.shapes)} tensors and leaves {len(unset)} unset (the first: {(unset or unread)[0]}).{hint}"
+        )
+    return model
+
+
+def check_divisible(files: AdapterFiles) -> None:
+    """Refuse an adapter whose layers without LoRA are not those of the base model; whole it can be evaluated.
+
+    Raises:
+        AdapterError: PEFT changes base weights when it loads the adapter, or it brings biases of the base model.
+    """
+    config = files.config
+    init = config.get("init_lora_weights")
+    changes = str(init) if isinstance(init, str) and init.lower().startswith(_CHANGING_INITS) else None
+    changes = "KaSA" if config.get("kasa_config") else changes
+    if changes:
+        raise AdapterError(
+            f"peft={files.source} was made with {changes}: PEFT changes the base weights when it loads it, so a layer "
+            "without its LoRA is not the base model's. Convert it to plain LoRA (save_pretrained with "
+            "path_initial_model_for_weight_conversion), or evaluate the whole adapter: boundary=full."
+        )
+    if biases := trained_biases(config, read_names(files.shapes, config)):
+        raise AdapterError(
+            f"peft={files.source} was trained with bias={config['bias']} and brings {len(biases)} biases of the base "
+            "model, which dropping a layer's LoRA does not give back. Evaluate the whole adapter: boundary=full."
+        )
+
+
+def check_scalable(files: AdapterFiles, kept: Variant) -> None:
+    """Refuse a strength or a rank for what is no plain product s B A.
+
+    Raises:
+        AdapterError: one of the kept modules is none.
+    """
+    for tensor in read_names(files.shapes, files.config):
+        keep = tensor.keep(kept)
+        if keep is None or (keep.strength == 1 and keep.rank is None):
+            continue
+        asked = str(keep)
+        if tensor.is_trained_whole:
+            raise AdapterError(
+                f"peft={files.source} trained {tensor.module} as a whole, which has neither strength nor rank, got "
+                f"{asked} for it. Keep that layer whole or drop it."
+            )
+        odd = (
+            files.config.get("target_parameters")
+            or files.config.get("kasa_config")
+            or len(files.shapes[tensor.name]) > 2
+        )
+        if keep.rank is not None and odd:
+            raise AdapterError(
+                f"peft={files.source} has LoRA on {tensor.module} that is no single matrix product, so its rank "
+                f"cannot be cut, got {asked}. Give a strength, or keep its layers whole."
+            )
+
+
+def trained_biases(config: Mapping[str, Any], tensors: Iterable[TensorName]) -> list[str]:
+    """The biases of the base model that an adapter brings (`bias=all`, `lora_only`)."""
+    if config.get("bias") in (None, "none"):
+        return []
+    return [t.name for t in tensors if not t.is_lora and t.saved_as is None and t.value == "bias"]
+
+
+def known_to_peft_only(config: Mapping[str, Any], tensors: Sequence[TensorName]) -> tuple[str, ...]:
+    """What of an adapter vLLM and llama.cpp's converter do not take."""
+    absent = set()
+    if not any(tensor.saved_as for tensor in tensors):
+        absent.add("modules_to_save")
+    if not any(tensor.part.startswith("token_adapter") for tensor in tensors):
+        absent.add("trainable_token_indices")
+    return tuple(said for name, said in _PEFT_ONLY.items() if config.get(name) and name not in absent)
+
+
+def compare_answers(full: Sequence[float], base: Sequence[float], noise: float = 0.0) -> str | None:
+    """Why the adapter seems not to be applied; None where it does.
+
+    `full` and `base` are the log-likelihoods of the same documents under the whole adapter and the base model, in nats;
+    `noise` is how far the same model differs from itself on a document at another batch shape.
+
+    Raises:
+        ValueError: not the same number of documents.
+    """
+    differences = [abs(one - other) for one, other in zip(full, base, strict=True)]
+    if not differences or max(differences) > noise:
+        return None
+    return (
+        f"the whole adapter and the base model answer alike: the log-likelihoods of {len(differences)} documents "
+        f"differ by at most {max(differences):.1e}, which is rounding. The adapter is not applied, or changes nothing "
+        "that matters here; every boundary will score the same."
+    )
+
+
+def _is_bias(tensor: TensorName) -> bool:
+    return tensor.part in ("lora_B", "lora_embedding_B") and tensor.value == "bias"
+
+
+@contextlib.contextmanager
+def _quiet(logger: str) -> Any:
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)

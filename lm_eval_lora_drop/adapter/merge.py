@@ -1,0 +1,138 @@
+"""Writes the base model with what a variant keeps of an adapter folded into its weights: a plain Transformers model."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_eval_lora_drop.adapter import files as adapter_files
+from lm_eval_lora_drop.adapter.card import Exported, model_card
+from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.adapter.files import AdapterFiles, new_folder
+from lm_eval_lora_drop.adapter.names import read_names
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.variant import Variant
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+def merge_adapter(
+    source: str | Path,
+    kept: Variant,
+    destination: Path,
+    *,
+    pretrained: str | None = None,
+    dtype: str = "auto",
+    origin: str = "It was given by hand.",
+) -> Exported:
+    """Write the base model with what `kept` keeps folded into its weights to the new folder `destination`.
+
+    `pretrained` is the base model, if not the one that the adapter names; `dtype` that of the weights (`DTYPES`).
+
+    Raises:
+        AdapterError: as `export_adapter`; no base model is known, it is quantised, or the adapter cannot be folded in.
+        ArgumentError: as `export_adapter`, or an unknown dtype.
+    """
+    check_dtype(dtype)
+    files = adapter_files.open_adapter(str(source))
+    base = pretrained or files.config.get("base_model_name_or_path")
+    if not base:
+        raise AdapterError(f"{files.source} does not name its base model. Give it with --pretrained.")
+    with new_folder(destination) as folder, tempfile.TemporaryDirectory(prefix="lora-drop-") as scratch:
+        from transformers import AutoConfig, AutoTokenizer
+
+        adapter = Path(scratch) / "adapter"
+        try:
+            config = AutoConfig.from_pretrained(base)
+        except (OSError, ValueError) as error:
+            raise AdapterError(
+                f"the base model {base} cannot be read ({_first_line(error)}). Give it with --pretrained."
+            ) from error
+        _check_mergeable(files, kept, base, config)
+        exported = export_adapter(source, kept, adapter, origin=origin)
+        _merge(base, adapter, folder, dtype)
+        has_tokenizer = any(adapter.glob("tokenizer*"))
+        AutoTokenizer.from_pretrained(str(adapter) if has_tokenizer else base).save_pretrained(folder)
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        exported = dataclasses.replace(exported, destination=destination, size=size, merged_into=base)
+        (folder / "README.md").write_text(model_card(files.config, exported, origin), encoding="utf-8")
+    return exported
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise ArgumentError unless `dtype` is one of `DTYPES`."""
+    if dtype not in DTYPES:
+        raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype[:80]!r}.")
+
+
+def _merge(base: str, adapter: Path, folder: Path, dtype: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    except (OSError, ValueError, ImportError) as error:
+        raise AdapterError(f"the base model {base} cannot be loaded ({_first_line(error)}).") from error
+    # safe_merge computes beside the weights and refuses what is not finite (an overflow in float16).
+    try:
+        merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise AdapterError(
+            f"PEFT cannot fold the adapter into {base}: {_first_line(error)}. Export without --merge."
+        ) from error
+    merged.save_pretrained(folder)
+
+
+def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any) -> None:
+    """Refuse what cannot be folded into weights so that the merged model answers as the variant does."""
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        kind = (quantised if isinstance(quantised, Mapping) else vars(quantised)).get("quant_method", "unknown")
+        kind = getattr(kind, "value", kind)
+        raise AdapterError(
+            f"{base} is quantised ({kind}): folding LoRA into its weights would round them "
+            "anew, and the merged model would answer differently from base and adapter. Give the model that it was "
+            "made from with "
+            "--pretrained (answers then differ as the two bases do), or export without --merge and load base and "
+            "adapter."
+        )
+    if files.config.get("layer_replication"):
+        raise AdapterError(
+            f"{files.source} has layer_replication: replicated layers share one weight, which cannot take the LoRA of "
+            "each. Export without --merge."
+        )
+    names = [tensor for tensor in read_names(files.shapes, files.config) if tensor.is_lora or tensor.saved_as]
+    tensors = [tensor for tensor in names if tensor.keep(kept) is not None]
+    if any(tensor.part == "lora_B" and tensor.value == "bias" for tensor in tensors) and (
+        without := _without_bias(config, {tensor.module for tensor in tensors if tensor.value == "bias"})
+    ):
+        raise AdapterError(
+            f"{files.source} was trained with lora_bias=True, and {without} of {base} has no bias that it could be "
+            "folded into. Export without --merge."
+        )
+    tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
+    if tied and (found := sorted({t.module for t in tensors if t.layer is None and _is_vocabulary(t.module)})):
+        raise AdapterError(
+            f"{files.source} changes {', '.join(found)}, and {base} uses one weight for its embedding and its lm_head: "
+            "folded in, the change would act on both. Export without --merge."
+        )
+
+
+def _without_bias(config: Any, modules: set[str]) -> str | None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        named = dict(AutoModelForCausalLM.from_config(config).named_modules())
+    return next((name for name in sorted(modules) if getattr(named.get(name), "bias", None) is None), None)
+
+
+def _is_vocabulary(module: str) -> bool:
+    return module.rpartition(".")[2] in ("embed_tokens", "embed_in", "wte", "word_embeddings", "lm_head", "embed_out")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")

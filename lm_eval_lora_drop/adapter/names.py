@@ -1,0 +1,117 @@
+"""What the names in an adapter's weights file say: which module, in which decoder layer, which part of the adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.variant import Keep, Variant
+
+PREFIX = "base_model.model."
+# The first numbered part of a name is the decoder layer; a later one may be an expert of it.
+IN_LAYER = re.compile(r"(?P<stack>.*?[^.]+)\.(?P<index>\d+)\.")
+_LORA = re.compile(r"\.(?P<part>lora_[A-Za-z_]+|token_adapter\.trainable_tokens_[a-z]+)(?:\.(?P<value>.+))?$")
+_EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "word_embeddings_layernorm")
+
+
+def kind_of(path: str) -> str:
+    """What a module of a decoder layer belongs to, by its name there: `attention`, else `mlp`."""
+    return "attention" if any("attn" in part or "attention" in part for part in path.lower().split(".")) else "mlp"
+
+
+@dataclass(frozen=True)
+class TensorName:
+    """One name of the weights file. `layer` is None outside the decoder layers; `module` is the module's full name."""
+
+    name: str
+    module: str
+    layer: int | None
+    stack: str | None
+    part: str
+    """`lora_A`, `lora_B`, `lora_embedding_A`, ...; "" for what is no LoRA."""
+    value: str
+    """What of the part: `weight`, or `bias` (`lora_bias`)."""
+    depth: int
+    """How many wrappers lie inside: LoRA on several parameters of one module is nested (`target_parameters`)."""
+    saved_as: str | None
+    """The entry of `modules_to_save` that it belongs to."""
+
+    @property
+    def is_lora(self) -> bool:
+        """Whether it is a part of a LoRA, or a trained token."""
+        return bool(self.part)
+
+    @property
+    def is_trained_whole(self) -> bool:
+        """Whether it is fully trained: a module of `modules_to_save`, or tokens."""
+        return self.saved_as is not None or self.part.startswith("token_adapter")
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether it acts before layer 0."""
+        return self.layer is None and any(part in _EMBEDDINGS for part in self.module.split("."))
+
+    def keep(self, kept: Variant) -> Keep | None:
+        """How the variant keeps it; None where it is dropped."""
+        if not self.is_lora and self.saved_as is None:
+            # A base weight that was saved along (a resized embedding): not a part of the adapter that can be dropped.
+            return Keep()
+        layer = self.layer if self.layer is not None else 0 if self.is_embedding else kept.num_layers - 1
+        inside = IN_LAYER.sub("", f"{self.module}.", count=1).rstrip(".")
+        kinds = (kind_of(inside),) if self.layer is not None else ()
+        return kept.keep_at(layer, self.module.rpartition(".")[2], kinds)
+
+    def renamed(self, wrapped: set[str]) -> str:
+        """Its name where only the modules `wrapped` have LoRA: a base weight saved along loses its wrapper."""
+        return self.name if self.is_lora or self.module in wrapped else self.name.replace(".base_layer.", ".")
+
+
+def read_names(names: Iterable[str], config: Mapping[str, Any]) -> list[TensorName]:
+    """What each name of a weights file says, in their order; `config` is the adapter's configuration."""
+    return [_read(name, config) for name in names]
+
+
+def one_stack(tensors: Iterable[TensorName], source: str) -> None:
+    """Check that all tensors lie in one stack of decoder layers.
+
+    Raises:
+        AdapterError: they lie in several, or in none.
+    """
+    stacks = sorted({tensor.stack for tensor in tensors if tensor.stack})
+    if len(stacks) != 1:
+        raise AdapterError(
+            f"{source} must have LoRA in one stack of decoder layers, but its tensors lie in "
+            f"{', '.join(stacks) or 'none'}: which of them a boundary counts is not clear from the files."
+        )
+
+
+def _read(name: str, config: Mapping[str, Any]) -> TensorName:
+    path = name.removeprefix(PREFIX)
+    lora = _LORA.search(path)
+    module = path[: lora.start()] if lora else path.rpartition(".")[0]
+    depth = 0
+    while module.endswith(".base_layer"):
+        module, depth = module.removesuffix(".base_layer"), depth + 1
+    layer = IN_LAYER.match(f"{module}.")
+    saved = None if lora else _saved_module(module, config.get("modules_to_save") or ())
+    return TensorName(
+        name=name,
+        module=saved or module,
+        layer=int(layer["index"]) if layer else None,
+        stack=layer["stack"] if layer else None,
+        part=lora["part"] if lora else "",
+        value=(lora["value"] or "") if lora else path.rpartition(".")[2],
+        depth=depth if lora else 0,
+        saved_as=saved,
+    )
+
+
+def _saved_module(module: str, entries: Iterable[str]) -> str | None:
+    """The full name of the module that an entry of `modules_to_save` named, if `module` is or lies in one."""
+    parts = module.split(".")
+    paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    # As PEFT does it: without regard to dots, so that `norm` also names `post_attention_layernorm`.
+    return next((path for path in paths if any(path.endswith(entry) for entry in entries)), None)

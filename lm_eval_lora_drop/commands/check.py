@@ -1,0 +1,108 @@
+"""`lora-drop check`: do PEFT, merged weights, an export and vLLM answer alike? Run it before an export is shipped."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lm_eval_lora_drop.commands.export import add_choice, choice
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `check` to `lora-drop`."""
+    parser = subparsers.add_parser(
+        "check",
+        help="compare PEFT, merged weights, an export and vLLM on a few prompts",
+        description="Looks whether the adapter is in order and applied, and compares what is evaluated with merged "
+        "weights, with an export (by default one made now) and with vLLM where it is installed. Exit code 1 where "
+        "they differ.",
+    )
+    add_choice(parser)
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="what lora-drop export wrote: adapter or merged model"
+    )
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="one prompt a line, or a samples_*.jsonl of lm_eval"
+    )
+    parser.add_argument("--limit", type=int, default=8, help="of the prompts in the file, how many (default 8)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens to write after each (default 16)")
+    parser.add_argument("--dtype", default="float32", help="default float32: what differs then is no rounding")
+    parser.add_argument("--device", default="cpu", help="for PEFT and Transformers (default cpu)")
+    parser.set_defaults(func=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    if args.dtype not in DTYPES:
+        raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {args.dtype[:80]!r}.")
+    for name in ("limit", "tokens"):
+        if getattr(args, name) < 1:
+            raise ArgumentError(f"--{name} must be at least 1, got {getattr(args, name)}.")
+    prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit)
+    if args.export is not None and not args.export.is_dir():
+        raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is none.")
+    source, kept, _ = choice(args, "check")
+    from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
+    from lm_eval_lora_drop.adapter.files import open_adapter
+
+    base = args.pretrained or open_adapter(source).config.get("base_model_name_or_path")
+    if not base:
+        raise AdapterError(f"{source} does not name its base model. Give it with --pretrained.")
+    with tempfile.TemporaryDirectory(prefix="lora-drop-") as scratch:
+        found = check_agreement(
+            source,
+            kept,
+            base,
+            export=args.export,
+            prompts=prompts or PROMPTS,
+            tokens=args.tokens,
+            dtype=args.dtype,
+            device=args.device,
+            scratch=Path(scratch),
+            others={"vLLM": _vllm(base, args.dtype)},
+        )
+    print(f"{source} on {base}, {kept.label}")
+    print(found.table())
+    return 0 if found.agrees else 1
+
+
+def read_prompts(path: Path, limit: int) -> list[str]:
+    """The first prompts of a text file, one a line, or of the documents in a samples file of lm_eval.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    from lm_eval_lora_drop.files import read_lines
+
+    found: list[str] = []
+    for number, line in read_lines(path):
+        if path.suffix == ".jsonl":
+            try:
+                prompt = json.loads(line)["arguments"]["gen_args_0"]["arg_0"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ArgumentError(
+                    f"{path}, line {number}: no sample of lm_eval (arguments.gen_args_0.arg_0)."
+                ) from error
+            line = str(prompt)
+        if line not in found:
+            found.append(line)
+        if len(found) == limit:
+            break
+    if not found:
+        raise ArgumentError(f"{path} holds no prompt. Write one a line.")
+    return found
+
+
+def _vllm(base: str, dtype: str) -> Any:
+    """vLLM as one more program to ask, or why it is not."""
+    if importlib.util.find_spec("vllm") is None:
+        return "not installed"
+    from lm_eval_lora_drop.models.vllm_lora import answers_of
+
+    return lambda folder, asked, tokens: answers_of(base, folder, asked, tokens, dtype)

@@ -1,0 +1,280 @@
+"""The check before trust: a few real documents answered both ways, before the shared pass answers all of them.
+
+A list of what cannot be shared is never complete: a model may flatten its batch, keep a bias in the place of a row, or
+mix rows, and the shared pass would be silently wrong. So it is compared with the plain pass, under candidates that use
+the branches, at two batch shapes. Rounding differs with the shape of a batch even where nothing is wrong. The yardstick
+is therefore the plain pass against itself at another batch size; an excess over that is a fault.
+
+    log-likelihoods   of the requests themselves, and of generated text behind its prompt: may differ by `SLACK` times
+                      what the plain pass differs from itself, and by a floor that is a few roundings of the dtype
+    generated text    may differ only at a near tie: where the texts part, the plain pass must find the shared pass's
+                      token as likely as its own, to within the same bound
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.engine.requests import Rules, encode_prompt
+from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Answer, Document, HarnessModel, Runner, Work
+
+DOCUMENTS = 2
+"""Documents answered both ways. Two, so that there is padding, rows of different documents, and parting groups."""
+CANDIDATES = 3
+"""Candidates they are answered under, spread over the given ones."""
+SLACK = 4.0
+"""How many times the plain pass's own differences may be exceeded: they are the largest of a few numbers, no bound."""
+FLOOR = 1e-4
+ROUNDINGS = 4.0
+"""What a log-likelihood may differ by in any case, for every nat of it (at least one): `FLOOR`, or so many roundings of
+the dtype if that is more (in bfloat16 0.03)."""
+
+Key = tuple[Variant, int]
+"""A variant, and the place of a document among those that are compared."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A request that the two passes answered differently, by more than `allowed` (in log-likelihood)."""
+
+    variant: Variant
+    doc_id: int
+    shared: str
+    plain: str
+    by: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return (
+            f"document {self.doc_id} under {self.variant.label}: {self.shared} from the shared pass, {self.plain} from "
+            f"the plain one, {self.by:.3g} apart where {self.allowed:.3g} is rounding"
+        )
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What the check found.
+
+    `tokens` and `loglikelihoods` were compared; `largest` is the largest difference of two log-likelihoods between the
+    passes, `yardstick` that of the plain pass to itself. `near_ties` texts differ where greedy decoding cannot decide.
+    `error` is what the shared pass raised, if it did. `answers` are the plain pass's own, good for the sweep.
+    """
+
+    differences: tuple[Difference, ...]
+    tokens: int
+    loglikelihoods: int
+    near_ties: int
+    largest: float
+    yardstick: float
+    error: str | None
+    seconds: float
+    answers: tuple[Answer, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the shared pass may answer the sweep."""
+        return not self.differences and self.error is None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"the shared pass failed: {self.error}"
+        compared = f"{self.tokens} tokens and {self.loglikelihoods} log-likelihoods compared"
+        if self.differences:
+            return f"{self.differences[0]} ({len(self.differences)} of these; {compared})"
+        return f"both passes agree ({compared}, largest difference {self.largest:.2g}, {self.near_ties} near ties)"
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "passed": self.passed,
+            "tokens": self.tokens,
+            "loglikelihoods": self.loglikelihoods,
+            "near_ties": self.near_ties,
+            "largest": self.largest,
+            "yardstick": self.yardstick,
+            "error": self.error,
+            "differences": [str(difference) for difference in self.differences],
+            "seconds": self.seconds,
+        }
+
+
+def choose_candidates(candidates: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Some of the candidates, spread evenly from the first to the last; among boundaries that is full, middle, base."""
+    if len(candidates) <= CANDIDATES:
+        return tuple(candidates)
+    last = len(candidates) - 1
+    return tuple(candidates[round(place * last / (CANDIDATES - 1))] for place in range(CANDIDATES))
+
+
+def check_shared(
+    lm: HarnessModel,
+    layers: AdapterLayers,
+    shared: Callable[[int | None, Counters], Runner],
+    plain: Runner,
+    documents: Sequence[Document],
+    candidates: Sequence[Variant],
+) -> CheckResult:
+    """Answer a few of the documents both ways and compare.
+
+    Args:
+        shared: makes a shared runner that works with so many rows at a time (None: as many as it likes) and counts
+            there, as `partial(shared_runner, lm, layers)` does.
+        plain: the plain runner.
+        documents: those of the sweep, all of one request type; the first ones are taken.
+        candidates: those of the sweep; `choose_candidates` says which are taken.
+    """
+    started = time.perf_counter()
+    check = _Check(lm, layers, shared, plain, choose_candidates(candidates))
+    few = list(documents[:DOCUMENTS])
+    answers: list[Answer] = []
+    if few and few[0].requests[0].request_type == "generate_until":
+        answers = check.texts(few)
+        # Greedy decoding can hide a fault that numbers show.
+        few = [_scoring(few, answers)] if any(_spoken(answers)) else []
+    if few and check.error is None:
+        scored = check.loglikelihoods(few)
+        answers = answers or scored
+    return CheckResult(
+        tuple(check.differences),
+        check.tokens,
+        check.numbers,
+        check.near_ties,
+        check.largest,
+        check.yardstick,
+        check.error,
+        time.perf_counter() - started,
+        tuple(answers),
+    )
+
+
+@dataclass
+class _Check:
+    lm: HarnessModel
+    layers: AdapterLayers
+    shared: Callable[[int | None, Counters], Runner]
+    plain: Runner
+    variants: tuple[Variant, ...]
+    differences: list[Difference] = field(default_factory=list)
+    tokens: int = 0
+    numbers: int = 0
+    near_ties: int = 0
+    largest: float = 0.0
+    yardstick: float = 0.0
+    error: str | None = None
+
+    def texts(self, documents: Sequence[Document]) -> list[Answer]:
+        """Compare generated text; returns the plain pass's answers."""
+        expected = self._plain(documents, rows=len(documents))
+        for found in self._shared(documents):
+            for key, answer in expected.items():
+                for plain, shared, request in zip(
+                    answer.responses, found[key].responses, answer.document.requests, strict=True
+                ):
+                    self.tokens += len(self.lm.tok_encode(plain, add_special_tokens=False))
+                    if plain != shared:
+                        self._judge(answer, request, shared, plain)
+        return list(expected.values())
+
+    def loglikelihoods(self, documents: Sequence[Document]) -> list[Answer]:
+        """Compare numbers; returns the plain pass's answers."""
+        expected = self._plain(documents, rows=max(2, len(documents)))
+        again = self._plain(documents, rows=1)
+        for key, answer in expected.items():
+            pairs = zip(_numbers(answer), _numbers(again[key]), strict=True)
+            self.yardstick = max(self.yardstick, *(abs(a - b) for a, b in pairs))
+        for found in self._shared(documents):
+            for key, answer in expected.items():
+                for plain, shared in zip(_numbers(answer), _numbers(found[key]), strict=True):
+                    self.numbers += 1
+                    # NaN is a difference of its own kind: never below any bound.
+                    by, allowed = abs(plain - shared), self._allowed(plain)
+                    self.largest = max(self.largest, by)
+                    if not by <= allowed:
+                        self._differ(answer, f"{shared:.6g}", f"{plain:.6g}", by, allowed)
+        return list(expected.values())
+
+    def _allowed(self, number: float) -> float:
+        rounding = torch.finfo(self.lm.mixed_precision_dtype or self.lm.model.get_base_model().dtype).eps
+        return SLACK * self.yardstick + max(FLOOR, ROUNDINGS * rounding) * max(1.0, abs(number))
+
+    def _judge(self, answer: Answer, request: Instance, shared: str, plain: str) -> None:
+        """Whether two texts part at a near tie of the plain pass's own logits."""
+        lm = self.lm
+        ours, theirs = (lm.tok_encode(text, add_special_tokens=False) for text in (shared, plain))
+        same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+        prompt = encode_prompt(lm, request.args[0], Rules.of(lm, request.args[1]))
+        context = torch.tensor([[*prompt, *ours[:same]]], device=lm.device)
+        with torch.inference_mode(), self.layers.keep(answer.variant):
+            logits = lm.model(input_ids=context).logits[0, -1].float()
+        likeliest = logits.log_softmax(-1).topk(2).values
+        # Where the shared pass stopped instead, its token is not in the text: then the second likeliest it must be.
+        said = logits.log_softmax(-1)[ours[same]] if same < len(ours) else likeliest[1]
+        by = float(likeliest[0] - said)
+        # Two logits differ by up to twice what one does; no yardstick has been read yet, and text is no long sum.
+        allowed = 2 * self._allowed(float(logits.abs().max()))
+        if by <= allowed:
+            self.near_ties += 1
+        else:
+            self._differ(answer, repr(shared), repr(plain), by, allowed)
+
+    def _differ(self, answer: Answer, shared: str, plain: str, by: float, allowed: float) -> None:
+        self.differences.append(Difference(answer.variant, answer.document.doc_id, shared, plain, by, allowed))
+
+    def _plain(self, documents: Sequence[Document], rows: int) -> dict[Key, Answer]:
+        with _batch_size(self.lm, rows):
+            return _by_key(self.plain, documents, self.variants)
+
+    def _shared(self, documents: Sequence[Document]) -> Iterator[dict[Key, Answer]]:
+        """At two batch shapes: all rows at once, and documents one after the other."""
+        for rows in (None, len(self.variants)):
+            counters = Counters()
+            found = _by_key(self.shared(rows, counters), documents, self.variants)
+            self.error = self.error or counters.fell_back
+            yield found
+
+
+def _by_key(runner: Runner, documents: Sequence[Document], variants: tuple[Variant, ...]) -> dict[Key, Answer]:
+    place = {id(document): index for index, document in enumerate(documents)}
+    work = [Work(document, variants) for document in documents]
+    return {(given.variant, place[id(given.document)]): given for answers in runner(work) for given in answers}
+
+
+def _numbers(answer: Answer) -> list[float]:
+    return [response[0] if isinstance(response, tuple) else response for response in answer.responses]
+
+
+def _spoken(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
+    """(prompt, text) of the answers under the first variant, blank ones left out."""
+    for answer in answers:
+        if answer.variant == answers[0].variant:
+            for request, text in zip(answer.document.requests, answer.responses, strict=True):
+                if text.strip():
+                    yield request.args[0], text
+
+
+def _scoring(documents: Sequence[Document], answers: Sequence[Answer]) -> Document:
+    """A document that asks for the log-likelihoods of what was said."""
+    requests = [
+        Instance("loglikelihood", {}, (prompt, text), number) for number, (prompt, text) in enumerate(_spoken(answers))
+    ]
+    return Document(documents[0].doc_id, {}, tuple(requests), "check")
+
+
+@contextmanager
+def _batch_size(lm: HarnessModel, rows: int) -> Iterator[None]:
+    before = lm.batch_size_per_gpu
+    lm.batch_size_per_gpu = rows
+    try:
+        yield
+    finally:
+        lm.batch_size_per_gpu = before

@@ -1,0 +1,123 @@
+"""The check before trust: it passes where the passes agree and fails where the shared pass is made wrong."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+
+from lm_eval_lora_drop.engine import check as check_module
+from lm_eval_lora_drop.engine.check import check_shared, choose_candidates
+from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.shared import shared_runner
+from lm_eval_lora_drop.engine.states import branching
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Work
+from tests.engine.test_architectures import LAYERS, asked, model
+from tests.engine.test_shared import choosing, generating, load
+from tests.engine.test_variants import answers
+
+BELOW = [Variant.below(k, LAYERS) for k in range(LAYERS, -1, -1)]
+
+
+def check(lm, documents, candidates=BELOW, layers=None):
+    layers = layers or lm.layers
+    return check_shared(
+        lm, layers, partial(shared_runner, lm, layers), plain_runner(lm, lm.layers), documents, candidates
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tiny_base, tiny_adapter, dtype):
+    lm = load(tiny_base, tiny_adapter, dtype=dtype)
+    candidates = [Variant.below(k, 4) for k in range(4, -1, -1)]
+    taken = choose_candidates(candidates)
+    for documents in (generating(), choosing()):
+        found = check(lm, documents, candidates)
+        assert found.passed, str(found)
+        assert found.loglikelihoods > 0
+        assert found.largest <= 1e-3 or dtype == "bfloat16"
+        work = [Work(document, taken) for document in documents[:2]]
+        if dtype == "float32" and documents[0].requests[0].request_type == "generate_until":
+            assert {(str(a.variant), a.document.doc_id): a.responses for a in found.answers} == answers(
+                plain_runner(lm, lm.layers), work
+            )
+            assert found.tokens > 0
+        assert {(a.variant, a.document.doc_id) for a in found.answers} == {(v, w.document.doc_id) for v in taken for w in work}
+        assert lm.batch_size_per_gpu == 2
+
+
+def test_candidates_are_spread_over_all():
+    candidates = [Variant.below(k, 30) for k in range(30, -1, -1)]
+    assert [variant.boundary for variant in choose_candidates(candidates)] == [30, 15, 0]
+    assert choose_candidates(candidates[:2]) == tuple(candidates[:2])
+
+
+def flattened_rows_taken_for_states(monkeypatch):
+    monkeypatch.setattr(branching, "_rows_per_state", lambda x, states, tokens: 1)
+
+
+def biases_taken_for_rows(monkeypatch):
+    monkeypatch.setattr(branching, "rows_per_input", lambda lm, layers: [{} for _ in layers.decoder_layers])
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+@pytest.mark.parametrize(
+    ("name", "adapter", "undo"),
+    [
+        ("opt", {"target_modules": ["fc1", "fc2"]}, flattened_rows_taken_for_states),
+        ("mpt", {}, biases_taken_for_rows),
+        ("gemma4", {"target_modules": ["q_proj", "per_layer_model_projection"]}, None),
+    ],
+)
+def test_alone_it_finds_what_was_wrong_once(monkeypatch, tmp_path, name, adapter, undo, kind):
+    lm = model(monkeypatch, tmp_path, name, adapter, batch_size=1)
+    documents = asked()[kind]
+    assert check(lm, documents).passed
+    layers = lm.layers
+    if undo is None:
+        # As by the order of definition: what acts before layer 0 is taken for something above the layers.
+        layers = dataclasses.replace(layers, below=(), above=layers.below)
+    else:
+        undo(monkeypatch)
+    found = check(lm, documents, layers=layers)
+    assert not found.passed
+    assert found.error or found.differences[0].by > found.differences[0].allowed
+
+
+def test_a_shared_pass_that_fails_does_not_pass(monkeypatch, tmp_path):
+    lm = model(monkeypatch, tmp_path, "gpt_bigcode", {}, batch_size=1)
+    found = check(lm, asked()["generate_until"])
+    assert not found.passed
+    assert "RuntimeError" in str(found)
+
+
+def test_a_near_tie_is_no_difference_and_another_text_is_one(tiny_base, tiny_adapter):
+    """The shared pass is stood in for by answers that differ at a tie made by hand, or at none."""
+    lm = load(tiny_base, tiny_adapter)
+    documents = generating()[:1]
+    plain = plain_runner(lm, lm.layers)
+    (text,) = answers(plain, [Work(documents[0], (Variant.full(4),))])["0-3", 0]
+    tokens = lm.tok_encode(text, add_special_tokens=False)
+
+    def other_text(_, __):
+        def run(work):
+            for given in plain(work):
+                yield [
+                    dataclasses.replace(answer, responses=(lm.tok_decode([tokens[0], tokens[0] + 1]),))
+                    if isinstance(answer.responses[0], str)
+                    else answer
+                    for answer in given
+                ]
+
+        return run
+
+    found = check_shared(lm, lm.layers, other_text, plain, documents, [Variant.full(4)])
+    assert not found.passed
+    assert "from the shared pass" in str(found)
+    # With bounds as wide as the logits themselves the same texts are near ties.
+    before = check_module.FLOOR
+    try:
+        check_module.FLOOR = 1.0
+        assert check_shared(lm, lm.layers, other_text, plain, documents, [Variant.full(4)]).near_ties == 2
+    finally:
+        check_module.FLOOR = before

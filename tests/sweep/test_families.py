@@ -1,0 +1,68 @@
+"""Every family has the candidates it promises, whole adapter and base model among them, and not too many."""
+
+import pytest
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.sweep.families import FAMILIES, make_family
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import AdapterShape
+
+SHAPE = AdapterShape(30, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 8)
+
+
+def names(family):
+    return [str(variant) for variant in family.variants]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("num_layers", [1, 2, 4, 30, 32, 80])
+def test_full_and_base_are_there_once_and_the_notation_reads_back(name, num_layers):
+    family = make_family([name], AdapterShape(num_layers, SHAPE.modules, 8))
+    assert len(set(family.variants)) == len(family.variants) == len(set(names(family)))
+    assert family.full is not None
+    assert family.base is not None
+    assert family.variants[-1] == family.base
+    for variant in family.variants:
+        assert Variant.parse(str(variant), num_layers) == variant
+    if num_layers <= 32:
+        assert len(family.variants) <= 40
+
+
+def test_what_the_families_are():
+    shape = AdapterShape(4, ("k_proj", "q_proj"), 4)
+    assert names(make_family(["boundary"], shape)) == ["0-3", "0-2", "0-1", "0", "none"]
+    assert names(make_family(["upper"], shape)) == ["0-3", "1-3", "2-3", "3", "none"]
+    assert set(names(make_family(["leave_one_out"], shape))) == {"0-3", "1-3", "0+2-3", "0-1+3", "0-2", "none"}
+    assert "0-3x0.5" in names(make_family(["strength"], shape))
+    assert "0-1+2-3r2" in names(make_family(["rank"], shape))
+    assert {"0-3.attention", "0-3.q_proj", "0.mlp"} <= set(names(make_family(["modules"], shape)))
+    assert "0x1+1x0.666667+2x0.333333" not in names(make_family(["slope"], shape))
+    assert "0+1x0.666667+2x0.333333" in names(make_family(["slope"], shape))
+    assert {"1-2", "0-1", "2-3"} <= set(names(make_family(["window"], shape)))
+
+
+def test_random_sets_have_the_size_and_depend_on_the_seed_alone():
+    one, again, other = (make_family(["random"], SHAPE, seed=seed, size=12) for seed in (1, 1, 2))
+    assert one == again != other
+    assert {len(variant.kept_layers) for variant in one.variants} == {0, 12, 30}
+    assert Variant.below(12, 30) in one.variants
+
+
+def test_several_families_are_one_unordered_set():
+    family = make_family(["boundary", "upper"], SHAPE)
+    assert len(family.variants) == 31 + 31 - 2
+    assert not family.ordered
+    assert make_family(["boundary"], SHAPE).ordered
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape", "message"),
+    [
+        (["boundaries"], SHAPE, "sweep_family must be one of boundary, upper"),
+        (["modules"], AdapterShape(4), "kinds of module"),
+        (["rank"], AdapterShape(4, ("q_proj",), 1), "rank 2 or more, got 1"),
+    ],
+)
+def test_a_family_that_cannot_be_is_refused(asked, shape, message):
+    with pytest.raises(ArgumentError, match=message):
+        make_family(asked, shape)
