@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lm_eval_lora_drop.variant import Variant
@@ -115,16 +116,41 @@ class Binding:
         return str(self.task.config.task)
 
 
+class Reason(str, Enum):
+    """Why a document is left out of what a search reads."""
+
+    EVALUATED = "equals an evaluated document"
+    NEARLY_EVALUATED = "nearly equals an evaluated document"
+    TWICE = "equals a document drawn before"
+    NEARLY_TWICE = "nearly equals a document drawn before"
+    EXAMPLE = "as a few-shot example: equals an evaluated document"
+    NEARLY_EXAMPLE = "as a few-shot example: nearly equals an evaluated document"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A document that was left out, by its index in its split (of few-shot examples: among them).
+
+    `of` is the index of the one it is compared with: in the evaluated split, or of a document drawn before. `similarity`
+    is the Jaccard similarity of their character 5-grams, 1 where they are equal.
+    """
+
+    doc_id: int
+    reason: Reason
+    of: int
+    similarity: float
+
+    def __str__(self) -> str:
+        return f"{self.doc_id} {self.reason.value} ({self.of}, similarity {self.similarity:.2f})"
+
+
 @dataclass(frozen=True)
 class ValidationSet:
-    """The documents a sweep reads, in the order in which they were drawn.
-
-    `left_out` counts drawn documents that were refused because they are (nearly) evaluated ones, or twice here.
-    """
+    """The documents a sweep reads, in the order in which they were drawn, and what was left out on the way."""
 
     documents: tuple[Document, ...]
     split: str
-    left_out: int
+    left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...] = field(default=())
 
     @property
