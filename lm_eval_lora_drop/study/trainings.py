@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 from pathlib import Path
 
-from lm_eval_lora_drop.errors import LoraDropError
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.study.config import Study, StudyTraining
 from lm_eval_lora_drop.train.record import read_record
 
@@ -19,16 +21,38 @@ def adapter_folder(study: Study, training: StudyTraining) -> Path:
 
 
 def is_trained(study: Study, training: StudyTraining) -> bool:
-    """Whether the adapter is complete: its record is written last."""
-    return read_record(adapter_folder(study, training)) is not None
+    """Whether the adapter is complete and was trained as the study says; its record, which is written last, tells.
+
+    Raises:
+        ArgumentError: it was trained otherwise.
+    """
+    folder = adapter_folder(study, training)
+    record = read_record(folder)
+    if record is None:
+        return False
+    settings = {**dataclasses.asdict(training.settings), "lora_alpha": training.settings.alpha}
+    asked = dataclasses.asdict(study.asked(training.task))
+    for name, wanted, found in (("settings", settings, record.settings), ("task", asked, record.task)):
+        # The record has been through JSON: tuples are lists there.
+        wanted = json.loads(json.dumps(wanted))
+        differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        if differing:
+            key = differing[0]
+            raise ArgumentError(
+                f"{folder} was trained with {name}.{key}={found.get(key)!r}, and {study.path} says {wanted.get(key)!r}. "
+                "Give the training another name, or remove the folder."
+            )
+    return True
 
 
 def run_training(study: Study, training: StudyTraining) -> None:
-    """Train one adapter, or find that it is there.
+    """Train one adapter unless it is there.
 
     Raises:
         LoraDropError: it cannot be trained as the study says.
     """
+    if is_trained(study, training):
+        return
     from lm_eval_lora_drop.train.run import Training, train
 
     device = str(study.model_args.get("device", training.task.evaluation.get("device", "")))

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import random
-import re
-import unicodedata
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
-
-_NOT_WORDS = re.compile(r"\W+")
+from lm_eval_lora_drop.validation.leaks import Guard
+from lm_eval_lora_drop.validation.similarity import Index
+from lm_eval_lora_drop.work import Binding, LeftOut, Reason
+_BATCH = 256
 
 
 @dataclass(frozen=True)
 class TrainingDocuments:
     """`chosen` are (index in the split, document) in drawn order. Not chosen: `held_out` for a sweep that draws from
-    the same split, `leaked` because they stand in the evaluated or the validation split too, `repeated` in this one,
+    the same split, `leaked` because they are (nearly) documents
+    of the evaluated or the validation split, `repeated` because they are (nearly) one chosen before,
     `unfit` because they are too long."""
 
     split: str
@@ -30,7 +31,7 @@ class TrainingDocuments:
 
 
 def choose_documents(
-    binding: validation.Binding,
+    binding: Binding,
     *,
     limit: int | None,
     seed: int,
@@ -40,10 +41,10 @@ def choose_documents(
     """Draw up to `limit` documents of the training split, in an order that depends on `seed` alone; a larger limit
     continues a smaller one. A document (index, document) that does not fit is left out and counted.
 
-    Left out are documents whose prompt is that of a document of the evaluated split, letters and digits compared, in
-    any case. Where a sweep takes its validation documents from a split of its own, all of that split are left out in
-    the same way. Where it takes them from the training split, the first `hold_out` documents of the order that
-    `sweep_seed=0` draws are (see `validation.draw`), and everything that equals them.
+    Left out are documents that are, or nearly are, a document of the evaluated split or one drawn before; what "nearly"
+    promises is said in `validation.leaks`. Where a sweep takes its validation documents from a split of its own, what
+    is nearly one of that split is left out too. Where it takes them from the training split, everything is that
+    `sweep_seed=0` with `sweep_limit` up to `hold_out` reads or passes over, and what is nearly one of those.
 
     Raises:
         ArgumentError: the task has no training split, that split is the evaluated one, or nothing is left of it.
@@ -58,47 +59,46 @@ def choose_documents(
     evaluated = task.config.test_split if task.has_test_docs() else task.config.validation_split
     if split == evaluated:
         raise ArgumentError(f"{binding.name} is evaluated on split {split!r}, so an adapter must not be trained on it.")
-    docs = list(task.training_docs())
-    forbidden = _keys(task, task.eval_docs)
+    docs = task.training_docs()
+    if not hasattr(docs, "__getitem__"):
+        docs = list(docs)
+    guard = Guard(task, docs, validation.order(len(docs), seed))
     held: set[int] = set()
-    if task.has_validation_docs() and task.config.validation_split not in (evaluated, split):
-        forbidden |= _keys(task, task.validation_docs())
+    if validation.draws_from(task) == split:
+        drawn = validation.select(task, hold_out, 0) if hold_out else None
+        if drawn is not None:
+            held = {*drawn.doc_ids, *(one.doc_id for one in drawn.left_out)}
+        read_by_sweeps = [docs[index] for index in sorted(held)]
     else:
-        drawn = validation.draw(binding, hold_out, 0) if hold_out else None
-        held = {document.doc_id for document in drawn.documents} if drawn else set()
-        forbidden |= _keys(task, (docs[index] for index in held))
+        read_by_sweeps = list(task.validation_docs())
+    forbidden = Index([guard.text(doc) for doc in read_by_sweeps], guard.wording)
     chosen: list[tuple[int, Any]] = []
-    seen: set[str] = set()
     leaked = repeated = unfit = 0
-    for index in random.Random(seed).sample(range(len(docs)), len(docs)):
-        if len(chosen) == limit:
-            break
-        if index in held:
-            continue
-        key = _key(task, docs[index])
-        if key in forbidden:
-            leaked += 1
-        elif key in seen:
-            repeated += 1
-        elif not fits(index, docs[index]):
-            unfit += 1
-        else:
-            seen.add(key)
-            chosen.append((index, docs[index]))
+    rest = guard.pass_through()
+    # In batches: comparing documents one by one takes far longer.
+    while len(chosen) != limit and (batch := list(itertools.islice(rest, _BATCH))):
+        fine = [one for one in batch if not isinstance(one, LeftOut) and one not in held]
+        swept = dict(zip(fine, forbidden.matches([guard.text(docs[one]) for one in fine]), strict=True))
+        for one in batch:
+            if len(chosen) == limit:
+                break
+            if isinstance(one, LeftOut):
+                if one.doc_id not in held:
+                    leaked += one.reason in (Reason.EVALUATED, Reason.NEARLY_EVALUATED)
+                    repeated += one.reason in (Reason.TWICE, Reason.NEARLY_TWICE)
+            elif one in held:
+                continue
+            elif swept[one] is not None:
+                leaked += 1
+            elif not fits(one, docs[one]):
+                unfit += 1
+            else:
+                chosen.append((one, docs[one]))
     if not chosen:
         raise ArgumentError(
             f"{binding.name}: nothing is left to train on. Split {split!r} has {len(docs)} documents; {len(held)} are "
-            f"held out for the sweep, {leaked} stand in an evaluated split too, {unfit} are longer than max_length. "
+            f"held out for the sweep, {leaked} are (nearly) documents of another split, {unfit} are longer than max_length. "
             "Hold out fewer, raise max_length, or bring more documents."
         )
     return TrainingDocuments(str(split), tuple(chosen), len(held), leaked, repeated, unfit)
 
-
-def _keys(task: Any, docs: Iterable[Any]) -> set[str]:
-    return {_key(task, doc) for doc in docs}
-
-
-def _key(task: Any, doc: Any) -> str:
-    """Letters and digits of the prompt, whatever their case, width and spacing."""
-    text = " ".join(validation._prompt_text(task, doc))
-    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -14,10 +14,13 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.train.settings import TaskSettings
-from lm_eval_lora_drop.work import Document
+from lm_eval_lora_drop.validation import fewshot, prompts
+from lm_eval_lora_drop.validation.draw import _shows_evaluated
+from lm_eval_lora_drop.validation.fields import cluster_of
+from lm_eval_lora_drop.validation.leaks import Guard
+from lm_eval_lora_drop.work import Binding, Document
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Example:
     generates: bool
 
 
-def load_binding(settings: TaskSettings, tokenizer: Any = None) -> validation.Binding:
+def load_binding(settings: TaskSettings, tokenizer: Any = None) -> Binding:
     """The task as an evaluation with these settings would use it.
 
     Raises:
@@ -52,7 +55,7 @@ def load_binding(settings: TaskSettings, tokenizer: Any = None) -> validation.Bi
     if settings.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
     template = chat_template(tokenizer) if settings.apply_chat_template else None
-    return validation.Binding(
+    return Binding(
         task,
         {
             "system_instruction": settings.system_instruction,
@@ -92,23 +95,28 @@ def chat_template(tokenizer: Any) -> Callable[..., str]:
 
 
 @contextmanager
-def example_builder(binding: validation.Binding, seed: int) -> Iterator[Callable[[int, Any], Example]]:
+def example_builder(binding: Binding, seed: int) -> Iterator[Callable[[int, Any], Example]]:
     """Within the context, makes the example of a document (its index in the split, the document); few-shot examples
-    are drawn by `seed` in the order of the calls.
+    are drawn by `seed` in the order of the calls, and none of them is evaluated.
 
     Raises:
         ArgumentError: when called, where the task asks nothing that has an answer (perplexity of a text).
     """
+    task = binding.task
+    # Its texts are made for nothing where there are no examples to be compared with them.
+    guard: Any = Guard(task, list(task.training_docs()), ()) if task.config.num_fewshot else None
+    with fewshot.own_examples(task, seed, guard, cluster_of(task), (), _shows_evaluated(task)) as shown:
 
-    def build(doc_id: int, doc: Any) -> Example:
-        document = validation._build(binding, doc_id, doc)
-        return _example(binding, document, validation.references(binding, [document])[0])
+        def build(doc_id: int, doc: Any) -> Example:
+            if shown is not None:
+                shown.doc = doc
+            document = prompts.build(binding, doc_id, doc)
+            return _example(binding, document, prompts.reference(task, doc))
 
-    with validation._own_fewshot(binding.task, seed):
         yield build
 
 
-def _example(binding: validation.Binding, document: Document, answer: str) -> Example:
+def _example(binding: Binding, document: Document, answer: str) -> Example:
     request = document.requests[0]
     if request.request_type == "loglikelihood_rolling":
         raise ArgumentError(
@@ -120,14 +128,12 @@ def _example(binding: validation.Binding, document: Document, answer: str) -> Ex
         return Example(document.doc_id, str(request.args[0]), str(request.args[1]), generates=False)
     if binding.prompt_arguments["apply_chat_template"]:
         # An assistant's turn begins with the answer itself, as the harness's own choices do under a chat template.
-        delimiter = getattr(binding.task.config, "target_delimiter", " ") or ""
-        prefix = binding.task.doc_to_prefix(document.doc)
-        if not prefix or prefix[-1:].isspace():
-            answer = answer.removeprefix(delimiter)
+        if not binding.task.doc_to_prefix(document.doc):
+            answer = answer.removeprefix(binding.task.config.target_delimiter or "")
     return Example(document.doc_id, str(request.args[0]), answer, generates=True)
 
 
-def _right(binding: validation.Binding, document: Document, answer: str) -> Any:
+def _right(binding: Binding, document: Document, answer: str) -> Any:
     """The request that scores the right answer, of one per choice; it carries the scored text, delimiter and all."""
     if len(document.requests) == 1:
         return document.requests[0]

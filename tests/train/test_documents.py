@@ -9,6 +9,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.train.documents import choose_documents
 from lm_eval_lora_drop.train.examples import chat_template, example_builder, load_binding
 from lm_eval_lora_drop.train.settings import TaskSettings
+from lm_eval_lora_drop.work import Binding
 from tests.toy import make_task
 from tests.train.tokenizers_ import byte_level
 
@@ -21,7 +22,7 @@ def rows(*questions):
 
 def choose(task, **given):
     settings = {"limit": None, "seed": 0, "hold_out": 0, **given}
-    return choose_documents(validation.Binding(task, PLAIN), **settings)
+    return choose_documents(Binding(task, PLAIN), **settings)
 
 
 def questions(found):
@@ -72,14 +73,15 @@ def test_a_sweep_that_draws_from_the_training_split_keeps_its_documents():
     is trained on, nor anything that reads the same."""
     train = rows(*(f"question {index}" for index in range(40)))
     task = make_task(splits={"train": [*train, *rows("Question 7", "question 8!")], "test": rows("t")})
-    binding = validation.Binding(task, PLAIN)
+    binding = Binding(task, PLAIN)
     for hold_out in (1, 10, 30):
         swept = validation.draw(binding, hold_out, 0).documents
         found = choose(task, hold_out=hold_out, seed=5)
-        assert found.held_out == hold_out
+        assert found.held_out >= hold_out
         assert not {document.doc_id for document in swept} & {index for index, _ in found.chosen}
         heard = {document.doc["question"].casefold().strip("!") for document in swept}
         assert not heard & {text.casefold().strip("!") for text in questions(found)}
+        assert len(found.chosen) + found.repeated + found.leaked + found.held_out == 42
     assert len(choose(task, hold_out=0).chosen) == 40
 
 
@@ -113,7 +115,7 @@ def test_tasks_that_cannot_be_trained_on(config, splits, message):
 
 def _examples(task, arguments):
     docs = list(enumerate(task.training_docs()))
-    with example_builder(validation.Binding(task, arguments), 0) as build:
+    with example_builder(Binding(task, arguments), 0) as build:
         return [build(index, doc) for index, doc in docs]
 
 
@@ -133,7 +135,8 @@ def test_prompts_are_those_of_an_evaluation(chat, prefix):
     arguments = {**PLAIN, "apply_chat_template": chat, "chat_template": template, "system_instruction": "Be short."}
     examples = _examples(trained, arguments)
     assert [example.prompt for example in examples] == model.asked
-    delimited = not chat or prefix == "So:"
+    # A prefix of the answer ends the prompt; without one a chat's answer begins its turn.
+    delimited = prefix == "So:" if prefix else not chat
     assert [example.answer for example in examples] == [f"{' ' * delimited}{row['answer']}" for row in given]
 
 
@@ -201,12 +204,24 @@ def test_chat_template_is_needed():
         load_binding(TaskSettings(task="lora_drop_demo", apply_chat_template=True), byte_level(prefix_space=False, chat_template=None))
 
 
+def test_nearly_the_same_is_left_out_too():
+    """A test document with a word changed, and one of the validation split: not trained on; the others are."""
+    text = "Hannah: Hey, do you have Betty's number? Amanda: Lemme check. Sorry, can't find it. Hannah: Ok, asking Larry then."
+    other = "Eric: MACHINE! Rob: That's so gr8! Eric: I know! And shows how Americans see Russian. Rob: And it's really funny!"
+    train = rows(text, other, "Lenny: Babe, can you help me with something? Bob: Sure, what's up? Lenny: Which one should I pick?")
+    splits = {"train": train, "validation": rows(other.replace("funny", "silly")), "test": rows(text.replace("Sorry", "Nope"))}
+    found = choose(make_task(splits=splits))
+    assert questions(found) == {train[2]["question"]}
+    assert found.leaked == 2
+
+
 @pytest.mark.data
 def test_samsum_known_repetitions(shared_data):
-    """Real data: the dialogues that test and validation have too are found; each is one of them, word for word."""
+    """Real data: of 3,000 drawn dialogues none is, letters and digits compared, one of test or validation."""
     binding = load_binding(TaskSettings(task="lora_drop_samsum", metadata={"data_dir": str(shared_data / "samsum")}))
-    found = choose_documents(binding, limit=None, seed=0, hold_out=200)
+    found = choose_documents(binding, limit=3000, seed=0, hold_out=200)
     assert found.leaked > 0
+    assert len(found.chosen) == 3000
     words = lambda doc: "".join(char for char in doc["dialogue"].casefold() if char.isalnum())  # noqa: E731
     evaluated = {words(doc) for doc in binding.task.eval_docs} | {words(doc) for doc in binding.task.validation_docs()}
     assert not evaluated & {words(doc) for _, doc in found.chosen}
