@@ -17,6 +17,8 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.probe",
     "lm_eval_lora_drop.commands.judge",
     "lm_eval_lora_drop.commands.export",
+    "lm_eval_lora_drop.commands.train",
+    "lm_eval_lora_drop.commands.study",
     "lm_eval_lora_drop.commands.check",
     "lm_eval_lora_drop.commands.ablate",
     "lm_eval_lora_drop.commands.publish",
