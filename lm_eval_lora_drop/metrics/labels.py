@@ -104,7 +104,7 @@ _CONJUNCTION = re.compile(
     r"因为|由于|(?<![不非])但是?|不过|然而|所以|因此|而且|并且|且|\b(?:because|since|but|however|and|therefore|so(?=\s+\w))\b"
 )
 _SPEAKERS = {
-    *"对话 客户 客服 顾客 用户 买家 卖家 候选回复 dialogue dialog customer agent".split(),
+    *["对话", "客户", "客服", "顾客", "用户", "买家", "卖家", "候选回复", "dialogue", "dialog", "customer", "agent"],
     "candidate reply",
 }
 _QUOTES = "\"'“”‘’「」『』《》【】`*_#"
@@ -154,9 +154,7 @@ class _Reading:
         letters = _letters(clause)
         labelled = set(letters) & set("YXyx")
         judged = set(letters) & set("PB")
-        if "h" in letters or ("H" in letters and (labelled or judged)):
-            self.blurred = True
-        elif "K" in letters:
+        if "h" in letters or ("H" in letters and (labelled or judged)) or "K" in letters:
             self.blurred = True
         elif "Q" in letters or "o" in letters or re.search(r"P.*[mZ]$", letters):
             return

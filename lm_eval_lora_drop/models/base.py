@@ -19,7 +19,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from platformdirs import user_cache_path
 
-from lm_eval_lora_drop import __version__, validation
+from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
@@ -31,6 +31,7 @@ from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweep.select import selection
+from lm_eval_lora_drop.validation import binding_of
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape, Binding, Document, Pass, Peers
 
@@ -70,7 +71,6 @@ class LoraDropBase(abc.ABC):
         self.shape = shape
         self._listeners = Broadcast(listeners)
         self.use(args)
-        validation.bind_requests()
 
     def use(self, args: LoraDropArgs) -> None:
         """From here on keep what `args` say, on the model that is loaded; decisions taken so far are forgotten.
@@ -99,7 +99,7 @@ class LoraDropBase(abc.ABC):
     def _by_task(self, request_type: str, requests: list[Instance], disable_tqdm: bool) -> list[Any]:
         groups: dict[Binding | None, list[int]] = {}
         for index, request in enumerate(requests):
-            groups.setdefault(validation.binding_of(request), []).append(index)
+            groups.setdefault(binding_of(request), []).append(index)
         # Every variant is settled before the first test document is answered.
         decisions = {binding: self._decide(binding) for binding in groups}
         answers: list[Any] = [None] * len(requests)
@@ -148,7 +148,7 @@ class LoraDropBase(abc.ABC):
         Raises:
             ArgumentError: it was.
         """
-        validation.forget_bindings()
+        self._state.bindings.begin()
         if cache_hook.dbdict is not None:
             file = getattr(cache_hook.dbdict, "filename", "the file")
             self._state.answers = CacheGuard(cache_hook.dbdict, self._setting(), file)
@@ -160,7 +160,7 @@ class LoraDropBase(abc.ABC):
         info: dict[str, Any] = getattr(super(), "get_model_info", dict)()
         if self._state.answers is not None:
             # Where every answer came from the cache nobody has asked for the variant yet.
-            for binding in validation.recent_bindings():
+            for binding in self._state.bindings:
                 self._decide(binding)
         record = self._run_record(self._state.report())
         for name, task in record.tasks.items():

@@ -12,6 +12,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.validation.leaks import Guard
 from lm_eval_lora_drop.validation.similarity import Index
 from lm_eval_lora_drop.work import Binding, LeftOut, Reason
+
 _BATCH = 256
 
 
@@ -101,4 +102,3 @@ def choose_documents(
             "Hold out fewer, raise max_length, or bring more documents."
         )
     return TrainingDocuments(str(split), tuple(chosen), len(held), leaked, repeated, unfit)
-
