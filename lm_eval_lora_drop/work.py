@@ -192,6 +192,10 @@ class Encoder(Protocol):
     def max_length(self) -> int:
         """Tokens of prompt and answer together."""
 
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context is read as."""
+
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         """Text to token ids, as the harness does it."""
 
@@ -265,10 +269,6 @@ class HarnessModel(Encoder, Protocol):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text."""
-
-    @property
-    def prefix_token_id(self) -> int:
-        """What an empty context is read as."""
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Token ids to text."""

@@ -12,7 +12,9 @@ from lm_eval_lora_drop.commands.report import natural, warn, write
 from lm_eval_lora_drop.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from lm_eval_lora_drop.record.schema import TaskRecord
     from lm_eval_lora_drop.statistics.power import PairedVariation
+    from lm_eval_lora_drop.variant import Variant
 
 _SIZES = (50, 100, 200, 500, 1000, 2000)
 _DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
@@ -108,16 +110,16 @@ def _sweeps(args: argparse.Namespace) -> list[Pilot]:
 
     runs, issues = find_runs(args.paths)
     warn(issues)
-    entries = [(task, entry) for run in runs for task, entry in swept_tasks(run).items()]
-    names = {task for task, _ in entries}
+    records = [(task, record) for run in runs for task, record in swept_tasks(run).items()]
+    names = {task for task, _ in records}
     unknown = [task for task in args.task if task not in names]
-    if unknown or not entries:
+    if unknown or not records:
         there = f"There are sweeps of: {', '.join(sorted(names))}." if names else "Evaluate with boundary=auto."
         raise ArgumentError(f"no sweep{' of ' + ', '.join(unknown) if unknown else ''} in these files. {there}")
-    return [pilot for task, entry in entries if not args.task or task in args.task for pilot in _sweep(task, entry)]
+    return [pilot for task, record in records if not args.task or task in args.task for pilot in _sweep(task, record)]
 
 
-def _sweep(task: str, entry: Any) -> list[Pilot]:
+def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
     """The chosen candidate against full (or against the next best, where full was chosen or not swept), and the one
     that differs most: between them lies what a sweep compares."""
     import numpy as np
@@ -125,39 +127,40 @@ def _sweep(task: str, entry: Any) -> list[Pilot]:
     from lm_eval_lora_drop.statistics.power import variation
     from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 
-    recorded = RecordedSweep.from_entry(entry)
+    recorded = RecordedSweep.from_record(record)
     values = {
-        name: recorded.aggregation.per_document(items)
-        for name, items in zip(recorded.boundaries, recorded.items, strict=True)
+        variant: recorded.aggregation.per_document(items)
+        for variant, items in zip(recorded.candidates, recorded.items, strict=True)
     }
-    whole = recorded.num_layers if recorded.num_layers in values else recorded.chosen
-    others = [name for name in values if name != whole]
+    whole = recorded.full if recorded.full in values else recorded.chosen
+    assert whole is not None
+    others = [variant for variant in values if variant != whole]
     if not others:
         raise ArgumentError(
             f"task {task}: the sweep carried one candidate only to the end; there is nothing to compare."
         )
     scores = dict(
-        zip(recorded.boundaries, recorded.scores(np.ones((1, recorded.documents), dtype=int))[0], strict=True)
+        zip(recorded.candidates, recorded.scores(np.ones((1, recorded.documents), dtype=int))[0], strict=True)
     )
-    chosen = recorded.chosen if recorded.chosen != whole else max(others, key=lambda name: scores[name])
+    chosen = recorded.chosen if recorded.chosen != whole else max(others, key=lambda variant: scores[variant])
 
-    def known(name: int) -> PairedVariation:
-        both = ~np.isnan(values[name]) & ~np.isnan(values[whole])
-        return variation(values[whole][both], values[name][both])
+    def known(variant: Variant) -> PairedVariation:
+        both = ~np.isnan(values[variant]) & ~np.isnan(values[whole])
+        return variation(values[whole][both], values[variant][both])
 
-    rows = entry["sweep"]["boundaries"]
-    pairs = sum(row["documents"] for row in rows)
+    rows = record.sweep.candidates if record.sweep else ()
+    pairs = sum(row.documents for row in rows)
     largest = max(float(np.nanmax(np.abs(column))) for column in values.values())
-    widest = max(others, key=lambda name: known(name).spread)
+    widest = max(others, key=lambda variant: known(variant).spread)
     return [
         Pilot(
-            f"{task}, {entry['metric']}: K = {name} against K = {whole}",
-            known(name),
+            f"{task}, {record.metric}: {variant.label} against {whole.label}",
+            known(variant),
             scale=100.0 if largest > 1.5 else 1.0,
             candidates=len(rows),
-            pairs_per_second=pairs / entry["seconds"] if entry.get("seconds") else None,
+            pairs_per_second=pairs / record.seconds if record.seconds else None,
         )
-        for name in dict.fromkeys([chosen, widest])
+        for variant in dict.fromkeys([chosen, widest])
     ]
 
 

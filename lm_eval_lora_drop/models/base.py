@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class LoraDropBase(abc.ABC):
     args: LoraDropArgs
     shape: AdapterShape
     cache_hook: Any
+    # From the harness class that stands behind this one in a backend's bases.
+    max_length: int
+    prefix_token_id: int
+    tok_encode: Callable[..., list[int]]
+    _encode_pair: Callable[[str, str], tuple[list[int], list[int]]]
 
     def _start(self, args: LoraDropArgs, shape: AdapterShape, listeners: Sequence[Listener]) -> None:
         """Take up work; the model is loaded."""

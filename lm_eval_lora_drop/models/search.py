@@ -77,7 +77,8 @@ class Search:
         if drawn is None:
             return self._default(binding)
         if drawn.left_out:
-            log.info("%s: left out %d drawn documents that are also evaluated", binding.name, drawn.left_out)
+            shown = "; ".join(map(str, drawn.left_out[:3])) + ("; ..." if len(drawn.left_out) > 3 else "")
+            log.info("%s: left out %d drawn documents: %s", binding.name, len(drawn.left_out), shown)
         fingerprint = digest(self._task_fingerprint(binding), drawn.fingerprint)
         recalled = self.recall(fingerprint)
         if recalled is not None:

@@ -15,7 +15,7 @@ import msgspec
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import MetricSpec
+from lm_eval_lora_drop.work import LeftOut, MetricSpec
 
 KEY = "lora_drop"
 """Under `config` in the results file of lm_eval."""
@@ -97,11 +97,12 @@ class SweepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationRecord:
-    """The documents a choice was made on: their split, their indices in it, and how many drawn ones were left out."""
+    """The documents a choice was made on: their split, their indices in it, which drawn ones were left out and why, and
+    what belongs together (None: every document stands alone)."""
 
     split: str
     doc_ids: tuple[int, ...]
-    left_out: int = 0
+    left_out: tuple[LeftOut, ...] = ()
     clusters: tuple[str | None, ...] | None = None
 
 
