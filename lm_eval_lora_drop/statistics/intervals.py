@@ -20,7 +20,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from statsmodels.stats.proportion import proportion_confint
 
 from lm_eval_lora_drop.statistics.randomisation import TIE_TOLERANCE, snapped
 
@@ -132,6 +131,9 @@ def _mean_limits(values: Floats, alphas: Floats, span: float, alpha: float) -> t
 
 def _shares(count: int, of: int, alphas: Floats, method: str) -> Floats:
     """Lower and upper limits of a share at each level 1 - `alphas`: `(2, levels)`."""
+    # Brings pandas with it; a leaderboard of 0/1 metrics needs neither.
+    from statsmodels.stats.proportion import proportion_confint
+
     return np.array([proportion_confint(count, of, alpha=float(alpha), method=method) for alpha in alphas]).T
 
 
