@@ -34,7 +34,7 @@ def tango(gained: int, lost: int, documents: int, *, alpha: float = 0.05) -> Int
     """Score interval of (gained - lost) / documents.
 
     The limits are the differences d at which (gained - lost - documents * d) reaches z standard deviations, the
-    discordance being estimated under d (Tango's equation 4; Fagerland, Lydersen & Laake, 2014, recommend it).
+    discordance being estimated under d by maximum likelihood.
     """
     z = float(stats.norm.isf(alpha / 2))
     estimate = (gained - lost) / documents
