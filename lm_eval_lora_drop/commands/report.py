@@ -34,7 +34,7 @@ def _add_compare(subparsers: Any) -> None:
     parser.add_argument("--metric", action="append", default=[], help="test this metric only (may be repeated)")
     parser.add_argument("--show", type=natural, default=5, help="documents to print where a system loses (default 5)")
     parser.add_argument(
-        "--resamples", type=natural, default=9999, help="random exchanges where not all are tried (default 9999)"
+        "--resamples", type=natural, default=9999, help="random exchanges, unless all are tried (default 9999)"
     )
     parser.add_argument("--seed", type=natural, default=0, help="of the random exchanges (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")

@@ -76,9 +76,9 @@ def cluster_sums(values: NDArray[Any], codes: Codes) -> NDArray[Any]:
 def mean_stderr(values: Floats, codes: Codes) -> float:
     """Standard error of the mean of `values`, `(documents,)`, where clusters and not documents are independent.
 
-    The usual sandwich with the factor C / (C - 1) for C clusters (Liang & Zeger, 1986; Miller, 2024, "Adding error bars
-    to evals", arXiv 2411.00640, equation 4, has no such factor). Clusters of one document each give the ordinary
-    standard error; a single cluster says nothing, NaN.
+    The sandwich estimate with the factor C / (C - 1) for C clusters, as statsmodels' `cov_type="cluster"` gives it for
+    an intercept (Liang & Zeger, 1986; for evaluations: Miller, 2024, arXiv 2411.00640). Clusters of one document each
+    give the ordinary standard error; a single cluster says nothing, NaN.
     """
     sums = cluster_sums(values - values.mean(), codes)
     if len(sums) < 2:

@@ -20,7 +20,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
-from statsmodels.stats.proportion import proportion_confint
 
 from lm_eval_lora_drop.statistics.randomisation import TIE_TOLERANCE, snapped
 
@@ -35,7 +34,7 @@ def tango(gained: int, lost: int, documents: int, *, alpha: float = 0.05) -> Int
     """Score interval of (gained - lost) / documents.
 
     The limits are the differences d at which (gained - lost - documents * d) reaches z standard deviations, the
-    discordance being estimated under d (Tango's equation 4; Fagerland, Lydersen & Laake, 2014, recommend it).
+    discordance being estimated under d by maximum likelihood.
     """
     z = float(stats.norm.isf(alpha / 2))
     estimate = (gained - lost) / documents
@@ -132,6 +131,9 @@ def _mean_limits(values: Floats, alphas: Floats, span: float, alpha: float) -> t
 
 def _shares(count: int, of: int, alphas: Floats, method: str) -> Floats:
     """Lower and upper limits of a share at each level 1 - `alphas`: `(2, levels)`."""
+    # Brings pandas with it; a leaderboard of 0/1 metrics needs neither.
+    from statsmodels.stats.proportion import proportion_confint
+
     return np.array([proportion_confint(count, of, alpha=float(alpha), method=method) for alpha in alphas]).T
 
 
