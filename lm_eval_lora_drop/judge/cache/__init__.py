@@ -10,7 +10,6 @@ Not diskcache, which keeps pickles (a file that runs code when it is read) and k
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache.owners import BEAT, LockFile, Watch, this_kernel
 from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.questions import Question
+from lm_eval_lora_drop.record.decision import digest
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,7 @@ def default_cache() -> Path:
 def answer_key(judge: Judge, question: Question) -> str:
     """SHA-256 of everything that the answer depends on and that is known before asking."""
     schema = question.schema if judge.structured else None
-    asked = json.dumps([judge.identity, question.prompt, schema], sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
+    return digest(judge.identity, question.prompt, schema)
 
 
 class Cache:
