@@ -144,8 +144,8 @@ class Reason(str, Enum):
 class LeftOut:
     """A document that was left out, by its index in its split (of few-shot examples: among them).
 
-    `of` is the index of the one it is compared with: in the evaluated split, or of a document drawn before. `similarity`
-    is the Jaccard similarity of their character 5-grams, 1 where they are equal.
+    `of` is the index of the one it is compared with: in the evaluated split, or of a document drawn before.
+    `similarity` is the Jaccard similarity of their character 5-grams, 1 where they are equal.
     """
 
     doc_id: int

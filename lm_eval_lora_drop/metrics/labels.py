@@ -7,9 +7,9 @@ letters. A clause counts where the whole string fits:
     a judgement    `这句回复不太合适`, `it is suitable`: one negation makes it a no; of double ones only
                    `没有什么不合适` and its like are read
 
-Questions (`合适吗？`, `是否合适`, `Yes or no?`) say nothing. Everything that counts must agree; a hedge (`可能`, `maybe`), a double
-negation of another form, or a clause that judges in words beyond the lexicon and points the other way leave the text
-unread.
+Questions (`合适吗？`, `是否合适`, `Yes or no?`) say nothing. Everything that counts must agree; a hedge (`可能`,
+`maybe`), a double negation of another form, or a clause that judges in words beyond the lexicon and points
+the other way leave the text unread.
 """
 
 from __future__ import annotations
@@ -27,52 +27,82 @@ _SIMPLIFY = str.maketrans(dict(zip(_TRADITIONAL[::2], _TRADITIONAL[1::2], strict
 # Letter: what its words do in a clause. Of two words that begin at one place the longer is taken.
 _WORDS = {
     # Good and bad; those in _CORE are about nothing but the reply, wherever they stand.
-    "P": "合适 适合 恰当 妥当 适当 得当 贴切 正确 合理 相关 suitable appropriate relevant correct acceptable proper fitting fits",
-    "B": "错误 无关 不妥 欠妥 不当 不符合 不符 答非所问 离题 跑题 unsuitable inappropriate irrelevant incorrect unacceptable improper "
-    "unfit wrong|does not fit|do not fit|not fit|does not match|not match",
+    "P": (
+        "合适 适合 恰当 妥当 适当 得当 贴切 正确 合理 相关 suitable appropriate relevant correct acceptable "
+        "proper fitting fits"
+    ),
+    "B": (
+        "错误 无关 不妥 欠妥 不当 不符合 不符 答非所问 离题 跑题 unsuitable inappropriate irrelevant incorrect "
+        "unacceptable improper unfit wrong|does not fit|do not fit|not fit|does not match|not match"
+    ),
     # Labels; S is a label or a copula, n and m a label or a negation.
     "Y": "对 没错 yes yeah yep yup true",
     "X": "否 不对 不是的 no nope nah false",
     "S": "是",
     "n": "不是 并不是 并非",
     "m": "不",
-    "y": "⟦y⟧",  # a label in quotation marks
+    "y": "⟦y⟧",
     "x": "⟦n⟧",
     # Negations of what follows; of what is thought; of all there is.
-    "N": "不太 不很 不够 不怎么 不大 不甚 不那么 不是很 不是太 不是那么 不算 不算是 不算太 不算很 不能算 不能算是 不能说 不能说是 算不上 称不上 谈不上 说不上 "
-    "够不上 并不 并不算 并不太 绝不 绝非 毫不 非 没那么 没有那么 不属于 一点也不 一点都不 根本不 实在不 not never neither"
-    "|not at all|by no means",
-    "M": "不认为 不觉得 并不认为 并不觉得|do not think|do not believe|do not find|do not consider|would not say|would not call",
+    "N": (
+        "不太 不很 不够 不怎么 不大 不甚 不那么 不是很 不是太 不是那么 不算 不算是 不算太 不算很 不能算 不能算是 "
+        "不能说 不能说是 算不上 称不上 谈不上 说不上 够不上 并不 并不算 并不太 绝不 绝非 毫不 非 没那么 没有那么 "
+        "不属于 一点也不 一点都不 根本不 实在不 not never neither|not at all|by no means"
+    ),
+    "M": (
+        "不认为 不觉得 并不认为 并不觉得|do not think|do not believe|do not find|do not consider|would not say|"
+        "would not call"
+    ),
     "Z": "没有 没 无 并无 毫无 并没有 nothing",
     "z": "未 难 without hardly barely lacks lack less none|far from|rather than|anything but",
     "g": "什么 任何 啥 anything",
     # Words that change nothing: about the reply, how much, who thinks so.
-    "f": "这 这句 这个 这条 这则 这段 这一句 该 此 候选 客服 上述 以上 回复 答复 回应 内容 本身 对话 上下文 语境 中 里 根据 结合 从 来看 来说 而言 与 和 跟 一句 "
-    "一个 一条 一种 非常 十分 相当 完全 比较 挺 很 也 都 就 极其 极为 绝对 肯定 地 顾客 客户 用户 问题 之处 地方 属于 算 算是 还算 基本 it this that the a "
-    "an there candidate reply response message one here very quite really perfectly completely entirely totally definitely "
-    "clearly certainly absolutely highly enough also to for in with given context question conversation dialogue dialog "
-    "customer situation chat about does",
-    "O": "我 我个人 认为 觉得 看来 因此 所以 综上 综上所述 总之 总的来说 整体 总体 其实 确实 显然 很明显 那么 那 不仅 不但 非但 不只 但 但是 不过 然而 而 而且 并且 因为 由于 "
-    "so therefore thus hence and but however because since as i think believe say find overall indeed my final|would say|i would say",
+    "f": (
+        "这 这句 这个 这条 这则 这段 这一句 该 此 候选 客服 上述 以上 回复 答复 回应 内容 本身 对话 上下文 语境 "
+        "中 里 根据 结合 从 来看 来说 而言 与 和 跟 一句 一个 一条 一种 非常 十分 相当 完全 比较 挺 很 也 都 就 "
+        "极其 极为 绝对 肯定 地 顾客 客户 用户 问题 之处 地方 属于 算 算是 还算 基本 it this that the a an there "
+        "candidate reply response message one here very quite really perfectly completely entirely totally "
+        "definitely clearly certainly absolutely highly enough also to for in with given context question "
+        "conversation dialogue dialog customer situation chat about does"
+    ),
+    "O": (
+        "我 我个人 认为 觉得 看来 因此 所以 综上 综上所述 总之 总的来说 整体 总体 其实 确实 显然 很明显 那么 那 "
+        "不仅 不但 非但 不只 但 但是 不过 然而 而 而且 并且 因为 由于 so therefore thus hence and but however "
+        "because since as i think believe say find overall indeed my final|would say|i would say"
+    ),
     "p": "的 了 呢 啊 呀 哦 噢 喔 哈 滴 哒",
-    "A": "答案 结论 结果 回答 判断 标签 评价 正确答案 正确的答案 我的答案 最终答案 选 选择 answer label verdict judgment judgement conclusion|correct answer|right answer",
+    "A": (
+        "答案 结论 结果 回答 判断 标签 评价 正确答案 正确的答案 我的答案 最终答案 选 选择 answer label verdict "
+        "judgment judgement conclusion|correct answer|right answer"
+    ),
     "c": "为 is was are",
     "a": "应为 应是 应该是 应该为|should be|would be",
     # Alone they answer; beside other words they most often belong to a conversation ("可以的，今天发货").
     "W": "可以 能 行 没问题 没有问题 没有任何问题 fit",
     "V": "不可以 不可 不能 不行 不会 不好 错",
     # Questions, alternatives, hedges, conditions and what would be.
-    "Q": "是否 是不是 对不对 行不行 能不能 可不可以 合不合适 适不适合 恰不恰当 合适不合适 合适与否 吗 么 难道 whether|is it|is this|is that|is the|"
-    "does it|does this|does the",
+    "Q": (
+        "是否 是不是 对不对 行不行 能不能 可不可以 合不合适 适不适合 恰不恰当 合适不合适 合适与否 吗 么 难道 "
+        "whether|is it|is this|is that|is the|does it|does this|does the"
+    ),
     "o": "或 或者 还是 / or",
-    "H": "可能 也许 大概 或许 似乎 好像 恐怕 不可能 吧 勉强 差不多 不完全 不全 不都 部分 未必 不一定 不见得 难以 maybe perhaps possibly probably might may could "
-    "seems seem appears partly partially somewhat borderline|not necessarily|not entirely|not fully|not completely|not totally|"
-    "not quite|not exactly|not only|not just",
-    "h": "不确定 不太确定 不好说 难说 很难说 说不准 说不定 不清楚 不知道 无法 看情况 取决于 选项 选择项 options unsure uncertain unclear depends depend|not sure|not certain|"
-    "can not tell|can not say|hard to say|do not know|yes and no",
+    "H": (
+        "可能 也许 大概 或许 似乎 好像 恐怕 不可能 吧 勉强 差不多 不完全 不全 不都 部分 未必 不一定 不见得 难以 "
+        "maybe perhaps possibly probably might may could seems seem appears partly partially somewhat borderline|"
+        "not necessarily|not entirely|not fully|not completely|not totally|not quite|not exactly|not only|not "
+        "just"
+    ),
+    "h": (
+        "不确定 不太确定 不好说 难说 很难说 说不准 说不定 不清楚 不知道 无法 看情况 取决于 选项 选择项 options "
+        "unsure uncertain unclear depends depend|not sure|not certain|can not tell|can not say|hard to say|do "
+        "not know|yes and no"
+    ),
     "K": "如果 若 要是 假如 除非 只要 if unless",
     # Somebody else's opinion, another sentence.
-    "U": "客户觉得 客户认为 顾客觉得 顾客认为 用户觉得 用户认为 客服觉得 客服认为 的问题是 合适的问题 适合的问题 正确的问题",
+    "U": (
+        "客户觉得 客户认为 顾客觉得 顾客认为 用户觉得 用户认为 客服觉得 客服认为 的问题是 合适的问题 适合的问题 "
+        "正确的问题"
+    ),
     "T": "应该 应当 才 更 换 改 再 would should more better instead",
 }
 _LETTER = {
@@ -96,7 +126,8 @@ _ANSWERS = {"it is": 1, "of course": 1, "it is not": 0, "this is not": 0, "not r
 } | {"of course not": 0, "i do not think so": 0, "i think so": 1}  # fmt: skip
 # "No problem" and its like deny nothing; "not only" and 不得不说 neither.
 _IDIOM = re.compile(
-    r"\bno (?:problems?|doubt|worries|question|wonder|matter|issues?|need|thanks)\b(?: that\b)?|没关系|不好意思|不客气|不用谢|毫无疑问"
+    r"\bno (?:problems?|doubt|worries|question|wonder|matter|issues?|need|thanks)\b(?: that\b)?"
+    r"|没关系|不好意思|不客气|不用谢|毫无疑问"
 )
 _SENTENCE = re.compile(r"[^。！!?.\n;…]+[。！!?.\n;…]*")
 _CLAUSE = re.compile(r"([^,、:()\[\]{}<>—–|~-]+)([,、:()\[\]{}<>—–|~-]*)")

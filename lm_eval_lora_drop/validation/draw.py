@@ -29,7 +29,7 @@ class Selection:
 
 
 def draws_from(task: Task) -> str | None:
-    """The split that validation documents come from: validation, else training; None where only the evaluated one is."""
+    """The split that validation documents come from: validation, else training; None where there is no other."""
     evaluated = _evaluated_split(task)
     if task.has_validation_docs() and task.config.validation_split != evaluated:
         return str(task.config.validation_split)
@@ -68,8 +68,8 @@ def select(task: Task, limit: int, seed: int) -> Selection | None:
 def draw(binding: Binding, limit: int, seed: int) -> ValidationSet | None:
     """Draw up to `limit` documents that are not evaluated: from the validation split, else from the training split.
 
-    A drawn document that is, or nearly is, one of the evaluated split (the whole split, whatever `--limit` says, so that
-    the choice does not depend on it) or one drawn before is left out and listed; `leaks` says what exactly is promised.
+    A document that is, or nearly is, one of the evaluated split (the whole split, whatever `--limit` says, so that the
+    choice does not depend on it) or one drawn before is left out and listed; `leaks` says what exactly is promised.
     The same holds for the few-shot examples of their prompts. The order depends on `seed` alone, and a larger `limit`
     continues a smaller one, so that a journal serves both.
 

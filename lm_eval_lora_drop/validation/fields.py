@@ -32,7 +32,7 @@ class _Reads(UserDict[str, Any]):
 
 
 def shown_fields(task: Task, docs: Iterable[Any]) -> tuple[str, ...]:
-    """The names of the fields that a prompt of this task shows, without the right answer's; () where it cannot be told.
+    """The names of the fields that a prompt of this task shows, without the answer's; () where it cannot be told.
 
     For a template they are the variables in it; a function is run on each of `docs` and watched.
     """
@@ -63,14 +63,14 @@ def own_texts(doc: Any, fields: tuple[str, ...], task: Task) -> tuple[str, ...]:
 def cluster_of(task: Task) -> Callable[[Any], str | None]:
     """What gives a document's cluster: `metadata: {cluster: ...}` of the task, a field's name or a Jinja template.
 
-    Documents with the same key belong together (rows of one dialogue). A blank key stands alone. Long keys are digested.
+    Documents with the same key belong together (rows of one dialogue). With a blank key one stands alone.
 
     Raises:
         ArgumentError: calling it on a document that lacks a field of the template.
     """
     template = (task.config.metadata or {}).get(CLUSTER_KEY)
     if template is None:
-        return lambda doc: None
+        return lambda _doc: None
 
     def key(doc: Any) -> str | None:
         try:
@@ -81,8 +81,8 @@ def cluster_of(task: Task) -> Callable[[Any], str | None]:
                 raise ArgumentError("it is neither a field nor a template")
         except (ArgumentError, jinja2.TemplateError) as error:
             raise ArgumentError(
-                f"metadata.cluster of task {task.config.task} must be a field of its documents or a Jinja template over "
-                f"them, got {template!r} ({error}). The fields are {', '.join(map(str, doc))}."
+                f"metadata.cluster of task {task.config.task} must be a field of its documents or a Jinja template "
+                f"over them, got {template!r} ({error}). The fields are {', '.join(map(str, doc))}."
             ) from error
         text = text.strip()
         return None if not text else text if len(text) <= 64 else hashlib.sha256(text.encode()).hexdigest()

@@ -1,14 +1,17 @@
 """Keeps evaluated documents, and documents that are drawn already, out of what a search reads.
 
-The promise. A document is left out if, case, white space, Unicode form and punctuation aside,
-- its own fields (those its prompt shows) or its prompt without few-shot examples equal those of a document of the
-  evaluated split, the whole split, whatever `--limit` says; or
-- its own fields are nearly the same: the Jaccard similarity of their character 5-grams is at least 0.65, and at least
-  0.95 where the numbers in them differ; and
-the same holds between it and a document that was drawn before (there from 0.75 on). Wording that more than 1 % of the documents (and more
-than six) share is not counted, so that documents made from one template are told apart by what was filled in. Texts
-of fewer than 40 characters (a Chinese one counts as two), and those of which hardly anything but shared wording is
-there, are compared for equality only; and where one of several fields is another one altogether, it is another document.
+The promise. A document is left out if
+- its own fields (those its prompt shows) equal those of a document of the evaluated split, the whole split, whatever
+  `--limit` says, case, white space, Unicode form and punctuation aside; or its prompt without few-shot examples does,
+  case and white space aside; or
+- its own fields are nearly the same: the Jaccard similarity of their character 5-grams, normalised in the same way, is
+  at least 0.65, and at least 0.95 where the numbers in them differ; or
+- the same holds between it and a document that was drawn before (there from 0.75 on).
+
+Wording that more than 1 % of the documents (and more than six, copies aside) share is not counted, so that documents
+made from one template are told apart by what was filled in. Texts of fewer than 40 characters (a Chinese one counts as
+two), and those of which hardly anything but shared wording is there, are compared for equality only; and where one of
+several fields is another one altogether, it is another document.
 Not promised: a paraphrase or a translation is not seen.
 """
 

@@ -1,9 +1,10 @@
 """Whether two texts are the same, or nearly: normalisation, character 5-grams, exact Jaccard similarity.
 
-Jaccard similarity of sets of n-grams is the usual measure for near-duplicates (Broder, *On the resemblance and containment
-of documents*, 1997). MinHash estimates it; here it is computed: the sets of one batch make a sparse matrix, those they
-are compared with another, and the product is the sizes of all intersections. An n-gram is kept as 24 bits of its hash
-(feature hashing: Weinberger et al., 2009), so two different ones are taken for one in 16 million cases.
+Jaccard similarity of sets of n-grams is the usual measure for near-duplicates (Broder, *On the resemblance and
+containment of documents*, 1997). MinHash estimates it; here it is computed: the sets of one batch make a sparse
+matrix, those they are compared with another, and the product is the sizes of all intersections. An n-gram is kept as
+24 bits of its hash (feature hashing: Weinberger et al., 2009), so two different ones are taken for one in 16 million
+cases.
 """
 
 from __future__ import annotations
