@@ -14,7 +14,7 @@ from typing import Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.models.recorded import recorded_choice
+from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
