@@ -27,6 +27,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lm_eval_lora_drop import validation
+
 HERE = Path(__file__).parent
 TASK = "lora_drop_demo"
 IGNORED = -100  # the label that cross entropy skips
@@ -59,8 +61,7 @@ def examples(tokenizer) -> tuple[list[dict[str, torch.Tensor]], str]:
     digest = hashlib.sha256()
     found = []
     for doc in task.training_docs():
-        prompt = task.doc_to_text(doc)
-        answer = task.config.target_delimiter + task.doc_to_target(doc)
+        prompt, answer = validation.example(task, doc)
         digest.update(f"{prompt}{answer}\n".encode())
         prompt_ids = tokenizer(prompt, add_special_tokens=False).input_ids
         answer_ids = [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lm_eval_lora_drop.variant import Variant
@@ -87,6 +88,19 @@ Runner = Callable[[Sequence[Work]], Iterator[list[Answer]]]
 """Answers all work, in an order of its own, batch by batch: what has been yielded is safe to write down."""
 
 
+@dataclass(frozen=True)
+class Pass:
+    """How a backend answers a sweep: by `runner`, whose kind is `engine` (shared, plain, vllm).
+
+    `check` is what a check before trust found, for the record; its `answers` are good for the sweep.
+    """
+
+    runner: Runner
+    engine: str
+    check: dict[str, Any] | None = None
+    answers: tuple[Answer, ...] = ()
+
+
 class Peers(Protocol):
     """The processes that work together."""
 
@@ -115,16 +129,41 @@ class Binding:
         return str(self.task.config.task)
 
 
+class Reason(str, Enum):
+    """Why a document is left out of what a search reads."""
+
+    EVALUATED = "equals an evaluated document"
+    NEARLY_EVALUATED = "nearly equals an evaluated document"
+    TWICE = "equals a document drawn before"
+    NEARLY_TWICE = "nearly equals a document drawn before"
+    EXAMPLE = "as a few-shot example: equals an evaluated document"
+    NEARLY_EXAMPLE = "as a few-shot example: nearly equals an evaluated document"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A document that was left out, by its index in its split (of few-shot examples: among them).
+
+    `of` is the index of the one it is compared with: in the evaluated split, or of a document drawn before. `similarity`
+    is the Jaccard similarity of their character 5-grams, 1 where they are equal.
+    """
+
+    doc_id: int
+    reason: Reason
+    of: int
+    similarity: float
+
+    def __str__(self) -> str:
+        return f"{self.doc_id} {self.reason.value} ({self.of}, similarity {self.similarity:.2f})"
+
+
 @dataclass(frozen=True)
 class ValidationSet:
-    """The documents a sweep reads, in the order in which they were drawn.
-
-    `left_out` counts drawn documents that were refused because they are (nearly) evaluated ones, or twice here.
-    """
+    """The documents a sweep reads, in the order in which they were drawn, and what was left out on the way."""
 
     documents: tuple[Document, ...]
     split: str
-    left_out: int
+    left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -170,8 +209,8 @@ class Backend(Encoder, Protocol):
     def peers(self) -> Peers:
         """The processes that evaluate together."""
 
-    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:
-        """A runner for a sweep of `candidates` over `documents`, and the name of its engine (shared, plain, vllm)."""
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
+        """How a sweep of `candidates` over `documents` is answered; every process calls it in step."""
 
     def fingerprint_parts(self) -> Mapping[str, Any]:
         """What changes an answer, apart from the request and the variant; with the keys adapter, base and dtype."""

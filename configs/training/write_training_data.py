@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from lm_eval.tasks import TaskManager
 
+from lm_eval_lora_drop import validation
+
+HOLD_OUT = 200
+"""Documents held out where the sweep draws from the training split; a sweep reads 100 unless told otherwise."""
 TASKS = Path(__file__).parents[2] / "tasks"
 DATASET_INFO = {
     "lora_drop": {"file_name": "train.jsonl", "columns": {"prompt": "prompt", "response": "completion"}},
@@ -34,7 +37,7 @@ def main() -> int:
     parser.add_argument(
         "--hold_out",
         type=int,
-        help="keep the first so many documents that a sweep with sweep_seed=SEED draws out of the training data; "
+        help="keep what a sweep with sweep_seed=SEED and sweep_limit up to HOLD_OUT reads out of the training data; "
         "default: 200 where the sweep draws from the training split, else 0",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s, like sweep_seed")
@@ -64,21 +67,26 @@ def main() -> int:
 
 def examples(task, hold_out: int | None, limit: int | None, seed: int) -> Iterator[tuple[str, str]]:
     """Prompt and answer of the training documents, in the order of the split."""
-    docs = list(task.training_docs())
+    docs = task.training_docs()
+    from_training = validation.draws_from(task) == task.config.training_split
     if hold_out is None:
-        hold_out = 0 if task.has_validation_docs() and task.has_test_docs() else 200
-    if hold_out >= len(docs):
+        hold_out = HOLD_OUT if from_training else 0
+    if hold_out and not from_training:
+        raise SystemExit(
+            f"--hold_out is for tasks whose sweep reads training documents; that of {task.config.task} reads the split "
+            f"{validation.draws_from(task)!r}. Leave it out."
+        )
+    drawn = validation.select(task, hold_out, seed) if hold_out else None
+    # What a sweep leaves out, it passes over: up to the last document it reads, all are kept out of the training.
+    kept_out = {*drawn.doc_ids, *(one.doc_id for one in drawn.left_out)} if drawn else set()
+    if len(kept_out) >= len(docs):
         raise SystemExit(
             f"--hold_out must leave something to train on: the training split has {len(docs)} documents, {hold_out} "
             "are held out for the sweep. Hold out fewer."
         )
-    # The order in which lm_eval_lora_drop.validation.draw goes through a split.
-    order = random.Random(seed).sample(range(len(docs)), len(docs))[hold_out:]
+    order = [index for index in validation.order(len(docs), seed) if index not in kept_out]
     for position in sorted(order if limit is None else order[:limit]):
-        doc = docs[position]
-        target = task.doc_to_target(doc)
-        answer = target[0] if isinstance(target, list) else target
-        yield task.doc_to_text(doc), f"{task.config.target_delimiter}{answer}"
+        yield validation.example(task, docs[position])
 
 
 def special_tokens(name: str) -> tuple[str, str]:

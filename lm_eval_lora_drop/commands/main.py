@@ -12,10 +12,13 @@ from lm_eval_lora_drop.errors import LoraDropError
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.report",
+    "lm_eval_lora_drop.commands.plan",
     "lm_eval_lora_drop.commands.figures",
     "lm_eval_lora_drop.commands.probe",
     "lm_eval_lora_drop.commands.judge",
     "lm_eval_lora_drop.commands.export",
+    "lm_eval_lora_drop.commands.train",
+    "lm_eval_lora_drop.commands.study",
     "lm_eval_lora_drop.commands.check",
     "lm_eval_lora_drop.commands.ablate",
     "lm_eval_lora_drop.commands.publish",

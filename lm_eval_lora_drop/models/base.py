@@ -30,8 +30,9 @@ from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
+from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import AdapterShape, Binding, Document, Peers, Runner
+from lm_eval_lora_drop.work import AdapterShape, Binding, Document, Pass, Peers
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     if args.spec.needs_validation:
         args.candidates(shape)
         check_writable(sweep_folder(args))
+        selection(args.sweep_select, args.sweep_strategy, ordered=True)
 
 
 def sweep_folder(args: LoraDropArgs) -> Path:
@@ -223,8 +225,8 @@ class LoraDropBase(abc.ABC):
         """Adapter parameters that `kept` keeps and drops."""
 
     @abc.abstractmethod
-    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:
-        """A runner for a sweep over `documents`, and the name of the engine behind it (shared, plain, vllm)."""
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
+        """How a sweep of `candidates` over `documents` is answered; every process calls it in step."""
 
     @abc.abstractmethod
     def peers(self) -> Peers:

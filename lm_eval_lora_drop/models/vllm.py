@@ -34,7 +34,7 @@ from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.gathering import Together
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Document, Runner, Work
+from lm_eval_lora_drop.work import Answer, Document, Pass, Work
 
 log = logging.getLogger(__name__)
 
@@ -124,14 +124,14 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         """One process: vLLM distributes by itself."""
         return TorchPeers(0, 1)
 
-    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:  # noqa: ARG002
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:  # noqa: ARG002
         """All variants of a batch of documents together, whatever the documents and candidates are."""
 
         def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
             for chunk, variants in _batches(work, self._rows_per_batch()):
                 yield self._answer_together(chunk, variants)
 
-        return run, "vllm"
+        return Pass(run, "vllm")
 
     def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
         self.lora_request = self._shelf.request(kept)

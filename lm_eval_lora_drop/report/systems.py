@@ -138,19 +138,23 @@ def document_differences(left: Documents, right: Documents) -> list[str]:
 
 
 def common_tasks(systems: Sequence[System]) -> tuple[list[str], list[str]]:
-    """Tasks that every system has, and a sentence for each that only some have.
+    """Tasks that the first system shares with any other, and a sentence for each that not all have.
 
     Raises:
-        ArgumentError: there is no common task.
+        ArgumentError: there is no such task.
     """
     every = dict.fromkeys(name for system in systems for name in system.tasks)
     having: Mapping[str, list[str]] = {name: [s.label for s in systems if name in s.tasks] for name in every}
-    common = [name for name, labels in having.items() if len(labels) == len(systems)]
+    common = [name for name, labels in having.items() if name in systems[0].tasks and len(labels) > 1]
     if not common:
         listed = "; ".join(f"{system.label}: {', '.join(system.tasks)}" for system in systems)
         raise ArgumentError(f"the systems have no task in common ({listed}). Compare runs of the same task.")
     partial = [
-        f"task {name} is left out: only {', '.join(having[name])} has it." for name in every if name not in common
+        f"task {name}: only {', '.join(labels)} have it."
+        if name in common
+        else f"task {name} is left out: only {', '.join(labels)} has it."
+        for name, labels in having.items()
+        if len(labels) < len(systems)
     ]
     return common, partial
 

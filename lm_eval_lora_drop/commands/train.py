@@ -1,0 +1,173 @@
+"""`lora-drop train`: a LoRA adapter fine-tuned on a task's own prompts and reference answers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
+
+_HELP = {
+    "rank": "rank of the LoRA",
+    "lora_alpha": "its alpha (twice the rank)",
+    "lora_dropout": "dropout before it",
+    "layers": "decoder layers to train: all, paper (the bottom 20 of 32, scaled) or e.g. 0-18",
+    "target_modules": "last parts of module names, comma between (all linear modules)",
+    "epochs": "passes over the documents",
+    "batch_size": "documents per optimiser step, all processes together",
+    "micro_batch_size": "documents at a time on one device (batch_size)",
+    "learning_rate": "at its highest",
+    "weight_decay": "AdamW's",
+    "warmup": "share of the steps in which the learning rate rises",
+    "schedule": "of the learning rate, a name that Transformers knows",
+    "max_grad_norm": "gradients are clipped to this norm",
+    "max_length": "tokens of prompt and answer",
+    "long": "of longer documents: cut the beginning of the prompt, or skip them",
+    "gradient_checkpointing": "less memory, a third more time",
+    "precision": "auto, float32 or bfloat16",
+    "seed": "of initial weights, order and dropout",
+    "data_seed": "of the drawing of documents",
+    "limit": "documents to draw (all)",
+    "hold_out": "documents kept for a sweep where it draws from the training split",
+    "checkpoints": "how many are written on the way",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `train` to `lora-drop`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="fine-tune a LoRA adapter on a task's own prompts and reference answers",
+        description="Fine-tunes a LoRA adapter on the training split of an lm-eval task, on exactly the text that an "
+        "evaluation asks, loss on the answer only; never on a document of the evaluated split or of the sweep. Called "
+        "again it goes on from the last checkpoint. For several GPUs: accelerate launch -m "
+        "lm_eval_lora_drop.commands.main train ... Needs the extra [train].",
+    )
+    parser.add_argument("--model", required=True, help="base model: a folder or a Hub id")
+    parser.add_argument("--task", required=True, help="an lm-eval task with a training split")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the adapter goes")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the settings below as YAML; options win over it")
+    group = parser.add_argument_group("settings (default)")
+    for one in dataclasses.fields(TrainingSettings):
+        default = f" ({one.default})" if one.default not in (None, ()) else ""
+        if isinstance(one.default, bool):
+            group.add_argument(f"--{one.name}", action="store_true", default=None, help=_HELP[one.name])
+        else:
+            group.add_argument(f"--{one.name}", metavar=one.name.split("_")[-1].upper(), help=_HELP[one.name] + default)
+    parser.add_argument("--num_fewshot", type=int, help="examples in the prompt (default: the task's)")
+    parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
+    parser.add_argument("--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
+    parser.add_argument("--system_instruction", help="as in lm_eval")
+    parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
+    parser.add_argument("--metadata", type=_json, default={}, help="JSON handed to the task, as in lm_eval")
+    parser.add_argument("--revision", help="of the base model on the Hub")
+    parser.add_argument("--base_name", metavar="NAME", help="what the adapter calls its base model (default: --model)")
+    parser.add_argument("--device", help="cpu, to leave a GPU alone (default: the GPU where there is one)")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
+    parser.add_argument("--trust_remote_code", action="store_true", help="as in lm_eval")
+    parser.add_argument("--keep_checkpoints", action="store_true", help="do not remove them at the end")
+    parser.add_argument("--dry-run", action="store_true", help="show the data and one example, train nothing")
+    parser.set_defaults(func=_train)
+
+
+def _train(args: argparse.Namespace) -> int:
+    settings = read_settings({**_file(args.config), **_given(args)}, str(args.config or "lora-drop train"))
+    require_trl()
+    import torch
+    from lm_eval.utils import setup_logging
+
+    from lm_eval_lora_drop.train.run import Training, prepare, train
+
+    setup_logging("INFO")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device not in (None, "cpu"):
+        raise ArgumentError(
+            f"device must be cpu or be left out, got {args.device!r}. To choose a GPU, set CUDA_VISIBLE_DEVICES."
+        )
+    task = TaskSettings(
+        **{one.name: getattr(args, one.name) for one in dataclasses.fields(TaskSettings)},
+    )
+    training = Training(
+        base=args.model,
+        output=args.output,
+        task=task,
+        settings=settings,
+        revision=args.revision,
+        base_name=args.base_name,
+        trust_remote_code=args.trust_remote_code,
+        keep_checkpoints=args.keep_checkpoints,
+        device=args.device,
+    )
+    if args.dry_run:
+        prepared = prepare(training)
+        documents = prepared.documents
+        print(
+            f"{len(prepared.encoded)} documents of split {documents.split}; {documents.held_out} held out, "
+            f"{documents.leaked} in an evaluated split too, {documents.repeated} repeated, {documents.unfit} too long"
+        )
+        one = prepared.encoded[0]
+        print("The first one, loss on what stands between the marks:")
+        answer = [token for token, label in zip(one.input_ids, one.labels, strict=True) if label >= 0]
+        prompt = one.input_ids[: len(one.input_ids) - len(answer)]
+        print(f"{prepared.tokenizer.decode(prompt)}>>>{prepared.tokenizer.decode(answer)}<<<")
+        return 0
+    record = train(training)
+    print(
+        f"{args.output}: LoRA on layers {record.trained_layers}, {record.trained_parameters:,} parameters, "
+        f"{len(record.data.doc_ids)} documents, loss {record.steps[0].loss:.3f} -> {record.steps[-1].loss:.3f}, "
+        f"{record.seconds / 60:.1f} minutes"
+    )
+    return 0
+
+
+def require_trl() -> None:
+    """Raise ArgumentError where TRL is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("trl") is None:
+        raise ArgumentError("Training needs TRL: pip install 'lm-eval-lora-drop[train]'.")
+
+
+def _file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ArgumentError(f"{path} cannot be read as YAML ({error}).") from error
+    if not isinstance(data, dict):
+        raise ArgumentError(f"{path} must hold keys and values, got {type(data).__name__}.")
+    return data
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, as YAML would read them."""
+    found: dict[str, Any] = {}
+    for one in dataclasses.fields(TrainingSettings):
+        value = getattr(args, one.name)
+        if value is None:
+            continue
+        if one.name == "target_modules":
+            found[one.name] = [name for name in value.split(",") if name]
+        elif one.name in ("layers", "schedule", "precision", "long", "gradient_checkpointing"):
+            found[one.name] = value
+        else:
+            found[one.name] = yaml.safe_load(value)
+    return found
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be JSON, got {text!r} ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    return value

@@ -1,0 +1,83 @@
+"""The trainings of a study, one after another; each is a `lora-drop train`, and goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
+from lm_eval_lora_drop.study.config import Study, StudyTraining
+from lm_eval_lora_drop.train.record import read_record
+
+log = logging.getLogger(__name__)
+ADAPTERS = "adapters"
+
+
+def adapter_folder(study: Study, training: StudyTraining) -> Path:
+    """Where a training's adapter lies."""
+    return study.output / ADAPTERS / training.folder
+
+
+def is_trained(study: Study, training: StudyTraining) -> bool:
+    """Whether the adapter is complete and was trained as the study says; its record, which is written last, tells.
+
+    Raises:
+        ArgumentError: it was trained otherwise.
+    """
+    folder = adapter_folder(study, training)
+    record = read_record(folder)
+    if record is None:
+        return False
+    settings = {**dataclasses.asdict(training.settings), "lora_alpha": training.settings.alpha}
+    asked = dataclasses.asdict(study.asked(training.task))
+    for name, wanted, found in (("settings", settings, record.settings), ("task", asked, record.task)):
+        # The record has been through JSON: tuples are lists there.
+        wanted = json.loads(json.dumps(wanted))
+        differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        if differing:
+            key = differing[0]
+            raise ArgumentError(
+                f"{folder} was trained with {name}.{key}={found.get(key)!r}, and {study.path} says {wanted.get(key)!r}. "
+                "Give the training another name, or remove the folder."
+            )
+    return True
+
+
+def run_training(study: Study, training: StudyTraining) -> None:
+    """Train one adapter unless it is there.
+
+    Raises:
+        LoraDropError: it cannot be trained as the study says.
+    """
+    if is_trained(study, training):
+        return
+    from lm_eval_lora_drop.train.run import Training, train
+
+    device = str(study.model_args.get("device", training.task.evaluation.get("device", "")))
+    train(
+        Training(
+            base=str(study.model_args["pretrained"]),
+            base_name=study.base_name,
+            revision=study.model_args.get("revision"),
+            trust_remote_code=bool(study.model_args.get("trust_remote_code", False)),
+            output=adapter_folder(study, training),
+            task=study.asked(training.task),
+            settings=training.settings,
+            device="cpu" if device == "cpu" else None,
+        )
+    )
+
+
+def run_trainings(study: Study) -> list[str]:
+    """Train what is missing; a sentence for each adapter that could not be trained."""
+    failed = []
+    for number, training in enumerate(study.trainings, start=1):
+        log.info("%d/%d training %s", number, len(study.trainings), training.folder)
+        try:
+            run_training(study, training)
+        except LoraDropError as error:
+            failed.append(f"{training.folder}: {error}")
+            log.error("%s: %s", training.folder, error)
+    return failed

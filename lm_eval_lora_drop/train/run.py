@@ -1,0 +1,338 @@
+"""One training, from a task's name to an adapter on disk, on TRL's `SFTTrainer` and PEFT; it goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from filelock import FileLock, Timeout
+from transformers import PrinterCallback, TrainerCallback, set_seed
+
+from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.adapter.files import base_fingerprint
+from lm_eval_lora_drop.adapter.places import find_decoder_layers
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.fingerprint import digest, library_versions
+from lm_eval_lora_drop.train import lora
+from lm_eval_lora_drop.train.card import write_card
+from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
+from lm_eval_lora_drop.train.examples import Example, example_builder, load_binding
+from lm_eval_lora_drop.train.progress import ProgressBar
+from lm_eval_lora_drop.train.record import SCHEMA, DataRecord, StepRecord, TrainingRecord, read_record, write_record
+from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
+from lm_eval_lora_drop.train.tokens import Encoded, answer_end, encode
+
+log = logging.getLogger(__name__)
+CHECKPOINTS = "checkpoints"
+_STARTED = "started.json"
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training to run. `base` is a folder or a Hub id, `base_name` what the adapter says it was trained on;
+    `callbacks` makes further callbacks for the trainer (see `study.checkpoints`), given the folder of checkpoints."""
+
+    base: str
+    output: Path
+    task: TaskSettings
+    settings: TrainingSettings
+    revision: str | None = None
+    base_name: str | None = None
+    trust_remote_code: bool = False
+    keep_checkpoints: bool = False
+    device: str | None = None
+    callbacks: Callable[[Path], Sequence[TrainerCallback]] = lambda _: ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything of a training that can be known, and be wrong, before a weight is loaded."""
+
+    tokenizer: Any
+    documents: TrainingDocuments
+    examples: list[Example]
+    encoded: list[Encoded]
+    task_version: str
+
+    @property
+    def sha256(self) -> str:
+        """Over prompts and answers, in order."""
+        return digest([[one.prompt, one.answer] for one in self.examples])
+
+
+def prepare(training: Training) -> Prepared:
+    """Load the task, draw its documents, encode them.
+
+    Raises:
+        ArgumentError: whatever is wrong with model, task or data.
+    """
+    settings, asked = training.settings, training.task
+    tokenizer = lora.load_tokenizer(training.base, training.revision, trust_remote_code=training.trust_remote_code)
+    binding = load_binding(asked, tokenizer)
+    end = answer_end(tokenizer, chat=asked.apply_chat_template)
+    examples: list[Example] = []
+    encoded: list[Encoded] = []
+
+    def fits(doc_id: int, doc: Any) -> bool:
+        example = build(doc_id, doc)
+        one = encode(tokenizer, example, end, settings.max_length)
+        if one is None or (one.cut and settings.long == "skip"):
+            return False
+        examples.append(example)
+        encoded.append(one)
+        return True
+
+    with example_builder(binding, settings.data_seed) as build:
+        documents = choose_documents(
+            binding, limit=settings.limit, seed=settings.data_seed, hold_out=settings.hold_out, fits=fits
+        )
+    version = str((binding.task.config.metadata or {}).get("version", ""))
+    return Prepared(tokenizer, documents, examples, encoded, version)
+
+
+def train(training: Training) -> TrainingRecord:
+    """Train, or go on with a training that was interrupted, or find that it is done; returns its record.
+
+    The output folder gets the adapter (in float32), `training.json` and a model card, the record last: where it
+    stands, the adapter is complete. Under `accelerate launch` all processes call this, and the first one writes.
+
+    Raises:
+        ArgumentError: the input is wrong, or the folder is in use or holds another training.
+    """
+    state = PartialState(cpu=training.device == "cpu")
+    prepared = prepare(training)
+    folder = training.output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(f"output must be a folder that can be written, got {folder} ({error.strerror}).") from error
+    if not state.is_main_process:
+        return _train(training, prepared, state)
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        with lock:
+            record = _train(training, prepared, state)
+            (folder / _LOCK).unlink(missing_ok=True)
+            return record
+    except Timeout:
+        raise ArgumentError(f"{folder} is in use by another training. Wait for it, or choose another output.") from None
+
+
+def _train(training: Training, prepared: Prepared, state: PartialState) -> TrainingRecord:
+    folder, settings = training.output, training.settings
+    identity = _identity(training, prepared)
+    known = read_record(folder)
+    if known is not None:
+        if known.digest != identity:
+            raise ArgumentError(f"{folder} holds an adapter that was trained otherwise. Choose another output.")
+        log.info("%s: trained before", folder)
+        return known
+    resumed = _check_started(folder, identity, state)
+    device = torch.device(training.device or state.device)
+    dtype = lora.precision(settings, device)
+    set_seed(settings.seed)
+    # On a CPU the weights stay in float32, and products are taken in bfloat16 (autocast).
+    loaded = torch.float32 if device.type == "cpu" else dtype
+    model = lora.load_base(
+        training.base, training.revision, loaded, trust_remote_code=training.trust_remote_code
+    )
+    name = training.base_name or training.base
+    peft = lora.add_lora(model, settings, name, settings.seed)
+    trainer = _trainer(training, prepared, peft, dtype, state)
+    checkpoint = last_checkpoint(folder / CHECKPOINTS)
+    if checkpoint is not None:
+        log.info("%s: going on from %s", folder, checkpoint.name)
+    before = _seconds_before(checkpoint)
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    record = _record(
+        training, prepared, identity, trainer,
+        num_layers=len(find_decoder_layers(model)),
+        dtype=dtype,
+        seconds=before + time.monotonic() - start,
+        resumed=resumed,
+    )  # fmt: skip
+    if state.is_main_process:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
+        write_card(record, folder)
+        write_record(record, folder)
+        (folder / _STARTED).unlink(missing_ok=True)
+        if not training.keep_checkpoints:
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    state.wait_for_everyone()
+    return record
+
+
+def _identity(training: Training, prepared: Prepared) -> str:
+    return digest(
+        dataclasses.asdict(training.settings),
+        dataclasses.asdict(training.task),
+        base_fingerprint(training.base, training.revision),
+        prepared.sha256,
+        [list(one.input_ids) for one in prepared.encoded],
+    )
+
+
+def _check_started(folder: Path, identity: str, state: PartialState) -> int:
+    """How often this training was begun before; its checkpoints belong to these settings, or it is refused."""
+    file = folder / _STARTED
+    started = {"digest": identity, "times": 0}
+    if file.is_file():
+        try:
+            started = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            started = {"digest": identity, "times": 0}
+        if started["digest"] != identity:
+            raise ArgumentError(
+                f"{folder} holds an unfinished training with other settings, data or base model. Finish it with those, "
+                "remove the folder, or choose another output."
+            )
+    elif (folder / CHECKPOINTS).is_dir():
+        raise ArgumentError(f"{folder / CHECKPOINTS} is there, but nothing says of which training. Remove it.")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        scratch = file.with_suffix(".new")
+        scratch.write_text(json.dumps({**started, "times": started["times"] + 1}), encoding="utf-8")
+        scratch.replace(file)
+    return int(started["times"])
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint. The trainer writes its state file last, so one that was cut short has none."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            step = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+        except (OSError, ValueError, KeyError):
+            continue
+        found.append((int(step), path))
+    return max(found)[1] if found else None
+
+
+def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dtype, state: PartialState) -> Any:
+    from trl import SFTConfig, SFTTrainer
+
+    settings = training.settings
+    share, rest = divmod(settings.batch_size, state.num_processes)
+    micro = settings.micro_batch_size or share
+    if rest or share % micro:
+        raise ArgumentError(
+            f"batch_size must be a multiple of processes x micro_batch_size, got {settings.batch_size} for "
+            f"{state.num_processes} x {micro}."
+        )
+    steps = math.ceil(settings.epochs * math.ceil(len(prepared.encoded) / settings.batch_size))
+    half = dtype == torch.bfloat16
+    args = SFTConfig(
+        output_dir=str(training.output / CHECKPOINTS),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=share // micro,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=round(settings.warmup * steps),
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=half,
+        use_cpu=training.device == "cpu",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        packing=False,
+        max_length=None,  # fitted by train.tokens, which keeps the answer
+        completion_only_loss=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps / settings.checkpoints)),
+        save_total_limit=None if training.keep_checkpoints else 2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=training.device != "cpu" and torch.cuda.is_available(),
+    )
+    data = Dataset.from_list([{"input_ids": one.input_ids, "labels": one.labels} for one in prepared.encoded])
+    bar = [ProgressBar(training.output.name)] if state.is_main_process else []
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        processing_class=prepared.tokenizer,
+        callbacks=[*bar, *training.callbacks(training.output / CHECKPOINTS)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _seconds_before(checkpoint: Path | None) -> float:
+    """The seconds that the checkpoint's history took, as the progress bar wrote them there."""
+    if checkpoint is None:
+        return 0.0
+    history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return float(next((one["seconds"] for one in reversed(history) if "seconds" in one), 0.0))
+
+
+def _record(
+    training: Training, prepared: Prepared, identity: str, trainer: Any,
+    *, num_layers: int, dtype: torch.dtype, seconds: float, resumed: int,
+) -> TrainingRecord:  # fmt: skip
+    settings, documents = training.settings, prepared.documents
+    lengths = [len(one.input_ids) for one in prepared.encoded]
+    answers = [sum(label >= 0 for label in one.labels) for one in prepared.encoded]
+    steps = tuple(
+        StepRecord(
+            step=int(one["step"]),
+            epoch=float(one["epoch"]),
+            loss=float(one["loss"]),
+            token_accuracy=one.get("mean_token_accuracy"),
+            learning_rate=one.get("learning_rate"),
+        )
+        for one in trainer.state.log_history
+        if "loss" in one
+    )
+    return TrainingRecord(
+        schema=SCHEMA,
+        version=__version__,
+        base_model=training.base_name or training.base,
+        base_fingerprint=base_fingerprint(training.base, training.revision),
+        num_layers=num_layers,
+        trained_layers=settings.describe_layers(num_layers),
+        trained_parameters=sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
+        settings={**dataclasses.asdict(settings), "lora_alpha": settings.alpha},
+        task={**dataclasses.asdict(training.task), "metadata": dict(training.task.metadata)},
+        data=DataRecord(
+            task=training.task.task,
+            task_version=prepared.task_version,
+            split=documents.split,
+            sha256=prepared.sha256,
+            doc_ids=tuple(one.doc_id for one in prepared.encoded),
+            held_out=documents.held_out,
+            leaked=documents.leaked,
+            repeated=documents.repeated,
+            unfit=documents.unfit,
+            cut=sum(one.cut > 0 for one in prepared.encoded),
+            tokens=sum(lengths),
+            answer_tokens=sum(answers),
+            first_prompt=prepared.examples[0].prompt,
+            first_answer=prepared.examples[0].answer,
+        ),
+        digest=identity,
+        precision=str(dtype).removeprefix("torch."),
+        device=trainer.args.device.type,
+        processes=trainer.args.world_size,
+        seconds=round(seconds, 1),
+        resumed=resumed,
+        libraries=library_versions(),
+        steps=steps,
+    )

@@ -1,0 +1,23 @@
+"""Which documents a search reads: binds requests to their task, builds prompts and answers, draws, refuses leakage.
+
+`bindings` notes on every request which task it came from; `prompts` is the one builder of a task's prompts and reference
+answers; `fields` says what of a document its prompt shows; `similarity` compares texts; `leaks` and `fewshot` keep
+evaluated documents out; `draw` puts all of it together.
+"""
+
+from lm_eval_lora_drop.validation.bindings import RequestBindings, bind_requests, binding_of
+from lm_eval_lora_drop.validation.draw import draw, draws_from, order, select
+from lm_eval_lora_drop.validation.prompts import example, reference, references
+
+__all__ = [
+    "RequestBindings",
+    "bind_requests",
+    "binding_of",
+    "draw",
+    "draws_from",
+    "example",
+    "order",
+    "reference",
+    "references",
+    "select",
+]

@@ -1,0 +1,131 @@
+"""Draws validation documents: in an order that the seed alone decides, and none that is evaluated."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.task import Task
+
+from lm_eval_lora_drop.validation import fewshot
+from lm_eval_lora_drop.validation.fields import cluster_of
+from lm_eval_lora_drop.validation.leaks import Guard
+from lm_eval_lora_drop.validation.prompts import build
+from lm_eval_lora_drop.work import Binding, LeftOut, ValidationSet
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which documents of a split are drawn, by their indices in it, and which were left out on the way."""
+
+    split: str
+    docs: Sequence[Any]
+    doc_ids: tuple[int, ...]
+    left_out: tuple[LeftOut, ...]
+    guard: Guard
+
+
+def draws_from(task: Task) -> str | None:
+    """The split that validation documents come from: validation, else training; None where only the evaluated one is."""
+    evaluated = _evaluated_split(task)
+    if task.has_validation_docs() and task.config.validation_split != evaluated:
+        return str(task.config.validation_split)
+    if task.has_training_docs() and task.config.training_split != evaluated:
+        return str(task.config.training_split)
+    return None
+
+
+def order(size: int, seed: int) -> list[int]:
+    """All indices of a split of `size` documents, in the order in which they are drawn."""
+    return random.Random(seed).sample(range(size), size)
+
+
+def select(task: Task, limit: int, seed: int) -> Selection | None:
+    """Choose up to `limit` documents, without building their prompts; see `draw`."""
+    split = draws_from(task)
+    if split is None:
+        return None
+    in_validation = split == task.config.validation_split
+    docs = task.validation_docs() if in_validation else task.training_docs()
+    if not hasattr(docs, "__getitem__"):
+        docs = list(docs)
+    guard = Guard(task, docs, order(len(docs), seed))
+    chosen: list[int] = []
+    left_out: list[LeftOut] = []
+    for one in guard.pass_through():
+        if isinstance(one, LeftOut):
+            left_out.append(one)
+        else:
+            chosen.append(one)
+            if len(chosen) == limit:
+                break
+    return Selection(split, docs, tuple(chosen), tuple(left_out), guard)
+
+
+def draw(binding: Binding, limit: int, seed: int) -> ValidationSet | None:
+    """Draw up to `limit` documents that are not evaluated: from the validation split, else from the training split.
+
+    A drawn document that is, or nearly is, one of the evaluated split (the whole split, whatever `--limit` says, so that
+    the choice does not depend on it) or one drawn before is left out and listed; `leaks` says what exactly is promised.
+    The same holds for the few-shot examples of their prompts. The order depends on `seed` alone, and a larger `limit`
+    continues a smaller one, so that a journal serves both.
+
+    Returns:
+        None where the task has no split besides the evaluated one, or nothing is left of it.
+
+    Raises:
+        ArgumentError: the task's `metadata.cluster` does not fit its documents.
+    """
+    task = binding.task
+    selection = select(task, limit, seed)
+    if selection is None or not selection.doc_ids:
+        return None
+    docs = [selection.docs[index] for index in selection.doc_ids]
+    cluster = cluster_of(task)
+    from_evaluated = _shows_evaluated(task)
+    left_out, warnings = selection.left_out, []
+    if len(docs) < limit:
+        reasons = Counter(one.reason for one in left_out)
+        why = "".join(f"; {number} left out: {reason.value}" for reason, number in reasons.items())
+        warnings.append(
+            f"only {len(docs)} of the {limit} validation documents asked for exist in split {selection.split!r}{why}"
+        )
+    with fewshot.own_examples(task, seed, selection.guard, cluster, docs, from_evaluated) as examples:
+        documents = []
+        for doc_id, doc in zip(selection.doc_ids, docs, strict=True):
+            if examples is not None:
+                examples.doc = doc
+            documents.append(build(binding, doc_id, doc, cluster(doc)))
+        if examples is not None:
+            left_out += examples.left_out()
+            if from_evaluated:
+                warnings.append(
+                    f"the task takes its few-shot examples from the evaluated split {_evaluated_split(task)!r}; the "
+                    f"validation documents are shown documents of split {selection.split!r} instead"
+                )
+            if examples.fewer:
+                warnings.append(
+                    f"some validation documents have fewer than {task.config.num_fewshot} few-shot examples: the task "
+                    "has no more that are not evaluated"
+                )
+    return ValidationSet(tuple(documents), selection.split, left_out, tuple(warnings))
+
+
+def _evaluated_split(task: Task) -> str | None:
+    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
+    return None if split is None else str(split)
+
+
+def _shows_evaluated(task: Task) -> bool:
+    """Whether the task's few-shot examples are the evaluated split, by the rules of `ConfigurableTask.fewshot_docs`."""
+    given = task.fewshot_cfg
+    if given.split is not None:
+        return bool(given.split == _evaluated_split(task))
+    if given.samples is not None:
+        return False
+    if task.has_training_docs():
+        return bool(task.config.training_split == _evaluated_split(task))
+    return not task.has_validation_docs() or task.config.validation_split == _evaluated_split(task)

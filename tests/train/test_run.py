@@ -1,0 +1,241 @@
+"""A real training on a tiny model: what it optimises, where the LoRA is, what is written, and going on after a stop."""
+
+import dataclasses
+import json
+
+import peft
+import pytest
+import torch
+import transformers
+import yaml
+from filelock import FileLock
+from transformers import TrainerCallback
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.train.record import read_record
+from lm_eval_lora_drop.train.run import Training, last_checkpoint, prepare, train
+from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
+from tests.tiny import make_base
+
+TASK = """
+task: toy_train
+dataset_path: json
+dataset_kwargs: {{data_files: {{train: {folder}/train.jsonl, validation: {folder}/test.jsonl, test: {folder}/test.jsonl}}}}
+training_split: train
+validation_split: validation
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{question}}}}\\n"
+doc_to_target: "{{{{answer}}}}"
+target_delimiter: ""
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 8, do_sample: false}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+DEVICE = "cpu"
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """A task on disk with twelve training documents."""
+    folder = tmp_path_factory.mktemp("task")
+    for split, size in (("train", 12), ("test", 3)):
+        rows = [{"question": f"the {split} question {i}", "answer": f"the answer {i * 7}"} for i in range(size)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "toy_train.yaml").write_text(TASK.format(folder=folder))
+    return TaskSettings(task="toy_train", include_path=str(folder))
+
+
+@pytest.fixture
+def training(tiny_base, task, tmp_path):
+    settings = TrainingSettings(epochs=2, batch_size=4, learning_rate=0.01, precision="float32", checkpoints=3)
+    return Training(base=str(tiny_base), output=tmp_path / "adapter", task=task, settings=settings, device=DEVICE)
+
+
+def change(training, *, output=None, **settings):
+    return dataclasses.replace(
+        training,
+        output=output or training.output,
+        settings=dataclasses.replace(training.settings, **settings),
+    )
+
+
+def weights(folder):
+    return peft.load_peft_weights(str(folder), device="cpu")
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+class StopAt(TrainerCallback):
+    """Stands for a kill: the step was made, nothing is saved of it."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gpt_neox", "phi", "qwen3", "mistral"])
+def test_the_loss_is_that_of_the_answers(architecture, training, tmp_path):
+    """One step on all documents at once: its loss is the mean over all answer tokens of -log p, computed one document
+    at a time by plain Transformers on the base model (a fresh LoRA has B = 0). TRL computes it its own way."""
+    base = make_base(tmp_path / architecture, architecture)
+    config = json.loads((base / "config.json").read_text())
+    # GPT-2 comes with dropout of its own, which a training model applies: off, as the oracle knows no chance.
+    (base / "config.json").write_text(json.dumps({k: 0.0 if k.endswith("pdrop") else v for k, v in config.items()}))
+    one = change(training, batch_size=12, epochs=1, weight_decay=0.0)
+    one = dataclasses.replace(one, base=str(base))
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    total, count = 0.0, 0
+    for encoded in prepare(one).encoded:
+        with torch.no_grad():
+            logits = model(torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
+        for position, label in enumerate(encoded.labels[1:]):
+            if label >= 0:
+                total -= logits[position, label].item()
+                count += 1
+    record = train(one)
+    assert len(record.steps) == 1
+    assert record.steps[0].loss == pytest.approx(total / count, rel=1e-4)
+    assert record.data.answer_tokens == count
+
+
+def test_what_is_written(training):
+    """An adapter that PEFT loads, B != 0 on every layer, whose loss has fallen; card and record say what it is."""
+    record = train(dataclasses.replace(training, base_name="owner/model"))
+    folder = training.output
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "training.json",
+    ]  # fmt: skip
+    tensors = weights(folder)
+    assert {int(name.split("layers.")[1].split(".")[0]) for name in tensors} == {0, 1, 2, 3}
+    assert all(tensor.abs().max() > 0 and tensor.dtype == torch.float32 for tensor in tensors.values())
+    assert sum(tensor.numel() for tensor in tensors.values()) == record.trained_parameters
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/model"
+    assert read_record(folder) == record
+    assert [step.step for step in record.steps] == list(range(1, 7))
+    assert record.steps[-1].loss < record.steps[0].loss
+    card = (folder / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["base_model"] == "owner/model"
+    assert "12 documents of split `train`" in card
+    base = transformers.AutoModelForCausalLM.from_pretrained(training.base)
+    loaded = peft.PeftModel.from_pretrained(base, folder)
+    assert not [name for name, parameter in loaded.named_parameters() if parameter.isnan().any()]
+
+
+@pytest.mark.parametrize(("layers", "trained"), [("paper", {0, 1, 2}), ("1", {1}), ("0+3", {0, 3}), ("all", {0, 1, 2, 3})])
+def test_only_the_wanted_layers_are_trained(layers, trained, training):
+    """`paper` is its bottom 20 of 32: 2.5 of four layers, rounded up to three."""
+    record = train(change(training, layers=layers, epochs=1))
+    assert {int(name.split("layers.")[1].split(".")[0]) for name in weights(training.output)} == trained
+    per_layer = train(change(training, output=training.output.parent / "one", layers="2", epochs=1)).trained_parameters
+    assert record.trained_parameters == per_layer * len(trained)
+
+
+def test_seeds(training):
+    """Same seed, same adapter, bit for bit; another one differs and reads the same documents."""
+    folder = training.output.parent
+    first, again, other = (
+        train(change(training, output=folder / name, seed=seed, lora_dropout=0.1))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert same(weights(folder / "a"), weights(folder / "b"))
+    assert [step.loss for step in first.steps] == [step.loss for step in again.steps]
+    assert not same(weights(folder / "a"), weights(folder / "c"))
+    assert first.data.doc_ids == other.data.doc_ids
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_stopped_and_started_again(damaged, training):
+    """Stopped at any step and called again, the adapter is bit for bit that of a training never stopped; also where the
+    newest checkpoint was being written when it happened."""
+    whole = training.output.parent / "whole"
+    settings = change(training, lora_dropout=0.1)
+    expected = train(change(settings, output=whole))
+    for step in (1, 3, 4, 5):
+        with pytest.raises(KeyboardInterrupt):
+            train(dataclasses.replace(settings, callbacks=lambda _, step=step: [StopAt(step)]))
+        assert read_record(training.output) is None
+        newest = last_checkpoint(training.output / "checkpoints")
+        if damaged and newest is not None:
+            (newest / "trainer_state.json").write_text('{"global_step": ')
+    record = train(settings)
+    assert same(weights(whole), weights(training.output))
+    assert record.steps == expected.steps
+    assert record.resumed == 4
+    assert not (training.output / "checkpoints").exists()
+
+
+def test_done_is_done(training):
+    first = train(training)
+    stamp = (training.output / "adapter_model.safetensors").stat().st_mtime_ns
+    assert train(training) == first
+    assert (training.output / "adapter_model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_another_training_is_not_taken_for_this_one(training):
+    with pytest.raises(KeyboardInterrupt):
+        train(dataclasses.replace(training, callbacks=lambda _: [StopAt(3)]))
+    with pytest.raises(ArgumentError, match="unfinished training with other settings"):
+        train(change(training, rank=2))
+    train(training)
+    with pytest.raises(ArgumentError, match="trained otherwise"):
+        train(change(training, rank=2))
+
+
+def test_a_folder_in_use(training):
+    training.output.mkdir()
+    with FileLock(training.output / ".lock"), pytest.raises(ArgumentError, match="in use by another training"):
+        train(training)
+
+
+def test_micro_batches_and_checkpointing_change_nothing(training):
+    """A batch split into parts, and activations computed twice, give the same losses (loss is per token of the whole
+    batch, not a mean of means: answers differ in length)."""
+    folder = training.output.parent
+    plain = train(change(training, output=folder / "a"))
+    split = train(change(training, output=folder / "b", micro_batch_size=1))
+    again = train(change(training, output=folder / "c", gradient_checkpointing=True))
+    for other in (split, again):
+        assert [step.loss for step in other.steps] == pytest.approx([step.loss for step in plain.steps], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": "0-9"}, "layers must lie in 0..3"),
+        ({"layers": "0-1x0.5"}, "layers must name the decoder layers to train and nothing else"),
+        ({"target_modules": ("nope",)}, "target_modules must name modules"),
+        ({"batch_size": 6, "micro_batch_size": 4}, "batch_size must be a multiple"),
+        ({"max_length": 5}, "nothing is left to train on"),
+    ],
+)
+def test_wrong_settings(settings, message, training):
+    with pytest.raises(ArgumentError, match=message):
+        train(change(training, **settings))
+
+
+@pytest.mark.parametrize("base", ["/nope/model", "no-such-owner/no-such-model"])
+def test_no_such_base(base, training):
+    with pytest.raises(ArgumentError, match="model"):
+        train(dataclasses.replace(training, base=base))
+    assert not training.output.exists()
+
+
+def test_cut_or_skipped(training):
+    """Documents longer than max_length lose the beginning of their prompt, or are passed over."""
+    lengths = sorted(len(one.input_ids) for one in prepare(training).encoded)
+    assert lengths[0] < lengths[-1], "the case is not the one that it is meant to be"
+    cut = prepare(change(training, max_length=lengths[0]))
+    skipped = prepare(change(training, max_length=lengths[0], long="skip"))
+    assert len(cut.encoded) == 12
+    assert max(len(one.input_ids) for one in cut.encoded) == lengths[0]
+    assert 0 < len(skipped.encoded) < 12
+    assert not any(one.cut for one in skipped.encoded)
+
+
