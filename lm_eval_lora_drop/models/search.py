@@ -260,6 +260,6 @@ def _validation(drawn: ValidationSet, documents: Sequence[Document]) -> Validati
     return ValidationRecord(
         split=drawn.split,
         doc_ids=tuple(document.doc_id for document in documents),
-        left_out=drawn.left_out,
+        left_out=len(drawn.left_out),
         clusters=clusters if any(clusters) else None,
     )
