@@ -135,6 +135,8 @@ def _what(kept: Variant) -> str:
 
 def _smaller(task: TaskRecord) -> str:
     total = task.kept_parameters + task.dropped_parameters
+    if task.kept.is_base:
+        return ""
     return f", {percent(task.dropped_parameters / total)} smaller" if total and task.dropped_parameters else ""
 
 
