@@ -17,11 +17,11 @@ NAME = PACKAGE.name
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 # From the top of the house to the ground; rooms on one floor do not know each other.
 FLOORS = [
-    ["commands"],
+    ["commands", "plugin"],
     ["study"],
     ["api"],
     ["models"],
-    ["listeners"],
+    ["listeners", "publishing"],
     ["report"],
     ["figures"],
     ["engine", "probe", "judge", "train"],
@@ -29,8 +29,8 @@ FLOORS = [
     ["validation", "adapter", "statistics"],
     ["record"],
     ["work", "metrics"],
-    ["spec", "plugin", "data"],
-    ["variant", "files"],
+    ["spec", "data"],
+    ["variant", "files", "rounding"],
     ["errors"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

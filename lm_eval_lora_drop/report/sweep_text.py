@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import CandidateRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with_error
-from lm_eval_lora_drop.sweep.recorded import RecordedSweep
-from lm_eval_lora_drop.sweep.trust import Evidence, Gain, gains_over_full
 from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.sweep.trust import Gain
 
 
 def sweep_table(task: TaskRecord) -> str:
@@ -106,6 +109,10 @@ def verdict(task: TaskRecord) -> str:
 
 def _gain(task: TaskRecord) -> Gain | None:
     """The choice's difference to the whole adapter with the band over all candidates; None where it cannot be had."""
+    # Resampling knows the harness's aggregations; whoever only reads a file need not wait for lm-eval's import.
+    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+    from lm_eval_lora_drop.sweep.trust import gains_over_full
+
     try:
         recorded = RecordedSweep.from_record(task)
     except ArgumentError:
@@ -128,6 +135,8 @@ def _what(kept: Variant) -> str:
 
 def _smaller(task: TaskRecord) -> str:
     total = task.kept_parameters + task.dropped_parameters
+    if task.kept.is_base:
+        return ""
     return f", {percent(task.dropped_parameters / total)} smaller" if total and task.dropped_parameters else ""
 
 
@@ -146,10 +155,10 @@ def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
         seen = with_error(sweep.gain_over_full.difference, sweep.gain_over_full.stderr, decimals, sign=True)
         return f"{seen} against the whole adapter on the {documents} it was chosen on"
     said = {
-        Evidence.BETTER: "better than the whole adapter",
-        Evidence.WORSE: "worse than the whole adapter",
-        Evidence.NOT_DISTINGUISHABLE: "not distinguishable from the whole adapter",
-        Evidence.CANNOT_TELL: "too few documents to tell it from the whole adapter",
-    }[gain.evidence]
+        "better": "better than the whole adapter",
+        "worse": "worse than the whole adapter",
+        "not distinguishable": "not distinguishable from the whole adapter",
+        "cannot tell": "too few documents to tell it from the whole adapter",
+    }[gain.evidence.value]
     value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
     return f"{said} on {documents} ({value}; 95 % interval over all candidates {low} to {high})"

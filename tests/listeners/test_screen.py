@@ -124,7 +124,7 @@ def test_many_tasks_get_a_line_each():
         (task_record(variant="0-4", method="default"), "the paper's default"),
         (task_record(variant="0-4", method="probe"), "found by the probe"),
         (task_record(variant="0-4+7"), "Keep 0-4+7 (6 of 10 layers), 30 % smaller: as given."),
-        (task_record(sweep_record(chosen=L), dropped_parameters=0), "no smaller part of the adapter was chosen"),
+        (task_record(sweep_record(chosen=L), dropped_parameters=0), "prefers no smaller part"),
         (task_record(sweep_record(chosen=0)), "Keep no layer, the base model alone"),
     ],
 )

@@ -12,12 +12,13 @@ def test_stability_of_a_recorded_sweep(tmp_path, capsys):
     assert cli.main(["stability", str(path), "--json", str(tmp_path / "s.json"), "--sizes", "10", "40"]) == 0
     said = capsys.readouterr().out
     (found,) = json.loads((tmp_path / "s.json").read_text())
-    assert found["chosen"] == 3
+    assert found["chosen"] == "0-2"
     assert found["trust"]["apparent"] == 26 / 40
     assert found["trust"]["corrected"] < 26 / 40
     assert [size["documents"] for size in found["sizes"]] == [10, 40]
     assert found["sizes"][1]["same_choice"] == 1.0
-    assert f"K = 3 is chosen in {found['trust']['choice_share']['3']:.0%} of" in said
+    assert f"K = 3 is chosen in {found['trust']['choice_share']['0-2']:.0%}".replace("%", " % of") in said
+    assert said.splitlines()[2] == found["verdict"]
     assert cli.main(["stability", str(path), "--sizes", "10", "40"]) == 0
     assert capsys.readouterr().out == said
 

@@ -1,5 +1,7 @@
 """What is said of a sweep: a table whose numbers stand alike, sentences that are true, one verdict."""
 
+from dataclasses import replace
+
 import pytest
 
 from lm_eval_lora_drop.report.stability import _shares
@@ -37,35 +39,64 @@ def test_other_candidates_are_named_in_their_notation():
     assert "0-9x0.5" in sweep_table(record)
 
 
+def told(gap, documents):
+    """A sweep of K = 7 against full on items that differ by `gap` up to a little unevenness."""
+    rows = tuple(
+        candidate(
+            Variant.below(k, L),
+            1.0,
+            documents=documents,
+            items=tuple((gap if k == 7 else 0.0) + (i * 7 + k * i) % 3 / 10 for i in range(documents)),
+        )
+        for k in (L, 7)
+    )
+    return verdict(task_record(sweep_record(rows)))
+
+
+@pytest.mark.parametrize(
+    ("gap", "documents", "said"),
+    [
+        (5.0, 40, "better than the whole adapter on 40 validation documents (+"),
+        (-5.0, 40, "worse than the whole adapter on 40 validation documents (-"),
+        (0.0, 40, "not distinguishable from the whole adapter on 40 validation documents"),
+        (5.0, 3, "too few documents to tell it from the whole adapter on 3 validation documents"),
+    ],
+)
+def test_the_verdict_is_the_evidence_over_all_candidates(gap, documents, said):
+    text = told(gap, documents)
+    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
+    assert said in text
+    assert "95 % interval over all candidates" in text
+
+
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        ((0.6, 0.9), "not distinguishable from the whole adapter on 32 validation documents."),
-        ((-1.7, 0.9), "not distinguishable"),
-        ((2.0, 0.9), "2.0 better than the whole adapter (chosen for it: expect less elsewhere)"),
-        ((-2.0, 0.9), "2.0 worse than the whole adapter on 32"),
-        ((0.0, 0.0), "scoring as the whole adapter does"),
-        ((5.0, None), "not distinguishable"),
+        ((0.6, 0.9), "+0.6 ± 0.9 against the whole adapter on the 32 validation documents it was chosen on."),
+        ((5.0, None), "+5.0 against the whole adapter"),
         ((None, None), "not compared with the whole adapter"),
         (None, "not compared with the whole adapter"),
     ],
 )
-def test_the_verdict_claims_a_difference_from_two_standard_errors_on(gain, said):
-    text = verdict(task_record(sweep_record(gain=gain)))
+def test_without_items_to_resample_the_verdict_claims_nothing(gain, said):
+    rows = tuple(replace(row, items=()) for row in curve())
+    text = verdict(task_record(sweep_record(rows, gain=gain)))
     assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
     assert said in text
     assert text.endswith(".")
 
 
 def test_the_verdict_on_full_base_and_what_was_not_searched():
-    assert "no smaller part" in verdict(task_record(sweep_record(chosen=L)))
+    assert "prefers no smaller part" in verdict(task_record(sweep_record(chosen=L)))
     assert verdict(task_record(sweep_record(chosen=0), kept_parameters=0, dropped_parameters=9)).startswith(
-        "Keep no layer, the base model alone, 100 % smaller"
+        "Keep no layer, the base model alone, not"
     )
     for method, said in (("given", "as given"), ("default", "paper's default"), ("recorded", "as another run chose")):
         assert said in verdict(task_record(variant="0-4", method=method))
     assert "smaller" not in verdict(task_record(variant="0-9", dropped_parameters=0))
-    assert "1 validation document." in verdict(task_record(sweep_record(boundaries({7: 1.0, 10: 1.0}, documents=1))))
+    assert "the 1 validation document it" in verdict(
+        task_record(sweep_record(boundaries({7: 1.0, 10: 1.0}, documents=1)))
+    )
 
 
 def test_remarks_do_not_ask_for_a_gain_that_nobody_measured():
@@ -76,8 +107,9 @@ def test_remarks_do_not_ask_for_a_gain_that_nobody_measured():
 
 
 def test_shares_name_a_few_and_count_the_others():
-    assert _shares({7: 0.6, 3: 0.4}) == "7 (60 %), 3 (40 %)"
-    assert _shares(dict.fromkeys(range(5), 0.2)).count("(20 %)") == 5
-    many = _shares({7: 0.5, **dict.fromkeys(range(5), 0.1)})
-    assert many == "7 (50 %), 0 (10 %), 1 (10 %), 2 (10 %), 2 others (20 %)"
+    of = [Variant.below(k, L) for k in range(L)]
+    assert _shares({of[7]: 0.6, Variant.parse("0-9x0.5", L): 0.4}) == "K = 7 (60 %), 0-9x0.5 (40 %)"
+    assert _shares(dict.fromkeys(of[:5], 0.2)).count("(20 %)") == 5
+    many = _shares({of[7]: 0.5, **dict.fromkeys(of[:5], 0.1)})
+    assert many == "K = 7 (50 %), K = 0 (10 %), K = 1 (10 %), K = 2 (10 %), 2 others (20 %)"
     assert "..." not in many
