@@ -21,7 +21,18 @@ EVALUATION = (
 )
 """What goes to `lm_eval.simple_evaluate` as it is."""
 _PROMPT = ("num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system_instruction")
-_KEYS = ("model_args", "base_name", "output", "tasks", "trainings", "adapters", "choices", "metrics", "evaluation", "include_path")
+_KEYS = (
+    "model_args",
+    "base_name",
+    "output",
+    "tasks",
+    "trainings",
+    "adapters",
+    "choices",
+    "metrics",
+    "evaluation",
+    "include_path",
+)
 _TASK_KEYS = ("task", "metadata", "training", "evaluation", "metrics")
 _NOT_SETTINGS = ("seeds", "tasks", "choices")
 DEFAULT_CHOICES = ("full", "base", "auto", "default")

@@ -50,7 +50,9 @@ def load_binding(settings: TaskSettings, tokenizer: Any = None) -> Binding:
     manager = TaskManager(include_path=settings.include_path, metadata=dict(settings.metadata))
     if settings.task not in manager.all_subtasks:
         kind = "a group of tasks" if settings.task in manager.all_tasks else "no task of lm-eval or of include_path"
-        raise ArgumentError(f"task must name one lm-eval task; {settings.task!r} is {kind}. `lm-eval ls tasks` lists them.")
+        raise ArgumentError(
+            f"task must name one lm-eval task; {settings.task!r} is {kind}. `lm-eval ls tasks` lists them."
+        )
     task = manager.load([settings.task])["tasks"][settings.task]
     if settings.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=settings.num_fewshot)

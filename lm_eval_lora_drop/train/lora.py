@@ -30,7 +30,9 @@ def load_tokenizer(base: str, revision: str | None, *, trust_remote_code: bool) 
         return AutoTokenizer.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ArgumentError(f"model={base} cannot be loaded: {reason} Check the path, the name or the network.") from error
+        raise ArgumentError(
+            f"model={base} cannot be loaded: {reason} Check the path, the name or the network."
+        ) from error
 
 
 def precision(settings: TrainingSettings, device: torch.device) -> torch.dtype:

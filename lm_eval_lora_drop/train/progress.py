@@ -24,7 +24,12 @@ class ProgressBar(TrainerCallback):
         self._start = time.monotonic()
         self._before = next((one["seconds"] for one in reversed(state.log_history) if "seconds" in one), 0.0)
         self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc=self._title, unit="step", mininterval=2, dynamic_ncols=True
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self._title,
+            unit="step",
+            mininterval=2,
+            dynamic_ncols=True,
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002

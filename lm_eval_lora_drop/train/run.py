@@ -145,9 +145,7 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
     set_seed(settings.seed)
     # On a CPU the weights stay in float32, and products are taken in bfloat16 (autocast).
     loaded = torch.float32 if device.type == "cpu" else dtype
-    model = lora.load_base(
-        training.base, training.revision, loaded, trust_remote_code=training.trust_remote_code
-    )
+    model = lora.load_base(training.base, training.revision, loaded, trust_remote_code=training.trust_remote_code)
     name = training.base_name or training.base
     peft = lora.add_lora(model, settings, name, settings.seed)
     trainer = _trainer(training, prepared, peft, dtype, state)

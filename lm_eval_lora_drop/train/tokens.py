@@ -43,7 +43,9 @@ def answer_end(tokenizer: Any, *, chat: bool) -> AnswerEnd:
     """
     eos = tokenizer.eos_token_id
     if eos is None:
-        raise ArgumentError("The tokenizer has no end-of-text token, so an answer could never end. Set eos_token in it.")
+        raise ArgumentError(
+            "The tokenizer has no end-of-text token, so an answer could never end. Set eos_token in it."
+        )
     if not chat:
         return AnswerEnd("", (eos,))
     mark = "LORADROPANSWER"

@@ -124,7 +124,11 @@ def _examples(task, arguments):
 def test_prompts_are_those_of_an_evaluation(chat, prefix):
     """The same rows as test split of an evaluation by the harness: what it asks a model is what is trained on."""
     given = rows("Is it?", "What, then?", "你好吗")
-    extra = {"doc_to_text": "Q: {{question}}\nA:", "description": "Answer.\n\n", **({"gen_prefix": prefix} if prefix else {})}
+    extra = {
+        "doc_to_text": "Q: {{question}}\nA:",
+        "description": "Answer.\n\n",
+        **({"gen_prefix": prefix} if prefix else {}),
+    }
     tested = make_task(splits={"test": given}, training_split=None, validation_split=None, **extra)
     trained = make_task(splits={"train": given, "validation": rows("v"), "test": rows("t")}, **extra)
     model = Recorder(byte_level(prefix_space=False))
@@ -142,12 +146,17 @@ def test_prompts_are_those_of_an_evaluation(chat, prefix):
 
 def test_choices_are_trained_as_they_are_scored():
     """Multiple choice: prompt and the right choice, as the harness sends them to be scored."""
-    given = [{"question": "Sky?", "choices": ["red", "blue"], "answer": 1}, {"question": "Sun?", "choices": ["hot", "hotter"], "answer": 0}]
+    given = [
+        {"question": "Sky?", "choices": ["red", "blue"], "answer": 1},
+        {"question": "Sun?", "choices": ["hot", "hotter"], "answer": 0},
+    ]
     extra = {
         "output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "{{answer}}",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
     }  # fmt: skip
-    tested = make_task(splits={"test": given}, training_split=None, validation_split=None, generation_kwargs=None, **extra)
+    tested = make_task(
+        splits={"test": given}, training_split=None, validation_split=None, generation_kwargs=None, **extra
+    )
     trained = make_task(splits={"train": given, "test": given[:1]}, generation_kwargs=None, **extra)
     model = Recorder()
     lm_eval.simple_evaluate(model=model, tasks=[tested], bootstrap_iters=0)
@@ -201,15 +210,26 @@ def test_unknown_task(task, message):
 
 def test_chat_template_is_needed():
     with pytest.raises(ArgumentError, match="has none"):
-        load_binding(TaskSettings(task="lora_drop_demo", apply_chat_template=True), byte_level(prefix_space=False, chat_template=None))
+        load_binding(
+            TaskSettings(task="lora_drop_demo", apply_chat_template=True),
+            byte_level(prefix_space=False, chat_template=None),
+        )
 
 
 def test_nearly_the_same_is_left_out_too():
     """A test document with a word changed, and one of the validation split: not trained on; the others are."""
     text = "Hannah: Hey, do you have Betty's number? Amanda: Lemme check. Sorry, can't find it. Hannah: Ok, asking Larry then."
     other = "Eric: MACHINE! Rob: That's so gr8! Eric: I know! And shows how Americans see Russian. Rob: And it's really funny!"
-    train = rows(text, other, "Lenny: Babe, can you help me with something? Bob: Sure, what's up? Lenny: Which one should I pick?")
-    splits = {"train": train, "validation": rows(other.replace("funny", "silly")), "test": rows(text.replace("Sorry", "Nope"))}
+    train = rows(
+        text,
+        other,
+        "Lenny: Babe, can you help me with something? Bob: Sure, what's up? Lenny: Which one should I pick?",
+    )
+    splits = {
+        "train": train,
+        "validation": rows(other.replace("funny", "silly")),
+        "test": rows(text.replace("Sorry", "Nope")),
+    }
     found = choose(make_task(splits=splits))
     assert questions(found) == {train[2]["question"]}
     assert found.leaked == 2

@@ -128,7 +128,9 @@ def test_what_is_written(training):
     assert not [name for name, parameter in loaded.named_parameters() if parameter.isnan().any()]
 
 
-@pytest.mark.parametrize(("layers", "trained"), [("paper", {0, 1, 2}), ("1", {1}), ("0+3", {0, 3}), ("all", {0, 1, 2, 3})])
+@pytest.mark.parametrize(
+    ("layers", "trained"), [("paper", {0, 1, 2}), ("1", {1}), ("0+3", {0, 3}), ("all", {0, 1, 2, 3})]
+)
 def test_only_the_wanted_layers_are_trained(layers, trained, training):
     """`paper` is its bottom 20 of 32: 2.5 of four layers, rounded up to three."""
     record = train(change(training, layers=layers, epochs=1))
@@ -237,5 +239,3 @@ def test_cut_or_skipped(training):
     assert max(len(one.input_ids) for one in cut.encoded) == lengths[0]
     assert 0 < len(skipped.encoded) < 12
     assert not any(one.cut for one in skipped.encoded)
-
-

@@ -40,7 +40,8 @@ def byte_level(*, prefix_space: bool, chat_template: str | None = TURNS) -> tran
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        TEXT, trainers.BpeTrainer(vocab_size=330, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+        TEXT,
+        trainers.BpeTrainer(vocab_size=330, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
     )
     return _finish(tokenizer, chat_template)
 
@@ -67,11 +68,17 @@ def unigram(chat_template: str | None = TURNS) -> transformers.PreTrainedTokeniz
     tokenizer = tokenizers.Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-    alphabet = sorted({char for text in TEXT for char in text} | set("0123456789abcdefghijklmnopqrstuvwxyz|<>[]/INSTAQ#你好中"))
+    alphabet = sorted(
+        {char for text in TEXT for char in text} | set("0123456789abcdefghijklmnopqrstuvwxyz|<>[]/INSTAQ#你好中")
+    )
     tokenizer.train_from_iterator(
         TEXT,
         trainers.UnigramTrainer(
-            vocab_size=200, special_tokens=[*SPECIAL, "<unk>"], unk_token="<unk>", initial_alphabet=alphabet, show_progress=False
+            vocab_size=200,
+            special_tokens=[*SPECIAL, "<unk>"],
+            unk_token="<unk>",
+            initial_alphabet=alphabet,
+            show_progress=False,
         ),
     )
     return _finish(tokenizer, chat_template)
