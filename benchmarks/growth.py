@@ -107,7 +107,7 @@ def draw(rows: list[dict[str, float]], stem: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from lm_eval_lora_drop.figures.sweep import BLUE, STYLE, VERMILLION, save_figure
+    from lm_eval_lora_drop.figures.style import BLUE, STYLE, VERMILLION, save_figure
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 3), layout="constrained")

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import common
 import torch
+from lm_eval_lora_drop.boundary import parse_sweep_boundaries
 from torch import nn
 from torch.utils.benchmark import Timer
 
 from lm_eval_lora_drop import validation
-from lm_eval_lora_drop.boundary import parse_sweep_boundaries
 from lm_eval_lora_drop.engine.kernels import by_onednn
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters

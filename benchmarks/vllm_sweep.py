@@ -22,8 +22,8 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 
 import torch
 from lm_eval.api.instance import Instance
-
 from lm_eval_lora_drop.boundary import parse_sweep_boundaries
+
 from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
 from lm_eval_lora_drop.work import Document, Work
 

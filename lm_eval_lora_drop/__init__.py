@@ -1,13 +1,92 @@
 """Which layers of my LoRA adapter do I need? A plugin for EleutherAI's lm-evaluation-harness.
 
-The harness finds the model types and the tasks by itself (see `plugin`). This file runs at every start of the
-interpreter that has the plugin installed, so it imports nothing.
+The harness finds the model types and the tasks by itself (see `plugin`). In Python and in notebooks:
+
+    import lm_eval_lora_drop as lora_drop
+
+    result = lora_drop.sweep("org/base", "./my-adapter", "gsm8k")   # or a loaded PeftModel, without the adapter
+    result = lora_drop.read("out/")                                 # or what lm_eval has written
+
+Importing the package imports nothing else: a name is fetched when it is first used.
 """
 
+from __future__ import annotations
 
-def __getattr__(name: str) -> str:
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.api import Result as Result
+    from lm_eval_lora_drop.api import TaskResult as TaskResult
+    from lm_eval_lora_drop.api import read as read
+    from lm_eval_lora_drop.api import sweep as sweep
+    from lm_eval_lora_drop.errors import AdapterError as AdapterError
+    from lm_eval_lora_drop.errors import ArgumentError as ArgumentError
+    from lm_eval_lora_drop.errors import LoraDropError as LoraDropError
+    from lm_eval_lora_drop.variant import Variant as Variant
+
+    __version__: str
+
+_HOMES = {
+    "sweep": "api",
+    "read": "api",
+    "Result": "api",
+    "TaskResult": "api",
+    "Variant": "variant",
+    "LoraDropError": "errors",
+    "ArgumentError": "errors",
+    "AdapterError": "errors",
+}
+__all__ = [
+    "AdapterError",
+    "ArgumentError",
+    "LoraDropError",
+    "Result",
+    "TaskResult",
+    "Variant",
+    "__version__",
+    "read",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"lm_eval_lora_drop.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _Sweep(ModuleType):
+    """The room `sweep`, which answers to a call as the function of the same name does."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from lm_eval_lora_drop.api import sweep
+
+        return sweep(*args, **kwargs)
+
+
+class _Package(ModuleType):
+    """Importing a module below `sweep` binds that room to the package's attribute `sweep`, in place of the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "sweep" and isinstance(value, ModuleType):
+            value.__class__ = _Sweep
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:

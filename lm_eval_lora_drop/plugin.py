@@ -1,8 +1,11 @@
 """Gives the harness our names: the model types and the task folder. The only file that knows how it discovers plugins.
 
-Releases of lm-eval after 0.4.13 read the entry points in `pyproject.toml`. For 0.4.13 the wheel carries a one-line
-`.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that waits for two
-modules of the harness and asks `registering_spec` here for them. Before that nothing of ours is imported.
+Releases of lm-eval after 0.4.13 read the entry points in `pyproject.toml`, for model types. For 0.4.13 the wheel
+carries a one-line `.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that
+waits for three modules of the harness and asks `registering_spec` here for them. Before that nothing of ours is
+imported.
+
+The third module is the harness's command line: what `lm_eval` prints ends with our answer (`listeners.screen`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ MODEL_TYPES = {
     "hf-lora-drop": "lm_eval_lora_drop.models.hf:LoraDropLM",
     "vllm-lora-drop": "lm_eval_lora_drop.models.vllm:VllmLoraDropLM",
 }
+_OURS = "__lora_drop__"
+"""Marks what we have replaced in a module of the harness, so that a second time changes nothing."""
 
 
 def registering_spec(name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
@@ -50,16 +55,22 @@ def registering_spec(name: str, path: Sequence[str] | None, target: ModuleType |
 
 
 def _register_models(_: ModuleType) -> None:
-    from lm_eval.api.registry import model_registry
+    from lm_eval.api import registry
 
+    # A harness that reads entry points (its pull requests 4013 and 4014) has `load_plugins` and finds us by itself.
+    if hasattr(registry, "load_plugins"):
+        return
     for name, target in MODEL_TYPES.items():
-        if name not in model_registry:
-            model_registry.register(name, target=target)
+        if name not in registry.model_registry:
+            registry.model_registry.register(name, target=target)
 
 
 def _register_tasks(module: Any) -> None:
+    # No release discovers task folders (pull request 4015 is open), and we declare no entry point for one.
     manager = module.TaskManager
     original = manager.__init__
+    if hasattr(original, _OURS):
+        return
     signature = inspect.signature(original)
 
     @functools.wraps(original)
@@ -73,7 +84,50 @@ def _register_tasks(module: Any) -> None:
             call.arguments["include_path"] = [package_folder("tasks"), *given]
         original(*call.args, **call.kwargs)
 
+    setattr(__init__, _OURS, True)
     manager.__init__ = __init__
 
 
-_ACTIONS = {"lm_eval.models": _register_models, "lm_eval.tasks": _register_tasks}
+def _end_with_the_answer(module: Any) -> None:
+    """Have `lm_eval run` print our screen after everything else it prints.
+
+    `Run._execute` is a static method that the command line looks up when it is built; the results dictionary is local
+    to it, and `EvaluationTracker.save_results_aggregated` is the one public call that is given it, with or without
+    `--output_path`, on the first process only.
+    """
+    original = module.Run._execute
+    if hasattr(original, _OURS):
+        return
+
+    @functools.wraps(original)
+    def _execute(args: Any) -> None:
+        from lm_eval.loggers.evaluation_tracker import EvaluationTracker
+
+        saved: list[tuple[Any, Any]] = []
+        save = EvaluationTracker.save_results_aggregated
+
+        @functools.wraps(save)
+        def noting(self: Any, results: Any, *rest: Any, **named: Any) -> Any:
+            outcome = save(self, results, *rest, **named)
+            saved.append((results, self))
+            return outcome
+
+        EvaluationTracker.save_results_aggregated = noting
+        try:
+            original(args)
+        finally:
+            EvaluationTracker.save_results_aggregated = save
+        for results, tracker in saved:
+            from lm_eval_lora_drop.listeners.screen import show_run
+
+            show_run(results, tracker)
+
+    setattr(_execute, _OURS, True)
+    module.Run._execute = staticmethod(_execute)
+
+
+_ACTIONS = {
+    "lm_eval.models": _register_models,
+    "lm_eval.tasks": _register_tasks,
+    "lm_eval._cli.run": _end_with_the_answer,
+}

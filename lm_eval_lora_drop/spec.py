@@ -21,13 +21,15 @@ _ITEM = re.compile(r"(\d{1,12})(?:-(\d{1,12})(?::(\d{1,12}))?)?")
 class VariantSpec:
     """What the user asked for, before the model is known.
 
-    `kind` "given" carries `boundary` (K); "layers" carries `layers` (the notation of a variant); the words carry
+    `kind` "given" carries `boundary` (K); "layers" carries `layers` (the notation of a variant); "recorded" carries
+    `source`, another run's results file or folder, with `#TASK` where its task has another name; the words carry
     nothing.
     """
 
-    kind: Literal["given", "layers", "auto", "probe", "default", "full", "base"]
+    kind: Literal["given", "layers", "recorded", "auto", "probe", "default", "full", "base"]
     boundary: int | None = None
     layers: str | None = None
+    source: str | None = None
 
     @property
     def needs_validation(self) -> bool:
@@ -35,7 +37,8 @@ class VariantSpec:
         return self.kind in ("auto", "probe")
 
     def resolve(self, num_layers: int) -> Variant | None:
-        """The variant for a model with `num_layers` decoder layers, or None where validation documents decide.
+        """The variant for a model with `num_layers` decoder layers, or None where validation documents or another run
+        decide.
 
         Raises:
             ArgumentError: the boundary or a layer does not exist in such a model.
@@ -60,16 +63,21 @@ class VariantSpec:
             return f"boundary={self.boundary}"
         if self.kind == "layers":
             return f"layers={self.layers}"
+        if self.kind == "recorded":
+            return f"boundary=@{self.source}"
         return f"boundary={self.kind}"
 
 
 def parse_boundary(value: object) -> VariantSpec:
-    """Read the `boundary` argument: an integer >= 0 or one of `BOUNDARY_WORDS`.
+    """Read the `boundary` argument: an integer >= 0, one of `BOUNDARY_WORDS`, or `@` and another run's results.
 
     Raises:
         ArgumentError: anything else; a misspelt word is answered with the near match.
     """
-    rule = f"boundary must be an integer from 0 to the number of decoder layers, or one of {', '.join(BOUNDARY_WORDS)}"
+    rule = (
+        f"boundary must be an integer from 0 to the number of decoder layers, one of {', '.join(BOUNDARY_WORDS)}, or "
+        "@ and the results of another run"
+    )
     # The harness turns `-1` and `20.0` into numbers before we see them: they are shown as integers again.
     if isinstance(value, float) and value.is_integer() and abs(value) < MOST:
         value = int(value)
@@ -78,6 +86,10 @@ def parse_boundary(value: object) -> VariantSpec:
         return VariantSpec("given", boundary=int(text))
     if re.fullmatch(r"-\d{1,6}", text):
         raise ArgumentError(f"{rule}, got {text}. boundary=0 (or base) drops the LoRA of every layer.")
+    if text.startswith("@"):
+        if not text[1:].strip():
+            raise ArgumentError("boundary=@PATH must name a results file or the folder of one run, got none.")
+        return VariantSpec("recorded", source=text[1:].strip())
     word = text.lower()
     if word in BOUNDARY_WORDS:
         return VariantSpec(word)  # type: ignore[arg-type]

@@ -88,6 +88,19 @@ Runner = Callable[[Sequence[Work]], Iterator[list[Answer]]]
 """Answers all work, in an order of its own, batch by batch: what has been yielded is safe to write down."""
 
 
+@dataclass(frozen=True)
+class Pass:
+    """How a backend answers a sweep: by `runner`, whose kind is `engine` (shared, plain, vllm).
+
+    `check` is what a check before trust found, for the record; its `answers` are good for the sweep.
+    """
+
+    runner: Runner
+    engine: str
+    check: dict[str, Any] | None = None
+    answers: tuple[Answer, ...] = ()
+
+
 class Peers(Protocol):
     """The processes that work together."""
 
@@ -179,6 +192,10 @@ class Encoder(Protocol):
     def max_length(self) -> int:
         """Tokens of prompt and answer together."""
 
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context is read as."""
+
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         """Text to token ids, as the harness does it."""
 
@@ -196,8 +213,8 @@ class Backend(Encoder, Protocol):
     def peers(self) -> Peers:
         """The processes that evaluate together."""
 
-    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:
-        """A runner for a sweep of `candidates` over `documents`, and the name of its engine (shared, plain, vllm)."""
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
+        """How a sweep of `candidates` over `documents` is answered; every process calls it in step."""
 
     def fingerprint_parts(self) -> Mapping[str, Any]:
         """What changes an answer, apart from the request and the variant; with the keys adapter, base and dtype."""
@@ -252,10 +269,6 @@ class HarnessModel(Encoder, Protocol):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text."""
-
-    @property
-    def prefix_token_id(self) -> int:
-        """What an empty context is read as."""
 
     def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
         """Token ids to text."""

@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from lm_eval_lora_drop.boundary import (
     LayerSet,
     default_boundary,
@@ -11,6 +10,7 @@ from lm_eval_lora_drop.boundary import (
     parse_layers,
     parse_sweep_boundaries,
 )
+
 from lm_eval_lora_drop.errors import ArgumentError
 
 

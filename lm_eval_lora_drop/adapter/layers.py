@@ -225,7 +225,7 @@ class AdapterLayers:
             return keep
         if not isinstance(module, LoraLayer):
             raise AdapterError(
-                f"A strength or a rank can be given to LoRA only; {name} was trained as a whole (modules_to_save). Keep "
+                f"A strength or a rank can be given to LoRA only; {name} was trained whole (modules_to_save). Keep "
                 "it as it is, or drop it: name kinds of module without it."
             )
         if keep.rank is not None and not isinstance(module, (Linear, Embedding)) and not _is_quantised_linear(module):
@@ -308,7 +308,7 @@ class AdapterLayers:
 def truncate(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The best approximation of `up @ down` by a product of this rank (Eckart and Young, 1936), as (A, B).
 
-    `down` is (r, in), `up` (out, r); returned are (rank, in) and (out, rank), each with the roots of the singular values.
+    `down` is (r, in), `up` (out, r); returned are (rank, in) and (out, rank), each with roots of singular values.
     """
     # With both sides made orthogonal the SVD is one of an r x r matrix, not of out x in.
     out_basis, out_part = torch.linalg.qr(up.detach().cpu().double())
@@ -355,7 +355,9 @@ def _set(module: AdapterModule, name: str, factors: Factors) -> None:
 
 
 def _is_quantised_linear(module: AdapterModule) -> bool:
-    return isinstance(module.get_base_layer(), nn.Linear) and _parameters(module, next(iter(module.scaling))) is not None
+    return (
+        isinstance(module.get_base_layer(), nn.Linear) and _parameters(module, next(iter(module.scaling))) is not None
+    )
 
 
 def _can_merge(module: AdapterModule) -> bool:

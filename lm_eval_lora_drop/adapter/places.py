@@ -1,4 +1,4 @@
-"""Where the modules of a model act: its decoder layers, what runs before and after them, and what a module is called."""
+"""Where the modules of a model act: its decoder layers, what runs before and after them, what a module is called."""
 
 from __future__ import annotations
 

@@ -72,18 +72,28 @@ def _panel(args: argparse.Namespace) -> Panel:
         raise ArgumentError("no panel: give --panel, a YAML file or one of current, paper, local.")
     if args.max_spend is None:
         return panel
-    if not args.max_spend >= 0:
-        raise ArgumentError(f"--max-spend must be a number of at least 0, got {args.max_spend}.")
+    if not 0 <= args.max_spend <= 1e9:
+        raise ArgumentError(f"--max-spend must be a number from 0 to 1e9, got {args.max_spend}.")
     return replace(panel, max_spend=args.max_spend)
 
 
 def _rescore(args: argparse.Namespace) -> int:
+    from contextlib import closing
+
     from lm_eval_lora_drop.judge.cache import Cache
+
+    with closing(Cache()) as cache:
+        return _rescore_from(cache, args)
+
+
+def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from lm_eval_lora_drop.judge.rescore import judged_tasks, summary, write_scores
     from lm_eval_lora_drop.judge.score import score
     from lm_eval_lora_drop.judge.task import read_items
 
-    panel, cache = _panel(args), Cache()
+    panel = _panel(args)
     saved = args.results.suffix == ".jsonl"
     judged = [] if saved else judged_tasks(args.results)
     lists = [read_items(args.results)] if saved else [task.items for task in judged]
@@ -93,7 +103,11 @@ def _rescore(args: argparse.Namespace) -> int:
         return 0
     complete = True
     for index, items in enumerate(lists):
+        # One task after the other, each written when it is judged: what comes later costs it nothing.
         found = score(panel, items, cache, offline=args.offline)
+        if panel.max_spend is not None:
+            # The cap is the command's, so the next task has what this one has left.
+            panel = replace(panel, max_spend=max(0.0, panel.max_spend - found.answers.bill.dollars_in_all))
         name = args.results.name if saved else judged[index].run.name
         print(summary(name, found))
         complete = complete and found.verdicts == len(items) * len(panel.judges)
@@ -104,21 +118,31 @@ def _rescore(args: argparse.Namespace) -> int:
 
 
 def _pairwise(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.judge.cache import Cache
-    from lm_eval_lora_drop.judge.pairwise import both_orders, compare
+    from contextlib import closing
 
-    panel, cache = _panel(args), Cache()
+    from lm_eval_lora_drop.judge.cache import Cache
+
+    with closing(Cache()) as cache:
+        return _pairwise_from(cache, args)
+
+
+def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.judge.pairwise import both_orders, compare
+    from lm_eval_lora_drop.judge.rescore import bill_line
+
+    panel = _panel(args)
     labels, pairs = _pairs(args)
     if args.dry_run:
         print(_estimate(panel, {judge.name: both_orders(pairs, judge) for judge in panel.judges}, cache))
         return 0
-    found = {"systems": list(labels), "pairs": len(pairs), **compare(panel, pairs, cache).to_json()}
+    comparison = compare(panel, pairs, cache)
+    found = {"systems": list(labels), "pairs": len(pairs), **comparison.to_json()}
     print(f"{labels[0]} against {labels[1]}, {len(pairs)} pairs, each in both orders; win rate of {labels[0]}:")
     for name, row in {**found["judges"], "panel": found["panel"]}.items():
         bias = row["position_bias_rate"]
         print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
         print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
-    print(f"  {found['calls']} calls, ${found['dollars']:.4f} where prices are known")
+    print(f"  {bill_line(comparison.answers.bill, panel)}")
     _write(args.json, found)
     return 0
 

@@ -12,6 +12,7 @@ from lm_eval_lora_drop.errors import LoraDropError
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.report",
+    "lm_eval_lora_drop.commands.plan",
     "lm_eval_lora_drop.commands.figures",
     "lm_eval_lora_drop.commands.probe",
     "lm_eval_lora_drop.commands.judge",
@@ -19,6 +20,7 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.train",
     "lm_eval_lora_drop.commands.study",
     "lm_eval_lora_drop.commands.check",
+    "lm_eval_lora_drop.commands.publish",
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""
 

@@ -53,7 +53,7 @@ def _probe(args: argparse.Namespace) -> int:
             )
     from lm_eval_lora_drop import validation
     from lm_eval_lora_drop.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.figures.sweep import check_formats
+    from lm_eval_lora_drop.figures.style import check_formats
     from lm_eval_lora_drop.models.hf import LoraDropLM
     from lm_eval_lora_drop.probe.run import probe, probe_boundary
 

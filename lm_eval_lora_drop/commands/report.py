@@ -33,8 +33,10 @@ def _add_compare(subparsers: Any) -> None:
     parser.add_argument("systems", nargs="+", metavar="[LABEL=]PATH", help=f"two or more: {_PATHS}, one system each")
     parser.add_argument("--metric", action="append", default=[], help="test this metric only (may be repeated)")
     parser.add_argument("--show", type=natural, default=5, help="documents to print where a system loses (default 5)")
-    parser.add_argument("--resamples", type=natural, default=9999, help="of randomisation and bootstrap (default 9999)")
-    parser.add_argument("--seed", type=natural, default=0, help="of randomisation and bootstrap (default 0)")
+    parser.add_argument(
+        "--resamples", type=natural, default=9999, help="random exchanges where not all are tried (default 9999)"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="of the random exchanges (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
     parser.set_defaults(func=_compare)
 

@@ -211,7 +211,9 @@ class _Check:
         """Whether two texts part at a near tie of the plain pass's own logits."""
         lm = self.lm
         ours, theirs = (lm.tok_encode(text, add_special_tokens=False) for text in (shared, plain))
-        same = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+        )
         prompt = encode_prompt(lm, request.args[0], Rules.of(lm, request.args[1]))
         context = torch.tensor([[*prompt, *ours[:same]]], device=lm.device)
         with torch.inference_mode(), self.layers.keep(answer.variant):

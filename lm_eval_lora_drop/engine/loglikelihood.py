@@ -226,8 +226,8 @@ def score(
         )[:, 0]
         # (picked, vocabulary)
         scores = torch.log_softmax(logits, dim=-1, dtype=lm.softmax_dtype)
-        # For each (span, variant) its targets and the rows of `scores` that predict them, all in two flat lists, so that
-        # the device is asked once.
+        # For each (span, variant) its targets and the rows of `scores` that predict them, in two flat lists: the
+        # device is asked once.
         where: list[int] = []
         targets: list[int] = []
         for span in batch:
@@ -251,9 +251,7 @@ def score(
 def _segments_of(segments: Sequence[Segment], states: Sequence[int]) -> tuple[Segment, ...]:
     """The segments of a list of ascending states: each state counts as often as it occurs."""
     return tuple(
-        Segment(
-            one.setting, int(np.searchsorted(states, one.start)), int(np.searchsorted(states, one.stop))
-        )
+        Segment(one.setting, int(np.searchsorted(states, one.start)), int(np.searchsorted(states, one.stop)))
         for one in segments
     )
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from lm_eval_lora_drop.figures.sweep import (
+from lm_eval_lora_drop.figures.axes import layer_axis
+from lm_eval_lora_drop.figures.style import (
     BLACK,
     BLUE,
     FORMATS,
@@ -105,7 +105,7 @@ def tokens_figure(task: str, probe: Mapping[str, Any]) -> Figure:
                 _line(axes, series["mean"][token], series["stderr"][token], f"token {token + 1}", *look)
             axes.set_title(clean(curve["name"]))
             axes.set_ylim(bottom=0)
-            _layer_axis(axes, probe["num_layers"])
+            layer_axis(axes, probe["num_layers"])
         for axes in panels[::across]:
             axes.set_ylabel("probability of the reference token")
         handles, labels = panels[0].get_legend_handles_labels()
@@ -148,7 +148,7 @@ def _one_panel(task: str, probe: Mapping[str, Any]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 3.7), layout="constrained")
     axes = figure.subplots()
     axes.set_title(_title(task, probe))
-    _layer_axis(axes, probe["num_layers"])
+    layer_axis(axes, probe["num_layers"])
     return figure, axes
 
 
@@ -185,9 +185,3 @@ def _line(
 
 def _looks(count: int) -> list[tuple[str, Any, str]]:
     return [_LOOKS[index % len(_LOOKS)] for index in range(count)]
-
-
-def _layer_axis(axes: Axes, num_layers: int) -> None:
-    axes.set_xlim(-0.5, num_layers - 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, steps=[1, 2, 4, 5, 10]))
-    axes.set_xlabel("decoder layer (from 0)")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import math
 import random
 import re
 import time
@@ -17,10 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.cache import Cache, Reply, answer_key
+from lm_eval_lora_drop.judge.cache import Cache, CacheError, answer_key
 from lm_eval_lora_drop.judge.panel import Judge, Panel
-from lm_eval_lora_drop.judge.providers import CallError, Provider, open_provider
+from lm_eval_lora_drop.judge.providers import Provider, open_provider
+from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
+from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
+from lm_eval_lora_drop.judge.reading import is_torn
+from lm_eval_lora_drop.judge.redact import quiet_sdks
+from lm_eval_lora_drop.judge.spending import Bill, CapReached, Progress, Purse, believed, most_tokens
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +46,6 @@ class Verdict:
 
 
 @dataclass
-class Bill:
-    """What was used in this session; dollars only of judges whose price is known."""
-
-    calls: int = 0
-    failed_calls: int = 0
-    cached: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    dollars: float = 0.0
-    perhaps: int = 0
-    """Calls without an answer that may have been billed all the same: time-outs and lost connections."""
-    capped: bool = False
-
-
-@dataclass
 class Answers:
     """`verdicts[judge name][i]` answers question i."""
 
@@ -64,9 +53,13 @@ class Answers:
     bill: Bill = field(default_factory=Bill)
 
 
-def tokens_of(text: str) -> int:
-    """Roughly how many tokens a text has: four bytes each, which for English and Chinese errs by a fifth or so."""
-    return math.ceil(len(text.encode("utf-8", "replace")) / 4)
+@dataclass(frozen=True)
+class _Answer:
+    """A reply and what it means: `damaged` where it is torn, so that another call may bring a whole one."""
+
+    reply: Reply
+    value: Any
+    damaged: bool
 
 
 def serves_another(asked: str, served: str | None) -> bool:
@@ -82,8 +75,8 @@ def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) ->
     """Every judge's verdict on `questions(judge)`; `offline` reads the cache only and needs no key.
 
     Raises:
-        ArgumentError: a key is missing, a cap without prices, an SDK not installed or an option it does not take:
-            all of them before the first call.
+        ArgumentError: a key is missing, a cap without prices, an SDK not installed, an option it does not take, a cache
+            that cannot be read: all of them before the first call.
     """
     if not offline:
         panel.check_keys()
@@ -92,13 +85,14 @@ def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) ->
             if free:
                 raise ArgumentError(f"max_spend needs the price of every judge; set `price` of {', '.join(free)}.")
     session = _Session(panel, cache, offline)
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(session.run(questions))
-    # A notebook has a loop already, which cannot wait for another one.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, session.run(questions)).result()
+    with quiet_sdks():
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(session.run(questions))
+        # A notebook has a loop already, which cannot wait for another one.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, session.run(questions)).result()
 
 
 class _Gate:
@@ -116,146 +110,239 @@ class _Gate:
 class _Session:
     def __init__(self, panel: Panel, cache: Cache, offline: bool) -> None:
         self.panel, self.cache, self.offline = panel, cache, offline
+        self.redactor = panel.redactor()
         self.bill = Bill()
-        self.reserved = 0.0
         self.in_a_row = dict.fromkeys((judge.name for judge in panel.judges), 0)
         self.stopped: dict[str, str] = {}
 
     async def run(self, questions: Ask) -> Answers:
+        # Made here, since locks of asyncio belong to the loop that runs.
         self.gates = {judge.where: _Gate(self.panel.limit(judge.provider)) for judge in self.panel.judges}
+        self.purse = Purse(self.panel.max_spend, self.bill)
+        asked = {judge.name: list(questions(judge)) for judge in self.panel.judges}
+        self._add_what_was_spent(asked)
+        self.progress = Progress(sum(map(len, asked.values())), self.purse)
         providers: dict[str, Provider] = {}
         try:
             if not self.offline:
                 for judge in self.panel.judges:
-                    providers[judge.name] = open_provider(judge, self.panel.timeout)
+                    providers[judge.name] = open_provider(judge, self.panel.timeout, self.redactor)
             found = await asyncio.gather(
-                *(self._all(judge, providers.get(judge.name), questions(judge)) for judge in self.panel.judges)
+                *(self._all(judge, providers.get(judge.name), asked[judge.name]) for judge in self.panel.judges)
             )
         finally:
+            self.progress.close()
             for provider in providers.values():
                 await provider.close()
         return Answers(dict(zip(self.in_a_row, found, strict=True)), self.bill)
+
+    def _add_what_was_spent(self, asked: dict[str, list[Question]]) -> None:
+        """A run that is taken up again goes on with the bill where the one before it stopped."""
+        for judge in self.panel.judges:
+            both = (each for question in asked[judge.name] for each in (question, question.again()))
+            try:
+                calls, read, wrote = self.cache.used(answer_key(judge, question) for question in both)
+            except CacheError as error:
+                raise ArgumentError(f"{error}. Name another file in LORA_DROP_JUDGE_CACHE.") from error
+            self.bill.calls_before += calls
+            self.bill.dollars_before += judge.price.cost(read, wrote) if judge.price else 0.0
 
     async def _all(self, judge: Judge, provider: Provider | None, questions: Sequence[Question]) -> list[Verdict]:
         return await asyncio.gather(*(self._verdict(judge, provider, question) for question in questions))
 
     async def _verdict(self, judge: Judge, provider: Provider | None, question: Question) -> Verdict:
-        """The verdict on one question; an answer that cannot be read is asked for once more."""
+        """The verdict on one question; an answer that says no score is asked for once more."""
         calls, reason = 0, ""
         served: str | None = None
-        for asked in (question, question.again()):
-            try:
-                reply, called = await self._reply(judge, provider, asked)
-            except CallError as failure:
-                return Verdict(None, self.panel.redact(str(failure)), served, calls)
-            calls += called
-            served = reply.model
-            value = None if reply.stop == "refusal" else asked.read(reply.text)
-            if value is not None:
-                return Verdict(value, "", served, calls)
-            reason = (
-                "refused" if reply.stop == "refusal" else "no verdict in the answer" if reply.text else "empty answer"
-            )
-            if reply.stop == "length":
-                reason += f" (cut off at max_tokens={judge.max_tokens})"
+        try:
+            for asked in (question, question.again()):
+                answer, called = await self._answer(judge, provider, asked)
+                calls += called
+                served = answer.reply.model or served
+                if answer.value is not None:
+                    return Verdict(answer.value, "", served, calls)
+                reason = _why_none(judge, answer)
+                if answer.damaged:
+                    break
+        except CallError as failure:
+            reason = self.redactor.message(str(failure))
+        except CacheError as failure:
+            reason = self._halt(failure)
+        finally:
+            self.progress.step()
         return Verdict(None, reason, served, calls)
 
-    async def _reply(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[Reply, int]:
+    async def _answer(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[_Answer, int]:
         """The cached answer, another process's answer, or a call's; and how many calls were answered for it."""
         key = answer_key(judge, question)
         gate = self.gates[judge.where]
         async with gate.slots:
             while True:
-                known = self.cache.get(key)
-                if known is not None:
+                known, torn = self._known(key, judge, question)
+                if known is not None and (not known.damaged or torn >= self.panel.attempts or provider is None):
                     self.bill.cached += 1
                     return known, 0
                 if provider is None:
                     raise CallError("not asked yet")
-                if judge.name in self.stopped:
-                    raise CallError(self.stopped[judge.name])
-                # Longer than all attempts can take, so that a claim outlives its calls and not its process.
-                if self.cache.claim(key, self.panel.attempts * (self.panel.timeout + self.panel.max_wait) + 60):
+                self._go_on(judge)
+                if self.cache.claim(key):
                     break
                 await asyncio.sleep(_POLL)
             try:
-                reply = await self._call(judge, provider, question, gate)
-            except BaseException:
-                self.cache.release(key)
-                raise
-            self.cache.put(key, judge, question, reply)
-            return reply, 1
+                # Whoever held the claim a moment ago may have brought the answer.
+                known, torn = self._known(key, judge, question)
+                if known is not None and not known.damaged:
+                    self.bill.cached += 1
+                    return known, 0
+                return await self._call(key, judge, provider, question, gate, self.panel.attempts - torn)
+            finally:
+                try:
+                    self.cache.release(key)
+                except CacheError as failure:  # what was answered is answered all the same
+                    self._halt(failure)
 
-    async def _call(self, judge: Judge, provider: Provider, question: Question, gate: _Gate) -> Reply:
+    def _known(self, key: str, judge: Judge, question: Question) -> tuple[_Answer | None, int]:
+        """The first stored answer that can be read, or else a torn one; and how many are torn."""
+        torn, last = 0, None
+        for body in self.cache.bodies(key):
+            answer = _read(judge, question, body)
+            if answer is not None and not answer.damaged:
+                return answer, torn
+            torn += answer is not None
+            last = answer or last
+        return last, torn
+
+    async def _call(
+        self, key: str, judge: Judge, provider: Provider, question: Question, gate: _Gate, attempts: int
+    ) -> tuple[_Answer, int]:
         """One answer, after as many attempts as the panel allows."""
-        for attempt in range(1, self.panel.attempts + 1):
+        paid = 0
+        for attempt in range(1, attempts + 1):
             await gate.wait()
-            if judge.name in self.stopped:
-                raise CallError(self.stopped[judge.name])
-            most = self._reserve(judge, question)
+            self._go_on(judge)
             try:
-                reply = await provider.ask(question)
-            except CallError as failure:
-                self._settle(judge, most, most if failure.perhaps_billed else 0.0)
+                body = await self._paid_call(key, judge, provider, question)
+                paid += 1
+                answer = _read(judge, question, body)
+                if answer is None:
+                    raise CallError(_unreadable(judge, body), retry=True, perhaps_billed=True)
+                self.bill.calls += 1
+                self.in_a_row[judge.name] = self.in_a_row[judge.name] + 1 if answer.damaged else 0
+                if not answer.damaged or attempt == attempts:
+                    return answer, paid
+                failure = CallError("a torn answer", retry=True)
+            except CallError as error:
+                failure = error
                 self.bill.failed_calls += 1
                 self.bill.perhaps += failure.perhaps_billed
-                log.debug("judge %s, attempt %d: %s", judge.name, attempt, self.panel.redact(str(failure)))
-                if failure.hopeless:
-                    self._stop(judge, str(failure))
-                too_long = failure.retry_after is not None and failure.retry_after > self.panel.max_wait
-                if not failure.retry or too_long or attempt == self.panel.attempts:
-                    self._count_failure(judge, failure)
-                    raise
-                await asyncio.sleep(self._wait(attempt, failure, gate))
-                continue
-            except BaseException:
-                self._settle(judge, most, most)
+            log.debug("judge %s, attempt %d: %s", judge.name, attempt, self.redactor.message(str(failure)))
+            if failure.hopeless:
+                self._stop(judge, str(failure))
+            too_long = failure.retry_after is not None and failure.retry_after > self.panel.max_wait
+            if not failure.retry or too_long or attempt == attempts:
+                self._count_failure(judge, failure)
+                raise failure
+            await asyncio.sleep(self._wait(attempt, failure, gate))
+        raise CallError("only torn answers so far")
+
+    async def _paid_call(self, key: str, judge: Judge, provider: Provider, question: Question) -> str:
+        """One call with its money set aside before and its response stored before anybody reads it."""
+        most = most_tokens(judge, question)
+        try:
+            reserved = await self.purse.reserve(judge.price, most)
+        except CapReached as reached:
+            raise CallError(str(reached)) from None
+        cost = reserved
+        try:
+            call = self.cache.begin(key, judge, question, most)
+            try:
+                raw = await provider.ask(question)
+            except CallError as failure:
+                if not failure.perhaps_billed:
+                    cost = 0.0
+                    self.cache.forget(call)
                 raise
-            self.in_a_row[judge.name] = 0
-            # A provider that names no token counts is believed to have billed what was reserved.
-            read, wrote = reply.input_tokens, reply.output_tokens
-            known = read is not None and wrote is not None
-            cost = judge.price.cost(read or 0, wrote or 0) if judge.price and known else most
-            self._settle(judge, most, cost)
-            self.bill.calls += 1
-            self.bill.input_tokens += read or 0
-            self.bill.output_tokens += wrote or 0
-            text, model, raw = map(self.panel.redact, (reply.text, reply.model, reply.raw))
-            return Reply(text, model, reply.stop, read, wrote, raw)
-        raise AssertionError("the last attempt returns or raises")
+            body = self.redactor.body(raw)
+            used = most
+            try:
+                self.cache.keep(call, body)
+                used = believed(_usage(judge, body), most)
+                self.cache.count(call, used)
+            except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
+                self._halt(failure)
+            self.bill.input_tokens += used[0]
+            self.bill.output_tokens += used[1]
+            cost = judge.price.cost(*used) if judge.price else 0.0
+            return body
+        finally:
+            await self.purse.settle(reserved, cost)
+
+    def _go_on(self, judge: Judge) -> None:
+        if judge.name in self.stopped:
+            raise CallError(self.stopped[judge.name])
 
     def _wait(self, attempt: int, failure: CallError, gate: _Gate) -> float:
         """Seconds until the next attempt: exponential with full jitter, and never before the server wants it."""
-        backoff = random.uniform(0.0, min(self.panel.max_wait, self.panel.backoff * 2.0 ** (attempt - 1)))
+        backoff = random.uniform(0.0, min(self.panel.max_wait, self.panel.backoff * 2.0 ** min(attempt - 1, 60)))
         if failure.retry_after is None:
             return backoff
         # The whole server asked for peace, so its other calls wait as well.
         gate.resume_at = max(gate.resume_at, time.monotonic() + failure.retry_after)
         return failure.retry_after + random.uniform(0.0, self.panel.backoff)
 
-    def _reserve(self, judge: Judge, question: Question) -> float:
-        """Set aside what the call can cost, or stop all calls where the cap does not allow it."""
-        if judge.price is None:
-            return 0.0
-        most = judge.price.cost(tokens_of(question.prompt), judge.max_tokens)
-        cap = self.panel.max_spend
-        if cap is not None and self.bill.dollars + self.reserved + most > cap:
-            self.bill.capped = True
-            raise CallError(f"the spending cap of ${cap:g} is reached")
-        self.reserved += most
-        return most
-
-    def _settle(self, judge: Judge, reserved: float, cost: float) -> None:
-        if judge.price is not None:
-            self.reserved -= reserved
-            self.bill.dollars += cost
-
     def _count_failure(self, judge: Judge, failure: CallError) -> None:
         self.in_a_row[judge.name] += 1
         if self.in_a_row[judge.name] >= GIVE_UP:
             self._stop(judge, f"given up after {GIVE_UP} questions in a row without an answer, the last: {failure}")
 
+    def _halt(self, failure: CacheError) -> str:
+        """What is answered now cannot be kept, so no judge is asked any more."""
+        reason = self.redactor.message(str(failure))
+        for judge in self.panel.judges:
+            self._stop(judge, reason)
+        return reason
+
     def _stop(self, judge: Judge, reason: str) -> None:
         if judge.name not in self.stopped:
-            self.stopped[judge.name] = self.panel.redact(reason)
+            self.stopped[judge.name] = self.redactor.message(reason)
             log.warning("judge %s is asked no more: %s", judge.name, self.stopped[judge.name])
+
+
+def _read(judge: Judge, question: Question, body: str) -> _Answer | None:
+    """What a response says; None where it is no answer of this provider at all."""
+    try:
+        reply = read_body(judge.provider, body)
+    except UnreadableError:
+        return None
+    if reply.stop == "refusal":
+        return _Answer(reply, None, False)
+    value = question.read(reply.text)
+    # Cut off by its own limit it would be so again; torn on the way perhaps not.
+    return _Answer(reply, value, value is None and reply.stop != "length" and is_torn(reply.text))
+
+
+def _unreadable(judge: Judge, body: str) -> str:
+    try:
+        read_body(judge.provider, body)
+    except UnreadableError as why:
+        return f"unusable response ({why})"
+    return "unusable response"
+
+
+def _usage(judge: Judge, body: str) -> tuple[int | None, int | None]:
+    """The token counts of a response, whatever else is wrong with it."""
+    try:
+        reply = read_body(judge.provider, body)
+    except UnreadableError:
+        return None, None
+    return reply.input_tokens, reply.output_tokens
+
+
+def _why_none(judge: Judge, answer: _Answer) -> str:
+    reply = answer.reply
+    if reply.stop == "refusal":
+        return "refused"
+    if answer.damaged:
+        return "only torn answers"
+    reason = "no verdict in the answer" if reply.text else "empty answer"
+    return reason + (f" (cut off at max_tokens={judge.max_tokens})" if reply.stop == "length" else "")

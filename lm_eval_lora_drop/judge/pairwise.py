@@ -13,6 +13,7 @@ from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import Question, preference_question
 from lm_eval_lora_drop.judge.score import agreement, json_number
+from lm_eval_lora_drop.judge.task import item_of, judge_fields
 from lm_eval_lora_drop.record.runs import Sample, TaskRun
 
 
@@ -42,8 +43,8 @@ def pair_up(one: TaskRun, two: TaskRun) -> list[Pair]:
     Raises:
         ArgumentError: the task says nothing for judges, no logged samples, or other documents under the same ids.
     """
-    fields = (one.config.get("metadata") or {}).get("judge") or (two.config.get("metadata") or {}).get("judge")
-    if not isinstance(fields, dict):
+    fields = judge_fields(one.config) or judge_fields(two.config)
+    if fields is None:
         raise ArgumentError(f"task {one.name} says nothing for judges; lora_drop_samsum and lora_drop_wmt23_en_zh do.")
     found = {sample.doc_id: sample for sample in two.samples()}
     pairs = []
@@ -61,7 +62,8 @@ def pair_up(one: TaskRun, two: TaskRun) -> list[Pair]:
 
 def _pair(fields: dict[str, str], one: Sample, two: Sample) -> Pair:
     texts = [str(sample.outputs[0]).strip() for sample in (one, two)]
-    return Pair(one.doc_id, fields["kind"], str(one.doc[fields["source"]]), one.target.strip(), *texts)
+    item = item_of(fields, one.doc if isinstance(one.doc, dict) else {}, one.target, texts[0])
+    return Pair(one.doc_id, item.kind, item.source, item.reference, *texts)
 
 
 @dataclass
@@ -131,7 +133,9 @@ class Comparison:
             "judges": {name: preference.to_json() for name, preference in self.by_judge.items()},
             "agreement": json_number(agreement([p.choices for p in self.by_judge.values()], "nominal")),
             "calls": self.answers.bill.calls,
-            "dollars": round(self.answers.bill.dollars, 6),
+            "calls_before": self.answers.bill.calls_before,
+            "dollars": round(self.answers.bill.dollars_in_all, 6),
+            "dollars_of_this_run": round(self.answers.bill.dollars, 6),
         }
 
 

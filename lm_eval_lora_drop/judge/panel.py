@@ -1,8 +1,13 @@
-"""Panel files: which judges are asked, how, at what price and under which limits. Keys come from the environment."""
+"""Panel files: which judges are asked, how, at what price and under which limits. Keys come from the environment.
+
+The file is checked by hand rather than by a library: an error may not repeat a value, which can be a key in the wrong
+place, and an unknown entry is answered with its near match.
+"""
 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +20,7 @@ import yaml
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder
+from lm_eval_lora_drop.judge.redact import Redactor
 
 PROVIDERS: dict[str, str | None] = {
     "openai": "OPENAI_API_KEY",
@@ -22,9 +28,19 @@ PROVIDERS: dict[str, str | None] = {
     "google": "GEMINI_API_KEY",
     "hf": None,
 }
-"""Provider: the environment variable that its key is read from unless the panel names another."""
+"""Provider: the environment variable that holds the key of its official service. It is sent nowhere else unasked."""
 ENVIRONMENT = "LORA_DROP_JUDGES"
-_KEY_LIKE = re.compile(r"(api[_-]?key|token|secret|authorization|password)$", re.IGNORECASE)
+_KEY_LIKE = re.compile(r"(api[_-]?key|token|secret|authorization|password|cookie)$", re.IGNORECASE)
+_OTHER_TOOLS = re.compile(
+    "(?:ACTIONS|AWS|AZURE_(?:CLIENT|STORAGE)|BITBUCKET|CI|CIRCLE|CLEARML|CLOUDFLARE|COMET|CONDA|DATABASE|DOCKER|GH|GIT|"
+    "GITHUB|GITLAB|GOOGLE_APPLICATION|GPG|HF|HUGGINGFACE|HUGGING|KAGGLE|KUBE|MLFLOW|MYSQL|NEPTUNE|NPM|"
+    "PG|POSTGRES|PYPI|REDIS|SLACK|SSH|STRIPE|TRACKIO|TWINE|UV|WANDB)(?:_|$)"
+)
+"""First words of variables that belong to other tools: their tokens open more than a model."""
+RESERVED_NAMES = frozenset(("stderr", "verdicts", "agreement", "panel"))
+"""What results are called beside the judges' own: `gpt_score_stderr` is no judge's score."""
+_LONGEST_FILE = 200_000
+_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True)
@@ -58,13 +74,13 @@ class Judge:
 
     @property
     def key_variable(self) -> str | None:
-        """The environment variable that holds the key."""
-        return self.api_key_env or PROVIDERS[self.provider]
+        """The environment variable that holds the key; None for a server of one's own for which none is named."""
+        return self.api_key_env or (PROVIDERS[self.provider] if self.base_url is None else None)
 
     @property
     def key(self) -> str | None:
         """The key, None where there is none."""
-        return os.environ.get(self.key_variable or "") or None
+        return os.environ.get(self.key_variable or "", "").strip() or None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -101,29 +117,29 @@ class Panel:
         """How many calls may be under way at once at each server of `provider`."""
         return 1 if provider == "hf" else self.concurrency.get(provider, 4)
 
-    def secrets(self) -> list[str]:
-        """The values that must never be written anywhere."""
-        return [key for judge in self.judges if (key := judge.key)]
-
-    def redact(self, text: str) -> str:
-        """`text` without any judge's key."""
-        for secret in self.secrets():
-            text = text.replace(secret, "[key]")
-        return text
+    def redactor(self) -> Redactor:
+        """Takes every judge's key out of texts; also those of the official services, whether asked or not."""
+        official = (os.environ.get(variable or "") for variable in PROVIDERS.values())
+        return Redactor(filter(None, (*(judge.key for judge in self.judges), *official)))
 
     def check_keys(self) -> None:
-        """Raises ArgumentError naming every variable that a judge needs and that is not set."""
-        missing = {j.name: j.key_variable for j in self.judges if j.provider != "hf" and j.key is None}
-        # A server of one's own often wants no key; the official ones always do.
-        missing = {name: key for name, key in missing.items() if self._is_official(name)}
+        """Raises ArgumentError naming every variable that must hold a key and holds none, or none that can be sent."""
+        missing = [f"{judge.key_variable} (judge {judge.name})" for judge in self.judges if _lacks_key(judge)]
         if missing:
-            said = ", ".join(f"{variable} (judge {name})" for name, variable in missing.items())
             raise ArgumentError(
-                f"{self.source}: these environment variables must hold the API keys, and do not: {said}."
+                f"{self.source}: these environment variables must hold the API keys, and do not: {', '.join(missing)}."
             )
+        for judge in self.judges:
+            if judge.key and not (judge.key.isascii() and judge.key.isprintable() and " " not in judge.key):
+                raise ArgumentError(
+                    f"{self.source}: {judge.key_variable} (judge {judge.name}) must hold one key of printable ASCII "
+                    "without spaces; it holds something else. Set it anew."
+                )
 
-    def _is_official(self, name: str) -> bool:
-        return next(judge.base_url is None for judge in self.judges if judge.name == name)
+
+def _lacks_key(judge: Judge) -> bool:
+    """A server of one's own often wants no key; the official ones always do, and one that a panel names is meant."""
+    return judge.provider != "hf" and judge.key_variable is not None and judge.key is None
 
 
 def load_panel(path: str | Path, *, max_spend: float | None = None) -> Panel:
@@ -132,16 +148,25 @@ def load_panel(path: str | Path, *, max_spend: float | None = None) -> Panel:
     Raises:
         ArgumentError: no such file, or something in it that cannot be used.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        shipped = package_folder("configs") / "judges"
-        names = sorted(found.stem for found in shipped.glob("*.yaml"))
-        if str(path) not in names:
-            raise ArgumentError(f"{path} is no panel file. Give a YAML file, or one that ships: {', '.join(names)}.")
-        file = shipped / f"{path}.yaml"
+    shipped = package_folder("configs") / "judges"
+    names = sorted(found.stem for found in shipped.glob("*.yaml"))
     try:
+        file = Path(path).expanduser()
+        if not file.is_file() and str(path) in names:
+            file = shipped / f"{path}.yaml"
+        there = file.is_file()  # not a device or a pipe, which may never end
+    except (TypeError, OSError, RuntimeError, ValueError):  # no path, too long, ~nobody, a NUL
+        there = False
+    if not there:
+        shown = str(path)[:200]
+        raise ArgumentError(f"{shown!r} is no panel file. Give a YAML file, or one that ships: {', '.join(names)}.")
+    try:
+        if file.stat().st_size > _LONGEST_FILE:
+            raise ArgumentError(f"{file}: a panel file has at most {_LONGEST_FILE:,} bytes.")
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except ArgumentError:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OverflowError) as error:
         # A parser's message may quote the line, and with it whatever was wrongly written there.
         raise ArgumentError(f"{file}: cannot be read as YAML ({type(error).__name__}).") from None
     panel = parse_panel(data, str(file))
@@ -152,6 +177,15 @@ def panel_from(metadata: Mapping[str, Any] | None = None) -> Panel | None:
     """The panel that `--metadata '{"judges": ...}'` or else the environment variable LORA_DROP_JUDGES names, if any."""
     named = (metadata or {}).get("judges") or os.environ.get(ENVIRONMENT)
     return load_panel(named) if named else None
+
+
+_LIMITS = (
+    ("max_spend", 0, 1e9),
+    ("attempts", 1, 100),
+    ("backoff", 0, 3600),
+    ("max_wait", 0, 86400),
+    ("timeout", 0.001, 86400),
+)
 
 
 def parse_panel(data: Any, source: str) -> Panel:
@@ -169,16 +203,18 @@ def parse_panel(data: Any, source: str) -> Panel:
     if len(set(names)) < len(names):
         raise ArgumentError(f"{source}: every judge needs a name of its own; got {', '.join(names)}. Set `name`.")
     numbers = {}
-    for name, least in (("max_spend", 0), ("attempts", 1), ("backoff", 0), ("max_wait", 0), ("timeout", 0.001)):
+    for name, least, most in _LIMITS:
         if data.get(name) is not None:
-            numbers[name] = _number(data[name], least, f"{source}: {name}")
+            numbers[name] = _number(data[name], least, f"{source}: {name}", most)
     if "attempts" in numbers:
         numbers["attempts"] = int(numbers["attempts"])
     concurrency = data.get("concurrency") or {}
     if not isinstance(concurrency, dict):
         raise ArgumentError(f"{source}: concurrency must map providers to numbers, e.g. {{openai: 8}}.")
     _refuse_unknown(concurrency, set(PROVIDERS), f"{source}: concurrency")
-    limits = {name: int(_number(value, 1, f"{source}: concurrency of {name}")) for name, value in concurrency.items()}
+    limits = {
+        name: int(_number(value, 1, f"{source}: concurrency of {name}", 1000)) for name, value in concurrency.items()
+    }
     return Panel(tuple(judges), source, concurrency=limits, **numbers)  # type: ignore[arg-type]
 
 
@@ -187,45 +223,87 @@ def _parse_judge(entry: Any, where: str) -> Judge:
         raise ArgumentError(f"{where}: must be a mapping with at least `provider` and `model`.")
     _refuse_unknown(entry, {item.name for item in fields(Judge)}, where)
     provider, model = entry.get("provider"), entry.get("model")
-    if provider not in PROVIDERS:
-        raise ArgumentError(f"{where}: provider must be one of {', '.join(PROVIDERS)}; got {provider!r}.")
-    if not isinstance(model, str) or not model:
+    if not isinstance(provider, str) or provider not in PROVIDERS:
+        raise ArgumentError(f"{where}: provider must be one of {', '.join(PROVIDERS)}; got {_short(provider)}.")
+    if not isinstance(model, str) or not model or len(model) > 500 or not model.isprintable():
         raise ArgumentError(f"{where}: `model` must name a model of {provider}.")
-    base_url = entry.get("base_url")
-    if base_url is not None:
-        parts = urlsplit(str(base_url))
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ArgumentError(f"{where}: base_url must begin with http:// or https://.")
-        if parts.username or parts.password or parts.query:
-            raise ArgumentError(f"{where}: base_url must hold no user, password or query. See api_key_env.")
-    options = entry.get("options") or {}
-    if not isinstance(options, dict):
-        raise ArgumentError(f"{where}: options must be a mapping of request options.")
-    _refuse_keys(options, where)
     price = entry.get("price")
     return Judge(
         provider=provider,
         model=model,
-        name=re.sub(r"[^\w.-]+", "-", str(entry.get("name") or model)),
-        base_url=base_url,
+        name=_name(entry.get("name"), model, where),
+        base_url=_base_url(entry.get("base_url"), where),
         api_key_env=_variable(entry.get("api_key_env"), where),
-        options=options,
+        options=_options(entry.get("options"), where),
         structured=_flag(entry.get("structured", provider != "hf"), where),
-        max_tokens=int(_number(entry.get("max_tokens", 64), 1, f"{where}: max_tokens")),
+        max_tokens=int(_number(entry.get("max_tokens", 64), 1, f"{where}: max_tokens", 1_000_000)),
         price=None if price is None else _price(price, where),
     )
 
 
+def _name(given: Any, model: str, where: str) -> str:
+    """The name under which results are told; it becomes part of `gpt_score_<name>`."""
+    if given is not None and not isinstance(given, str | int):
+        raise ArgumentError(f"{where}: `name` must be a text, got {type(given).__name__}.")
+    name = re.sub(r"[^\w.-]+", "-", str(given if given is not None else model)[: 10 * _LONGEST_NAME])
+    if given is None:
+        name = name[-_LONGEST_NAME:]
+    if not name.strip("-.") or len(name) > _LONGEST_NAME:
+        raise ArgumentError(f"{where}: `name` must have 1 to {_LONGEST_NAME} letters, digits, - or .; set another.")
+    if name.lower() in RESERVED_NAMES or name.lower().endswith("_stderr"):
+        raise ArgumentError(
+            f"{where}: a judge must not be called {name}: gpt_score_{name} is the name of another result. "
+            "Set another `name`."
+        )
+    return name
+
+
+def _base_url(given: Any, where: str) -> str | None:
+    """The value is not repeated in errors: it may hold a password."""
+    if given is None:
+        return None
+    try:
+        parts = urlsplit(given if isinstance(given, str) else "")
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # half an IPv6 address, a port of letters
+        usable = False
+    if not usable or not given.isprintable() or " " in given:
+        raise ArgumentError(f"{where}: base_url must begin with http:// or https:// and name a host.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ArgumentError(f"{where}: base_url must hold no user, password or query. See api_key_env.")
+    return given
+
+
+def _options(given: Any, where: str) -> dict[str, Any]:
+    options = given if given is not None else {}
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise ArgumentError(f"{where}: options must be a mapping of request options.")
+    try:
+        # Once through JSON: a YAML file can hold dates, NaN, and a list that contains itself.
+        options = json.loads(json.dumps(options, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise ArgumentError(f"{where}: options must be texts, numbers, true, false, lists and mappings.") from None
+    _refuse_keys(options, where)
+    return options
+
+
 def _variable(name: Any, where: str) -> str | None:
-    # The value is not repeated: somebody may have put the key itself here.
-    if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", str(name)):
+    """The value is not repeated in errors: somebody may have put the key itself here."""
+    if name is None:
+        return None
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", name):
         raise ArgumentError(f"{where}: api_key_env must be the name of an environment variable, e.g. OPENAI_API_KEY.")
+    if _OTHER_TOOLS.match(name):
+        raise ArgumentError(
+            f"{where}: api_key_env must not send another tool's secret to a judge; {name} belongs to one. If that is "
+            f"what you want, copy it under a name of its own: export JUDGE_KEY=${name}, api_key_env: JUDGE_KEY."
+        )
     return name
 
 
 def _flag(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
-        raise ArgumentError(f"{where}: structured must be true or false, got {value!r}.")
+        raise ArgumentError(f"{where}: structured must be true or false, got {_short(value)}.")
     return value
 
 
@@ -238,16 +316,25 @@ def _price(price: Any, where: str) -> Price | None:
     return Price(*(_number(price[name], 0, f"{where}: price, {name}") for name in ("input", "output")))
 
 
-def _number(value: Any, least: float, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-        raise ArgumentError(f"{where} must be a number of at least {least}, got {value!r}.")
+def _number(value: Any, least: float, where: str, most: float = 1e9) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ArgumentError(f"{where} must be a number of at least {least:g}, at most {most:g}, got {_short(value)}.")
     return value
 
 
-def _refuse_keys(options: Mapping[Any, Any], where: str) -> None:
+def _short(value: Any) -> str:
+    """A value in an error: lists and mappings by their type, since YAML's aliases can make them endless."""
+    if isinstance(value, int) and abs(value) > 10**18:
+        return "an endless number"
+    return repr(value)[:40] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+
+
+def _refuse_keys(options: Mapping[str, Any], where: str) -> None:
     for name, value in options.items():
-        if _KEY_LIKE.search(str(name)):
-            raise ArgumentError(f"{where}: {name} does not belong into a panel file. Name its variable in api_key_env.")
+        if _KEY_LIKE.search(name):
+            raise ArgumentError(
+                f"{where}: {name[:40]} does not belong into a panel file. Name its variable in api_key_env."
+            )
         if isinstance(value, dict):
             _refuse_keys(value, where)
 
@@ -255,7 +342,8 @@ def _refuse_keys(options: Mapping[Any, Any], where: str) -> None:
 def _refuse_unknown(given: Mapping[Any, Any], allowed: set[str], where: str) -> None:
     for name in given:
         if name not in allowed:
-            near = difflib.get_close_matches(str(name), allowed, n=1)
+            name = str(name)[:40] if isinstance(name, str | int | float) else _short(name)
+            near = difflib.get_close_matches(name, allowed, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             key = " Keys come from the environment: name the variable in api_key_env." if name == "api_key" else ""
             raise ArgumentError(f"{where}: unknown entry {name}; there are {', '.join(sorted(allowed))}.{hint}{key}")

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lm_eval_lora_drop.judge.ask import Answers, ask, serves_another, tokens_of
+from lm_eval_lora_drop.judge.ask import Answers, ask, serves_another
 from lm_eval_lora_drop.judge.cache import Cache, answer_key
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import VERSION, Question, score_question
+from lm_eval_lora_drop.judge.spending import tokens_of
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,9 @@ class Scores:
             "agreement_is": "Krippendorff's alpha, interval",
             "judges": judges,
             "calls": bill.calls,
-            "dollars": round(bill.dollars, 6),
+            "calls_before": bill.calls_before,
+            "dollars": round(bill.dollars_in_all, 6),
+            "dollars_of_this_run": round(bill.dollars, 6),
             "stopped_by_cap": bill.capped,
             "warnings": self.warnings(),
         }
@@ -137,7 +140,7 @@ def estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: C
     found = []
     for judge in panel.judges:
         new = {answer_key(judge, question): question for question in questions[judge.name]}
-        missing = [question for key, question in new.items() if cache.get(key) is None]
+        missing = [question for key, question in new.items() if not cache.bodies(key)]
         read, wrote = sum(tokens_of(question.prompt) for question in missing), len(missing) * judge.max_tokens
         cost = 0.0 if judge.provider == "hf" else judge.price.cost(read, wrote) if judge.price else None
         found.append(Estimate(judge, len(missing), len(questions[judge.name]) - len(missing), read, wrote, cost))

@@ -15,16 +15,20 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import read_rows
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Panel, panel_from
+from lm_eval_lora_drop.judge.questions import KINDS
 from lm_eval_lora_drop.judge.score import Item, Scores, mean, score
 
 log = logging.getLogger(__name__)
@@ -45,6 +49,10 @@ class JudgedTask(ConfigurableTask):
         if self._panel is not None:
             # Before the model runs for hours: a missing key is no surprise to keep for the end.
             self._panel.check_keys()
+            fields = judge_fields({"metadata": metadata})
+            if fields is None:
+                raise ArgumentError(f"task {self.config.task} must say in metadata.judge what a judge has to know.")
+            self._fields = fields
             self._judging = Judging(str(self.config.task), self._panel, metadata)
 
     def process_results(self, doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
@@ -52,8 +60,7 @@ class JudgedTask(ConfigurableTask):
         found: dict[str, Any] = super().process_results(doc, results)
         if self._panel is None or not isinstance(results[0], str):
             return found
-        fields = (self.config.metadata or {})["judge"]
-        item = item_of(fields, doc, str(self.doc_to_target(doc)), results[0])
+        item = item_of(self._fields, doc, str(self.doc_to_target(doc)), results[0])
         return {**found, **self._judging.items(item)}
 
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], float]]:
@@ -67,8 +74,32 @@ class JudgedTask(ConfigurableTask):
         return own if self._panel is None else {**own, **self._judging.directions()}
 
 
+def judge_fields(config: Mapping[str, Any]) -> dict[str, str] | None:
+    """`metadata.judge` of a task's config, None where the task says nothing for judges.
+
+    Raises:
+        ArgumentError: it says something that no judge can be asked about.
+    """
+    metadata = config.get("metadata")
+    fields = metadata.get("judge") if isinstance(metadata, dict) else None
+    if not isinstance(fields, dict):
+        return None
+    if fields.get("kind") not in KINDS or not isinstance(fields.get("source"), str):
+        raise ArgumentError(
+            f"a task's metadata.judge must have kind ({' or '.join(KINDS)}) and source (a field of its documents); "
+            f"got {str(fields)[:200]}."
+        )
+    return fields
+
+
 def item_of(fields: Mapping[str, str], doc: Mapping[str, Any], reference: str, prediction: str) -> Item:
-    """What a judge sees of a document; `fields` is `judge` of the task's metadata."""
+    """What a judge sees of a document; `fields` is `judge` of the task's metadata.
+
+    Raises:
+        ArgumentError: the document has no such field.
+    """
+    if fields["source"] not in doc:
+        raise ArgumentError(f"the document has no field {fields['source']!r}, which the task's metadata.judge names.")
     return Item(fields["kind"], str(doc[fields["source"]]), reference.strip(), prediction.strip())
 
 
@@ -124,12 +155,12 @@ class Judging:
     def _judge(self, new: Sequence[list[Any]]) -> None:
         todo = [Item(*texts) for texts in new]
         try:
-            cache = Cache()
-            saved = save_items(cache.path.parent / "judged", self.task, todo)
-            log.info("%s: %d outputs to be judged are safe in %s", self.task, len(todo), saved)
-            self._scores = score(self.panel, todo, cache)
+            with closing(Cache()) as cache:
+                saved = save_items(cache.path.parent / "judged", self.task, todo)
+                log.info("%s: %d outputs to be judged are safe in %s", self.task, len(todo), saved)
+                self._scores = score(self.panel, todo, cache)
         except Exception as error:  # noqa: BLE001  whatever a judge does, the run's other results must be written
-            message = self.panel.redact(f"{type(error).__name__}: {error}")
+            message = self.panel.redactor().message(f"{type(error).__name__}: {error}")
             log.error("%s: no GPT-Score (%s). `lora-drop judge rescore` can fill it in later.", self.task, message)
             self.metadata[RECORD] = {"error": message}
             return
@@ -167,7 +198,8 @@ class _PanelMean:
 def save_items(folder: Path, task: str, items: Sequence[Item]) -> Path:
     """Write the outputs that judges are about to see, a JSON object per line. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{task}_{time.strftime('%Y-%m-%dT%H-%M-%S')}_{time.time_ns() % 10**9:09d}.jsonl"
+    name = re.sub(r"[^\w.-]+", "-", task)[:100]
+    path = folder / f"{name}_{time.strftime('%Y-%m-%dT%H-%M-%S')}_{time.time_ns() % 10**9:09d}.jsonl"
     lines = (json.dumps(vars(item), ensure_ascii=True) + "\n" for item in items)
     path.write_text("".join(lines), encoding="ascii")
     return path
@@ -179,7 +211,18 @@ def read_items(path: Path) -> list[Item]:
     Raises:
         ArgumentError: the file is none of these.
     """
-    try:
-        return [Item(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, TypeError) as error:
-        raise ArgumentError(f"{path} is no file of outputs to be judged ({type(error).__name__}: {error}).") from error
+    items = []
+    for number, row in read_rows(path):
+        where = f"{path}, line {number}"
+        if set(row) != {"kind", "source", "reference", "prediction"} or not all(
+            isinstance(v, str) for v in row.values()
+        ):
+            raise ArgumentError(
+                f"{where}: must have the texts kind, source, reference and prediction, and nothing else."
+            )
+        if row["kind"] not in KINDS:
+            raise ArgumentError(f"{where}: kind must be {' or '.join(KINDS)}, got {row['kind'][:40]!r}.")
+        items.append(Item(**row))
+    if not items:
+        raise ArgumentError(f"{path} holds no outputs to be judged.")
+    return items

@@ -1,8 +1,8 @@
 """HotpotQA's answer metrics.
 
 `normalize_answer`, `exact_match` and `f1` follow the official `hotpot_evaluate_v1.py` (repository hotpotqa/hotpot).
-The paper counts an answer as right when the response *contains* it, which a wordier model meets more easily, so both
-are given.
+The paper's EM measures how completely the response contains the label, which a wordier model meets more easily; `contains` is
+our form of it (whole words, 0 or 1), and the strict measure stands beside it.
 """
 
 from __future__ import annotations

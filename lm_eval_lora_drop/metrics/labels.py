@@ -45,7 +45,7 @@ _WORDS = {
     "M": "不认为 不觉得 并不认为 并不觉得|do not think|do not believe|do not find|do not consider|would not say|would not call",
     "Z": "没有 没 无 并无 毫无 并没有 nothing",
     "z": "未 难 without hardly barely lacks lack less none|far from|rather than|anything but",
-    "g": "什么 任何 啥 什么不 anything".replace(" 什么不", ""),
+    "g": "什么 任何 啥 anything",
     # Words that change nothing: about the reply, how much, who thinks so.
     "f": "这 这句 这个 这条 这则 这段 这一句 该 此 候选 客服 上述 以上 回复 答复 回应 内容 本身 对话 上下文 语境 中 里 根据 结合 从 来看 来说 而言 与 和 跟 一句 "
     "一个 一条 一种 非常 十分 相当 完全 比较 挺 很 也 都 就 极其 极为 绝对 肯定 地 顾客 客户 用户 问题 之处 地方 属于 算 算是 还算 基本 it this that the a "
@@ -104,7 +104,7 @@ _CONJUNCTION = re.compile(
     r"因为|由于|(?<![不非])但是?|不过|然而|所以|因此|而且|并且|且|\b(?:because|since|but|however|and|therefore|so(?=\s+\w))\b"
 )
 _SPEAKERS = {
-    *"对话 客户 客服 顾客 用户 买家 卖家 候选回复 dialogue dialog customer agent".split(),
+    *["对话", "客户", "客服", "顾客", "用户", "买家", "卖家", "候选回复", "dialogue", "dialog", "customer", "agent"],
     "candidate reply",
 }
 _QUOTES = "\"'“”‘’「」『』《》【】`*_#"
@@ -154,9 +154,7 @@ class _Reading:
         letters = _letters(clause)
         labelled = set(letters) & set("YXyx")
         judged = set(letters) & set("PB")
-        if "h" in letters or ("H" in letters and (labelled or judged)):
-            self.blurred = True
-        elif "K" in letters:
+        if "h" in letters or ("H" in letters and (labelled or judged)) or "K" in letters:
             self.blurred = True
         elif "Q" in letters or "o" in letters or re.search(r"P.*[mZ]$", letters):
             return

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
 from lm_eval_lora_drop.sweep.families import FAMILIES, Family, boundaries, make_family
 from lm_eval_lora_drop.sweep.select import SELECTIONS
@@ -29,11 +30,12 @@ class LoraDropArgs:
     sweep_limit: int = 100
     sweep_metric: str | None = None
     sweep_strategy: str = "exhaustive"
-    sweep_select: str = "best"
+    sweep_select: str | None = None
     sweep_seed: int = 0
     sweep_engine: str = "auto"
     sweep_batch_size: int | None = None
     sweep_dir: Path | None = None
+    sweep_log: str = "auto"
     merge: bool = False
 
     @classmethod
@@ -64,7 +66,7 @@ class LoraDropArgs:
                 f"sweep_boundaries names candidates of the family boundary, got sweep_family={families} beside it. "
                 "Leave one of them out."
             )
-        size = ours.get("sweep_size")
+        size, select = ours.get("sweep_size"), ours.get("sweep_select")
         return cls(
             spec=spec,
             sweep_family=tuple(
@@ -76,13 +78,14 @@ class LoraDropArgs:
             # The comma that separates metric and filter also separates model_args, so a colon is taken for it.
             sweep_metric=None if metric is None else _text("sweep_metric", metric).replace(":", ",", 1),
             sweep_strategy=_word("sweep_strategy", ours.get("sweep_strategy", "exhaustive"), STRATEGIES),
-            sweep_select=_word("sweep_select", ours.get("sweep_select", "best"), SELECTIONS),
+            sweep_select=None if select is None else _word("sweep_select", select, SELECTIONS),
             sweep_seed=_integer("sweep_seed", ours.get("sweep_seed", 0), minimum=0),
             sweep_engine=_word("sweep_engine", ours.get("sweep_engine", "auto"), ENGINES),
             sweep_batch_size=None
             if ours.get("sweep_batch_size", "auto") == "auto"
             else _integer("sweep_batch_size", ours["sweep_batch_size"], minimum=1, also=" or auto"),
             sweep_dir=None if folder is None else Path(_text("sweep_dir", folder)).expanduser(),
+            sweep_log=_word("sweep_log", ours.get("sweep_log", "auto"), SWEEP_LOGS),
             merge=_truth("merge", ours.get("merge", False)),
         ), rest
 

@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import abc
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from platformdirs import user_cache_path
 
-from lm_eval_lora_drop import __version__, validation
+from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
+from lm_eval_lora_drop.models.recorded import read_recorded
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.models.state import Decision, RunState
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
+from lm_eval_lora_drop.sweep.select import selection
+from lm_eval_lora_drop.validation import binding_of
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import AdapterShape, Binding, Document, Peers, Runner
+from lm_eval_lora_drop.work import AdapterShape, Binding, Document, Pass, Peers
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +46,12 @@ def log_with_the_harness() -> None:
 def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     """Raise ArgumentError for what cannot work with such an adapter, before minutes of loading its model."""
     args.spec.resolve(shape.num_layers)
+    if args.spec.source is not None:
+        read_recorded(args.spec.source)
     if args.spec.needs_validation:
         args.candidates(shape)
         check_writable(sweep_folder(args))
+        selection(args.sweep_select, args.sweep_strategy, ordered=True)
 
 
 def sweep_folder(args: LoraDropArgs) -> Path:
@@ -59,13 +65,17 @@ class LoraDropBase(abc.ABC):
     args: LoraDropArgs
     shape: AdapterShape
     cache_hook: Any
+    # From the harness class that stands behind this one in a backend's bases.
+    max_length: int
+    prefix_token_id: int
+    tok_encode: Callable[..., list[int]]
+    _encode_pair: Callable[[str, str], tuple[list[int], list[int]]]
 
     def _start(self, args: LoraDropArgs, shape: AdapterShape, listeners: Sequence[Listener]) -> None:
         """Take up work; the model is loaded."""
         self.shape = shape
         self._listeners = Broadcast(listeners)
         self.use(args)
-        validation.bind_requests()
 
     def use(self, args: LoraDropArgs) -> None:
         """From here on keep what `args` say, on the model that is loaded; decisions taken so far are forgotten.
@@ -94,7 +104,7 @@ class LoraDropBase(abc.ABC):
     def _by_task(self, request_type: str, requests: list[Instance], disable_tqdm: bool) -> list[Any]:
         groups: dict[Binding | None, list[int]] = {}
         for index, request in enumerate(requests):
-            groups.setdefault(validation.binding_of(request), []).append(index)
+            groups.setdefault(binding_of(request), []).append(index)
         # Every variant is settled before the first test document is answered.
         decisions = {binding: self._decide(binding) for binding in groups}
         answers: list[Any] = [None] * len(requests)
@@ -143,7 +153,7 @@ class LoraDropBase(abc.ABC):
         Raises:
             ArgumentError: it was.
         """
-        validation.forget_bindings()
+        self._state.bindings.begin()
         if cache_hook.dbdict is not None:
             file = getattr(cache_hook.dbdict, "filename", "the file")
             self._state.answers = CacheGuard(cache_hook.dbdict, self._setting(), file)
@@ -155,7 +165,7 @@ class LoraDropBase(abc.ABC):
         info: dict[str, Any] = getattr(super(), "get_model_info", dict)()
         if self._state.answers is not None:
             # Where every answer came from the cache nobody has asked for the variant yet.
-            for binding in validation.recent_bindings():
+            for binding in self._state.bindings:
                 self._decide(binding)
         record = self._run_record(self._state.report())
         for name, task in record.tasks.items():
@@ -183,6 +193,10 @@ class LoraDropBase(abc.ABC):
         """What one answer file may hold answers of."""
         args = self.args
         setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
+        if args.spec.source is not None:
+            # The file may say something else by the time the answers are read again.
+            choices = read_recorded(args.spec.source).record.tasks
+            setting["choices"] = {name: task.variant for name, task in choices.items()}
         if args.spec.needs_validation:
             setting |= {
                 "candidates": [str(variant) for variant in args.candidates(self.shape).variants],
@@ -216,8 +230,8 @@ class LoraDropBase(abc.ABC):
         """Adapter parameters that `kept` keeps and drops."""
 
     @abc.abstractmethod
-    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:
-        """A runner for a sweep over `documents`, and the name of the engine behind it (shared, plain, vllm)."""
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
+        """How a sweep of `candidates` over `documents` is answered; every process calls it in step."""
 
     @abc.abstractmethod
     def peers(self) -> Peers:

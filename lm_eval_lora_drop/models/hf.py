@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from peft import PeftModel
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.engine.evaluated import answer_requests, why_not_single
+from lm_eval_lora_drop.engine.check import CheckResult, check_shared
+from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
@@ -26,8 +28,9 @@ from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
 from lm_eval_lora_drop.record.fingerprint import digest_blocks
+from lm_eval_lora_drop.sweep.run import in_step
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Document, Runner
+from lm_eval_lora_drop.work import Document, Pass, Runner
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ class LoraDropLM(LoraDropBase, HFLM):
             self._world_size = self.accelerator.num_processes
         self.layers = AdapterLayers.of(self.model)
         self._parts = self._fingerprint_parts()
-        self._start(args, shape_of(self.model), default_listeners(self.rank))
+        self._start(args, shape_of(self.model), default_listeners(self.rank, args.sweep_log))
 
     def swap_adapter(self, peft: str) -> None:
         """Put another LoRA adapter on the base model that is loaded; decisions taken so far are forgotten.
@@ -109,24 +112,50 @@ class LoraDropLM(LoraDropBase, HFLM):
         """Adapter parameters that `kept` keeps and drops."""
         return self.layers.count_parameters(kept)
 
-    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:
-        """The shared pass where it can run these documents, else one candidate at a time.
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
+        """The shared pass where it can answer these documents and a check finds that it does so rightly, else one
+        candidate at a time.
 
         Raises:
-            ArgumentError: the shared pass was asked for by name and cannot run them.
+            ArgumentError: the shared pass was asked for by name and cannot answer them.
         """
-        engine = self.args.sweep_engine
-        reason = None if engine == "plain" else why_not_shared(self, self.layers, documents, candidates)
-        if reason and engine == "shared":
+        engine, plain = self.args.sweep_engine, plain_runner(self, self.layers)
+        if engine == "plain":
+            return Pass(plain, "plain")
+        reason = why_not_shared(self, self.layers, documents, candidates)
+        found: CheckResult | None = None
+        if reason is None:
+            shared = functools.partial(shared_runner, self, self.layers)
+            # What differs on one process differs for all: they must go on in step.
+            found, reason = self._check(shared, plain, documents, candidates)
+        if reason is not None and engine == "shared":
             raise ArgumentError(
                 f"sweep_engine=shared cannot answer these documents: {reason}. Use sweep_engine=auto, which falls back "
                 "to one candidate at a time."
             )
-        if reason:
+        check, answers = (found.to_json(), found.answers) if found else (None, ())
+        if reason is not None:
             log.warning("one candidate at a time, not all at once: %s", reason)
-        if reason or engine == "plain":
-            return plain_runner(self, self.layers), "plain"
-        return shared_runner(self, self.layers, self.args.sweep_batch_size), "shared"
+            return Pass(plain, "plain", check, answers)
+        log.info("all candidates at once: %s", found)
+        return Pass(shared_runner(self, self.layers, self.args.sweep_batch_size), "shared", check, answers)
+
+    def _check(
+        self,
+        shared: Callable[..., Runner],
+        plain: Runner,
+        documents: Sequence[Document],
+        candidates: Sequence[Variant],
+    ) -> tuple[CheckResult, str | None]:
+        """The check before trust on this process, and why the shared pass is not to be trusted on one of them."""
+        results: list[CheckResult] = []
+
+        def check() -> str | None:
+            results.append(check_shared(self, self.layers, shared, plain, documents, candidates))
+            return None if results[0].passed else str(results[0])
+
+        reasons = [reason for reason in in_step(self.peers(), check) if reason is not None]
+        return results[0], reasons[0] if reasons else None
 
     def peers(self) -> TorchPeers:
         """The processes of an `accelerate launch`."""
@@ -143,7 +172,7 @@ class LoraDropLM(LoraDropBase, HFLM):
     def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
         change = self.layers.merge(kept) if self.args.merge else self.layers.keep(kept)
         with change:
-            if request_type == "generate_until" and why_not_single(self, requests) is None:
+            if request_type == "generate_until" and why_left_to_harness(self, requests) is None:
                 return answer_requests(self, requests, disable_tqdm)
             return self.harness_answers(request_type, requests, disable_tqdm)
 

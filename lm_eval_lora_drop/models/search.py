@@ -5,6 +5,7 @@ Backend-free: what it needs of a model is `work.Backend`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.models.recorded import recorded_choice
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
@@ -23,8 +25,9 @@ from lm_eval_lora_drop.sweep import prior
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.variant import Variant, default_boundary
-from lm_eval_lora_drop.work import Answer, Backend, Binding, Document, MetricSpec, Runner, ValidationSet, Work
+from lm_eval_lora_drop.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,11 @@ class Search:
         fixed = self.args.spec.resolve(self.backend.shape.num_layers)
         if fixed is not None:
             method: Method = "default" if self.args.spec.kind == "default" else "given"
-            record = self._record(binding, fixed, method, self._task_fingerprint(binding))
+            record = self._record(fixed, method, self._task_fingerprint(binding))
+        elif self.args.spec.kind == "recorded":
+            assert self.args.spec.source is not None
+            choice = recorded_choice(self.args.spec.source, binding.name, self.backend.fingerprint_parts())
+            record = self._record(choice.variant, "recorded", self._task_fingerprint(binding), source=str(choice.path))
         else:
             record = self._find(binding)
             if not record.from_answer_cache:
@@ -70,7 +77,8 @@ class Search:
         if drawn is None:
             return self._default(binding)
         if drawn.left_out:
-            log.info("%s: left out %d drawn documents that are also evaluated", binding.name, drawn.left_out)
+            shown = "; ".join(map(str, drawn.left_out[:3])) + ("; ..." if len(drawn.left_out) > 3 else "")
+            log.info("%s: left out %d drawn documents: %s", binding.name, len(drawn.left_out), shown)
         fingerprint = digest(self._task_fingerprint(binding), drawn.fingerprint)
         recalled = self.recall(fingerprint)
         if recalled is not None:
@@ -90,10 +98,11 @@ class Search:
             scorer = ReferenceLoglikelihood(backend, documents)
         else:
             scorer = Scorer(binding.task, metric)
+        family = args.candidates(backend.shape)
         settings = SweepSettings(
-            family=args.candidates(backend.shape),
+            family=family,
             strategy=args.sweep_strategy,
-            select=args.sweep_select,
+            select=selection(args.sweep_select, args.sweep_strategy, ordered=family.ordered),
             seed=args.sweep_seed,
         )
         journal = Journal(
@@ -103,31 +112,28 @@ class Search:
             rank=backend.peers().rank,
             settings={**backend.fingerprint_parts(), "task": binding.name, "version": str(binding.task.VERSION)},
         )
-        runner, engine = backend.runner(documents, settings.family.variants)
+        prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
         log.info(
-            "%s: sweep over %d candidates (%s) on %d documents of split %r by %s (%s pass), journal %s",
+            "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
             binding.name,
             len(settings.family.variants),
             settings.family.name,
             len(documents),
             drawn.split,
             scorer.metric.name,
-            engine,
             journal.path,
         )
         sweep = run_sweep(
             documents,
-            runner,
+            prepare,
             scorer,
             settings,
             journal,
             peers=backend.peers(),
-            engine=engine,
             listeners=self.listeners,
-            reference=self._prior(binding, documents, runner, engine, settings, journal),
+            reference=self._prior(binding, documents, prepare, settings, journal),
         )
         return self._record(
-            binding,
             Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",
             fingerprint,
@@ -142,8 +148,7 @@ class Search:
         self,
         binding: Binding,
         documents: Sequence[Document],
-        runner: Runner,
-        engine: str,
+        prepare: Callable[[], Pass],
         settings: SweepSettings,
         journal: Journal,
     ) -> dict[Variant, list[float]] | None:
@@ -155,7 +160,7 @@ class Search:
         """
         documents = documents[: prior.DOCUMENTS]
         generates = documents[0].requests[0].request_type == "generate_until"
-        if settings.strategy != "racing" or settings.family.name != "boundary" or engine != "shared" or not generates:
+        if settings.strategy != "racing" or settings.family.name != "boundary" or not generates:
             return None
         references = validation.references(binding, documents)
         if not all(reference.strip() for reference in references):
@@ -175,7 +180,9 @@ class Search:
             for document in asked
             if (missing := tuple(variant for variant in variants if (variant, document.key) not in found))
         ]
-        for answers in runner(lacking):
+        if lacking and prepare().engine != "shared":
+            return None
+        for answers in prepare().runner(lacking) if lacking else ():
             journal.append(answers)
             found.update({(answer.variant, answer.document.key): scorer.item(answer) for answer in answers})
         nan = float("nan")
@@ -194,7 +201,6 @@ class Search:
         result = self.backend.probe(pairs)
         log.info("%s\n%s", binding.name, result.table())
         return self._record(
-            binding,
             Variant.below(result.boundary, self.backend.shape.num_layers),
             "probe",
             fingerprint,
@@ -211,7 +217,6 @@ class Search:
             f"searched: the paper's default is taken, boundary={boundary} (15 of 32 layers, scaled to {num_layers})."
         )
         return self._record(
-            binding,
             Variant.below(boundary, num_layers),
             "default",
             self._task_fingerprint(binding),
@@ -220,7 +225,6 @@ class Search:
 
     def _record(
         self,
-        binding: Binding,
         kept: Variant,
         method: Method,
         fingerprint: str,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
 from lm_eval_lora_drop.record.schema import TaskRecord
+from lm_eval_lora_drop.validation import RequestBindings
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Binding
 
@@ -25,6 +26,7 @@ class RunState:
 
     decisions: dict[str, Decision] = field(default_factory=dict)
     answers: CacheGuard | None = None
+    bindings: RequestBindings = field(default_factory=RequestBindings)
     _known: dict[str, Decision] = field(default_factory=dict)
     _reported: bool = False
 

@@ -34,7 +34,7 @@ from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.gathering import Together
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Document, Runner, Work
+from lm_eval_lora_drop.work import Answer, Document, Pass, Work
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))
         self._together: Together | None = None
         super().__init__(pretrained, **{**rest, **lora})
-        self._start(args, shape_of(self._layers.model), default_listeners(0))
+        self._start(args, shape_of(self._layers.model), default_listeners(0, args.sweep_log))
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, self.sweep_folder() / "adapters")
 
     # What LoraDropBase asks of a backend.
@@ -124,14 +124,14 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         """One process: vLLM distributes by itself."""
         return TorchPeers(0, 1)
 
-    def runner(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> tuple[Runner, str]:  # noqa: ARG002
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:  # noqa: ARG002
         """All variants of a batch of documents together, whatever the documents and candidates are."""
 
         def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
             for chunk, variants in _batches(work, self._rows_per_batch()):
                 yield self._answer_together(chunk, variants)
 
-        return run, "vllm"
+        return Pass(run, "vllm")
 
     def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
         self.lora_request = self._shelf.request(kept)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from lm_eval_lora_drop.work import Encoder
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Encoded:
     targets: tuple[int, ...]
 
 
-def encode(lm: Any, prompt: str, reference: str, tokens: int) -> Encoded | None:
+def encode(lm: Encoder, prompt: str, reference: str, tokens: int) -> Encoded | None:
     """The prompt and the first `tokens` tokens of the reference; None where the reference is empty."""
     context, continuation = encode_pair(lm, prompt, reference)
     targets = continuation[:tokens]
@@ -25,7 +26,7 @@ def encode(lm: Any, prompt: str, reference: str, tokens: int) -> Encoded | None:
     return Encoded(tuple(inputs), tuple(targets[-len(inputs) :]))
 
 
-def encode_pair(lm: Any, prompt: str, reference: str) -> tuple[list[int], list[int]]:
+def encode_pair(lm: Encoder, prompt: str, reference: str) -> tuple[list[int], list[int]]:
     """Tokens of the prompt and of the reference (none where it is blank), as `TemplateLM.loglikelihood` splits them.
 
     A blank prompt, which the harness refuses, becomes part of the reference, as its trailing blanks always do.

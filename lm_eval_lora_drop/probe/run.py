@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.probe.encoding import Encoded, encode
 from lm_eval_lora_drop.probe.lens import MEASURES, read_layers
 from lm_eval_lora_drop.probe.moments import RESAMPLES, Bootstrap, Moments
 from lm_eval_lora_drop.probe.rise import CONFIDENCE, Rise, find_rise
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import HarnessModel
 
 Floats = NDArray[np.float64]
 
@@ -27,9 +28,9 @@ _GROUP = 16
 
 
 class Curves:
-    """What was read under one layer set, summed over documents; the document itself is not kept."""
+    """What was read under one variant, summed over documents; the document itself is not kept."""
 
-    def __init__(self, kept: LayerSet, tokens: int) -> None:
+    def __init__(self, kept: Variant, tokens: int) -> None:
         shape = (kept.num_layers, tokens, len(MEASURES))
         self.kept = kept
         self.by_token = Moments(shape)
@@ -39,14 +40,13 @@ class Curves:
 
     @property
     def name(self) -> str:
-        """How figures and tables call it: full, base, `K = 20` or `layers 0-14+20`."""
-        boundary = self.kept.boundary
-        if boundary is None:
-            return f"layers {self.kept.spec}"
-        return {0: "base", self.kept.num_layers: "full"}.get(boundary, f"K = {boundary}")
+        """How figures and tables call it: full, base, `K = 20` or `0-14+20`."""
+        if self.kept.adapter:
+            return self.kept.label
+        return "full" if self.kept.is_full else "base" if self.kept.is_base else self.kept.label
 
     def add(self, reading: Floats, full: Floats) -> None:
-        """One more document: its `(L, T, 4)` reading under this set, and that under the full adapter."""
+        """One more document: its `(L, T, 4)` reading under this variant, and that under the full adapter."""
         self.by_token.add(reading)
         self.over_tokens.add(np.nanmean(reading, axis=1))
         difference = reading[..., 0] - full[..., 0]
@@ -58,7 +58,7 @@ class Curves:
         return {
             "name": self.name,
             "boundary": self.kept.boundary,
-            "layers": self.kept.spec,
+            "layers": str(self.kept),
             "documents_by_token": self.by_token.count[0, :, 0].tolist(),
             "by_token": {
                 measure: {
@@ -89,7 +89,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Curves under each layer set, the full adapter's first, and the rise point of the full adapter's curve.
+    """Curves under each variant, the full adapter's first, and the rise point of the full adapter's curve.
 
     The curve is the probability of the reference token, averaged over the first `tokens` tokens of a document and then
     over `documents`; `left_out` more had an empty reference.
@@ -143,7 +143,7 @@ class ProbeResult:
         }
 
     def table(self) -> str:
-        """A line per layer: probability of the reference token and its standard error under each layer set."""
+        """A line per layer: probability of the reference token and its standard error under each variant."""
         width = max(17, *(len(curves.name) for curves in self.curves))
         head = f"Probability of the first {self.tokens} reference tokens by layer, mean ± standard error, "
         lines = [head + f"{self.documents} documents", "layer" + "".join(f"  {c.name:>{width}}" for c in self.curves)]
@@ -169,22 +169,22 @@ class ProbeResult:
 
 
 def probe(
-    lm: Any,
+    lm: HarnessModel,
     layers: AdapterLayers,
     pairs: Iterable[tuple[str, str]],
-    sets: Sequence[LayerSet] = (),
+    variants: Sequence[Variant] = (),
     *,
     tokens: int = TOKENS,
     seed: int = 0,
     progress: bool = True,
 ) -> ProbeResult:
-    """Read every decoder layer at the first `tokens` tokens of each reference, with the full adapter and under `sets`.
+    """Read every decoder layer at the first `tokens` tokens of each reference, with the full adapter and `variants`.
 
     Args:
         lm: an lm-eval HFLM: its tokenizer and `max_length` are used.
         layers: the adapter of `lm.model`.
         pairs: prompt and reference of each document, the reference with the delimiter that precedes it.
-        sets: further layer sets; the full adapter is always read, and comes first.
+        variants: further ones; the full adapter is always read, and comes first.
         seed: of the bootstrap.
 
     Raises:
@@ -192,8 +192,8 @@ def probe(
     """
     if tokens < 1:
         raise ArgumentError(f"The probe reads at least 1 reference token, got {tokens}.")
-    full = LayerSet.below(layers.num_layers, layers.num_layers)
-    curves = [Curves(kept, tokens) for kept in dict.fromkeys((full, *sets))]
+    full = Variant.full(layers.num_layers)
+    curves = [Curves(kept, tokens) for kept in dict.fromkeys((full, *variants))]
     bootstrap = Bootstrap(layers.num_layers, seed=seed)
     documents = left_out = 0
     with tqdm(desc="probe", unit="document", disable=not progress) as bar:
@@ -219,7 +219,7 @@ def probe(
 
 
 def probe_boundary(
-    lm: Any,
+    lm: HarnessModel,
     layers: AdapterLayers,
     pairs: Iterable[tuple[str, str]],
     *,
@@ -235,7 +235,7 @@ def probe_boundary(
     return probe(lm, layers, pairs, tokens=tokens, seed=seed, progress=progress)
 
 
-def _groups(lm: Any, pairs: Iterable[tuple[str, str]], tokens: int) -> Iterable[tuple[list[Encoded], int]]:
+def _groups(lm: HarnessModel, pairs: Iterable[tuple[str, str]], tokens: int) -> Iterable[tuple[list[Encoded], int]]:
     """Groups of encoded documents, and how many were left out on the way because their reference is empty."""
     group: list[Encoded] = []
     empty = 0

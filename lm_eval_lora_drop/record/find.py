@@ -117,7 +117,7 @@ def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:
         run=run,
         name=name,
         version=str(_entry(data, "versions", name)),
-        scores=_scores(metrics),
+        scores=scores_of(metrics),
         higher_is_better=better if isinstance(better, dict) else {},
         num_fewshot=shots if isinstance(shots, int) else None,
         documents_evaluated=counts.get("effective") if isinstance(counts, dict) else metrics.get("sample_len"),
@@ -133,7 +133,8 @@ def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:
     return task
 
 
-def _scores(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
+def scores_of(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
+    """The scores in one task's table of `results`, by (metric, filter), in its order."""
     found = {}
     for key, value in metrics.items():
         metric, _, filter_name = key.partition(",")

@@ -15,13 +15,13 @@ import msgspec
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import MetricSpec
+from lm_eval_lora_drop.work import LeftOut, MetricSpec
 
 KEY = "lora_drop"
 """Under `config` in the results file of lm_eval."""
 SCHEMA = 1
 
-Method = Literal["given", "default", "sweep", "probe"]
+Method = Literal["given", "default", "sweep", "probe", "recorded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +97,12 @@ class SweepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationRecord:
-    """The documents a choice was made on: their split, their indices in it, and how many drawn ones were left out."""
+    """The documents a choice was made on: their split, their indices in it, which drawn ones were left out and why, and
+    what belongs together (None: every document stands alone)."""
 
     split: str
     doc_ids: tuple[int, ...]
-    left_out: int = 0
+    left_out: tuple[LeftOut, ...] = ()
     clusters: tuple[str | None, ...] | None = None
 
 
@@ -110,7 +111,8 @@ class TaskRecord:
     """What one task was answered with, and how it was found.
 
     `boundary` is K where `variant` is one. `seconds` is what finding it took. `fingerprint` digests everything that
-    changed the decision: model, adapter, task, validation documents.
+    changed the decision: model, adapter, task, validation documents. `source` is the results file that a "recorded"
+    choice was taken from.
     """
 
     variant: str
@@ -125,6 +127,7 @@ class TaskRecord:
     sweep: SweepRecord | None = None
     probe: dict[str, Any] | None = None
     journal: str | None = None
+    source: str | None = None
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     from_answer_cache: bool = False

@@ -6,13 +6,13 @@ import textwrap
 
 from tabulate import tabulate
 
-from lm_eval_lora_drop.report.compare import Comparison, MetricComparison, TaskComparison
+from lm_eval_lora_drop.report.compare import MetricComparison, SystemComparison, TaskComparison
 from lm_eval_lora_drop.report.outputs import ErrorAnalysis
 
 _WIDTH = 120
 
 
-def render(found: Comparison) -> str:
+def render(found: SystemComparison) -> str:
     """The tables, the error analysis and what had to be left out."""
     names = letters(len(found.others) + 1)
     labels = [found.baseline, *found.others]
@@ -21,17 +21,27 @@ def render(found: Comparison) -> str:
     ]
     parts = ["\n".join(head)]
     parts += [_task(task, dict(zip(labels, names, strict=True)), len(found.others)) for task in found.tasks]
-    parts.append(
-        textwrap.fill(
-            f"Interval: {found.level:.0%}, paired bootstrap over documents. p: two-sided. p (Holm): corrected for the "
-            f"{found.tests} tests of this comparison. gained/lost: documents on which the second system scores "
-            f"better/worse. Seed {found.seed}, {found.resamples} resamples.",
-            _WIDTH,
-        )
-    )
+    parts.append(textwrap.fill(_legend(found), _WIDTH))
     parts += [f"Not compared, task {task}: {'; '.join(reasons)}." for task, reasons in found.refused.items()]
     parts += [f"Note: {note}" for note in found.notes]
     return "\n\n".join(parts)
+
+
+def _legend(found: SystemComparison) -> str:
+    text = (
+        f"Interval: {found.level:.0%}; it contains 0 exactly if p is at least {1 - found.level:.2g}. p: two-sided. "
+        "p (Holm): a task's first metric, corrected over the tasks that the two systems share"
+    )
+    if len(found.others) > 1:
+        text += (
+            f"; p (all): corrected over all {found.tests} of these tests, for the question whether any system differs"
+        )
+    text += ". gained/lost: documents on which the second system scores better/worse."
+    if any(task.clusters is not None for task in found.tasks):
+        text += " clusters: documents that belong together by the task's own word; they are exchanged together."
+    if any("draws" in row.test for task in found.tasks for row in task.metrics):
+        text += f" Seed {found.seed}, {found.resamples:,} draws where not every exchange was tried."
+    return text
 
 
 def letters(count: int) -> list[str]:
@@ -54,15 +64,22 @@ def _task(task: TaskComparison, names: dict[str, str], others: int) -> str:
                 "" if row.interval is None else f"[{row.interval[0]:+.3g}, {row.interval[1]:+.3g}]",
                 p_text(row.p_value),
                 p_text(row.p_holm),
+                p_text(row.p_table),
                 "" if row.gained is None else f"{row.gained}/{row.lost}",
                 _test_name(row),
             ]
         )
-    if others == 1:
-        rows = [row[1:] for row in rows]
-    headers = ["", "metric", "A", "B", "difference", "95 % interval", "p", "p (Holm)", "gained/lost", "test"]
-    table = tabulate(rows, headers[1:] if others == 1 else headers, disable_numparse=True, tablefmt="simple")
-    title = f"Task {task.task}, version {task.version}, {task.documents} documents"
+    headers = ["", "metric", "A", "B", "difference", "95 % interval", "p", "p (Holm)", "p (all)", "gained/lost", "test"]
+    # With one pair of systems its name says nothing, and the two corrections are the same.
+    shown = [index for index, head in enumerate(headers) if others > 1 or head not in ("", "p (all)")]
+    table = tabulate(
+        [[row[index] for index in shown] for row in rows],
+        [headers[index] for index in shown],
+        disable_numparse=True,
+        tablefmt="simple",
+    )
+    clusters = "" if task.clusters is None else f" in {task.clusters} clusters"
+    title = f"Task {task.task}, version {task.version}, {task.documents} documents{clusters}"
     return "\n\n".join([f"{title}\n\n{table}", *(_errors(errors, names[errors.other]) for errors in task.errors)])
 
 

@@ -1,8 +1,8 @@
 """`lora-drop leaderboard DIR`: any number of results files as one table, systems by tasks.
 
 Scores of a task are set side by side only where they were taken on the same documents with the same prompts and task
-version. A mark says that a system differs from the named baseline, tested document by document and corrected for all
-marks of the table.
+version. A mark says that a system differs from the named baseline, tested document by document and corrected over the
+tasks that the two share; a double mark, that it does even when corrected for all tests of the table (`family.py`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from scipy.stats import rankdata
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, TaskRun
-from lm_eval_lora_drop.report.compare import compare_metric, is_mean
+from lm_eval_lora_drop.report.compare import clusters_of, compare_metric, is_mean
+from lm_eval_lora_drop.report.family import corrected, first_metric
 from lm_eval_lora_drop.report.systems import System, group
 from lm_eval_lora_drop.statistics import significance
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_field, mean_stderr
 
 
 @dataclass
-class Cell:
+class ScoreCell:
     """One system on one task. `boundary` is the K that was found or taken for it, where none was given.
 
     `comparable` is False where documents, prompts or version are not those of the column: shown, not ranked. `mark` is
-    `*` (better than the baseline) or `†` (worse), where the corrected p-value is below 0.05.
+    `*` (better than the baseline) or `†` (worse) where `p_holm` is below 0.05, doubled where `p_table` is as well.
+    `stderr` is the results file's, or by cluster where the task names one.
     """
 
     score: float
@@ -38,6 +41,7 @@ class Cell:
     best: bool = False
     rank: float | None = None
     p_holm: float | None = None
+    p_table: float | None = None
     mark: str = ""
 
 
@@ -62,7 +66,7 @@ class Line:
     """One system: its cell per task (None where it has no run), its mean rank over the tasks it is ranked on."""
 
     system: str
-    cells: dict[str, Cell | None] = field(default_factory=dict)
+    cells: dict[str, ScoreCell | None] = field(default_factory=dict)
     mean_rank: float | None = None
     ranked: int = 0
 
@@ -79,12 +83,23 @@ class Leaderboard:
     issues: list[Issue]
 
 
+@dataclass(frozen=True)
+class _Test:
+    column: Column
+    system: str
+    cell: ScoreCell
+    p_value: float
+    difference: float
+
+
 @dataclass
 class _Scored:
     line: Line
     task: TaskRun
     key: int
     values: significance.Floats | None
+    clusters: Codes | None
+    untestable: bool
 
 
 def leaderboard(
@@ -123,7 +138,7 @@ def build(
     named = find_system(systems, baseline).label if baseline is not None else None
     lines = {system.label: Line(system.label) for system in systems}
     table = Leaderboard([], list(lines.values()), named, 0, [], [])
-    tested: list[tuple[Column, Cell, float, float]] = []
+    tested: list[_Test] = []
     for name in dict.fromkeys(task for system in systems for task in system.tasks):
         runs = {system.label: system.tasks[name] for system in systems if name in system.tasks}
         column = _column(name, next(iter(runs.values())), metrics)
@@ -131,15 +146,19 @@ def build(
             table.notes.append(f"task {name}: none of the metrics asked for.")
             continue
         table.columns.append(column)
-        scored = [entry for label, run in runs.items() if (entry := _read(lines[label], run, column)) is not None]
+        scored = [
+            entry for label, run in runs.items() if (entry := _read(table, lines[label], run, column)) is not None
+        ]
         _set_apart(table, column, scored, named)
         if named is not None:
             tested += _test(column, [s for s in scored if (c := s.line.cells[name]) and c.comparable], named, seed)
         _rank(column, scored)
-    for (column, cell, p, difference), adjusted in zip(tested, significance.holm([t[2] for t in tested]), strict=True):
-        cell.p_holm = adjusted
-        if adjusted < significance.LEVEL and column.higher_is_better is not None and p == p:
-            cell.mark = "*" if (difference > 0) == column.higher_is_better else "†"
+    adjusted = corrected([test.system for test in tested], [test.p_value for test in tested])
+    for test, (within, over_all) in zip(tested, adjusted, strict=True):
+        test.cell.p_holm, test.cell.p_table = within, over_all
+        if within < significance.LEVEL and test.column.higher_is_better is not None:
+            sign = "*" if (test.difference > 0) == test.column.higher_is_better else "†"
+            test.cell.mark = sign * (2 if over_all < significance.LEVEL else 1)
     table.tests = len(tested)
     for line in table.lines:
         _mean_rank(line, table.columns)
@@ -165,19 +184,14 @@ def find_system(systems: Sequence[System], name: str) -> System:
 
 
 def _column(name: str, run: TaskRun, metrics: Sequence[str]) -> Column | None:
-    # `task:metric` speaks of its task only.
-    wanted = [
-        metric.removeprefix(f"{name}:") for metric in metrics if ":" not in metric or metric.startswith(f"{name}:")
-    ]
-    keys = list(run.scores)
-    chosen = [key for metric in wanted for key in keys if key[0] == metric] if wanted else keys
-    if not chosen:
+    chosen = first_metric(run, metrics)
+    if chosen is None:
         return None
-    metric, filter_name = chosen[0]
+    metric, filter_name = chosen
     return Column(name, metric, filter_name, run.higher_is_better.get(metric))
 
 
-def _read(line: Line, run: TaskRun, column: Column) -> _Scored | None:
+def _read(table: Leaderboard, line: Line, run: TaskRun, column: Column) -> _Scored | None:
     score = run.scores.get((column.metric, column.filter))
     if score is None:
         line.cells[column.task] = None
@@ -188,13 +202,21 @@ def _read(line: Line, run: TaskRun, column: Column) -> _Scored | None:
         values = None
     identity = (documents.doc_ids, documents.identity) if documents else run.documents_evaluated
     key = hash((run.version, run.num_fewshot, identity))
+    stderr, clusters, untestable = score.stderr, None, False
+    try:
+        if documents is not None and cluster_field(run.config.get("metadata")) is not None:
+            clusters = clusters_of(run, run.samples(column.filter))
+            stderr = mean_stderr(values, clusters) if values is not None and clusters is not None else None
+    except ArgumentError as error:
+        table.notes.append(f"task {column.task}, {line.system}: not tested, and no standard error: {error}")
+        stderr, untestable = None, True
     # Texts and hashes of 500 runs need not stay in memory.
     run.__dict__.pop("documents", None)
     record = run.record
     found = record.boundary if record is not None and record.method != "given" else None
     count = len(documents.doc_ids) if documents else run.documents_evaluated
-    line.cells[column.task] = Cell(score.value, score.stderr, count, boundary=found)
-    return _Scored(line, run, key, values)
+    line.cells[column.task] = ScoreCell(score.value, stderr, count, boundary=found)
+    return _Scored(line, run, key, values, clusters, untestable)
 
 
 def _set_apart(table: Leaderboard, column: Column, scored: Sequence[_Scored], baseline: str | None) -> None:
@@ -213,30 +235,29 @@ def _set_apart(table: Leaderboard, column: Column, scored: Sequence[_Scored], ba
             )
 
 
-def _test(
-    column: Column, scored: Sequence[_Scored], baseline: str, seed: int
-) -> list[tuple[Column, Cell, float, float]]:
+def _test(column: Column, scored: Sequence[_Scored], baseline: str, seed: int) -> list[_Test]:
     base = next((s for s in scored if s.line.system == baseline), None)
     others = [s for s in scored if s.line.system != baseline]
-    if base is None or not others:
+    if base is None or base.untestable:
         return []
-    cells = [cell for s in others if (cell := s.line.cells[column.task]) is not None]
-    if base.values is None or any(s.values is None for s in others):
-        rows = [
-            compare_metric(base.task, s.task, s.line.system, column.metric, column.filter, seed=seed) for s in others
-        ]
-        return [
-            (column, cell, row.p_value, row.difference)
-            for cell, row in zip(cells, rows, strict=True)
-            if row.p_value is not None
-        ]
-    differences = np.stack([s.values - base.values for s in others if s.values is not None], axis=1)
-    if all(s.values is not None and significance.is_binary(s.values) for s in (base, *others)):
-        p = significance.mcnemar((differences > 0).sum(axis=0), (differences < 0).sum(axis=0))
-    else:
-        p = significance.sign_flips(differences, seed=seed)
-    means = differences.mean(axis=0)
-    return [(column, cell, float(p[i]), float(means[i])) for i, cell in enumerate(cells)]
+    # Means over documents are tested together, which is fast; what else there is, one by one. The p-values are those of
+    # `compare_metric` either way.
+    together = [s for s in others if base.values is not None and s.values is not None]
+    found: list[tuple[_Scored, float, float]] = []
+    if together:
+        differences = np.stack([s.values - base.values for s in together], axis=1)  # type: ignore[operator]
+        p_values = significance.mean_p_values(differences, clusters=base.clusters, seed=seed)
+        found += zip(together, p_values, differences.mean(axis=0).tolist(), strict=True)
+    for s in others:
+        if base.values is None or s.values is None:
+            row = compare_metric(base.task, s.task, s.line.system, column.metric, column.filter, seed=seed)
+            if row.p_value is not None:
+                found.append((s, row.p_value, row.difference))
+    return [
+        _Test(column, s.line.system, cell, p, difference)
+        for s, p, difference in found
+        if (cell := s.line.cells[column.task]) is not None
+    ]
 
 
 def _rank(column: Column, scored: Sequence[_Scored]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jinja2
 from tabulate import tabulate
 
-from lm_eval_lora_drop.report.leaderboard import Cell, Leaderboard
+from lm_eval_lora_drop.report.leaderboard import Leaderboard, ScoreCell
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -33,14 +33,17 @@ _TABLE = """<table>
 
 
 def legend(table: Leaderboard) -> str:
-    """What the signs mean, in one or two sentences."""
+    """What the signs mean."""
     text = "Score ± standard error; best in bold where the format has it; brackets: not comparable, not ranked."
     if table.baseline is None:
         return text
-    return (
-        f"{text} * better, † worse than {table.baseline} (paired tests on the documents, p < 0.05, Holm-corrected for "
-        f"{table.tests} tests)."
+    text += (
+        f" * better, † worse than {table.baseline}: paired tests on the documents, p < 0.05, for each system "
+        "Holm-corrected over the tasks it shares with it."
     )
+    if table.tests > 1:
+        text += f" ** and ††: also when corrected for all {table.tests} tests of this table."
+    return text
 
 
 def to_terminal(table: Leaderboard) -> str:
@@ -52,7 +55,7 @@ def to_terminal(table: Leaderboard) -> str:
 def to_markdown(table: Leaderboard) -> str:
     """A GitHub table, best scores bold."""
 
-    def cell(one: Cell) -> str:
+    def cell(one: ScoreCell) -> str:
         text = _escape_markdown(_plain(one))
         return f"**{text}**" if one.best else text
 
@@ -64,7 +67,7 @@ def to_markdown(table: Leaderboard) -> str:
 def to_latex(table: Leaderboard) -> str:
     """A booktabs table; needs `\\usepackage{booktabs}`."""
 
-    def cell(one: Cell) -> str:
+    def cell(one: ScoreCell) -> str:
         text = _escape_latex(_plain(one))
         return rf"\textbf{{{text}}}" if one.best else text
 
@@ -81,14 +84,16 @@ def to_csv(table: Leaderboard) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ["system", "task", "metric", "filter", "score", "stderr", "documents", "boundary"]
-    writer.writerow([*names, "comparable", "p_holm", "mark", "mean_rank"])
+    writer.writerow([*names, "comparable", "p_holm", "p_table", "mark", "mean_rank"])
     for line in table.lines:
         for column in table.columns:
             cell = line.cells.get(column.task)
             if cell is not None:
                 head = [line.system, column.task, column.metric, column.filter]
                 numbers = [cell.score, cell.stderr, cell.documents, cell.boundary]
-                writer.writerow([*head, *numbers, cell.comparable, cell.p_holm, cell.mark, line.mean_rank])
+                writer.writerow(
+                    [*head, *numbers, cell.comparable, cell.p_holm, cell.p_table, cell.mark, line.mean_rank]
+                )
     return out.getvalue().rstrip("\n")
 
 
@@ -113,7 +118,7 @@ FORMATS: dict[str, Callable[[Leaderboard], str]] = {
 }
 
 
-def _rows(table: Leaderboard, show: Callable[[Cell], str]) -> tuple[list[str], list[list[str]]]:
+def _rows(table: Leaderboard, show: Callable[[ScoreCell], str]) -> tuple[list[str], list[list[str]]]:
     heads = ["system", *(column.title for column in table.columns), "mean rank"]
     rows = []
     for line in table.lines:
@@ -126,7 +131,7 @@ def _rank(rank: float | None) -> str:
     return "–" if rank is None else f"{rank:.2f}"
 
 
-def _plain(cell: Cell) -> str:
+def _plain(cell: ScoreCell) -> str:
     text = f"{cell.score:.4g}" if abs(cell.score) >= 1 else f"{cell.score:.4f}"
     if cell.stderr is not None:
         text += f" ± {cell.stderr:.2g}"

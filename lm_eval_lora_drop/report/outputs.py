@@ -78,6 +78,26 @@ def analyse(
     )
 
 
+def scored_texts(samples: Sequence[Sample], metric: str) -> tuple[list[str], list[str]] | None:
+    """Hypotheses and references that a corpus metric saw, None where they are no plain texts.
+
+    lm-eval's built-in metrics log the pair (reference, hypothesis) itself; ours log counts, and score the first
+    filtered output against the target, both without surrounding blanks.
+    """
+    hypotheses, references = [], []
+    for sample in samples:
+        item = sample.metrics.get(metric)
+        if isinstance(item, list) and len(item) == 2 and all(isinstance(part, str) for part in item):
+            reference, hypothesis = item
+        elif sample.outputs and isinstance(sample.outputs[0], str):
+            reference, hypothesis = sample.target.strip(), sample.outputs[0].strip()
+        else:
+            return None
+        references.append(reference)
+        hypotheses.append(hypothesis)
+    return hypotheses, references
+
+
 def contains(longer: str, shorter: str) -> bool:
     """Whether `shorter` (not empty) stands in `longer`, blanks and case aside."""
     wanted = " ".join(shorter.split()).casefold()

@@ -23,7 +23,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.figures.sweep import sweep_figure
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.report.compare import Comparison, compare
+from lm_eval_lora_drop.report.compare import SystemComparison, compare
 from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.leaderboard import build, find_system
 from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
@@ -36,7 +36,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass
-class Pair:
+class OutputPair:
     """Outputs of two systems on a task, side by side."""
 
     task: str
@@ -119,7 +119,9 @@ def _whole_first(systems: Sequence[System]) -> list[System]:
     return [*full, *stock, *(system for system in systems if system not in full and system not in stock)]
 
 
-def _compare_all(systems: Sequence[System], bases: Sequence[System], seed: int) -> tuple[list[Comparison], list[str]]:
+def _compare_all(
+    systems: Sequence[System], bases: Sequence[System], seed: int
+) -> tuple[list[SystemComparison], list[str]]:
     found, refused = [], []
     for other in systems:
         base = next((base for base in bases if not base.tasks.keys().isdisjoint(other.tasks)), bases[0])
@@ -129,48 +131,61 @@ def _compare_all(systems: Sequence[System], bases: Sequence[System], seed: int) 
             found.append(compare([base, other], seed=seed, show=0))
         except ArgumentError as error:
             refused.append(f"{other.label} is not compared: {error}")
-    rows = [row for comparison in found for task in comparison.tasks for row in task.metrics if row.p_value is not None]
-    # The page is one family of tests, not one for each pair.
+    # Over the whole page; within a pair `compare` has corrected already.
+    rows = [row for comparison in found for task in comparison.tasks for row in task.metrics if row.p_holm is not None]
     for row, adjusted in zip(rows, significance.holm([row.p_value or 0.0 for row in rows]), strict=True):
-        row.p_holm = adjusted
+        row.p_table = adjusted
     return found, refused
 
 
-def _summary(comparisons: Sequence[Comparison]) -> list[str]:
+def _summary(comparisons: Sequence[SystemComparison]) -> list[str]:
     """A sentence per task and system, on the task's first metric."""
     said = []
     for found in comparisons:
         for task in found.tasks:
             if not task.metrics:
                 continue
-            row = task.metrics[0]
+            row = next((metric for metric in task.metrics if metric.represents), None)
+            if row is None:
+                continue
             if row.difference == 0:
                 said.append(f"{task.task}: {row.other} and {found.baseline} score the same {row.metric}.")
                 continue
-            better = row.higher_is_better is None or (row.difference > 0) == row.higher_is_better
+            better = (row.difference > 0) == row.higher_is_better
             text = (
                 f"{task.task}: {row.other} has {row.metric} {row.other_score:.4g}, {found.baseline} "
                 f"{row.baseline_score:.4g}, on the same {task.documents} documents"
             )
-            if row.p_holm is None or row.interval is None:
+            if row.p_holm is None or row.p_table is None or row.interval is None:
                 said.append(f"{text}; the difference was not tested ({row.note}).")
                 continue
             low, high = row.interval
-            verdict = f"{'better' if better else 'worse'}, more than chance explains"
+            side = (
+                ("higher" if row.difference > 0 else "lower")
+                if row.higher_is_better is None
+                else "better"
+                if better
+                else "worse"
+            )
+            verdict = f"{side}, more than chance explains"
             if row.p_holm >= significance.LEVEL:
-                verdict = f"{'better' if better else 'worse'}, but these documents cannot tell that from chance"
+                verdict = f"{side}, but these documents cannot tell that from chance"
+            elif row.p_table >= significance.LEVEL:
+                verdict += " for this pair alone, but among so many tests one such is to be expected"
             said.append(
                 f"{text}: {verdict} (difference {row.difference:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, "
-                f"p = {p_text(row.p_holm)} corrected)."
+                f"p = {p_text(row.p_value)}, corrected {p_text(row.p_holm)}, over the whole page "
+                f"{p_text(row.p_table)})."
             )
     return said
 
 
-def _rows(found: Comparison) -> dict[str, Any]:
+def _rows(found: SystemComparison) -> dict[str, Any]:
     plain = asdict(found)
     for task in plain["tasks"]:
         for row in task["metrics"]:
             row["p_text"], row["p_holm_text"] = p_text(row["p_value"]), p_text(row["p_holm"])
+            row["p_table_text"] = p_text(row["p_table"])
     return plain
 
 
@@ -196,7 +211,7 @@ def _svg(figure: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue().encode()).decode()
 
 
-def _pairs(systems: Sequence[System], comparisons: Sequence[Comparison], limit: int) -> list[Pair]:
+def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], limit: int) -> list[OutputPair]:
     by_label = {system.label: system for system in systems}
     pairs = []
     for found in comparisons:
@@ -217,7 +232,7 @@ def _pairs(systems: Sequence[System], comparisons: Sequence[Comparison], limit: 
             shown = [_document(gain, a, b, row.metric if row else None) for gain, a, b in documents[:limit]]
             if shown:
                 metric = row.metric if row else None
-                pairs.append(Pair(task.task, base.label, other.label, metric, shown, len(documents)))
+                pairs.append(OutputPair(task.task, base.label, other.label, metric, shown, len(documents)))
     return pairs
 
 

@@ -1,8 +1,12 @@
-"""A sweep in text: a line per candidate, and what may be said of the choice."""
+"""A sweep in text: a line per candidate, what may be said of the choice, and the verdict in one sentence."""
 
 from __future__ import annotations
 
-from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import CandidateRecord, SweepRecord, TaskRecord
+from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.sweep.trust import Evidence, Gain, gains_over_full
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -15,7 +19,7 @@ def sweep_table(task: TaskRecord) -> str:
     sweep = task.sweep
     if sweep is None or task.metric is None:
         raise ValueError("a table needs a sweep")
-    digits = _digits(sweep)
+    decimals = sweep_decimals(sweep)
     name = str(task.metric)
     width = max(len(name), 10)
     boundaries = sweep.family == "boundary"
@@ -24,34 +28,44 @@ def sweep_table(task: TaskRecord) -> str:
     first = max(4, *map(len, shown.values()))
     lines = [f"{'K' if boundaries else 'kept':>{first}}  {name:>{width}}  {'std. error':>10}  {'documents':>9}"]
     for row in sweep.candidates:
-        marks = [
-            word
-            for word, applies in (
-                ("full", variants[row.variant].is_full),
-                ("base", variants[row.variant].is_base),
-                ("best", row.variant == sweep.best),
-                ("chosen", row.variant == sweep.chosen),
-                (f"retired after {row.retired_after}", bool(row.retired_after)),
-                ("retired by the prior", row.retired_after == 0),
-            )
-            if applies
-        ]
-        score, stderr = ("-" if value is None else f"{value:.{digits}f}" for value in (row.score, row.stderr))
-        line = f"{shown[row.variant]:>{first}}  {score:>{width}}  {stderr:>10}  {row.documents:9d}  {', '.join(marks)}"
+        score, stderr = number(row.score, decimals), number(row.stderr, decimals)
+        marks = ", ".join(candidate_marks(row, sweep, variants[row.variant]))
+        line = f"{shown[row.variant]:>{first}}  {score:>{width}}  {stderr:>10}  {row.documents:9d}  {marks}"
         lines.append(line.rstrip())
     return "\n".join([*lines, *remarks(task), *(f"Note: {warning}" for warning in sweep.warnings)])
+
+
+def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> list[str]:
+    """What is special about a candidate: full, base, best, chosen, retired."""
+    return [
+        word
+        for word, applies in (
+            ("full", kept.is_full),
+            ("base", kept.is_base),
+            ("best", row.variant == sweep.best),
+            ("chosen", row.variant == sweep.chosen),
+            (f"retired after {row.retired_after}", bool(row.retired_after)),
+            ("retired by the prior", row.retired_after == 0),
+        )
+        if applies
+    ]
+
+
+def sweep_decimals(sweep: SweepRecord) -> int:
+    """How many decimals the sweep's scores are shown with, everywhere."""
+    return decimals_of_column((row.score, row.stderr) for row in sweep.candidates)
 
 
 def remarks(task: TaskRecord) -> list[str]:
     """Sentences about the choice."""
     sweep = task.sweep
     assert sweep is not None
-    digits = _digits(sweep)
+    decimals = sweep_decimals(sweep)
     chosen = sweep.candidate(sweep.chosen)
     assert chosen is not None
     kept = Variant.parse(sweep.chosen, task.num_layers)
-    rule = "the best score" if sweep.select == "best" else "the smallest K within one standard error of the best"
-    said = [f"Chosen: {kept.label}, {rule} among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
+    rule = "the best score" if sweep.select == "best" else f"by sweep_select={sweep.select}"
+    said = [f"Chosen: {kept.label}, {rule}, among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
     if kept.is_full:
         return [*said, "That is the whole adapter: dropping layers brought nothing on these documents."]
     gain, full = sweep.gain_over_full, f"K = {task.num_layers} (full)"
@@ -60,15 +74,82 @@ def remarks(task: TaskRecord) -> list[str]:
     if gain.difference is None:
         return [*said, f"It has no document in common with {full}: nothing is said about a gain."]
     side = "better" if gain.difference > 0 else "worse"
-    text = f"It scores {abs(gain.difference):.{digits}f} {side} than {full} on the same documents"
+    text = f"It scores {number(abs(gain.difference), decimals)} {side} than {full} on the same documents"
     if gain.difference == 0:
         text = f"It scores the same as {full} on the same documents"
     if gain.stderr is None:
         return [*said, f"{text}; one document says nothing about how sure that is."]
-    return [*said, f"{text}, with a standard error of {gain.stderr:.{digits}f} (paired)."]
+    return [*said, f"{text}, with a standard error of {number(gain.stderr, decimals)} (paired)."]
 
 
-def _digits(sweep: SweepRecord) -> int:
-    """Percentages get two digits, shares four."""
-    scores = [abs(row.score) for row in sweep.candidates if row.score is not None]
-    return 2 if max(scores, default=0.0) > 1.5 else 4
+def verdict(task: TaskRecord) -> str:
+    """One sentence: what is kept, how much smaller that is, and what may be said of it against the whole adapter.
+
+    Every place that shows a verdict asks here. What it claims holds for all candidates together (`sweep.trust`), so it
+    holds for the one that was chosen as the best of many.
+    """
+    kept = task.kept
+    what = _what(kept)
+    if task.sweep is None:
+        origin = {
+            "given": "as given",
+            "default": "the paper's default, found on no document",
+            "probe": "found by the probe of the layers, without comparing scores",
+            "recorded": "as another run chose",
+        }
+        return f"{what}{_smaller(task)}: {origin.get(task.method, task.method)}."
+    documents = _documents(task.sweep)
+    if kept.is_full:
+        return f"{what}: on {documents} the rule prefers no smaller part."
+    return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}."
+
+
+def _gain(task: TaskRecord) -> Gain | None:
+    """The choice's difference to the whole adapter with the band over all candidates; None where it cannot be had."""
+    try:
+        recorded = RecordedSweep.from_record(task)
+    except ArgumentError:
+        # An aggregation of the user's own: its task could resample, a record cannot.
+        return None
+    return gains_over_full(recorded).get(recorded.chosen)
+
+
+def _what(kept: Variant) -> str:
+    layers = kept.num_layers
+    if kept.is_full:
+        return f"Keep all {layers} layers"
+    if kept.is_base:
+        return "Keep no layer, the base model alone"
+    if kept.boundary is not None:
+        return f"Keep the bottom {kept.boundary} of {layers} layers"
+    # A variant of strengths or kinds of module may keep something of every layer.
+    return f"Keep {kept.label} ({len(kept.kept_layers)} of {layers} layers)"
+
+
+def _smaller(task: TaskRecord) -> str:
+    total = task.kept_parameters + task.dropped_parameters
+    return f", {percent(task.dropped_parameters / total)} smaller" if total and task.dropped_parameters else ""
+
+
+def _documents(sweep: SweepRecord) -> str:
+    chosen = sweep.candidate(sweep.chosen)
+    assert chosen is not None
+    return "1 validation document" if chosen.documents == 1 else f"{chosen.documents} validation documents"
+
+
+def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
+    if sweep.gain_over_full is None or sweep.gain_over_full.difference is None:
+        return f"not compared with the whole adapter on {documents}"
+    decimals = sweep_decimals(sweep)
+    gain = _gain(task)
+    if gain is None:
+        seen = with_error(sweep.gain_over_full.difference, sweep.gain_over_full.stderr, decimals, sign=True)
+        return f"{seen} against the whole adapter on the {documents} it was chosen on"
+    said = {
+        Evidence.BETTER: "better than the whole adapter",
+        Evidence.WORSE: "worse than the whole adapter",
+        Evidence.NOT_DISTINGUISHABLE: "not distinguishable from the whole adapter",
+        Evidence.CANNOT_TELL: "too few documents to tell it from the whole adapter",
+    }[gain.evidence]
+    value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
+    return f"{said} on {documents} ({value}; 95 % interval over all candidates {low} to {high})"

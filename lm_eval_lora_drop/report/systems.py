@@ -9,6 +9,7 @@ from pathlib import Path
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, TaskRun
+from lm_eval_lora_drop.report.names import what_differs
 
 _SHOWN = 5
 
@@ -85,8 +86,14 @@ def _tell_apart(systems: Sequence[System]) -> None:
         if len(twins) < 2:
             continue
         args = [dict(system.runs[0].model_args) for system in twins if system.runs]
-        for number, (system, mine) in enumerate(zip(twins, args, strict=False), start=1):
-            differing = [f"{name}={value}" for name, value in mine.items() if any(a.get(name) != value for a in args)]
+        # Paths of seeds or checkpoints are long and differ in one folder.
+        shared_names = [name for name in (args[0] if args else ()) if all(name in one for one in args)]
+        short = [dict(one) for one in args]
+        for name in shared_names:
+            for one, text in zip(short, what_differs([each[name] for each in args]), strict=True):
+                one[name] = text
+        for number, (system, mine, shown) in enumerate(zip(twins, args, short, strict=False), start=1):
+            differing = [f"{name}={shown[name]}" for name in mine if any(a.get(name) != mine[name] for a in args)]
             system.label = f"{label} ({', '.join(differing)})" if differing else f"{label} ({number})"
         if len({system.label for system in twins}) < len(twins):
             for number, system in enumerate(twins, start=1):
@@ -131,19 +138,23 @@ def document_differences(left: Documents, right: Documents) -> list[str]:
 
 
 def common_tasks(systems: Sequence[System]) -> tuple[list[str], list[str]]:
-    """Tasks that every system has, and a sentence for each that only some have.
+    """Tasks that the first system shares with any other, and a sentence for each that not all have.
 
     Raises:
-        ArgumentError: there is no common task.
+        ArgumentError: there is no such task.
     """
     every = dict.fromkeys(name for system in systems for name in system.tasks)
     having: Mapping[str, list[str]] = {name: [s.label for s in systems if name in s.tasks] for name in every}
-    common = [name for name, labels in having.items() if len(labels) == len(systems)]
+    common = [name for name, labels in having.items() if name in systems[0].tasks and len(labels) > 1]
     if not common:
         listed = "; ".join(f"{system.label}: {', '.join(system.tasks)}" for system in systems)
         raise ArgumentError(f"the systems have no task in common ({listed}). Compare runs of the same task.")
     partial = [
-        f"task {name} is left out: only {', '.join(having[name])} has it." for name in every if name not in common
+        f"task {name}: only {', '.join(labels)} have it."
+        if name in common
+        else f"task {name} is left out: only {', '.join(labels)} has it."
+        for name, labels in having.items()
+        if len(labels) < len(systems)
     ]
     return common, partial
 

@@ -1,25 +1,29 @@
-"""Paired tests of corpus metrics (BLEU, chrF, TER): sacrebleu's own, on the logged texts.
+"""Paired tests of corpus metrics (BLEU, chrF, TER) on the logged texts.
 
-Such a score is no mean over documents, so neither is its test. The metric is rebuilt from what the results file says of
-it (sacrebleu's signature, or lm-eval's built-in name) and must give back both scores of the results files first.
+Such a score is no mean over documents but a function of summed counts, so that is what is tested. The metric is rebuilt
+from what the results file says of it (sacrebleu's signature, or lm-eval's built-in name) and must give back both scores
+of the results files first.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
-from sacrebleu.significance import PairedTest
 
-from lm_eval_lora_drop.record.runs import Sample
+from lm_eval_lora_drop.statistics import intervals, randomisation
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums
+from lm_eval_lora_drop.statistics.significance import LEVEL, PairedTest, span
 
-INTERVAL_RESAMPLES = 1_000
+Floats = NDArray[np.float64]
+
 _BUILT_IN = {"bleu": BLEU, "chrf": CHRF, "ter": TER}
 
 
@@ -39,60 +43,73 @@ def corpus_metric(aggregation: str) -> Any | None:
     return None
 
 
-def texts(samples: Sequence[Sample], metric: str) -> tuple[list[str], list[str]] | None:
-    """Hypotheses and references of logged documents, None where they are no plain texts.
-
-    lm-eval's built-in metrics log the pair (reference, hypothesis) itself; ours log counts, and score the first
-    filtered output against the target, both without surrounding blanks.
-    """
-    hypotheses, references = [], []
-    for sample in samples:
-        item = sample.metrics.get(metric)
-        if isinstance(item, list) and len(item) == 2 and all(isinstance(part, str) for part in item):
-            reference, hypothesis = item
-        elif sample.outputs and isinstance(sample.outputs[0], str):
-            reference, hypothesis = sample.target.strip(), sample.outputs[0].strip()
-        else:
-            return None
-        references.append(reference)
-        hypotheses.append(hypothesis)
-    return hypotheses, references
-
-
 def gives_back(metric: Any, hypotheses: Sequence[str], references: Sequence[str], score: float) -> bool:
     """Whether the rebuilt metric on the logged texts is the score of the results file."""
     return math.isclose(metric.corpus_score(hypotheses, [references]).score, score, rel_tol=1e-6, abs_tol=1e-6)
 
 
-def paired_test(
-    metric: Any, baseline: Sequence[str], other: Sequence[str], references: Sequence[str]
-) -> tuple[float, str]:
-    """P-value of sacrebleu's approximate randomisation test, and its signature (trials and seed included).
+def corpus_test(
+    metric: Any,
+    baseline: Sequence[str],
+    other: Sequence[str],
+    references: Sequence[str],
+    *,
+    clusters: Codes | None = None,
+    draws: int = randomisation.RANDOMISATION_DRAWS,
+    seed: int = 0,
+) -> PairedTest:
+    """Whether the corpus score of `other` differs from that of `baseline`, by exchanging their outputs.
 
-    sacrebleu counts only larger differences than the observed one, so two equal systems would get the smallest p there
-    is; here they get 1.
+    The interval is that of a mean of per-document differences, which for a corpus score are differences of the
+    jackknife's pseudo-values (Efron & Tibshirani, 1993, chapter 11): what each document adds to the score.
+
+    Args:
+        metric: a metric of sacrebleu.
+        baseline, other, references: texts of the same documents.
+        clusters: which documents belong together; those are exchanged together.
+        draws, seed: of the randomisation, where not every exchange is tried.
     """
-    signatures, scores = PairedTest(
-        [("baseline", baseline), ("other", other)], {"metric": metric}, [references], test_type="ar"
-    )()
-    name = next(iter(signatures))
-    result: Any = scores[name][1]
-    p_value = 1.0 if list(baseline) == list(other) else float(result.p_value)
-    return p_value, str(signatures[name])
+    # sacrebleu has no public way to a document's counts; its own paired test is made of these two methods as well.
+    left, right = (
+        np.asarray(metric._extract_corpus_statistics(texts, [references]), dtype=np.float64)
+        for texts in (baseline, other)
+    )
+    codes = cluster_codes([None] * len(references)) if clusters is None else clusters
+    weights = np.bincount(codes)
+    left, right = cluster_sums(left, codes), cluster_sums(right, codes)
+
+    def score(totals: Floats) -> Floats:
+        return np.array([metric._compute_score_from_stats(row).score for row in totals.tolist()])
+
+    test = randomisation.totals_test(score, left, right, draws=draws, seed=seed)
+    one, two = (float(score(side.sum(axis=0)[None])[0]) for side in (left, right))
+    interval = _interval(score, left, right)
+    metric.corpus_score(["a"], [["a"]])  # the signature knows the number of references only after a score
+    alone = (weights == 1).all()
+    return PairedTest(
+        difference=two - one,
+        interval=intervals.agreeing(interval, two - one, test.p_value, alpha=LEVEL),
+        p_value=test.p_value,
+        method=f"paired randomisation{'' if alone else ' of clusters'}, {test}, {type(metric).__name__} "
+        f"{metric.get_signature()}",
+    )
 
 
-def difference_interval(
-    metric: Any, baseline: Sequence[str], other: Sequence[str], references: Sequence[str], *, level: float, seed: int
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of `other` minus `baseline`: both are scored on the same redrawn documents."""
-    # sacrebleu has no interval of a difference; these two methods are what its own PairedTest is made of.
-    one = np.asarray(metric._extract_corpus_statistics(baseline, [references]), dtype=np.float64)
-    two = np.asarray(metric._extract_corpus_statistics(other, [references]), dtype=np.float64)
-    count = len(references)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=INTERVAL_RESAMPLES)
-    differences = [
-        metric._compute_score_from_stats(right).score - metric._compute_score_from_stats(left).score
-        for left, right in zip((draws @ one).tolist(), (draws @ two).tolist(), strict=True)
-    ]
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _interval(score: Callable[[Floats], Floats], left: Floats, right: Floats) -> tuple[float, float]:
+    units = len(left)
+    if units < 2:
+        return (math.nan, math.nan)
+    differing = (left != right).any(axis=1)
+    sides = []
+    for side in (left, right):
+        total = side.sum(axis=0)
+        sides.append(units * score(total[None])[0] - (units - 1) * score(total - side))
+    largest = span(np.concatenate(sides))
+    differences = np.where(differing, sides[1] - sides[0], 0.0)
+    if differing.any():
+        # Equal documents are no difference, and the mean over all is the difference of the scores; the little that is
+        # missing to that is shared out among the documents that differ.
+        whole = score(right.sum(axis=0)[None])[0] - score(left.sum(axis=0)[None])[0]
+        differences[differing] += (units * whole - differences.sum()) / differing.sum()
+    # Pseudo-values of whole clusters: their mean is the difference of the scores, however large each cluster is.
+    return intervals.mean_interval(differences, span=largest, alpha=LEVEL)

@@ -1,95 +1,95 @@
 """Paired statistics of two systems on the same documents.
 
-Every function takes a seed or needs none, so that a table is the same when it is made again. Sources: McNemar's test in
-its exact form (Fagerland et al. 2013), randomisation by sign flips (Noreen 1989), Holm's correction (1979), and
-sacrebleu's `PairedTest` for corpus metrics (Riezler and Maxwell 2005).
+Every function takes a seed or needs none, so that a table is the same when it is made again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from lm_eval_lora_drop.statistics import intervals, randomisation
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_sums
 
 Floats = NDArray[np.float64]
 
-RESAMPLES = 9_999
 LEVEL = 0.05
-_CELLS = 4_000_000
-"""Numbers held at once while resampling, 32 MB: keeps 500 systems on 10,000 documents small."""
 
 
-def mcnemar(gained: Any, lost: Any) -> Any:
-    """Two-sided exact p-value that a 0/1 metric changed: under the null each change is a coin toss.
+@dataclass(frozen=True)
+class PairedTest:
+    """A difference with its interval and its two-sided p-value, which agree about zero; `method` names the test."""
+
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    method: str
+
+
+def mean_test(
+    baseline: Floats,
+    other: Floats,
+    *,
+    clusters: Codes | None = None,
+    draws: int = randomisation.RANDOMISATION_DRAWS,
+    seed: int = 0,
+) -> PairedTest:
+    """Whether the mean of `other` differs from that of `baseline`, both `(documents,)`.
 
     Args:
-        gained, lost: documents that became right and that became wrong; numbers or arrays of one shape.
+        baseline, other: the two systems' values of the same documents.
+        clusters: which documents belong together; those are exchanged together.
+        draws, seed: of the randomisation, where not every exchange is tried.
     """
-    smaller, changed = np.minimum(gained, lost), np.add(gained, lost)
-    p = np.minimum(1.0, 2.0 * stats.binom.cdf(smaller, changed, 0.5))
-    return float(p) if np.ndim(p) == 0 else p
+    differences = randomisation.snapped(other - baseline)
+    weights = None
+    if clusters is not None:
+        weights = np.bincount(clusters)
+    units = differences if clusters is None else cluster_sums(differences, clusters)
+    test = randomisation.mean_tests(units[:, None], draws=draws, seed=seed)[0]
+    values = np.concatenate([baseline, other])
+    mean = float(differences.mean())
+    interval = intervals.mean_interval(units, span=span(values), weights=weights, alpha=LEVEL)
+    alone = weights is None or bool((weights == 1).all())
+    name = f"paired randomisation{'' if alone else ' of clusters'}, {test}"
+    if alone and is_binary(values):
+        name = "McNemar, exact"
+    return PairedTest(mean, intervals.agreeing(interval, mean, test.p_value, alpha=LEVEL), test.p_value, name)
 
 
-def sign_flips(differences: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Two-sided p-values that the mean difference is zero, by randomly exchanging the two systems per document.
-
-    The observed difference counts as one of the resamples, so a p-value is never 0.
-
-    Args:
-        differences: `(documents, comparisons)`; all columns see the same exchanges.
-        resamples: how many random exchanges are drawn.
-        seed: of the exchanges.
-
-    Returns:
-        `(comparisons,)` p-values.
-    """
-    documents, comparisons = differences.shape
-    rng = np.random.default_rng(seed)
-    observed = np.abs(differences.sum(axis=0))
-    # Sums of the same numbers in another order differ in their last bits; a tie must count as a tie.
-    observed = observed - 1e-9 * np.maximum(1.0, np.abs(differences).sum(axis=0))
-    extreme = np.ones(comparisons)
-    block = max(1, _CELLS // max(documents, comparisons, 1))
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        signs = rng.integers(0, 2, size=(rows, documents), dtype=np.int8).astype(np.float64) * 2.0 - 1.0
-        extreme += (np.abs(signs @ differences) >= observed).sum(axis=0)
-    return np.asarray(extreme / (resamples + 1))
+def mean_p_values(
+    differences: Floats,
+    *,
+    clusters: Codes | None = None,
+    draws: int = randomisation.RANDOMISATION_DRAWS,
+    seed: int = 0,
+) -> list[float]:
+    """The p-values of `mean_test` for many systems at once: `(documents, systems)` differences to one baseline."""
+    differences = randomisation.snapped(differences)
+    units = differences if clusters is None else cluster_sums(differences, clusters)
+    return [test.p_value for test in randomisation.mean_tests(units, draws=draws, seed=seed)]
 
 
-def mean_interval(
-    differences: Floats, *, level: float = 1 - LEVEL, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap confidence interval (BCa) of the mean of paired differences, `(documents,)`.
-
-    Resampling documents, each with both its scores, is the paired bootstrap. Where BCa is undefined (all differences
-    but at most one equal) the percentile interval is given; for a single document, NaN.
-    """
-    if len(differences) < 2:
-        return (float("nan"), float("nan"))
-    if np.ptp(differences) == 0:
-        return (float(differences[0]), float(differences[0]))
-    for method in ("BCa", "percentile"):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            interval = stats.bootstrap(
-                (differences,),
-                np.mean,
-                n_resamples=resamples,
-                confidence_level=level,
-                method=method,
-                batch=max(1, _CELLS // len(differences)),
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if np.isfinite(interval.low) and np.isfinite(interval.high):
-            break
-    return (float(interval.low), float(interval.high))
+def span(values: Floats) -> float:
+    """The largest difference that the metric allows, as far as `values` show: 1 for a 0/1 metric."""
+    if is_binary(values):
+        return 1.0
+    largest = float(np.abs(values).max())
+    spread = float(np.ptp(values))
+    # Where all values are one, any other is as far as that one is from nothing.
+    return spread if spread > 1e-9 * largest else largest
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for being `len(p_values)` tests (Holm's step-down); a NaN is no test and stays NaN."""
+    """P-values adjusted for being one family of tests (Holm's step-down, 1979); a NaN is no test and stays NaN.
+
+    As statsmodels' `multipletests(method="holm")`, which collects garbage at every call: a second each beside a loaded
+    torch, and a leaderboard has a family for each system.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(len(p), np.nan)
     order = [int(index) for index in np.argsort(p) if np.isfinite(p[index])]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.select import choose, choose_rows, contributions, places_of
@@ -33,6 +35,36 @@ class RecordedSweep:
     aggregation: Aggregation
     retired: tuple[Variant, ...]
     ordered: bool
+
+    @classmethod
+    def from_record(cls, record: TaskRecord) -> RecordedSweep:
+        """The sweep that a task's record holds.
+
+        Raises:
+            ArgumentError: it holds none, or no items, or its aggregation is known to its task alone.
+        """
+        sweep, metric = record.sweep, record.metric
+        if sweep is None or metric is None:
+            raise ArgumentError(
+                f"this needs a task whose variant was found by a sweep, got method={record.method!r}. Evaluate it with "
+                "boundary=auto."
+            )
+        if not all(row.items for row in sweep.candidates):
+            raise ArgumentError("this needs the items of every candidate, and the record holds none for some.")
+        variants = [Variant.parse(row.variant, record.num_layers) for row in sweep.candidates]
+        carried = [index for index, row in enumerate(sweep.candidates) if row.retired_after is None]
+        candidates = tuple(variants[index] for index in carried)
+        return cls(
+            candidates=candidates,
+            items=tuple(sweep.candidates[index].items for index in carried),
+            chosen=Variant.parse(sweep.chosen, record.num_layers),
+            select=sweep.select,
+            sign=metric.sign,
+            full=next((variant for variant in candidates if variant.is_full), None),
+            aggregation=Aggregation.named(sweep.aggregation),
+            retired=tuple(variant for index, variant in enumerate(variants) if index not in carried),
+            ordered=sweep.ordered,
+        )
 
     @property
     def documents(self) -> int:

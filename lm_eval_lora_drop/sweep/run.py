@@ -21,7 +21,7 @@ from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.table import Table
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Document, Peers, Runner, Work
+from lm_eval_lora_drop.work import Answer, Document, Pass, Peers, Runner, Work
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,20 +44,19 @@ class SweepSettings:
 
 def run_sweep(
     documents: Sequence[Document],
-    runner: Runner,
+    prepare: Callable[[], Pass],
     scorer: Scorer,
     settings: SweepSettings,
     journal: Journal,
     *,
     peers: Peers,
-    engine: str = "",
     listeners: Broadcast | None = None,
     reference: Mapping[Variant, Sequence[float]] | None = None,
 ) -> SweepRecord:
     """Score every candidate on `documents` and choose one.
 
-    `reference`, for racing, is what `prior.hopeless` takes: with it, hopeless candidates meet no document. `engine`
-    names the runner in the record.
+    `prepare` says how answers are got; it is called once, when something is asked that the journal does not hold.
+    `reference`, for racing, is what `prior.hopeless` takes: with it, hopeless candidates meet no document.
 
     What the journal holds is not asked again. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
@@ -82,19 +81,23 @@ def run_sweep(
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
             hopeless=in_step(peers, lambda: _hopeless(reference, table))[0],
         )
+    way: Pass | None = None
     try:
         for wanted in plan.rounds():
-            work = _share(documents, wanted, table, peers)
+            if way is None and _lacking(wanted, table):
+                way = prepare()
+                _take_in(way.answers, documents, scorer, journal, table, peers)
+            work = _share(documents, _lacking(wanted, table), peers)
             listeners.tell(RoundStarted(sum(len(item.variants) for item in work)))
 
-            def answer(work: Sequence[Work] = work) -> list[tuple[Variant, int, Any]]:
-                return list(_answer(documents, work, runner, scorer, journal, listeners))
+            def answer(work: Sequence[Work] = work, way: Pass | None = way) -> list[tuple[Variant, int, Any]]:
+                return list(_answer(documents, work, way.runner, scorer, journal, listeners)) if work and way else []
 
             for pairs in in_step(peers, answer):
                 table.set(pairs)
     finally:
         listeners.tell(SweepEnded())
-    return _record(table, scorer, settings, plan, engine)
+    return _record(table, scorer, settings, plan, way)
 
 
 def _hopeless(reference: Mapping[Variant, Sequence[float]] | None, table: Table) -> list[Variant]:
@@ -178,16 +181,47 @@ def _recall(
     return known
 
 
-def _share(
-    documents: Sequence[Document], wanted: Mapping[Variant, Sequence[int]], table: Table, peers: Peers
-) -> list[Work]:
-    """This rank's part of a round: every so-many-th of the documents that still lack an answer."""
+def _take_in(
+    answers: Sequence[Answer],
+    documents: Sequence[Document],
+    scorer: Scorer,
+    journal: Journal,
+    table: Table,
+    peers: Peers,
+) -> None:
+    """Take answers that every process has got by itself, as the first one has them."""
+    position_of = {document.key: position for position, document in enumerate(documents)}
+
+    def first() -> list[tuple[Variant, int, Any]]:
+        if peers.rank != 0:
+            return []
+        new = [
+            answer
+            for answer in answers
+            if answer.variant in table.candidates
+            and answer.document.key in position_of
+            and not table.answered(answer.variant, position_of[answer.document.key])
+        ]
+        if new:
+            journal.append(new)
+        return [(answer.variant, position_of[answer.document.key], scorer.item(answer)) for answer in new]
+
+    table.set(in_step(peers, first)[0])
+
+
+def _lacking(wanted: Mapping[Variant, Sequence[int]], table: Table) -> dict[int, list[Variant]]:
+    """Position of a document -> the variants that it still lacks an answer under, in the order of the candidates, so
+    that the engine meets them from most kept to least."""
     lacking: dict[int, list[Variant]] = {}
-    # In the order of the candidates, so that the engine meets them from most kept to least.
     for variant in table.candidates:
         for position in wanted.get(variant, ()):
             if not table.answered(variant, position):
                 lacking.setdefault(position, []).append(variant)
+    return lacking
+
+
+def _share(documents: Sequence[Document], lacking: Mapping[int, Sequence[Variant]], peers: Peers) -> list[Work]:
+    """This rank's part of a round: every so-many-th of the documents that still lack an answer."""
     mine = sorted(lacking)[peers.rank :: peers.world_size]
     return [Work(documents[position], tuple(lacking[position])) for position in mine]
 
@@ -200,8 +234,6 @@ def _answer(
     journal: Journal,
     listeners: Broadcast,
 ) -> Iterator[tuple[Variant, int, Any]]:
-    if not work:
-        return
     position_of = {document.doc_id: position for position, document in enumerate(documents)}
     for answers in runner(work):
         journal.append(answers)
@@ -210,7 +242,9 @@ def _answer(
         yield from pairs
 
 
-def _record(table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, engine: str) -> SweepRecord:
+def _record(
+    table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, way: Pass | None
+) -> SweepRecord:
     rows = []
     for variant in table.candidates:
         items = table.items(variant, plan.positions(variant))
@@ -255,7 +289,8 @@ def _record(table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaust
         strategy=settings.strategy,
         select=settings.select,
         seed=settings.seed,
-        engine=engine,
+        engine=way.engine if way else "journal",
+        check=way.check if way else None,
         aggregation=scorer.aggregation.name,
         candidates=tuple(rows),
         chosen=str(chosen),

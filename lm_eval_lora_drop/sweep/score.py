@@ -11,8 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import acc_all, acc_all_stderr, mean_stderr
 
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
-from lm_eval_lora_drop.sweep.metric import MetricSpec
-from lm_eval_lora_drop.work import Answer
+from lm_eval_lora_drop.work import Answer, MetricSpec
 
 RESAMPLES = 1000
 RESAMPLES_OF_A_SLOW_AGGREGATION = 100  # what lm-eval takes for its own BLEU, chrF and TER

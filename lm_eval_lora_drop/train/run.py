@@ -186,7 +186,7 @@ def _identity(training: Training, prepared: Prepared) -> str:
 def _check_started(folder: Path, identity: str, state: PartialState) -> int:
     """How often this training was begun before; its checkpoints belong to these settings, or it is refused."""
     file = folder / _STARTED
-    started = {"digest": identity, "times": 0}
+    started: dict[str, Any] = {"digest": identity, "times": 0}
     if file.is_file():
         try:
             started = json.loads(file.read_text(encoding="utf-8"))
@@ -220,7 +220,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dtype, state: PartialState) -> Any:
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     settings = training.settings
     share, rest = divmod(settings.batch_size, state.num_processes)

@@ -58,7 +58,7 @@ class Guard:
         ids: list[int] = []  # by position in `drawn`
         for start in range(0, len(self._order), _BATCH):
             batch = self._order[start : start + _BATCH]
-            texts = [self._ahead.pop(index, None) or self.text(self._docs[index]) for index in batch]
+            texts = [self._ahead[index] if index in self._ahead else self.text(self._docs[index]) for index in batch]
             leaks = self.evaluated.matches(texts)
             earlier = drawn.near(texts)
             within = Index(texts, self.wording, TWICE_THRESHOLD).near(texts)

@@ -31,7 +31,7 @@ NUMBERS_THRESHOLD = 0.95
 FIELD_THRESHOLD = 0.3
 """What each single field must reach: one dialogue with two different replies is two documents."""
 SHORTEST = 40
-"""Characters (a Chinese one counts twice) that both texts must have; of shorter ones a word more or less is another text."""
+"""Characters (a Chinese one counts twice) that both texts must have; in a shorter one every word tells."""
 RARE_SHARE, RARE_COUNT = 0.01, 6
 """An n-gram in more than 1 % of the documents, and in more than six, is wording they share and says nothing."""
 FEWEST = 20
@@ -42,7 +42,7 @@ _WIDE = (
     "\u1100-\u115f\u2e80-\u303e\u3041-\u33ff\u3400-\u4dbf\u4e00-\ua4cf\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _IS_WIDE = re.compile(f"[{_WIDE}]")
-# The patterns begin with a class of few characters, which is what `re` finds fast; what must stand before it comes last.
+# The patterns begin with a class of few characters, which `re` finds fast; what must stand before it comes last.
 _SPACE_AT_WIDE = re.compile(rf"\s(?=[{_WIDE}])|\s(?<=[{_WIDE}].)")
 _APOSTROPHE = re.compile(r"['’ʼ](?=\w)(?<=\w.)")
 _THOUSANDS = re.compile(r",(?=\d{3}(?!\d))(?<=\d,)")
@@ -96,7 +96,7 @@ def _alone(text: str, place: int) -> bool:
 
 
 def grams(text: str) -> npt.NDArray[np.int32]:
-    """The buckets of the character 5-grams of a normalised text, ascending, each once; of a shorter text its only one."""
+    """The buckets of the character 5-grams of a normalised text, ascending, each once; a shorter text is one n-gram."""
     if not text:
         return np.empty(0, dtype=np.int32)
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
@@ -163,7 +163,7 @@ def jaccard(one: npt.NDArray[np.int32], other: npt.NDArray[np.int32]) -> float:
 
 @dataclass(frozen=True)
 class Match:
-    """A text, by its position in an `Index`, and its similarity to the one that was asked about; 1 where both are equal."""
+    """A text, by its position in an `Index`, and its similarity to the one asked about; 1 where they are equal."""
 
     position: int
     similarity: float
@@ -176,12 +176,15 @@ class Wording:
 
     counts: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(_BUCKETS, dtype=np.int32))
     documents: int = 0
+    _seen: set[tuple[str, ...]] = field(default_factory=set)
 
     def count(self, texts: Iterable[Text]) -> None:
-        """Take these documents into account."""
+        """Take these documents into account; of equal ones the first, since copies make no shared wording."""
         for text in texts:
-            self.counts[text.grams] += 1  # no bucket stands twice in it
-            self.documents += 1
+            if text.fields not in self._seen:
+                self._seen.add(text.fields)
+                self.counts[text.grams] += 1  # no bucket stands twice in it
+                self.documents += 1
 
     def rare(self, text: Text) -> npt.NDArray[np.int32]:
         """The n-grams of a text that are not shared wording."""

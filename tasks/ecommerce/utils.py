@@ -19,10 +19,24 @@ MAX_GEN_TOKS = 32  # as in the YAML
 _SEGMENTATION = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 
 
-def load(**kwargs: Any) -> Any:
-    """The splits, unsegmented, with as many suitable as unsuitable responses."""
+LABELS = {"chinese": ["否", "是"], "english": ["No", "Yes"]}
+"""How the labels 0 and 1 are written: in the dialogue's language, or as in the paper."""
+
+
+def load(labels: str = "chinese", **kwargs: Any) -> Any:
+    """The splits, unsegmented, with as many suitable as unsuitable responses; `words` are the two labels.
+
+    Raises:
+        ArgumentError: `labels` is none of LABELS, or the files cannot be read.
+    """
+    if labels not in LABELS:
+        raise ArgumentError(
+            f"labels must be one of {', '.join(LABELS)}, got {labels!r}. E.g. --metadata "
+            """'{"data_dir": "...", "labels": "english"}'."""
+        )
     loaded = data.load(**kwargs, parse=read_dialogues, suffixes=(*ROW_SUFFIXES, ".txt", ".txt.gz", ""))
-    return type(loaded)({name: balance(rows) for name, rows in loaded.items()})
+    chosen = {name: balance(rows) for name, rows in loaded.items()}
+    return type(loaded)({name: rows.add_column("words", [LABELS[labels]] * len(rows)) for name, rows in chosen.items()})
 
 
 def read_dialogues(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

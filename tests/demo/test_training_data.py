@@ -51,6 +51,38 @@ def test_what_a_sweep_draws_from_the_training_split_is_held_out():
     assert not trained & prompts
 
 
+def test_the_text_of_a_choice_is_written_and_not_its_index():
+    docs = [{"question": f"q{i}", "choices": ["a", "b", "c"], "label": i % 3} for i in range(6)]
+    task = make_task(
+        splits={"train": docs, "validation": docs[:2], "test": docs[2:]},
+        output_type="multiple_choice",
+        doc_to_choice="choices",
+        doc_to_target="label",
+        generation_kwargs=None,
+        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    )
+    written = list(program.examples(task, hold_out=None, limit=None, seed=0))
+    assert written == [(f"q{i}", " " + "abc"[i % 3]) for i in range(6)]
+
+
+def test_what_the_sweep_passes_over_is_held_out_too():
+    rows = {name: [{"question": f"{name} {i}?", "answer": str(i)} for i in range(30)] for name in ("train", "test")}
+    rows["train"][:10] = rows["test"][:10]  # evaluated, so that a sweep leaves them out and reads on
+    task = make_task(splits=rows)
+    selection = validation.select(task, 20, seed=3)
+    assert len(selection.doc_ids) == 20
+    with pytest.raises(SystemExit, match="--hold_out must leave something"):
+        list(program.examples(task, hold_out=20, limit=None, seed=3))
+    trained = {prompt for prompt, _ in program.examples(task, hold_out=5, limit=None, seed=3)}
+    read = validation.select(task, 5, seed=3)
+    assert not trained & {rows["train"][index]["question"] for index in read.doc_ids}
+
+
+def test_holding_out_of_a_split_that_no_sweep_reads_is_refused():
+    with pytest.raises(SystemExit, match="--hold_out is for tasks whose sweep reads training documents"):
+        next(program.examples(make_task(), hold_out=5, limit=None, seed=0))
+
+
 def test_a_task_without_a_training_split_is_refused(monkeypatch, tmp_path):
     # The task's own message, before any file is written.
     task = make_task(splits={"test": [{"question": "a?", "answer": "1"}]})

@@ -1,19 +1,13 @@
 """Architectures with ways of their own: the answers are those of the plain pass, whichever pass gives them."""
 
-import dataclasses
-import logging
-
 import pytest
 import transformers
-from lm_eval.api.instance import Instance
 
-from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import why_not_rows
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
-from lm_eval_lora_drop.engine.states.branching import NotShareable
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Work
 from tests import tiny
@@ -116,7 +110,9 @@ def test_the_answers_are_those_of_the_plain_pass(monkeypatch, tmp_path, name, ad
 
 @pytest.mark.parametrize("name", ["opt", "bloom", "gpt_bigcode", "openai", "rwkv"])
 def test_the_evaluated_split_is_answered_as_by_the_harness(monkeypatch, tmp_path, name):
-    lm = model(monkeypatch, tmp_path, name, {"target_modules": ["key", "value"]} if name == "rwkv" else {}, batch_size=1)
+    lm = model(
+        monkeypatch, tmp_path, name, {"target_modules": ["key", "value"]} if name == "rwkv" else {}, batch_size=1
+    )
     requests = [request for document in asked()["generate_until"] for request in document.requests]
     expected = lm.harness_answers("generate_until", list(requests), disable_tqdm=True)
     if why_left_to_harness(lm, requests) is None:

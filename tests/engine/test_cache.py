@@ -112,7 +112,9 @@ def test_buffers_shrink_as_rows_leave():
         rows.tree.remove(group)
     rows.groups = rows.groups[:1]
     rows.cache.settle()
-    assert all(len(layer.buffers[0]) <= SHRINK * layer.states < size for layer, size in zip(rows.cache.rows, many))
+    assert all(
+        len(layer.buffers[0]) <= SHRINK * layer.states < size for layer, size in zip(rows.cache.rows, many, strict=True)
+    )
     rows.step()
 
 

@@ -42,7 +42,9 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
                 plain_runner(lm, lm.layers), work
             )
             assert found.tokens > 0
-        assert {(a.variant, a.document.doc_id) for a in found.answers} == {(v, w.document.doc_id) for v in taken for w in work}
+        assert {(a.variant, a.document.doc_id) for a in found.answers} == {
+            (v, w.document.doc_id) for v in taken for w in work
+        }
         assert lm.batch_size_per_gpu == 2
 
 

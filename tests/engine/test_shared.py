@@ -211,7 +211,9 @@ def test_rows_that_end_at_once_and_rows_that_never_end(llama, monkeypatch):
 
 def test_documents_that_still_lack_different_boundaries(llama):
     docs = generating()
-    work = [Work(d, below(*boundaries)) for d, boundaries in zip(docs, [(4, 2), (3,), (4, 2), (), (0, 1, 2)], strict=True)]
+    work = [
+        Work(d, below(*boundaries)) for d, boundaries in zip(docs, [(4, 2), (3,), (4, 2), (), (0, 1, 2)], strict=True)
+    ]
     work = [item for item in work if item.variants]
     assert answers(shared_runner(llama, llama.layers), work) == answers(plain_runner(llama, llama.layers), work)
 

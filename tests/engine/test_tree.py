@@ -76,7 +76,9 @@ class Simulation:
         in_tree = len(self.tree.slot) - self.tree.free
         if in_tree == sum(len(members) for _, members, _ in self.groups):
             for layer in range(LAYERS):
-                nodes = {(i, v.layers[: layer + 1]) for i, (_, members, _) in enumerate(self.groups) for _, v in members}
+                nodes = {
+                    (i, v.layers[: layer + 1]) for i, (_, members, _) in enumerate(self.groups) for _, v in members
+                }
                 assert self.tree.states[layer] == len(nodes)
 
     def forward(self):

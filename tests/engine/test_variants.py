@@ -143,7 +143,11 @@ def test_random_candidates(llama, seed):
 
 
 def test_requests_of_one_document_may_have_different_arguments(llama):
-    settings = [{"until": ["q"], "max_gen_toks": 9}, {"until": ["a"], "max_gen_toks": 4}, {"until": [], "max_gen_toks": 6}]
+    settings = [
+        {"until": ["q"], "max_gen_toks": 9},
+        {"until": ["a"], "max_gen_toks": 4},
+        {"until": [], "max_gen_toks": 6},
+    ]
     docs = documents("generate_until", [[("The question is", s) for s in settings], [("a", settings[1])]])
     assert isinstance(docs[0].requests[0], Instance)
     plain, shared = both(llama, docs, parsed(["none", "0-1", "0-3"]))

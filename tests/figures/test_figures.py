@@ -1,13 +1,15 @@
 """Figures: they hold what they should, take any name, and come out the same twice."""
 
-import json
+import itertools
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.figures.axes import ticks_with_ends
 from lm_eval_lora_drop.figures.probe import (
     difference_figure,
     maximum_figure,
@@ -15,7 +17,20 @@ from lm_eval_lora_drop.figures.probe import (
     save_probe_figures,
     tokens_figure,
 )
-from lm_eval_lora_drop.figures.sweep import file_name, save_figure, save_sweep_figure, sweep_figure
+from lm_eval_lora_drop.figures.style import file_name, save_figure
+from lm_eval_lora_drop.figures.sweep import save_sweep_figure, sweep_figure
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import MetricSpec
+from tests.recorded_runs import (
+    boundaries,
+    candidate,
+    curve,
+    results_of,
+    run_record,
+    sweep_record,
+    task_record,
+    write_results,
+)
 
 NAMES = [
     "lora_drop_samsum",
@@ -24,22 +39,6 @@ NAMES = [
     "<b>&amp;\x00\x1b\ud800",
     "$",
 ]
-
-
-def entry(*, chosen=7, **changes):
-    """A task's entry in a results file with 11 boundaries; the two lowest were retired."""
-    rows = [
-        {
-            "boundary": k,
-            "score": 20.0 + k - 0.2 * max(0, k - 7) ** 2,
-            "stderr": 1.5,
-            "documents": 32 if k > 1 else 8,
-            "retired_after": None if k > 1 else 8,
-        }
-        for k in range(10, -1, -1)
-    ]
-    sweep = {"boundaries": rows, "chosen": chosen, "best": 7, **changes}
-    return {"method": "sweep", "metric": "rouge_l", "higher_is_better": True, "num_layers": 10, "sweep": sweep}
 
 
 def probed(*, layer=6, sets=("full", "K = 7", "base")):
@@ -68,13 +67,18 @@ def legend(figure):
     return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
+def entry(**changes):
+    """A task with 11 boundaries; the two lowest were retired."""
+    return task_record(sweep_record(**changes))
+
+
 def test_the_sweeps_figure_shows_every_score_its_band_and_the_three_marks():
     figure = sweep_figure("task", entry())
     axes = figure.axes[0]
-    rows = sorted(entry()["sweep"]["boundaries"], key=lambda row: row["boundary"])
+    rows = [[10 - place, row.score] for place, row in enumerate(curve())][::-1]
     lines = [line.get_xydata().tolist() for line in axes.lines]
-    assert [[row["boundary"], row["score"]] for row in rows] in lines
-    assert [[row["boundary"], row["score"]] for row in rows[:2]] in lines
+    assert rows in lines
+    assert rows[:2] in lines
     band = axes.collections[0].get_paths()[0].vertices
     assert [3.0, 23.0 - 1.5] in band.tolist()
     assert [3.0, 23.0 + 1.5] in band.tolist()
@@ -91,33 +95,56 @@ def test_the_sweeps_figure_shows_every_score_its_band_and_the_three_marks():
     assert "32 validation documents" in axes.get_title(loc="left")
 
 
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 7, 12, 13, 16, 22, 24, 26, 28, 30, 32, 36, 40, 48, 61, 80, 126])
+def test_the_ticks_name_base_and_full_and_do_not_touch(layers):
+    ticks = ticks_with_ends(0, layers)
+    assert ticks[0] == 0
+    assert ticks[-1] == layers
+    assert len(ticks) <= 13
+    # A label is about a fortieth of the axis wide.
+    assert min(b - a for a, b in itertools.pairwise(ticks)) >= layers / 32
+    figure = sweep_figure(
+        "task",
+        task_record(sweep_record(boundaries({0: 1.0, layers: 2.0}, layers), chosen=0, layers=layers), layers=layers),
+    )
+    assert figure.axes[0].get_xticks().tolist() == ticks
+
+
 def test_full_and_base_are_marked_only_where_they_were_scored():
-    rows = [row for row in entry()["sweep"]["boundaries"] if 2 <= row["boundary"] <= 8]
-    assert legend(sweep_figure("task", entry(boundaries=rows))) == ["± 1 standard error", "chosen, K = 7: 27.0 ± 1.5"]
+    some = tuple(row for row in curve() if Variant.parse(row.variant, 10).boundary in range(2, 9))
+    assert legend(sweep_figure("task", entry(candidates=some))) == ["± 1 standard error", "chosen, K = 7: 27.0 ± 1.5"]
 
 
 def test_a_score_without_standard_error_or_without_a_value_is_drawn_as_far_as_it_goes():
-    rows = [
-        {"boundary": k, "score": s, "stderr": None, "documents": 1, "retired_after": None}
-        for k, s in ((1, 0.5), (0, None))
-    ]
-    figure = sweep_figure("task", entry(boundaries=rows, chosen=1))
-    assert "chosen, K = 1: 0.5" in legend(figure)
+    figure = sweep_figure("task", entry(candidates=boundaries({1: 0.5, 0: None}, stderr=None, documents=1), chosen=1))
+    assert "chosen, K = 1: 0.500" in legend(figure)
 
 
 def test_the_rule_is_named_where_it_need_not_choose_the_best():
     assert "chosen (one_se), K = 6: 26.0 ± 1.5" in legend(sweep_figure("task", entry(chosen=6, select="one_se")))
 
 
-@pytest.mark.parametrize("sweep", [None, {}, {"boundaries": []}])
-def test_an_entry_without_a_sweep_is_refused(sweep):
+def test_candidates_that_are_no_boundaries_stand_side_by_side_under_their_names():
+    names = ["0-9", "0-9x0.5", "0-9.attention", "5-9", "none"]
+    rows = tuple(candidate(Variant.parse(name, 10), score) for name, score in zip(names, [3, 5, 2, 4, 1], strict=True))
+    figure = sweep_figure(
+        "task", entry(candidates=rows, chosen=Variant.parse("0-9x0.5", 10), family="mixed", ordered=False)
+    )
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == names[::-1]
+    assert [[0, 1], [1, 4], [2, 2], [3, 5], [4, 3]] in [line.get_xydata().tolist() for line in axes.lines]
+    assert "chosen, 0-9x0.5: 5.0 ± 1.5" in legend(figure)
+    assert "full, K = 10: 3.0 ± 1.5" in legend(figure)
+
+
+def test_a_record_without_a_sweep_is_refused():
     with pytest.raises(ArgumentError, match="boundary=auto"):
-        sweep_figure("task", {"method": "given", "sweep": sweep})
+        sweep_figure("task", task_record())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_is_drawn_as_text_and_gives_a_file(name, tmp_path):
-    paths = save_sweep_figure(name, entry() | {"metric": name}, tmp_path)
+    paths = save_sweep_figure(name, replace(entry(), metric=MetricSpec(name, "none", True)), tmp_path)
     paths += save_probe_figures(name, probed(), tmp_path)
     assert all(path.parent == tmp_path and path.stat().st_size > 5000 for path in paths)
     assert {path.suffix for path in paths} == {".png", ".svg", ".pdf"}
@@ -158,12 +185,12 @@ def test_the_probes_figures_show_their_series():
         "95 % interval of the rise point",
         "rise point, layer 6 (boundary K = 7)",
     ]
-    for curve, line in zip(probe["curves"], rise.axes[0].lines, strict=False):
-        np.testing.assert_allclose(line.get_ydata(), curve["over_tokens"]["probability"]["mean"])
+    for drawn, line in zip(probe["curves"], rise.axes[0].lines, strict=False):
+        np.testing.assert_allclose(line.get_ydata(), drawn["over_tokens"]["probability"]["mean"])
     tokens = tokens_figure("task", probe)
     assert [axes.get_title(loc="left") for axes in tokens.axes] == ["full", "K = 7", "base"]
-    for curve, axes in zip(probe["curves"], tokens.axes, strict=True):
-        for mean, line in zip(curve["by_token"]["probability"]["mean"], axes.lines, strict=True):
+    for drawn, axes in zip(probe["curves"], tokens.axes, strict=True):
+        for mean, line in zip(drawn["by_token"]["probability"]["mean"], axes.lines, strict=True):
             np.testing.assert_allclose(line.get_ydata(), mean)
     assert legend(maximum_figure("task", probe)) == ["full", "K = 7", "base"]
     difference = difference_figure("task", probe)
@@ -187,10 +214,13 @@ def test_the_full_adapter_alone_has_no_difference(tmp_path):
     ]
 
 
-def test_the_command_draws_a_results_file_and_a_probe_file(tmp_path, capsys):
-    results = tmp_path / "results_2026-01-01T00-00-00.json"
-    tasks = {"one": entry(), "two": {"method": "probe", "sweep": None, "probe": probed()}, "three": {"method": "given"}}
-    results.write_text(json.dumps({"config": {"lora_drop": {"tasks": tasks}}}), encoding="utf-8")
+def test_the_command_draws_a_results_file(tmp_path, capsys):
+    tasks = {
+        "one": entry(),
+        "two": task_record(method="probe", probe=probed()),
+        "three": task_record(),
+    }
+    results = write_results(tmp_path, results_of(run_record(tasks)))
     assert main(["figures", str(results), "--formats", "svg"]) == 0
     printed = capsys.readouterr().out.split()
     assert [path.rsplit("/", 1)[1] for path in printed] == [
@@ -200,26 +230,17 @@ def test_the_command_draws_a_results_file_and_a_probe_file(tmp_path, capsys):
         "probe-maximum-two.svg",
         "probe-difference-two.svg",
     ]
-    probe = tmp_path / "probe.json"
-    probe.write_text(json.dumps({"task": "two", "probe": probed()}), encoding="utf-8")
-    assert main(["figures", str(probe), "-o", str(tmp_path / "out"), "--formats", "png,pdf"]) == 0
+    out = str(tmp_path / "out")
+    assert main(["figures", str(results), "-o", out, "--formats", "png,pdf", "--task", "two"]) == 0
     assert len(list((tmp_path / "out").iterdir())) == 8
 
 
-@pytest.mark.parametrize(
-    ("text", "arguments", "message"),
-    [
-        ("{", [], "is no JSON file"),
-        ("[1]", [], "holds no entry config.lora_drop.tasks"),
-        ('{"config": {"lora_drop": null}}', [], "holds no entry config.lora_drop.tasks"),
-        ('{"config": {"lora_drop": {"tasks": {"a": {"method": "given"}}}}}', [], "no sweep and no probe"),
-        ('{"config": {"lora_drop": {"tasks": {"a": {}}}}}', ["--task", "b"], "got b. There are: a"),
-        (None, [], "cannot be read"),
-    ],
-)
-def test_a_file_that_cannot_be_drawn_is_named_with_the_way_out(text, arguments, message, tmp_path, capsys):
-    path = tmp_path / "results.json"
-    if text is not None:
-        path.write_text(text, encoding="utf-8")
-    assert main(["figures", str(path), *arguments]) == 1
-    assert message in capsys.readouterr().err
+def test_what_cannot_be_drawn_is_named_with_the_way_out(tmp_path, capsys):
+    results = write_results(tmp_path, results_of(run_record({"a": task_record()})))
+    for arguments, message in (
+        ([str(results)], "no sweep and no probe"),
+        ([str(results), "--task", "b"], "got b. There are: a"),
+        ([str(tmp_path / "none.json")], "does not exist"),
+    ):
+        assert main(["figures", *arguments]) == 1
+        assert message in capsys.readouterr().err

@@ -14,13 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEYS = {"openai": "sk-planted-openai-1", "anthropic": "sk-ant-planted-2", "google": "AIza-planted-3"}
+VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
 USAGE = (100, 4)
 """Input and output tokens that every answer claims to have taken."""
 
 
 @dataclass
 class Say:
-    """What the server does with one request. `fault`: drop, hang, malformed, half, or empty for none of these."""
+    """What the server does with one request. `fault`: drop, hang, malformed, half, drip, or empty for none of these."""
 
     text: str | None = ""
     status: int = 200
@@ -29,6 +30,10 @@ class Say:
     refusal: bool = False
     fault: str = ""
     error: str = "planned fault"
+    body: bytes | None = None
+    """Sent with status 200 as it is, and billed: the provider has done its work, whatever it makes of the response."""
+    change: Callable[[dict[str, Any]], Any] | None = None
+    """What is done to an otherwise good response before it is sent."""
 
 
 @dataclass
@@ -48,7 +53,11 @@ def score_json(value: Any) -> str:
 class JudgeServer:
     """`behaviour(request, nth)` decides, `nth` counting the requests for this provider, model and prompt from 1."""
 
-    def __init__(self, behaviour: Callable[[Request, int], Say]) -> None:
+    def __init__(
+        self, behaviour: Callable[[Request, int], Say], keys: dict[str, str] | None = None, port: int = 0
+    ) -> None:
+        self.keys = keys or KEYS
+        self.headers: list[dict[str, str]] = []
         self.behaviour = behaviour
         self.requests: list[Request] = []
         self.billed: Counter[tuple[str, str, str]] = Counter()
@@ -74,7 +83,7 @@ class JudgeServer:
             def handle_error(self, request, client_address):
                 pass  # clients are killed on purpose
 
-        self._http = Server(("127.0.0.1", 0), Handler)
+        self._http = Server(("127.0.0.1", port), Handler)
         self.port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -95,6 +104,7 @@ class JudgeServer:
             "provider": provider,
             "model": model,
             "base_url": self.url(provider),
+            "api_key_env": VARIABLES[provider],
             "price": {"input": 1.0, "output": 10.0},
             **settings,
         }
@@ -108,6 +118,7 @@ class JudgeServer:
         key = (request.provider, request.model, request.prompt)
         with self._lock:
             self.requests.append(request)
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
             self._seen[key] += 1
             nth = self._seen[key]
             self.active += 1
@@ -145,13 +156,34 @@ class JudgeServer:
         # Counted before it is sent: what the client makes of it is not the provider's concern.
         with self._lock:
             self.billed[key] += 1
-        self._send(handler, 200, _BODIES[request.provider](request, say))
+        body = say.body
+        if body is None:
+            built = BODIES[request.provider](request, say)
+            body = json.dumps(say.change(built) if say.change else built).encode()
+        if say.fault == "drip":
+            self._drip(handler, body)
+            return
+        self._send(handler, 200, body, say.headers)
+
+    def _drip(self, handler, body) -> None:
+        """A byte each tenth of a second, so that no time-out between two bytes ever ends it."""
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        try:
+            for place in range(len(body)):
+                handler.wfile.write(body[place : place + 1])
+                time.sleep(0.1)
+        except OSError:
+            pass
+        handler.close_connection = True
 
     def _understand(self, handler, body) -> Request | None:
         path, headers = handler.path, handler.headers
         gemini = re.fullmatch(r"/v1(?:beta)?/models/([\w.-]+):generateContent", path)
         if path == "/v1/chat/completions":
-            self._expect(headers.get("authorization") == f"Bearer {KEYS['openai']}", "openai key")
+            self._expect(headers.get("authorization") == f"Bearer {self.keys['openai']}", "openai key")
             format_ = body.get("response_format")
             if format_:
                 self._expect(format_["type"] == "json_schema" and format_["json_schema"]["strict"] is True, "format")
@@ -161,7 +193,8 @@ class JudgeServer:
         if path == "/v1/messages":
             # The SDK 2.12 sends the key as a bearer token; releases before it as x-api-key.
             sent = [headers.get("x-api-key"), headers.get("authorization")]
-            self._expect(sent in ([KEYS["anthropic"], None], [None, f"Bearer {KEYS['anthropic']}"]), "anthropic key")
+            key = self.keys["anthropic"]
+            self._expect(sent in ([key, None], [None, f"Bearer {key}"]), "anthropic key")
             self._expect(re.fullmatch(r"\d{4}-\d\d-\d\d", headers.get("anthropic-version", "")) is not None, "version")
             self._expect("temperature" not in body and body["max_tokens"] > 0, "anthropic body")
             format_ = body.get("output_config", {}).get("format")
@@ -169,7 +202,7 @@ class JudgeServer:
                 self._expect(format_["type"] == "json_schema" and "properties" in format_["schema"], "anthropic format")
             return self._request("anthropic", body["model"], body["messages"][0]["content"], bool(format_), body)
         if gemini:
-            self._expect(headers.get("x-goog-api-key") == KEYS["google"], "google key")
+            self._expect(headers.get("x-goog-api-key") == self.keys["google"], "google key")
             config = body["generationConfig"]
             structured = config.get("responseMimeType") == "application/json"
             self._expect(not structured or "properties" in config["responseJsonSchema"], "google schema")
@@ -233,4 +266,4 @@ def _google(request: Request, say: Say) -> dict[str, Any]:
     }
 
 
-_BODIES = {"openai": _openai, "anthropic": _anthropic, "google": _google}
+BODIES = {"openai": _openai, "anthropic": _anthropic, "google": _google}

@@ -16,7 +16,7 @@ SHORT = ["brief"] * 5
 
 def shown(request):
     """The texts A and B as the judge sees them."""
-    return [re.search(f"<{name}>\n(.*)\n</{name}>", request.prompt, re.DOTALL)[1] for name in "AB"]
+    return [re.search(f"<({name}-[0-9a-f]{{16}})>\n(.*)\n</\\1>", request.prompt, re.DOTALL)[2] for name in "AB"]
 
 
 def longer(request, nth):

@@ -89,3 +89,50 @@ def test_missing_keys_are_named_all_at_once(monkeypatch):
     own = parse_panel({"judges": [{**JUDGE, "base_url": "http://localhost/v1"}]}, "x")
     own.check_keys()
     assert isinstance(own, Panel)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "judges: &a [*a]",
+        "judges: [{provider: openai, model: m, options: &a {x: *a}}]",
+        "judges: [{provider: openai, model: m, options: {when: 2020-01-01}}]",
+        "judges: [{provider: openai, model: m, options: {1: 2}}]",
+        "judges: [{provider: openai, model: m, options: {t: .nan}}]",
+        "judges: [{provider: [openai], model: m}]",
+        "judges: [{provider: openai, model: [m]}]",
+        "judges: [{provider: openai, model: m, name: [x]}]",
+        "judges: [{provider: openai, model: m, base_url: 'http://[::1'}]",
+        "judges: [{provider: openai, model: m, base_url: 'http://a:port/'}]",
+        'judges: [{provider: openai, model: m, base_url: "http://a\\n.b/"}]',
+        "judges: [{provider: openai, model: m, base_url: 5}]",
+        "judges: [{provider: openai, model: m, max_tokens: .nan}]",
+        "judges: [{provider: openai, model: m, max_tokens: 1" + "0" * 5000 + "}]",
+        "judges: [{provider: openai, model: m, price: {input: .inf, output: 1}}]",
+        "judges: [{provider: openai, model: m, api_key_env: [x]}]",
+        "judges: [{provider: openai, model: m}]\nattempts: 1000000000",
+        "judges: [{provider: openai, model: m}]\ntimeout: .inf",
+        "judges: [{provider: openai, model: m}]\nconcurrency: [1]",
+        "judges: [{provider: openai, model: m}]\n? [a, b]\n: 1",
+        "judges: " + "[" * 5000,
+        "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\n"
+        "d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d,*d]\njudges: [{provider: *e}]",
+        "!!python/object/apply:os.system [true]",
+        "\x00",
+        "judges: [{provider: openai, model: m}]" + " " * 300_000,
+    ],
+    ids=range(25),
+)
+def test_a_hostile_file_is_refused_in_one_short_line(tmp_path, text):
+    file = tmp_path / "panel.yaml"
+    file.write_text(text)
+    with pytest.raises(ArgumentError) as caught:
+        load_panel(file)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/panel.yaml", "a\0b", "x" * 5000, "/dev/zero", "/", "", 5, ["a"]])
+def test_what_is_no_file_is_no_panel(path):
+    with pytest.raises(ArgumentError, match="is no panel file"):
+        load_panel(path)

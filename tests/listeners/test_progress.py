@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from lm_eval_lora_drop.listeners import progress
-from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.sweep.metric import resolve_metric
-from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
-from lm_eval_lora_drop.sweep.score import Scorer
-from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
-from tests.toy import make_task
+from lm_eval_lora_drop.listeners import default_listeners, progress
+from lm_eval_lora_drop.listeners.progress import ProgressBar
+from lm_eval_lora_drop.record.events import Answered, RoundStarted, SweepEnded
+from tests.listeners.events import CANDIDATES, DOCUMENTS, Mean, pairs, started, whole_sweep
 
-RULE = exact_match_rule({0: 0.0, 1: 0.1, 2: 0.3, 3: 0.5, 4: 1.0, 5: 0.7, 6: 0.6})
-DOCS = [{"question": f"{i}?", "answer": f"answer {i}"} for i in range(40)]
-
-
-def sweep(folder: Path, *, peers: Any = None, shown: bool = True, **settings: Any) -> None:
-    task = make_task(splits={"validation": DOCS, "test": DOCS[:1]})
-    peers = peers or One()
-    run_sweep(
-        make_documents(task),
-        RuleRunner(RULE),
-        Scorer(task, resolve_metric(task, None)),
-        SweepSettings(tuple(range(L + 1)), **settings),
-        Journal(folder, "sha256:ab", "toy", rank=peers.rank, settings={}),
-        num_layers=L,
-        peers=peers,
-        progress=shown,
-    )
+ALL = len(CANDIDATES) * DOCUMENTS
 
 
 @pytest.fixture(autouse=True)
@@ -40,33 +18,68 @@ def _every_update_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
 
 
-def test_shows_pairs_boundaries_at_work_and_the_leader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(tmp_path)
-    last = capsys.readouterr().err.rsplit("\r", 1)[-1]
-    assert "280/280" in last
-    assert "K=0-6, best K=4 (1)" in last
+def last(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.rsplit("\r", 1)[-1]
 
 
-def test_starts_where_the_journal_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(tmp_path)
-    capsys.readouterr()
-    sweep(tmp_path)
-    assert "280/280" in capsys.readouterr().err
+def hear(bar: ProgressBar, *events: object) -> None:
+    for event in events:
+        bar.hear(event)  # type: ignore[arg-type]
 
 
-def test_a_race_ends_at_what_it_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(tmp_path, strategy="racing")
-    done, total = capsys.readouterr().err.rsplit("\r", 1)[-1].split("|")[2].split("[")[0].split("/")
-    assert int(done) == int(total) < 280
+def test_shows_pairs_and_the_leader(capsys: pytest.CaptureFixture[str]) -> None:
+    hear(ProgressBar(), *whole_sweep())
+    shown = last(capsys)
+    assert f"{ALL}/{ALL}" in shown
+    assert "best K = 7 (30.5)" in shown
 
 
-def test_is_silent_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(tmp_path, shown=False)
+def test_the_leader_of_a_metric_that_should_be_low_is_the_lowest(capsys: pytest.CaptureFixture[str]) -> None:
+    hear(ProgressBar(), started(scores=Mean(higher_is_better=False)), Answered(pairs(CANDIDATES, [0])), SweepEnded())
+    assert "best K = 0 (23.0)" in last(capsys)
+
+
+def test_a_candidate_that_met_fewer_documents_does_not_lead(capsys: pytest.CaptureFixture[str]) -> None:
+    best, others = CANDIDATES[3], CANDIDATES[:3]
+    assert best.boundary == 7
+    events = [started(), Answered(pairs([best, *others], [1])), Answered(pairs(others, [0])), SweepEnded()]
+    hear(ProgressBar(), *events)
+    assert "best K = 8 (29.5)" in last(capsys)
+
+
+def test_no_value_yet_is_no_leader(capsys: pytest.CaptureFixture[str]) -> None:
+    hear(ProgressBar(), started(), Answered([(variant, 0, None) for variant in CANDIDATES]), SweepEnded())
+    assert "best" not in last(capsys)
+
+
+def test_starts_where_the_journal_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar()
+    hear(bar, started(pairs(CANDIDATES, range(3))), RoundStarted(5 * len(CANDIDATES)))
+    assert f"{3 * len(CANDIDATES)}/{ALL}" in last(capsys)
+    hear(bar, Answered(pairs(CANDIDATES, range(3, DOCUMENTS))), SweepEnded())
+    assert f"{ALL}/{ALL}" in last(capsys)
+
+
+def test_a_race_ends_at_what_it_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    few = CANDIDATES[:2]
+    rounds = [RoundStarted(11), Answered(pairs(CANDIDATES, [0])), RoundStarted(14), Answered(pairs(few, range(1, 8)))]
+    hear(ProgressBar(), started(), *rounds, SweepEnded())
+    assert "25/25" in last(capsys)
+
+
+def test_an_error_closes_the_bar_and_the_next_sweep_opens_another(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = ProgressBar()
+    hear(bar, started(), SweepEnded(), SweepEnded(), Answered(pairs(CANDIDATES, [0])))
+    assert f"0/{ALL}" in last(capsys)
+    hear(bar, *whole_sweep())
+    assert f"{ALL}/{ALL}" in last(capsys)
+
+
+def test_is_silent_when_told(capsys: pytest.CaptureFixture[str]) -> None:
+    hear(ProgressBar(shown=False), *whole_sweep())
     assert capsys.readouterr().err == ""
 
 
-def test_of_several_processes_the_first_shows_its_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Threads(2).run(lambda member: sweep(tmp_path / "first", peers=member, shown=member.rank == 0))
-    assert "140/140" in capsys.readouterr().err
-    Threads(2).run(lambda member: sweep(tmp_path / "other", peers=member, shown=member.rank == 1))
-    assert capsys.readouterr().err == ""
+def test_of_several_processes_only_the_first_listens() -> None:
+    assert default_listeners(1) == []
+    assert [type(one).__name__ for one in default_listeners(0, "none")] == ["ProgressBar", "LogTable", "SweepFigure"]

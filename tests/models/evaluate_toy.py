@@ -7,6 +7,7 @@ usage: python -m tests.models.evaluate_toy SETTINGS    with SETTINGS a JSON obje
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -25,18 +26,18 @@ class Counting:
     answered = 0
     kill_after: int | None = None
 
-    def runner(self, documents, candidates):
-        run, engine = super().runner(documents, candidates)
+    def prepare(self, documents, candidates):
+        way = super().prepare(documents, candidates)
 
         def counting(work):
-            for batch in run(work):
+            for batch in way.runner(work):
                 self.answered += len(batch)
                 yield batch
                 # Here the sweep has written the batch down and asks for the next one.
                 if self.kill_after is not None and self.answered >= self.kill_after:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        return counting, engine
+        return dataclasses.replace(way, runner=counting)
 
 
 def backend(name):

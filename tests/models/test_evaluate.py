@@ -182,7 +182,7 @@ def test_the_probe_finds_a_boundary_and_leaves_its_curve(make):
 
 
 def test_the_reference_likelihood_needs_no_generation(make):
-    lm = make(boundary="auto", sweep_limit=10, sweep_metric="reference_loglikelihood")
+    lm = make(boundary="auto", sweep_limit=10, sweep_metric="reference_loglikelihood", sweep_select="best")
     entry = evaluate(lm)["config"]["lora_drop"]["tasks"]["toy"]
     assert entry["metric"]["name"] == "reference_loglikelihood"
     scores = scores_by_k(entry)

@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.probe.run import probe
+from lm_eval_lora_drop.variant import Variant
 
 # So large that to keep the hidden states of 180 documents would add a quarter to the process, their logits as much.
 HIDDEN, LAYERS, VOCABULARY, LENGTH = 256, 8, 4000, 100
@@ -44,7 +44,7 @@ def main(documents):
     layers = AdapterLayers.of(peft.get_peft_model(model, adapter).eval())
     pairs = ((" ".join(str(5 + (i + j) % 999) for j in range(LENGTH)), "7 8 9 10") for i in range(documents))
     tracemalloc.start()
-    probe(Tokens(), layers, pairs, [LayerSet.below(0, LAYERS)], progress=False)
+    probe(Tokens(), layers, pairs, [Variant.below(0, LAYERS)], progress=False)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, tracemalloc.get_traced_memory()[1])
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.probe import lens
 from lm_eval_lora_drop.probe.encoding import Encoded
+from lm_eval_lora_drop.variant import Variant
 from tests.probe.models import CONFIGS, make
 
 DOCUMENTS = [
@@ -16,7 +16,7 @@ DOCUMENTS = [
     Encoded((7, 8, 9), (33, 10)),
     Encoded((200,) * 20, (33,)),
 ]
-SETS = [LayerSet.below(4, 4), LayerSet.below(2, 4), LayerSet(frozenset({0, 3}), 4), LayerSet.below(0, 4)]
+SETS = [Variant.below(4, 4), Variant.below(2, 4), Variant.of_layers({0, 3}, 4), Variant.below(0, 4)]
 
 
 def by_hand(layers, document):
@@ -87,9 +87,9 @@ def test_the_last_layer_is_the_models_own_output_distribution(architecture):
 
 def test_the_curve_of_a_boundary_leaves_the_full_one_where_its_lora_ends():
     layers = make("llama")
-    with layers.keep(LayerSet.below(4, 4)):
+    with layers.keep(Variant.below(4, 4)):
         full = lens.read_layers(layers, DOCUMENTS[:1], 4)
-    with layers.keep(LayerSet.below(2, 4)):
+    with layers.keep(Variant.below(2, 4)):
         some = lens.read_layers(layers, DOCUMENTS[:1], 4)
     np.testing.assert_array_equal(full[:, :2], some[:, :2])
     assert (full[:, 2:, :, 0] != some[:, 2:, :, 0]).all()
@@ -97,9 +97,9 @@ def test_the_curve_of_a_boundary_leaves_the_full_one_where_its_lora_ends():
 
 def test_lora_on_the_head_reads_every_layer_and_is_dropped_with_the_last():
     layers = make("llama", target_modules=["q_proj", "lm_head"])
-    with layers.keep(LayerSet.below(4, 4)):
+    with layers.keep(Variant.below(4, 4)):
         full = lens.read_layers(layers, DOCUMENTS[:1], 4)
-    with layers.keep(LayerSet.below(3, 4)):
+    with layers.keep(Variant.below(3, 4)):
         np.testing.assert_allclose(
             lens.read_layers(layers, DOCUMENTS[:1], 4)[0], by_hand(layers, DOCUMENTS[0]), rtol=0, atol=1e-5
         )

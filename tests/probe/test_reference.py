@@ -7,12 +7,12 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.probe.reference import ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document, Work
 
 PROMPTS = ["the question is", "1 + 1 =", "a text with a blank at its end "]
@@ -51,9 +51,9 @@ def test_every_boundary_scores_as_by_hand(lm, make_runner):
     items = {}
     for answers in runner([Work(document, (4, 2, 0)) for document in documents]):
         for answer in answers:
-            items[answer.boundary, answer.document.doc_id] = scorer.item(answer)
+            items[answer.variant.boundary, answer.document.doc_id] = scorer.item(answer)
     for boundary in (4, 2, 0):
-        with lm.layers.keep(LayerSet.below(boundary, 4)):
+        with lm.layers.keep(Variant.below(boundary, 4)):
             for index, pair in enumerate(zip(PROMPTS, REFERENCES, strict=True)):
                 assert items[boundary, index] == pytest.approx(by_hand(lm, *pair), abs=1e-5)
 

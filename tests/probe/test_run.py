@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from lm_eval_lora_drop.boundary import LayerSet
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.probe.run import probe, probe_boundary
+from lm_eval_lora_drop.variant import Variant
 
 PAIRS = [(f"the question {i} and the text {'of the other ' * (i % 5)}", f" answer {i} in the text") for i in range(20)]
-SETS = [LayerSet.below(2, 4), LayerSet(frozenset({0, 3}), 4), LayerSet.below(0, 4)]
+SETS = [Variant.below(2, 4), Variant.of_layers({0, 3}, 4), Variant.below(0, 4)]
 
 
 @pytest.fixture(scope="module")

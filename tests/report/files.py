@@ -44,6 +44,8 @@ def write_run(
     lora_drop: dict[str, Any] | None = None,
     release: str = "0.4.13",
     samples: bool = True,
+    docs: list[dict[str, Any]] | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> Path:
     """One results file with one task, and its samples; per-document `values` by metric. Returns the results file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +58,7 @@ def write_run(
             for i in range(count):
                 row = {
                     "doc_id": i,
-                    "doc": {"question": f"question {i}"},
+                    "doc": docs[i] if docs else {"question": f"question {i}"},
                     "target": targets[i],
                     "arguments": {"gen_args_0": {"arg_0": f"{prompt} {i}", "arg_1": {"until": []}}},
                     "resps": [[outputs[i]]],
@@ -80,7 +82,7 @@ def write_run(
         }
     results = {
         "results": {task: {"alias": task, **{f"{m},none": s for m, s in scores.items()}}},
-        "configs": {task: {"metric_list": metric_list}},
+        "configs": {task: {"metric_list": metric_list, "metadata": metadata or {}}},
         "versions": {task: version},
         "n-shot": {task: 0},
         "higher_is_better": {task: {metric: (higher or {}).get(metric, True) for metric in values}},

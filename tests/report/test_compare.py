@@ -1,12 +1,10 @@
 """`lora-drop compare`: the right test for each metric, refusals that say in what, the error analysis."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from sacrebleu.metrics import BLEU
 
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
@@ -24,7 +22,7 @@ def two(tmp_path, left, right, **both):
 
 
 def test_each_metric_gets_its_test(tmp_path):
-    """McNemar for 0/1, randomisation else; gains and losses by the metric's direction; Holm over the table."""
+    """McNemar for 0/1, randomisation else; gains and losses by the metric's direction; the first is the task's test."""
     left = {"em": [1, 1, 0, 0] * 5, "f1": [0.5] * 20, "cost": [1.0] * 20}
     right = {"em": [1, 0, 1, 1] * 5, "f1": [0.5, 0.75] * 10, "cost": [2.0] * 20}
     found = compare(two(tmp_path, left, right, higher={"cost": False}))
@@ -35,9 +33,11 @@ def test_each_metric_gets_its_test(tmp_path):
     assert (f1.gained, f1.lost) == (10, 0)
     assert (cost.gained, cost.lost) == (0, 20)
     assert f1.interval[0] <= f1.difference <= f1.interval[1]
-    assert found.tests == 3
-    assert em.p_holm == pytest.approx(em.p_value)
-    assert cost.p_holm == pytest.approx(min(1.0, 3 * cost.p_value))
+    assert found.tests == 1
+    assert em.p_holm == em.p_table == pytest.approx(em.p_value)
+    assert (f1.p_holm, cost.p_holm) == (None, None)
+    (by_metric,) = compare(two(tmp_path, left, right, higher={"cost": False}), metrics=["cost"]).tasks[0].metrics
+    assert by_metric.p_holm == cost.p_value == pytest.approx(2.0**-19)
 
 
 HYPOTHESES = ["我们 今天去学校", "他很高兴看到你", "天气不错,出去走走", "这本书很有意思", "请给我一杯水"] * 4
@@ -45,64 +45,80 @@ OTHER = ["我们今天去学校了", "他看到你很高兴", "天气很好,出�
 REFERENCES = ["我们今天去学校", "他很高兴看到你", "天气很好,出去走走", "这本书很有意思", "请给我一杯水"] * 4
 
 
-def test_bleu_equals_the_sacrebleu_command(tmp_path):
-    """The p-value of `sacrebleu ref -i a b --paired-ar`, from the logged outputs."""
+def corpus_runs(tmp_path, metric, name, texts):
+    """One run for each of `texts`, scored by our task's metric."""
     runs = []
-    for name, texts in (("one", HYPOTHESES), ("two", OTHER)):
-        items = [BLEU_ZH.statistics(text.strip(), ref) for text, ref in zip(texts, REFERENCES, strict=True)]
+    for label, outputs in texts.items():
+        items = [metric.statistics(text.strip(), ref) for text, ref in zip(outputs, REFERENCES, strict=True)]
         write_run(
-            tmp_path / name,
-            {"bleu": items},
-            name=name,
-            outputs=texts,
+            tmp_path / label,
+            {name: items},
+            name=label,
+            outputs=outputs,
             targets=REFERENCES,
-            aggregation={"bleu": repr(BLEU_ZH)},
-            scores={"bleu": BLEU_ZH(items)},
+            aggregation={name: repr(metric)},
+            scores={name: metric(items)},
         )
-        runs.append(open_system(str(tmp_path / name))[0])
-        (tmp_path / f"{name}.txt").write_text("\n".join(texts) + "\n")
-    (tmp_path / "ref.txt").write_text("\n".join(REFERENCES) + "\n")
-    command = [
-        sys.executable,
-        "-m",
-        "sacrebleu",
-        "ref.txt",
-        "-i",
-        "one.txt",
-        "two.txt",
-        "-m",
-        "bleu",
-        "--tokenize",
-        "zh",
-    ]
-    said = subprocess.run(
-        [*command, "--paired-ar", "-f", "json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "SACREBLEU_SEED": "12345"},
-    ).stdout
-    want = json.loads(said)[1]["BLEU"]
-    row = compare(runs).tasks[0].metrics[0]
-    assert row.p_value == pytest.approx(want["p_value"], abs=1e-12)
-    assert row.other_score == pytest.approx(want["score"], abs=0.01)
-    assert "seed:12345" in row.test
+        runs.append(open_system(str(tmp_path / label))[0])
+    return runs
+
+
+def test_bleu_of_runs_is_the_exchange_test_of_their_texts(tmp_path):
+    """Twenty differing documents are exchanged at random; the oracle draws its own exchanges and asks sacrebleu."""
+    row = compare(corpus_runs(tmp_path, BLEU_ZH, "bleu", {"one": HYPOTHESES, "two": OTHER})).tasks[0].metrics[0]
+    metric = BLEU(tokenize="zh")
+    rng = np.random.default_rng(5)
+
+    def difference(exchanged):
+        sides = [[b if e else a for a, b, e in zip(HYPOTHESES, OTHER, exchanged, strict=True)]]
+        sides.append([a if e else b for a, b, e in zip(HYPOTHESES, OTHER, exchanged, strict=True)])
+        one, two = (metric.corpus_score(side, [REFERENCES]).score for side in sides)
+        return two - one
+
+    observed = difference([False] * 20)
+    drawn = [abs(difference(rng.random(20) < 0.5)) >= abs(observed) - 1e-7 for _ in range(600)]
+    assert row.difference == pytest.approx(observed)
+    assert row.p_value == pytest.approx(np.mean(drawn), abs=4 * np.sqrt(0.25 / 600))
+    assert "9,999 draws" in row.test
+    assert "BLEU nrefs:1" in row.test
     assert row.interval[0] <= row.difference <= row.interval[1]
 
 
+@pytest.mark.parametrize("worse", range(1, 9))
+def test_few_documents_that_differ(tmp_path, worse):
+    """k outputs are spoilt, none improved: p = 2 / 2**k, and the interval contains zero exactly if p >= .05.
+
+    sacrebleu's own paired test, which does not count ties, says .0001 for k = 1.
+    """
+    spoilt = [text if row >= worse else "好" for row, text in enumerate(REFERENCES)]
+    row = compare(corpus_runs(tmp_path, BLEU_ZH, "bleu", {"one": REFERENCES, "two": spoilt})).tasks[0].metrics[0]
+    assert row.p_value == pytest.approx(2.0 ** (1 - worse))
+    assert (row.interval[0] <= 0 <= row.interval[1]) == (row.p_value >= 0.05)
+
+
 def test_equal_systems_and_chrf(tmp_path):
-    """The same outputs twice: p = 1, by chrF as our tasks print it."""
-    items = [CHRF2.statistics(text, ref) for text, ref in zip(OTHER, REFERENCES, strict=True)]
-    both = {
-        "aggregation": {"chrf": repr(CHRF2)},
-        "scores": {"chrf": CHRF2(items)},
-        "targets": REFERENCES,
-        "outputs": OTHER,
-    }
-    row = compare(two(tmp_path, {"chrf": items}, {"chrf": items}, **both)).tasks[0].metrics[0]
-    assert (row.p_value, row.difference, row.interval) == (1.0, 0.0, (0.0, 0.0))
-    assert row.test.startswith("sacrebleu")
+    """The same outputs twice: p = 1, by chrF as our tasks print it; twenty documents do not prove them equal."""
+    row = compare(corpus_runs(tmp_path, CHRF2, "chrf", {"one": OTHER, "two": OTHER})).tasks[0].metrics[0]
+    assert (row.p_value, row.difference) == (1.0, 0.0)
+    assert row.interval[0] < 0 < row.interval[1]
+    assert "CHRF nrefs:1" in row.test
+
+
+def test_clusters_named_by_the_task(tmp_path, capsys):
+    """Twelve documents on three passages: tested by passage; the same runs without the word are tested by document."""
+    docs = [{"question": str(i), "passage": f"p{i // 4}"} for i in range(12)]
+    for metadata, clusters, p in (({"cluster": "passage"}, 3, 0.25), ({}, None, 2.0**-11)):
+        both = {"docs": docs, "metadata": metadata}
+        found = compare(two(tmp_path, {"em": [0] * 12}, {"em": [1] * 12}, **both))
+        assert found.tasks[0].clusters == clusters
+        assert found.tasks[0].metrics[0].p_value == pytest.approx(p)
+    both = {"docs": docs, "metadata": {"cluster": "chapter"}}
+    (row,) = compare(two(tmp_path, {"em": [0] * 12}, {"em": [1] * 12}, **both)).tasks[0].metrics
+    assert row.p_value is None
+    assert "cluster: chapter, which this document does not have. Its fields: question, passage" in row.note
+    two(tmp_path, {"em": [0] * 12}, {"em": [1] * 12}, docs=docs, metadata={"cluster": "passage"})
+    assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "12 documents in 3 clusters" in capsys.readouterr().out
 
 
 def test_a_score_that_the_texts_do_not_give_is_not_tested(tmp_path):

@@ -2,12 +2,18 @@
 
 import csv
 import io
+import re
 
+import numpy as np
 import pytest
 
 from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.report.compare import compare
+from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.leaderboard import leaderboard
 from lm_eval_lora_drop.report.leaderboard_text import FORMATS
+from lm_eval_lora_drop.report.page import write_report
+from lm_eval_lora_drop.report.systems import open_system
 from tests.report.files import swept, write_run
 
 
@@ -29,7 +35,7 @@ def runs(tmp_path):
 
 
 def test_ranks_marks_and_order(runs):
-    """Mean rank by each metric's direction; Holm over all marks; who misses a task comes last."""
+    """Mean rank by each metric's direction; Holm over a pair's tasks, doubled marks over all; the incomplete last."""
     table = leaderboard([runs], baseline="base")
     assert [column.title for column in table.columns] == ["qa em ↑", "mt cost ↓"]
     cells = {line.system: line.cells for line in table.lines}
@@ -39,13 +45,61 @@ def test_ranks_marks_and_order(runs):
         ("high", 1.0, 1),
     ]
     assert table.tests == 3
-    assert cells["high"]["qa"].mark == "*"
-    assert cells["low"]["mt"].mark == "†"
+    assert cells["high"]["qa"].mark == "**"
+    assert cells["low"]["mt"].mark == "††"
     # 5 lost, none gained: McNemar p = 0.0625, not significant.
     assert cells["low"]["qa"].p_holm == pytest.approx(0.0625)
     assert cells["low"]["qa"].mark == ""
     assert cells["base_line"]["mt"].best
     assert not cells["base_line"]["qa"].best
+
+
+def test_a_pair_has_one_p(tmp_path):
+    """Compare on two systems, compare on all, leaderboard and report page: the same p-value, the same verdict.
+
+    Four systems, two tasks with two metrics each; 0/1, sparse and dense differences.
+    """
+    rng = np.random.default_rng(4)
+    base = rng.integers(0, 2, 40).astype(float).tolist()
+    for index, name in enumerate(("base", "near", "far", "odd")):
+        em = [1.0 - v if i < 4 * index and v == 0 else v for i, v in enumerate(base)]
+        f1 = np.clip(np.array(base) + (rng.normal(0.05 * index, 0.2, 40) if index else 0), 0, 2).tolist()
+        write_run(tmp_path / name, {"em": em, "f1": f1}, name=name, task="qa")
+        if name != "odd":
+            date = "2026-01-02T00-00-00.000000"
+            write_run(tmp_path / name, {"f1": f1, "em": em}, name=name, task="mt", date=date)
+    table = leaderboard([tmp_path], baseline="base")
+    cells = {(line.system, task): cell for line in table.lines for task, cell in line.cells.items() if cell}
+    page, _ = write_report([tmp_path], baseline="base", documents=0)
+    systems = {name: open_system(str(tmp_path / name))[0] for name in ("base", "near", "far", "odd")}
+    everything = compare(list(systems.values()))
+    assert table.tests == everything.tests == 5
+    seen = 0
+    for name in ("near", "far", "odd"):
+        alone = {task.task: task for task in compare([systems["base"], systems[name]]).tasks}
+        for task in everything.tasks:
+            for row in (row for row in task.metrics if row.other == name and row.represents):
+                (single,) = [r for r in alone[task.task].metrics if r.represents]
+                cell = cells[name, task.task]
+                assert single.p_value == row.p_value
+                assert single.p_holm == row.p_holm == cell.p_holm
+                assert row.p_table == cell.p_table
+                assert bool(cell.mark) == (row.p_holm < 0.05)
+                verdict = rf"{task.task}: {name} has .*?corrected ([\d.e-]+), over the whole page ([\d.e-]+)"
+                said = re.findall(verdict, page)
+                assert said == ([(p_text(row.p_holm), p_text(row.p_table))] if row.difference else [])
+                seen += 1
+    assert seen == 5
+    assert any(cell.mark for cell in cells.values())
+
+
+def test_standard_errors_by_cluster(tmp_path):
+    """Twelve documents on three passages, all alike within: the standard error is that of three, not of twelve."""
+    docs = [{"question": str(i), "passage": f"p{i // 4}"} for i in range(12)]
+    values = {"em": [1.0] * 4 + [0.0] * 4 + [1.0] * 4}
+    write_run(tmp_path / "a", values, name="a", docs=docs, metadata={"cluster": "passage"})
+    (line,) = leaderboard([tmp_path]).lines
+    assert line.cells["t"].stderr == pytest.approx(np.std([1, 0, 1], ddof=1) / np.sqrt(3))
 
 
 def test_other_documents_are_bracketed(runs, capsys):

@@ -14,6 +14,7 @@ from lm_eval_lora_drop.sweep.families import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.work import Pass
 from tests.records import k_of, rows_by_k
 from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
 from tests.toy import make_task
@@ -36,7 +37,7 @@ def sweep(
     peers = peers or One()
     return run_sweep(
         documents or make_documents(task),
-        runner,
+        lambda: Pass(runner, "rule"),
         Scorer(task, resolve_metric(task, None)),
         SweepSettings(boundaries(settings.pop("ks", range(L + 1)), L), **settings),
         Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={"adapter": "a"}),

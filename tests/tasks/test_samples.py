@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.work import Binding
+
 pytestmark = pytest.mark.data
 
 SIZES = {
@@ -38,6 +41,38 @@ def test_sizes_and_disjoint_prompts(name: str, shared_data: Path, load_task: Cal
     evaluated = {task.doc_to_text(doc) for doc in task.eval_docs}
     shared = sum(task.doc_to_text(doc) in evaluated for doc in validation)
     assert shared == SHARED_PROMPTS.get(name, 0)
+
+
+# All documents of the split: what is left out as evaluated, as nearly so, and as drawn before, once more or nearly.
+LEFT_OUT = {
+    "lora_drop_samsum": {"EVALUATED": 4, "NEARLY_EVALUATED": 1, "NEARLY_TWICE": 1},
+    "lora_drop_wmt23_en_zh": {"TWICE": 144, "NEARLY_TWICE": 4},
+    "lora_drop_hotpotqa": {},
+    "lora_drop_ecommerce": {},
+    "lora_drop_json": {},
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_the_leak_guard_leaves_out(name: str, shared_data: Path, load_task: Callable[..., Any]) -> None:
+    """The known pairs of SAMSum and the one with "yours" for "your house"; of different documents none."""
+    task = load_task(name, data_dir=str(shared_data))
+    selection = validation.select(task, 10_000, seed=0)
+    assert selection is not None
+    assert Counter(one.reason.name for one in selection.left_out) == LEFT_OUT[name]
+    if name == "lora_drop_samsum":
+        assert (47, 36) in {(one.doc_id, one.of) for one in selection.left_out}
+
+
+def test_ecommerce_in_english_labels(shared_data: Path, load_task: Callable[..., Any]) -> None:
+    """The paper's labels stand in prompt and answer; both rows of a dialogue are one cluster."""
+    task = load_task("lora_drop_ecommerce", data_dir=str(shared_data), labels="english")
+    assert {task.doc_to_target(doc) for doc in task.eval_docs} == {"Yes", "No"}
+    assert "只回答“Yes”或“No”。" in task.doc_to_text(task.eval_docs[0])
+    assert task.process_results(task.eval_docs[0], [task.doc_to_target(task.eval_docs[0])])["acc"] == 1.0
+    drawn = validation.draw(Binding(task, {}), 154, seed=0)
+    assert drawn is not None
+    assert set(Counter(document.cluster for document in drawn.documents).values()) <= {2, 4}
 
 
 @pytest.mark.parametrize("name", SIZES)

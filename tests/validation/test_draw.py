@@ -1,7 +1,6 @@
 import random
 
 import pytest
-from lm_eval.api.task import Task
 
 from lm_eval_lora_drop import validation
 from tests.toy import make_task
@@ -16,20 +15,6 @@ def bind(task, **kwargs):
 
 def rows(prefix, n):
     return [{"question": f"{prefix} {i}?", "answer": str(i)} for i in range(n)]
-
-
-def test_every_request_knows_its_task():
-    task = make_task()
-    binding = bind(task, limit=3, system_instruction="Be brief.")
-    assert binding.task is task
-    assert binding.prompt_arguments["system_instruction"] == "Be brief."
-    assert {id(validation.binding_of(instance)) for instance in task.instances} == {id(binding)}
-
-
-def test_binding_twice_wraps_once():
-    before = Task.build_all_requests
-    validation.bind_requests()
-    assert Task.build_all_requests is before
 
 
 def test_documents_come_from_the_validation_split():

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.engine.states.tree import Places
 from lm_eval_lora_drop.work import HarnessModel
 
 Path = tuple[int | str, ...]
@@ -75,8 +76,10 @@ def tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[Pa
             waiting += [((*path, place), part) for place, part in enumerate(value)]
 
 
-def pick(value: Any, path: Path, rows: Mapping[Path, int], inputs: int, states: torch.Tensor) -> Any:
+def pick(value: Any, path: Path, rows: Mapping[Path, int], inputs: int, states: Places) -> Any:
     """Of an argument with rows per input those of `states` (one input each), in tuples too; anything else as it is.
+
+    Arguments lie where the model made them, which need not be the layer's device.
 
     What was not seen by `rows_per_input` has rows where its first dimension is the number of inputs.
     """
@@ -85,9 +88,9 @@ def pick(value: Any, path: Path, rows: Mapping[Path, int], inputs: int, states: 
         if each == 0 or value.shape[0] != each * inputs:
             return value
         if each == 1:
-            return value.index_select(0, states)
+            return value.index_select(0, states.on(value.device))
         # (inputs * each, ...), as Bloom's ALiBi bias with a row per head.
-        return value.unflatten(0, (inputs, each)).index_select(0, states).flatten(0, 1)
+        return value.unflatten(0, (inputs, each)).index_select(0, states.on(value.device)).flatten(0, 1)
     if type(value) is tuple:
         return tuple(pick(part, (*path, place), rows, inputs, states) for place, part in enumerate(value))
     return value

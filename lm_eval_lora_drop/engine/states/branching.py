@@ -112,17 +112,14 @@ class Branches:
             assert route is not None
             coming = route.states[max(0, index - 1)]
             if hidden.dim() != 3 or hidden.shape[0] != coming:
-                raise NotShareable(
-                    f"layer {index} is handed a tensor {tuple(hidden.shape)} for {coming} states of {self._tokens} tokens"
-                )
+                raise NotShareable(f"layer {index} is handed a tensor {tuple(hidden.shape)} for {coming} states")
             source, context = route.sources[index], route.contexts[index]
             if source is not None:
                 hidden = hidden.index_select(0, source.on(hidden.device))
             if context is not None:
                 rows, inputs = self._rows_per_input[index], len(route.inputs)
-                states = context.on(hidden.device)
-                args = tuple(pick(value, (place,), rows, inputs, states) for place, value in enumerate(args))
-                kwargs = {name: pick(value, (name,), rows, inputs, states) for name, value in kwargs.items()}
+                args = tuple(pick(value, (place,), rows, inputs, context) for place, value in enumerate(args))
+                kwargs = {name: pick(value, (name,), rows, inputs, context) for name, value in kwargs.items()}
             self._tokens = hidden.shape[1]
             self.layer_rows += hidden.shape[0]
             self.layer_tokens += hidden.shape[0] * hidden.shape[1]

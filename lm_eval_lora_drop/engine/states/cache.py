@@ -193,4 +193,3 @@ class RowCache(Cache):
                 layer.move(torch.from_numpy(slots).to(device), torch.from_numpy(origins).to(device))
             # Smaller only now: what was moved may have lain in the last slots.
             layer.fit(layer.buffers)
-

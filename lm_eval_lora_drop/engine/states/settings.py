@@ -1,8 +1,8 @@
 """Variants as numbers: what each does to each layer, and which of them have the same states up to a layer.
 
-What layer i computes depends on the tokens, on what LoRA does in the layers up to i, and on nothing else. So the variants
-of one document form a trie over the layers: two of them share a state in layer i for as long as they agree on the
-layers 0..i. For the boundaries 0..L that is a trunk with one branch per layer; candidates that differ in layer 0
+What layer i computes depends on the tokens, on what LoRA does in the layers up to i, and on nothing else. So the
+variants of one document form a trie over the layers: two of them share a state in layer i for as long as they agree on
+the layers 0..i. For the boundaries 0..L that is a trunk with one branch per layer; candidates that differ in layer 0
 already share nothing (but are still computed in one batch).
 """
 

@@ -203,7 +203,7 @@ class Tree:
         owner, origin = self._owner[layer, old], self._origin[layer, old]
         setting = self.settings.at(self.variant[owner], layer)
         # Each setting's states belong into slots start to stop: as many as it has, one setting after the other.
-        kinds, kind, counts = np.unique(setting, return_inverse=True, return_counts=True)
+        _, kind, counts = np.unique(setting, return_inverse=True, return_counts=True)
         stop = counts.cumsum()
         start = stop - counts
         stays = (start[kind] <= old) & (old < stop[kind])

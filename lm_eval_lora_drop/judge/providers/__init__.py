@@ -1,51 +1,36 @@
-"""The providers, each through its official SDK, asynchronous, with the SDK's own time-outs.
+"""The providers, each through its official SDK, asynchronous; a call brings the response's body as it came.
 
 Retries are made in one place only, `lm_eval_lora_drop.judge.ask`, and the SDKs' are turned off: google-genai does
-not honour Retry-After, two layers of retries would multiply, and the spending cap must see every call.
+not honour Retry-After, two layers of retries would multiply, and the spending cap must see every call. For the same
+reasons they are not tenacity's: a server's Retry-After holds for all calls to it, and each attempt needs its money
+set aside first.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Iterable
 from typing import Protocol
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
+from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
+from lm_eval_lora_drop.judge.redact import Redactor
+
+log = logging.getLogger(__name__)
 
 _MODULES = {"openai": "openai_sdk", "anthropic": "anthropic_sdk", "google": "google_sdk", "hf": "local"}
-
-
-class CallError(Exception):
-    """A call that brought no answer. The message holds no request headers and so no key.
-
-    `retry`: another attempt may succeed; `hopeless`: no other question to this judge will either. `retry_after` in
-    seconds, as the server asked. `perhaps_billed`: the request may have been served although nothing came back.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        retry: bool = False,
-        hopeless: bool = False,
-        retry_after: float | None = None,
-        perhaps_billed: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.retry = retry
-        self.hopeless = hopeless
-        self.retry_after = retry_after
-        self.perhaps_billed = perhaps_billed
+_SAID = 300
+"""Characters of an error that are kept."""
 
 
 class Provider(Protocol):
     """A client of one judge."""
 
-    async def ask(self, question: Question) -> Reply:
-        """One call, no retries. Raises CallError and nothing else."""
+    async def ask(self, question: Question) -> bytes:
+        """One call, no retries: the body of the response, to be read by `replies.read_body`. Raises CallError only."""
         ...
 
     async def close(self) -> None:
@@ -53,70 +38,35 @@ class Provider(Protocol):
         ...
 
 
-def open_provider(judge: Judge, timeout: float) -> Provider:
+def open_provider(judge: Judge, timeout: float, redactor: Redactor) -> Provider:
     """The client of `judge`, made inside a running event loop; `timeout` in seconds per call.
 
     Raises:
         ArgumentError: the SDK is not installed, or does not take one of the judge's options.
     """
     module = importlib.import_module(f"{__name__}.{_MODULES[judge.provider]}")
-    return _Discreet(module.open_provider(judge, timeout), judge.key)
+    if judge.base_url is not None:
+        sent = f"the key in {judge.key_variable} is sent" if judge.key else "no key is sent"
+        log.info("judge %s: %s to %s", judge.name, sent, judge.base_url)
+    return _Discreet(module.open_provider(judge, timeout), judge, redactor)
 
 
 class _Discreet:
-    """A client whose errors do not repeat the key: some servers quote it in theirs."""
+    """A client whose errors repeat no key: some servers quote it in theirs."""
 
-    def __init__(self, provider: Provider, key: str | None) -> None:
-        self._provider = provider
-        self._key = key
+    def __init__(self, provider: Provider, judge: Judge, redactor: Redactor) -> None:
+        self._provider, self._judge, self._redactor = provider, judge, redactor
         self.close = provider.close
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question) -> bytes:
         try:
             return await self._provider.ask(question)
         except CallError as error:
-            if self._key:
-                error.args = (str(error).replace(self._key, "[key]"),)
+            said = self._redactor.message(str(error))
+            if error.hopeless and self._judge.key is None and said.startswith(("HTTP 401", "HTTP 403")):
+                said = f"no key was sent; name its variable in api_key_env ({said})"
+            error.args = (said[:_SAID],)
             raise
-
-
-def failed_status(status: int, said: str, headers: object, *, quota_is_gone: bool = False) -> CallError:
-    """What an HTTP status means for this call and for this judge."""
-    retry_after = _retry_after(headers)
-    asked = str(_header(headers, "x-should-retry") or "").lower()
-    retry = (status in (408, 409, 429) or status >= 500) and not quota_is_gone and asked != "false"
-    return CallError(
-        f"HTTP {status}: {said[:300]}",
-        retry=retry,
-        hopeless=status in (401, 402, 403, 404) or quota_is_gone,
-        retry_after=retry_after,
-    )
-
-
-def _header(headers: object, name: str) -> str | None:
-    get = getattr(headers, "get", None)
-    value = get(name) if get else None
-    return None if value is None else str(value)
-
-
-def _retry_after(headers: object) -> float | None:
-    """Seconds, from `retry-after-ms`, or from `retry-after` as seconds or as an HTTP date."""
-    import time
-    from email.utils import parsedate_to_datetime
-
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = _header(headers, name)
-        if value is None:
-            continue
-        try:
-            return max(0.0, float(value) * unit)
-        except ValueError:
-            pass
-        try:
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-        except (TypeError, ValueError):
-            continue
-    return None
 
 
 def refuse_options(judge: Judge, allowed: Iterable[str], sdk: str, ours: Iterable[str]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
-from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import CallError, Provider, failed_status, missing_sdk, refuse_options
+from lm_eval_lora_drop.judge.providers import Provider, missing_sdk, refuse_options
+from lm_eval_lora_drop.judge.providers.wire import bounded_client, exchange, without_environment
 from lm_eval_lora_drop.judge.questions import Question
 
 _OURS = ("model", "messages", "max_tokens", "stream", "timeout")
@@ -32,43 +33,29 @@ class AnthropicJudge:
     def __init__(self, judge: Judge, timeout: float, *, native_schema: bool) -> None:
         import anthropic
 
-        self._client = anthropic.AsyncAnthropic(
-            api_key=judge.key or "none",
-            # Otherwise ANTHROPIC_AUTH_TOKEN of the environment would be sent along, also to a server of one's own.
-            auth_token=None,
-            base_url=judge.base_url or "https://api.anthropic.com",
-            timeout=timeout,
-            max_retries=0,
-        )
+        # Headers of the environment belong to the official service.
+        key = judge.key or "none"
+        with without_environment("ANTHROPIC_") if judge.base_url is not None else nullcontext():
+            self._client = anthropic.AsyncAnthropic(
+                api_key=key,
+                # Otherwise ANTHROPIC_AUTH_TOKEN of the environment would be sent along by releases before 2.12.
+                auth_token=None,
+                base_url=judge.base_url or "https://api.anthropic.com",
+                timeout=timeout,
+                max_retries=0,
+                http_client=bounded_client(anthropic.DefaultAsyncHttpxClient, timeout=timeout),
+            )
+        self._timeout = timeout
         self._request: dict[str, Any] = {"model": judge.model, "max_tokens": judge.max_tokens, **judge.options}
         self._structured = judge.structured and native_schema
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question) -> bytes:
         """One message."""
-        import anthropic
-
         request = {**self._request, "messages": [{"role": "user", "content": question.prompt}]}
         if self._structured:
             schema = {"type": "json_schema", "schema": dict(question.schema)}
             request["output_config"] = {**request.get("output_config", {}), "format": schema}
-        try:
-            answer = await self._client.messages.create(**request)
-            text = "".join(block.text for block in answer.content if block.type == "text")
-            stops = {"refusal": "refusal", "max_tokens": "length"}
-            return Reply(
-                text=text,
-                model=str(answer.model),
-                stop=stops.get(answer.stop_reason or "", "stop"),
-                input_tokens=answer.usage.input_tokens,
-                output_tokens=answer.usage.output_tokens,
-                raw=answer.model_dump_json(),
-            )
-        except anthropic.APIStatusError as error:
-            raise failed_status(error.status_code, error.message, error.response.headers) from None
-        except anthropic.APIConnectionError as error:
-            raise CallError(f"{type(error).__name__}: {error}", retry=True, perhaps_billed=True) from None
-        except Exception as error:  # noqa: BLE001  a body that is no message shows in many ways
-            raise CallError(f"unusable response ({type(error).__name__})", retry=True, perhaps_billed=True) from None
+        return await exchange(self._client.messages.create(**request), self._timeout)
 
     async def close(self) -> None:
         """Close the connection pool."""

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.cache import Reply
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import CallError, Provider, refuse_options
+from lm_eval_lora_drop.judge.providers import Provider, refuse_options
+from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
 
 
@@ -26,7 +26,7 @@ class LocalJudge:
         self._judge = judge
         self._loaded: tuple[Any, Any] | None = None
 
-    async def ask(self, question: Question) -> Reply:
+    async def ask(self, question: Question) -> bytes:
         """Generate greedily, in a thread: calls to other providers go on meanwhile."""
         try:
             return await asyncio.to_thread(self._generate, question)
@@ -55,7 +55,7 @@ class LocalJudge:
         device = options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
         return tokenizer, model.to(device).eval()
 
-    def _generate(self, question: Question) -> Reply:
+    def _generate(self, question: Question) -> bytes:
         import torch
 
         self._loaded = self._loaded or self._load()
@@ -77,6 +77,11 @@ class LocalJudge:
         new = output[0, length:]
         text = tokenizer.decode(new, skip_special_tokens=True)
         ended = len(new) < self._judge.max_tokens
-        return Reply(
-            text, self._judge.model, "stop" if ended else "length", length, len(new), json.dumps({"text": text})
-        )
+        said = {
+            "text": text,
+            "model": self._judge.model,
+            "stop": "stop" if ended else "length",
+            "input_tokens": length,
+            "output_tokens": len(new),
+        }
+        return json.dumps(said).encode()

@@ -1,0 +1,377 @@
+"""Python and notebooks: run a sweep, or read one, and have its answer as an object.
+
+    import lm_eval_lora_drop as lora_drop
+
+    result = lora_drop.sweep("org/base", "./my-adapter", "gsm8k", sweep_limit=100)
+    result                     # in a notebook: table, figure, verdict
+    result["gsm8k"].boundary   # K
+    result.to_pandas()         # a row per candidate
+    result.export("./smaller-adapter")
+
+`read` gives the same from what `lm_eval --output_path` has written. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.find import find_runs
+from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
+from lm_eval_lora_drop.report.answer import Answer, EvaluatedScore, answers, evaluated_score
+from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from peft import PeftModel
+
+    from lm_eval_lora_drop.adapter.card import Exported
+
+COLUMNS = ("task", "variant", "boundary", "metric", "score", "stderr", "documents", "retired_after", "chosen")
+"""Of a row of `TaskResult.rows` and of `to_pandas`."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task was answered with, and how that was found."""
+
+    name: str
+    record: TaskRecord
+    """Everything that was written down: candidates with their items, documents, warnings."""
+    test: EvaluatedScore | None
+    """The score on the evaluated split."""
+    run: RunRecord
+    answer: Answer
+    path: Path | None
+    """The results file, None where the run was not saved."""
+
+    @property
+    def variant(self) -> Variant:
+        """What is kept of the adapter."""
+        return self.record.kept
+
+    @property
+    def boundary(self) -> int | None:
+        """K where the variant is a boundary, else None."""
+        return self.record.boundary
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: what is kept, how much smaller it is, how it stands to the whole adapter."""
+        return self.answer.verdict
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row (`COLUMNS`) for each candidate, from most kept to least; without a sweep one for what was kept."""
+        metric = str(self.record.metric) if self.record.metric else None
+        sweep = self.record.sweep
+        if sweep is None:
+            only = (self.name, self.record.variant, self.boundary, metric, None, None, 0, None, True)
+            return [dict(zip(COLUMNS, only, strict=True))]
+        return [
+            dict(
+                zip(
+                    COLUMNS,
+                    (
+                        self.name,
+                        one.variant,
+                        Variant.parse(one.variant, self.record.num_layers).boundary,
+                        metric,
+                        one.score,
+                        one.stderr,
+                        one.documents,
+                        one.retired_after,
+                        one.variant == sweep.chosen,
+                    ),
+                    strict=True,
+                )
+            )
+            for one in sweep.candidates
+        ]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """`rows` as a data frame.
+
+        Raises:
+            ArgumentError: pandas is not installed.
+        """
+        return _frame(self.rows)
+
+    def plot(self) -> Figure:
+        """The metric over the candidates, with one standard error.
+
+        Raises:
+            ArgumentError: the task had no sweep.
+        """
+        from lm_eval_lora_drop.figures.sweep import sweep_figure
+
+        return sweep_figure(self.name, self.record)
+
+    def export(
+        self, destination: str | Path, *, adapter: str | Path | None = None, merge: bool = False, dtype: str = "auto"
+    ) -> Exported:
+        """Write what was kept to the new folder `destination`: a PEFT adapter, or with `merge` the base model with it
+        folded in.
+
+        Args:
+            destination: a folder that does not exist.
+            adapter: the whole adapter's folder or Hub id, if it is no longer where the run had it.
+            merge: write a model in place of an adapter.
+            dtype: of a merged model's weights.
+
+        Raises:
+            ArgumentError: `destination` exists, nothing would be left, the run had a loaded model and no files, or
+                `adapter` is another adapter than the run's.
+            AdapterError: no LoRA adapter.
+        """
+        from lm_eval_lora_drop.adapter.files import open_adapter
+
+        source = adapter if adapter is not None else self.run.adapter.path
+        if source is None:
+            raise ArgumentError(
+                "export needs the adapter's files, and this run was given a loaded model. Save it with "
+                "model.save_pretrained(folder) and give adapter=folder."
+            )
+        if self.run.adapter.path is not None:
+            # A loaded model's digest is over its tensors, not over a file: there is nothing to compare it with.
+            found = open_adapter(str(source)).fingerprint()
+            if found != self.run.adapter.fingerprint:
+                raise ArgumentError(
+                    f"{source} is not the adapter of this run: its digest is {found}, the run's was "
+                    f"{self.run.adapter.fingerprint}. Give the right one as adapter=..."
+                )
+        origin = f"{self.verdict} Task `{self.name}`{f', run `{self.path.name}`' if self.path else ''}."
+        if merge:
+            from lm_eval_lora_drop.adapter.merge import merge_adapter
+
+            return merge_adapter(str(source), self.variant, Path(destination), dtype=dtype, origin=origin)
+        from lm_eval_lora_drop.adapter.export import export_adapter
+
+        return export_adapter(str(source), self.variant, Path(destination), origin=origin)
+
+    def __repr__(self) -> str:
+        return f"TaskResult({self.name!r}, {self.variant.label}: {self.verdict})"
+
+    def _repr_html_(self) -> str:
+        heads = ["kept", *self.answer.headings]
+        cells = [[row.name, row.validation, row.test] for row in self.answer.rows]
+        head = "".join(f"<th>{escape(text).replace(chr(10), '<br>')}</th>" for text in heads)
+        bold = ' style="font-weight:bold"'
+        body = "".join(
+            f"<tr{bold if row.is_chosen else ''}>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>"
+            for row, line in zip(self.answer.rows, cells, strict=True)
+        )
+        notes = "".join(f"<p><em>Note: {escape(note)}</em></p>" for note in self.answer.notes)
+        return (
+            f"<h4>{escape(self.name)}</h4><p><strong>{escape(self.verdict)}</strong></p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}{self._svg()}"
+        )
+
+    def _svg(self) -> str:
+        """The figure as a self-contained image element; "" without a sweep."""
+        if self.record.sweep is None:
+            return ""
+        from lm_eval_lora_drop.figures.style import image_element
+
+        return image_element(self.plot(), alt=f"Scores of {self.name} by what is kept. {self.verdict}")
+
+
+class Result(Mapping[str, TaskResult]):
+    """The tasks of one run, by name. With one task, its properties and methods are the result's own."""
+
+    def __init__(self, tasks: Mapping[str, TaskResult], run: RunRecord, path: Path | None) -> None:
+        self._tasks = dict(tasks)
+        self.run = run
+        self.path = path
+
+    def __getitem__(self, name: str) -> TaskResult:
+        return self._tasks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def only(self) -> TaskResult:
+        """The task of a run that had one.
+
+        Raises:
+            ArgumentError: there are several.
+        """
+        if len(self._tasks) != 1:
+            names = ", ".join(list(self._tasks)[:5])
+            raise ArgumentError(f"this run has {len(self)} tasks ({names}). Name one: result[{next(iter(self))!r}].")
+        return next(iter(self._tasks.values()))
+
+    @property
+    def variant(self) -> Variant:
+        """`TaskResult.variant` of the only task."""
+        return self.only.variant
+
+    @property
+    def boundary(self) -> int | None:
+        """`TaskResult.boundary` of the only task."""
+        return self.only.boundary
+
+    @property
+    def verdict(self) -> str:
+        """`TaskResult.verdict` of the only task."""
+        return self.only.verdict
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The candidates of all tasks, a row each (`COLUMNS`).
+
+        Raises:
+            ArgumentError: pandas is not installed.
+        """
+        return _frame([row for task in self.values() for row in task.rows])
+
+    def plot(self) -> Figure:
+        """`TaskResult.plot` of the only task."""
+        return self.only.plot()
+
+    def export(self, destination: str | Path, **options: Any) -> Exported:
+        """`TaskResult.export` of the only task."""
+        return self.only.export(destination, **options)
+
+    def __repr__(self) -> str:
+        return f"Result({', '.join(f'{name}: {task.variant.label}' for name, task in self.items())})"
+
+    def _repr_html_(self) -> str:
+        return "".join(task._repr_html_() for task in self.values())
+
+
+def sweep(
+    model: str | PeftModel,
+    adapter: str | Path | None = None,
+    task: str | list[str] = "",
+    *,
+    limit: float | None = None,
+    num_fewshot: int | None = None,
+    apply_chat_template: bool | str = False,
+    include_path: str | Path | None = None,
+    output_path: str | Path | None = None,
+    evaluate: Mapping[str, Any] | None = None,
+    **model_args: Any,
+) -> Result:
+    """Find on validation documents what of the adapter a task needs, then answer its test documents with that.
+
+    The same as `lm_eval --model hf-lora-drop --model_args pretrained=MODEL,peft=ADAPTER,... --tasks TASK`.
+
+    Args:
+        model: the base model's folder or Hub id, or a loaded `PeftModel` (then no `adapter`).
+        adapter: the LoRA adapter's folder or Hub id.
+        task: the name of a task or several.
+        limit: so many test documents of each task; None for all. (`sweep_limit` bounds validation documents.)
+        num_fewshot: examples in the prompt; None for the task's own number.
+        apply_chat_template: whether, or which of the tokenizer's chat templates.
+        include_path: a folder with task files of your own.
+        output_path: a folder to save results file and samples to, as `lm_eval --output_path ... --log_samples` does.
+        evaluate: further arguments of `lm_eval.simple_evaluate`.
+        **model_args: those of `hf-lora-drop` (`sweep_limit`, `sweep_select`, `boundary`, ...) and of lm-eval's `hf`
+            (`dtype`, `device`, `batch_size`, ...).
+
+    Raises:
+        ArgumentError: an argument that cannot be used as given.
+        AdapterError: no LoRA adapter, or one that does not fit the base model.
+    """
+    tasks = [task] if isinstance(task, str) else list(task)
+    if not all(tasks) or not tasks:
+        raise ArgumentError(
+            "task must name an lm-eval task, or be a list of them, got none. `lm-eval ls tasks` lists them."
+        )
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from lm_eval_lora_drop.models.hf import LoraDropLM
+
+    peft = None if adapter is None else str(adapter)
+    lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", **model_args})
+    tracker = _tracker(output_path)
+    results = lm_eval.simple_evaluate(
+        model=lm,
+        tasks=tasks,
+        limit=limit,
+        num_fewshot=num_fewshot,
+        apply_chat_template=apply_chat_template,
+        task_manager=TaskManager(include_path=None if include_path is None else str(include_path)),
+        evaluation_tracker=tracker,
+        log_samples=output_path is not None,
+        **(evaluate or {}),
+    )
+    if results is None:
+        raise ArgumentError("the result is on the first process only. Ask there, or use lm_eval on the command line.")
+    return from_results(results, _save(tracker, results))
+
+
+def read(path: str | Path) -> Result:
+    """What a run of `hf-lora-drop` found, from its results file, or from the folder with that one file.
+
+    Raises:
+        ArgumentError: no such file, several, one that is damaged, or one of another model type.
+    """
+    path = Path(path).expanduser()
+    runs, issues = find_runs([path])
+    ours = [run for run in runs if run.record is not None and run.record.tasks]
+    if len(ours) > 1:
+        listed = ", ".join(str(run.path) for run in ours[:5])
+        raise ArgumentError(f"{path} holds {len(ours)} runs of hf-lora-drop ({listed}). Name one results file.")
+    if not ours:
+        why = f" ({'; '.join(map(str, issues))})" if issues else ""
+        raise ArgumentError(f"{path} holds no run of hf-lora-drop{why}. Give the --output_path of one.")
+    return from_results(ours[0].data, ours[0].path)
+
+
+def from_results(results: Mapping[str, Any], path: Path | None = None) -> Result:
+    """The same of what `lm_eval.simple_evaluate` has returned.
+
+    Raises:
+        ArgumentError: it was not a run of `hf-lora-drop`.
+    """
+    record = from_config(results.get("config") or {}, path or "the results")
+    if record is None:
+        raise ArgumentError("these are results of another model type. Evaluate with model hf-lora-drop.")
+    said = {answer.task: answer for answer in answers(results, record)}
+    tasks = {
+        name: TaskResult(name, task, evaluated_score(results, name, task), record, said[name], path)
+        for name, task in record.tasks.items()
+    }
+    return Result(tasks, record, path)
+
+
+def _tracker(output_path: str | Path | None) -> Any:
+    if output_path is None:
+        return None
+    from lm_eval.loggers import EvaluationTracker
+
+    return EvaluationTracker(output_path=str(output_path))
+
+
+def _save(tracker: Any, results: dict[str, Any]) -> Path | None:
+    """Write results and samples as the harness's command line does."""
+    if tracker is None:
+        return None
+    from lm_eval_lora_drop.listeners.screen import results_file
+
+    samples = results.pop("samples", {})
+    tracker.save_results_aggregated(results=results, samples=samples)
+    for name, rows in samples.items():
+        tracker.save_results_samples(task_name=name, samples=rows)
+    return results_file(tracker)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError:
+        raise ArgumentError(
+            "to_pandas needs pandas, which is not installed. Use `rows`, or pip install pandas."
+        ) from None
+    return pd.DataFrame(rows, columns=list(COLUMNS))

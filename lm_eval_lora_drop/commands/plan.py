@@ -1,0 +1,263 @@
+"""`lora-drop plan`: which difference a number of documents can show, and how many a difference needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_lora_drop.commands.report import natural, warn, write
+from lm_eval_lora_drop.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.record.schema import TaskRecord
+    from lm_eval_lora_drop.statistics.power import PairedVariation
+    from lm_eval_lora_drop.variant import Variant
+
+_SIZES = (50, 100, 200, 500, 1000, 2000)
+_DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
+"""Of the metric's scale, which is 1, or 100 where a document's value can be that large."""
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What is known of two candidates: in words, how much they differ by document, and the speed of a sweep.
+
+    `candidates` and `pairs_per_second` (a pair is one candidate on one document) are None where nothing was swept.
+    """
+
+    name: str
+    known: PairedVariation
+    scale: float = 1.0
+    candidates: int | None = None
+    pairs_per_second: float | None = None
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `plan` to `lora-drop`."""
+    parser = subparsers.add_parser(
+        "plan",
+        help="how many documents does it take? from a finished sweep, a pilot or a guess",
+        description="Says which difference of two candidates a number of documents can show, and how many documents a "
+        "difference needs, from how much the candidates differ document by document.",
+    )
+    parser.add_argument("paths", nargs="*", type=Path, metavar="RUN", help="runs whose boundary was found by a sweep")
+    parser.add_argument("--task", action="append", default=[], help="this task only (may be repeated)")
+    parser.add_argument("--pilot", nargs=2, metavar=("A", "B"), help="two runs of the same tasks, as for compare")
+    parser.add_argument(
+        "--discordance", type=float, metavar="SHARE", help="guess for a 0/1 metric: documents that change"
+    )
+    parser.add_argument(
+        "--spread", type=float, metavar="SD", help="guess: standard deviation of per-document differences"
+    )
+    parser.add_argument(
+        "--documents", type=natural, nargs="+", metavar="N", help=f"default {' '.join(map(str, _SIZES))}"
+    )
+    parser.add_argument("--difference", type=float, nargs="+", metavar="D", help="in the metric's units")
+    parser.add_argument(
+        "--power", type=float, default=0.8, help="share of such cases that are to show it (default 0.8)"
+    )
+    parser.add_argument("--candidates", type=natural, metavar="N", help="candidates of the sweep to plan")
+    parser.add_argument("--pairs-per-second", type=float, metavar="V", help="speed, one candidate on one document each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
+    parser.set_defaults(func=_plan)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    if not 0 < args.power < 1:
+        raise ArgumentError(f"--power is a share between 0 and 1, got {args.power:g}.")
+    pilots = [*_guesses(args), *_sweeps(args), *_pairs(args)]
+    if not pilots:
+        raise ArgumentError(
+            "nothing to plan from. Give runs with a sweep (RUN ...), two runs (--pilot A B) or a guess (--discordance "
+            "0.1 for a 0/1 metric, --spread 12 for any other)."
+        )
+    plans = []
+    for pilot in pilots:
+        given = replace(
+            pilot,
+            candidates=args.candidates or pilot.candidates,
+            pairs_per_second=args.pairs_per_second or pilot.pairs_per_second,
+        )
+        plans.append(_table(given, args))
+    print("\n\n".join(_render(plan, args.power) for plan in plans))
+    if args.json is not None:
+        write(args.json, json.dumps({"power": args.power, "plans": plans}, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _guesses(args: argparse.Namespace) -> list[Pilot]:
+    from lm_eval_lora_drop.statistics.power import PairedVariation
+
+    found = []
+    if args.discordance is not None:
+        found.append(Pilot("0/1 metric, guessed", PairedVariation.of_share(args.discordance)))
+    if args.spread is not None:
+        scale = 100.0 if args.spread > 1 else 1.0
+        found.append(
+            Pilot("metric with one number per document, guessed", PairedVariation.of_spread(args.spread), scale)
+        )
+    return found
+
+
+def _sweeps(args: argparse.Namespace) -> list[Pilot]:
+    if not args.paths:
+        return []
+    from lm_eval_lora_drop.record.find import find_runs
+    from lm_eval_lora_drop.report.stability import swept_tasks
+
+    runs, issues = find_runs(args.paths)
+    warn(issues)
+    records = [(task, record) for run in runs for task, record in swept_tasks(run).items()]
+    names = {task for task, _ in records}
+    unknown = [task for task in args.task if task not in names]
+    if unknown or not records:
+        there = f"There are sweeps of: {', '.join(sorted(names))}." if names else "Evaluate with boundary=auto."
+        raise ArgumentError(f"no sweep{' of ' + ', '.join(unknown) if unknown else ''} in these files. {there}")
+    return [pilot for task, record in records if not args.task or task in args.task for pilot in _sweep(task, record)]
+
+
+def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
+    """The chosen candidate against full (or against the next best, where full was chosen or not swept), and the one
+    that differs most: between them lies what a sweep compares."""
+    import numpy as np
+
+    from lm_eval_lora_drop.statistics.power import variation
+    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+
+    recorded = RecordedSweep.from_record(record)
+    values = {
+        variant: recorded.aggregation.per_document(items)
+        for variant, items in zip(recorded.candidates, recorded.items, strict=True)
+    }
+    whole = recorded.full if recorded.full in values else recorded.chosen
+    assert whole is not None
+    others = [variant for variant in values if variant != whole]
+    if not others:
+        raise ArgumentError(
+            f"task {task}: the sweep carried one candidate only to the end; there is nothing to compare."
+        )
+    scores = dict(
+        zip(recorded.candidates, recorded.scores(np.ones((1, recorded.documents), dtype=int))[0], strict=True)
+    )
+    chosen = recorded.chosen if recorded.chosen != whole else max(others, key=lambda variant: scores[variant])
+
+    def known(variant: Variant) -> PairedVariation:
+        both = ~np.isnan(values[variant]) & ~np.isnan(values[whole])
+        return variation(values[whole][both], values[variant][both])
+
+    rows = record.sweep.candidates if record.sweep else ()
+    pairs = sum(row.documents for row in rows)
+    largest = max(float(np.nanmax(np.abs(column))) for column in values.values())
+    widest = max(others, key=lambda variant: known(variant).spread)
+    return [
+        Pilot(
+            f"{task}, {record.metric}: {variant.label} against {whole.label}",
+            known(variant),
+            scale=100.0 if largest > 1.5 else 1.0,
+            candidates=len(rows),
+            pairs_per_second=pairs / record.seconds if record.seconds else None,
+        )
+        for variant in dict.fromkeys([chosen, widest])
+    ]
+
+
+def _pairs(args: argparse.Namespace) -> list[Pilot]:
+    if args.pilot is None:
+        return []
+    import numpy as np
+
+    from lm_eval_lora_drop.report.family import first_metric
+    from lm_eval_lora_drop.report.systems import common_tasks, differences, open_system
+    from lm_eval_lora_drop.statistics.power import variation
+    from lm_eval_lora_drop.statistics.significance import numbers
+
+    opened = [open_system(argument) for argument in args.pilot]
+    warn(issue for _, issues in opened for issue in issues)
+    systems = [system for system, _ in opened]
+    tasks, _ = common_tasks(systems)
+    found = []
+    for task in tasks:
+        if args.task and task not in args.task:
+            continue
+        one, two = (system.tasks[task] for system in systems)
+        metric, filter_name = first_metric(one) or ("", "")
+        reasons = differences(one, two, filter_name)
+        left, right = (
+            numbers(run.documents[filter_name].metrics.get(metric, [None])) if filter_name in run.documents else None
+            for run in (one, two)
+        )
+        if reasons or left is None or right is None:
+            why = "; ".join(reasons) or f"{metric or 'its metric'} has no number for each logged document"
+            raise ArgumentError(f"task {task}: the pilot's runs cannot be compared: {why}.")
+        scale = 100.0 if float(np.abs(np.concatenate([left, right])).max()) > 1.5 else 1.0
+        name = f"{task}, {metric}: {systems[1].label} against {systems[0].label}"
+        found.append(Pilot(name, variation(left, right), scale))
+    return found
+
+
+def _table(pilot: Pilot, args: argparse.Namespace) -> dict[str, Any]:
+    from lm_eval_lora_drop.statistics.power import detectable_difference, documents_needed, duration
+
+    known = pilot.known
+    sizes = args.documents or sorted({*_SIZES, *([known.documents] if known.documents else [])})
+    differences = args.difference or [share * (known.unit or pilot.scale) for share in _DIFFERENCES]
+
+    def seconds(documents: int | None) -> float | None:
+        if documents is None or not pilot.candidates or not pilot.pairs_per_second:
+            return None
+        return duration(documents, pilot.candidates, pilot.pairs_per_second)
+
+    needed = [(difference, documents_needed(difference, known, power=args.power)) for difference in differences]
+    return {
+        "pilot": pilot.name,
+        "documents": known.documents,
+        "discordance": known.discordance,
+        "spread": known.spread,
+        "candidates": pilot.candidates,
+        "pairs_per_second": pilot.pairs_per_second,
+        "shown": [
+            {
+                "documents": size,
+                "difference": detectable_difference(size, known, power=args.power),
+                "seconds": seconds(size),
+            }
+            for size in sizes
+        ],
+        "needed": [{"difference": d, "documents": size, "seconds": seconds(size)} for d, size in needed],
+    }
+
+
+def _render(plan: dict[str, Any], power: float) -> str:
+    from tabulate import tabulate
+
+    timed = plan["candidates"] and plan["pairs_per_second"]
+    heads = ["documents", "difference"] + ([f"sweep of {plan['candidates']} candidates"] if timed else [])
+
+    def line(row: dict[str, Any]) -> list[str]:
+        size, difference = row["documents"], row["difference"]
+        cells = ["-" if size is None else f"{size:,}", "none" if difference is None else f"{difference:.3g}"]
+        return [*cells, _time(row["seconds"])] if timed else cells
+
+    seen = "" if plan["documents"] is None else f", on {plan['documents']} documents"
+    how = f"standard deviation of the differences {plan['spread']:.3g}"
+    if plan["discordance"] is not None:
+        how = f"{plan['discordance']:.1%} of the documents change"
+    tables = [
+        (f"What so many documents show (p < .05 in {power:.0%} of such cases):", plan["shown"]),
+        ("What a difference takes:", plan["needed"]),
+    ]
+    parts = [f"{plan['pilot']}{seen}: {how}"]
+    for title, rows in tables:
+        parts.append(f"{title}\n\n{tabulate([line(row) for row in rows], heads, disable_numparse=True)}")
+    return "\n\n".join(parts)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

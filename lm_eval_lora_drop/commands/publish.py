@@ -1,0 +1,114 @@
+"""`lora-drop publish`: model card, evaluation files of the Hub, Every Eval Ever record. Sends only when asked."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_lora_drop.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.publishing.publication import Publication
+    from lm_eval_lora_drop.record.runs import Run
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `publish` to `lora-drop`."""
+    parser = subparsers.add_parser(
+        "publish",
+        help="make the model card and evaluation files of a run, and send them when asked",
+        description="Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. "
+        "Without -o and --push it shows them and does nothing else.",
+    )
+    parser.add_argument(
+        "results", type=Path, metavar="PATH", help="results_<date>.json, or the folder with that one run"
+    )
+    parser.add_argument("--task", help="this task only")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="put the results into this model card (README.md)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write the files there")
+    parser.add_argument("--repo", metavar="OWNER/NAME", help="the model repository on the Hub that the files are for")
+    parser.add_argument("--organization", metavar="NAME", help="who evaluated (default: the owner of --repo)")
+    parser.add_argument(
+        "--relationship",
+        choices=("first_party", "third_party", "collaborative", "other"),
+        default="first_party",
+        help="of who evaluated to who made the adapter (default: first_party)",
+    )
+    parser.add_argument("--push", action="store_true", help="send the files to --repo")
+    parser.add_argument("--create-pr", action="store_true", help="with --push: as a pull request")
+    parser.set_defaults(func=_publish)
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.publishing.common import Publisher
+    from lm_eval_lora_drop.publishing.publication import publication
+
+    if args.push and not args.repo:
+        raise ArgumentError("--push needs --repo OWNER/NAME: where to send the files.")
+    if args.create_pr and not args.push:
+        raise ArgumentError("--create-pr says how --push sends; give both.")
+    if args.repo and (args.repo.count("/") != 1 or not all(args.repo.split("/"))):
+        raise ArgumentError(f"--repo must be OWNER/NAME, a model repository on the Hub, got {args.repo!r}.")
+    if args.card is not None and not args.card.is_file():
+        raise ArgumentError(f"--card must be a model card, a file, got {args.card}.")
+    owner = args.repo.split("/")[0] if args.repo else "unknown"
+    publisher = Publisher(args.repo, args.organization or owner, args.relationship, time.time())
+    card = None if args.card is None else args.card.read_text(encoding="utf-8")
+    made = publication(_one_run(args.results), publisher, task=args.task, card=card)
+    if args.output is not None:
+        print("\n".join(map(str, made.write(args.output))))
+    elif not args.push:
+        for name, text in made.files.items():
+            print(f"==> {name}\n{text}")
+    for note in made.notes:
+        print(f"Note: {note}")
+    if args.push:
+        print(f"Sent: {_push(made, args.repo, create_pr=args.create_pr)}")
+    else:
+        flags = "--push" if args.repo else "--repo OWNER/NAME --push"
+        print(f"Nothing was sent. Add {flags} to send the files to the Hub.")
+    return 0
+
+
+def _one_run(path: Path) -> Run:
+    from lm_eval_lora_drop.record.find import find_runs
+
+    runs, issues = find_runs([path])
+    ours = [run for run in runs if run.record is not None]
+    if len(ours) > 1:
+        listed = ", ".join(str(run.path) for run in ours[:5])
+        raise ArgumentError(f"{path} holds {len(ours)} runs of hf-lora-drop ({listed}). Name one results file.")
+    if not ours:
+        why = f" ({'; '.join(map(str, issues))})" if issues else ""
+        raise ArgumentError(f"{path} holds no run of hf-lora-drop{why}, and only such are published.")
+    return ours[0]
+
+
+def _push(made: Publication, repo: str, *, create_pr: bool) -> str:
+    """Send all files in one commit; returns its address.
+
+    Raises:
+        ArgumentError: the Hub refused.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    operations = [CommitOperationAdd(name, text.encode("utf-8")) for name, text in made.files.items()]
+    try:
+        sent = HfApi().create_commit(
+            repo,
+            operations,
+            commit_message="Evaluation results by lm-eval-lora-drop",
+            repo_type="model",
+            create_pr=create_pr,
+        )
+    except RepositoryNotFoundError as error:
+        raise ArgumentError(
+            f"--repo {repo} is no model repository that you may write to. Make it on the Hub, or log in with "
+            "`hf auth login`."
+        ) from error
+    except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+        raise ArgumentError(f"the Hub did not take the files for {repo}: {error}") from error
+    return str(sent.pr_url or sent.commit_url)

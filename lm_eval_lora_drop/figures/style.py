@@ -1,0 +1,120 @@
+"""How figures look and how they are saved: for print, without pyplot (no global state, no display).
+
+The palette is the colour-blind-safe one of Okabe and Ito (2008); marker shapes and line styles tell the series apart
+without colour. Text from tasks is shown as it is. The files are the same byte for byte when drawn again with the same
+libraries.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from lm_eval_lora_drop.errors import ArgumentError
+
+FORMATS = ("png", "svg", "pdf")
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
+GREY = "#6E6E6E"
+
+# Any: matplotlib types the keys of its settings one by one, and differently from release to release.
+STYLE: Any = {
+    "axes.grid": True,
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "font.size": 9,
+    "grid.alpha": 0.5,
+    "grid.color": "#D0D0D0",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    # Long enough to show how a line is dashed.
+    "legend.handlelength": 3.2,
+    # A page that is not white (GitHub's dark theme) would swallow black text on a transparent ground.
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    # Without a fixed salt the identifiers inside an SVG differ from run to run.
+    "svg.hashsalt": "lm-eval-lora-drop",
+    # A task or metric may have a dollar sign in its name; it is no formula.
+    "text.parse_math": False,
+}
+# The day is left out of the files, so that drawing again gives no difference.
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+
+
+def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "svg")) -> list[Path]:
+    """Write `stem.png`, `stem.svg`, ... and return their paths; the folder is made.
+
+    Raises:
+        ArgumentError: a format that is not in `FORMATS`.
+    """
+    wanted = check_formats(formats)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{name}") for name in wanted]
+    with mpl.rc_context(STYLE):
+        for name, path in zip(wanted, paths, strict=True):
+            figure.savefig(path, format=name, dpi=200, metadata=_METADATA[name])
+    return paths
+
+
+def image_element(figure: Figure, alt: str) -> str:
+    """An HTML `img` that holds the figure itself, for a page without files beside it.
+
+    The picture is inlined as data, so that identifiers of several SVGs on a page cannot meet.
+    """
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata=_METADATA["svg"])
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{escape(alt)}" style="max-width:100%" src="data:image/svg+xml;base64,{data}">'
+
+
+def check_formats(formats: Iterable[str]) -> list[str]:
+    """The formats without blanks around them.
+
+    Raises:
+        ArgumentError: one that is not in `FORMATS`.
+    """
+    wanted = [name.strip() for name in formats]
+    if unknown := [name for name in wanted if name not in FORMATS]:
+        raise ArgumentError(f"A figure can be saved as {', '.join(FORMATS)}, got {', '.join(unknown)}.")
+    return wanted
+
+
+def clean(text: str) -> str:
+    """Text from a task, fit to be drawn: what does not print (control characters, lone surrogates) becomes a blank."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def shorten(text: str, length: int = 40) -> str:
+    """The text, cut to `length` characters with an ellipsis."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def file_name(text: str) -> str:
+    """A name that every file system takes: letters, digits, `_`, `.` and `-`."""
+    return re.sub(r"[^\w.-]+", "_", clean(text)).strip("._")[:100] or "task"

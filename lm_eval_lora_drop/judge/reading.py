@@ -1,0 +1,285 @@
+"""Reads what a judge said: an integer from 0 to 10, or a choice. What is not clearly a verdict is none.
+
+By rule, not by search: JSON of the shape that was asked for, or else the last sentence of the last line, which must be
+a score from its first word to its last ("7", "Score: 7/10", "I give 7"). Quotations do not count, since a judge repeats
+what the judged text says of itself; two scores that contradict each other are no score.
+
+Every reader takes time linear in the length of the text: tokens are found by alternatives that begin with different
+characters, so nothing is tried twice, and a text of more than `LONGEST` characters is not read at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+LONGEST = 100_000
+"""Characters of an answer that is read; what was asked for has 12."""
+_TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+(?:'[^\W\d_]+)?|[^\s]")
+# Full-width ASCII and the ideographic space only: NFKC would make 1/2 of the one character for it, and 72 of "7" with
+# an exponent.
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2019: "'", 0x02BC: "'"}
+_QUOTES = {'"': '"', "\u201c": "\u201d", "\u201e": "\u201c", "\u00ab": "\u00bb", "\u300c": "\u300d", "\u300e": "\u300f"}
+_MARKDOWN = "*_`#>~ \t"
+_ITEM = re.compile(r"^[0-9]{1,2}[.)]\s+(?=[^\s0-9])")
+"""The number of a list's item, which is no score: "1. Good"."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ACTS = _words(
+    "score scores rating rate grade overall verdict answer give i'd i'll 评分 得分 分数 打分 总分 "
+    "最终得分 最终评分 综合评分 给 打 我给 我打 我给出 我的评分是 评分是 评分为 得分是 得分为 总分是 总分为"
+)
+"""Words that make a sentence a score; a sentence of `_FILLERS` alone is none ("it is 7")."""
+_FILLERS = _words(
+    "a an the my your final is of it this i would will say assign total prediction summary translation text output so "
+    "thus therefore : = 是 为"
+)
+_SCALES = tuple(
+    tuple(scale)
+    for scale in (
+        *(
+            ["on", article, "scale", word, "0", dash, "10"]
+            for article in ("a", "the")
+            for word in ("of", "from")
+            for dash in ("to", "-")
+        ),
+        ["(", "out", "of", "10", ")"],
+        ["out", "of", "10"],
+        *(["(", "0", dash, "10", ")"] for dash in ("to", "-")),
+        *(["0", dash, "10"] for dash in ("to", "-")),
+        ["/", "10"],
+        ["满分", "10", "分"],
+    )
+)
+_UNITS = _words("point points 分")
+_BECAUSE = _words("because since as")
+_CHOICES = {"a": "A", "b": "B", "tie": "tie"}
+_CHOICE_WORDS = _words("text output answer system option the final better my choice is : =")
+
+
+class _TornError(ValueError):
+    """The answer begins as the JSON that was asked for and is none."""
+
+
+def is_torn(text: str) -> bool:
+    """Whether `text` is a fault of the way rather than a judgement: another call may bring a whole answer.
+
+    Torn or impossible JSON (`{"score": NaN}`, 5,000 digits) is, and so are more than `LONGEST` characters.
+    """
+    try:
+        _member(_plain(text), "score")
+    except _TornError:
+        return True
+    return False
+
+
+def read_score(text: str) -> int | None:
+    """The integer from 0 to 10 that `text` gives, or None.
+
+    "8", "8/10", "I'd say 7", full-width digits and {"score": 7} are scores; "11", "-1", "7.5", "7-8", "0 to 10",
+    "8/100", "not a 7", one half, two different scores, torn JSON and a refusal are none.
+    """
+    try:
+        text = _plain(text)
+        member = _member(text, "score")
+    except _TornError:
+        return None
+    if member is not None:
+        return _score_of(member[0])
+    return _spoken(text)
+
+
+def read_preference(text: str) -> str | None:
+    """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word."""
+    try:
+        text = _plain(text)
+        member = _member(text, "better")
+    except _TornError:
+        return None
+    if member is not None:
+        if not isinstance(member[0], str):
+            return None
+        text = member[0][:100]
+    if len(text) > 100:
+        return None
+    words = [word.lower() for word in _TOKEN.findall(text) if word not in "*_`#>~.\"'()[]<"]
+    if not words or any(word not in _CHOICE_WORDS for word in words[:-1]):
+        return None
+    return _CHOICES.get(words[-1])
+
+
+def _score_of(value: Any) -> int | None:
+    """A member of a JSON object as a score; a text in it is read by itself."""
+    if isinstance(value, str):
+        return _spoken(value[:200]) if len(value) <= 200 else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if value == int(value) and 0 <= value <= 10 else None
+
+
+def _spoken(text: str) -> int | None:
+    """The score of the last sentence; None where another sentence gives another one."""
+    lines = [_ITEM.sub("", line) for line in (line.strip(_MARKDOWN + "\r") for line in text.split("\n")) if line]
+    if not lines:
+        return None
+    found = [score for line in lines for sentence in _sentences(line) if (score := _sentence(sentence)) is not None]
+    last = _sentence(_sentences(lines[-1])[-1])
+    return last if last is not None and set(found) == {last} else None
+
+
+def _sentences(line: str) -> list[str]:
+    """Cut after . ! ? ; before a capital letter or a digit (so not within "e.g. score 10"), after 。 and at "but"."""
+    line = _without_quotations(line)
+    found, start = [], 0
+    for place, letter in enumerate(line):
+        if letter in "。！？；" or (
+            letter in ".!?;" and line[place + 1 : place + 2] == " " and _begins(line, place + 2)
+        ):
+            found.append(line[start : place + 1])
+            start = place + 1
+        elif line.startswith((" but ", ", so "), place):
+            found.append(line[start:place])
+            start = place + 5
+    found.append(line[start:])
+    return [sentence for sentence in found if sentence.strip(_MARKDOWN)] or [""]
+
+
+def _begins(line: str, place: int) -> bool:
+    letter = line[place : place + 1].lstrip(_MARKDOWN) or line[place + 1 : place + 3].strip(_MARKDOWN)[:1]
+    return letter.isupper() or letter.isdecimal() or "\u4e00" <= letter <= "\u9fff"
+
+
+def _without_quotations(line: str) -> str:
+    """What stands in quotation marks is somebody else's; a line that is nothing but a quotation is the judge's own."""
+    stripped = line.strip(" .")
+    if len(stripped) > 1 and _QUOTES.get(stripped[0]) == stripped[-1] and stripped.count(stripped[0]) <= 2:
+        return stripped[1:-1]
+    kept, place = [], 0
+    while place < len(line):
+        closing = _QUOTES.get(line[place])
+        end = line.find(closing, place + 1) if closing else -1
+        if closing and end < 0:
+            # Where a quotation does not end, nobody can say whose the rest is. The mark makes the sentence unreadable.
+            kept.append(line[place:])
+            break
+        kept.append(" " if closing else line[place])
+        place = end + 1 if closing else place + 1
+    return "".join(kept)
+
+
+def _sentence(sentence: str) -> int | None:
+    """The score that a whole sentence is, or None."""
+    if len(sentence) > 300 and sentence.strip()[:1] not in "0123456789":
+        return None
+    tokens = [word.lower() for word in _TOKEN.findall(sentence) if word not in "*_`"]
+    while tokens and tokens[-1] in (".", "!", "。", "！"):
+        tokens.pop()
+    if tokens and tokens[0] == "-" and len(tokens) > 1 and not tokens[1][0].isdecimal():
+        tokens = tokens[1:]  # a list's bullet; before a digit it is a minus
+    tokens = _without_reason(tokens)
+    if not 0 < len(tokens) <= 40:
+        return None
+    said = _without_scale(tokens)
+    while said and said[-1] in _UNITS:
+        said.pop()
+    if not said or any(word not in _ACTS and word not in _FILLERS for word in said[:-1]):
+        return None
+    # "It is 7" alone may be about anything; a word for scoring, or the scale before the number, makes it a score.
+    names_it = bool(_ACTS.intersection(said[:-1])) or (len(said) < len(tokens) and tokens[-1] == said[-1])
+    return _integer(said[-1]) if len(said) == 1 or names_it else None
+
+
+def _without_reason(tokens: list[str]) -> list[str]:
+    """ "7, because it has 2 errors" without its reason; nothing where the reason itself speaks of scores."""
+    if len(tokens) < 3 or not tokens[0][0].isdecimal():
+        return tokens
+    for place, token in enumerate(tokens[:6]):
+        if token in _BECAUSE:
+            reason = tokens[place:]
+            if _ACTS.intersection(reason) or "/" in reason:
+                return []
+            return tokens[: place - 1] if tokens[place - 1] == "," else tokens[:place]
+    return tokens
+
+
+def _without_scale(tokens: list[str]) -> list[str]:
+    """Without "/ 10", "out of 10" and the like; "/ 100" stays and makes the sentence unreadable."""
+    kept: list[str] = []
+    place = 0
+    while place < len(tokens):
+        scale = next((s for s in _SCALES if tuple(tokens[place : place + len(s)]) == s), None)
+        if scale is None:
+            kept.append(tokens[place])
+        place += len(scale) if scale else 1
+    return kept
+
+
+def _integer(token: str) -> int | None:
+    whole, _, rest = token.partition(".")
+    if not (whole.isascii() and whole.isdecimal()) or len(whole) > 2 or rest.strip("0") or (whole[0] == "0" != whole):
+        return None
+    return int(whole) if int(whole) <= 10 else None
+
+
+def _plain(text: str) -> str:
+    """Without a reasoning model's thoughts and a fence around the whole, full-width forms as ASCII."""
+    if len(text) > LONGEST:
+        raise _TornError(f"an answer of {len(text)} characters")
+    kept, place = [], 0
+    while (start := text.find("<think>", place)) >= 0:
+        kept.append(text[place:start])
+        end = text.find("</think>", start)
+        if end < 0:
+            return ""  # thinking when it was cut off: nothing has been said
+        place = end + len("</think>")
+    text = ("".join(kept) + text[place:]).translate(_NARROW).strip()
+    if text.endswith("```") and (fence := text.rfind("```", 0, -3)) >= 0:
+        # Only the last block can be the answer; what stands before it is kept where it is no fence of its own.
+        inside = text[fence + 3 : -3].removeprefix("json").strip()
+        text = f"{text[:fence].rstrip()}\n{inside}".strip()
+    return text
+
+
+def _member(text: str, name: str) -> tuple[Any] | None:
+    """The member `name` of the JSON object that `text` is, or ends with from the start of a line; None if it has none.
+
+    An object without that member, or with it twice, gives (None,): it is an answer, and no verdict.
+    """
+    start = 0 if text.startswith("{") else text.rfind("\n{") + 1
+    if not text.startswith("{", start) or (start and not text.endswith("}")):
+        return None
+    try:
+        pairs, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        raise _TornError("no valid JSON") from None
+    # Words may follow, but nothing that could be another verdict.
+    rest = text[end:].strip()
+    if rest and ("{" in rest or any(_sentence(s) is not None for line in rest.split("\n") for s in _sentences(line))):
+        return (None,)
+    found = [value for key, value in pairs if key == name]
+    if any(isinstance(value, float) and not math.isfinite(value) for value in found):
+        raise _TornError("a number that JSON does not have")
+    return (found[0],) if len(found) == 1 and not isinstance(found[0], _Pairs) else (None,)
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with its members in order, so that a name that comes twice is seen."""
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("more digits than any score has")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs, parse_constant=_refuse, parse_int=_int)

@@ -1,0 +1,67 @@
+"""The one place that decides how many digits of a score are shown.
+
+A standard error is known to about two digits, so a score is shown to the place of the second digit of its standard
+error: `34.1 ± 5.6`, `0.500 ± 0.071`. Scores that stand in one column share one number of decimals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from statistics import median
+
+NOTHING = "-"
+"""Stands for a number that is not known."""
+_MOST_DECIMALS = 12
+
+
+def decimals_for(stderr: float | None, value: float | None = None) -> int:
+    """How many decimals a score with this standard error is shown with.
+
+    Where the standard error is unknown or 0, `value` gets three significant digits (34.1, 0.412), at most four
+    decimals.
+    """
+    if stderr is not None and math.isfinite(stderr) and stderr > 0:
+        # Formatting rounds first: 0.0996 is 0.10 with two digits, not 0.100.
+        exponent = int(f"{stderr:.1e}".partition("e")[2])
+        return min(max(0, 1 - exponent), _MOST_DECIMALS)
+    if value is None or not math.isfinite(value) or value == 0:
+        return 2
+    exponent = int(f"{abs(value):.2e}".partition("e")[2])
+    return min(max(0, 2 - exponent), 4)
+
+
+def decimals_of_column(rows: Iterable[tuple[float | None, float | None]]) -> int:
+    """How many decimals all (score, standard error) of a column are shown with: those of the median standard error."""
+    rows = list(rows)
+    known = [stderr for _, stderr in rows if stderr is not None and math.isfinite(stderr) and stderr > 0]
+    if known:
+        return decimals_for(median(known))
+    sizes = [abs(value) for value, _ in rows if value is not None and math.isfinite(value) and value != 0]
+    return decimals_for(None, max(sizes, default=0.0))
+
+
+def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
+    """The number with so many decimals, `-` where it is not known; never `-0.0`."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    # Adding 0.0 turns the -0.0 that rounding leaves behind into 0.0.
+    return f"{round(value, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}"
+
+
+def with_error(value: float | None, stderr: float | None, decimals: int | None = None, *, sign: bool = False) -> str:
+    """`34.1 ± 5.6`; the score alone where its standard error is not known."""
+    places = decimals_for(stderr, value) if decimals is None else decimals
+    text = number(value, places, sign=sign)
+    if text == NOTHING or stderr is None or not math.isfinite(stderr):
+        return text
+    return f"{text} ± {number(stderr, places)}"
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage: `10 %`; `<1 %` and `>99 %` where rounding would say none or all."""
+    if 0 < share < 0.005:
+        return "<1 %"
+    if 0.995 < share < 1:
+        return ">99 %"
+    return f"{round(100 * share)} %"

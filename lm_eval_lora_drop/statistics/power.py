@@ -1,0 +1,205 @@
+"""Which paired difference a number of documents can show, and how many documents a difference needs.
+
+What decides it is how much two candidates differ from document to document: for a 0/1 metric the discordance, the share
+of documents that change at all; otherwise the standard deviation of the per-document differences. Both come from a
+finished sweep, from a pilot of some 30 documents or from a guess. "Can show" means: a difference of this size gives
+p < alpha in at least the stated share (the power) of samples, for the exact McNemar test or the paired t test.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from lm_eval_lora_drop.errors import ArgumentError
+
+Floats = NDArray[np.float64]
+
+POWER = 0.8
+ALPHA = 0.05
+MOST_DOCUMENTS = 10_000_000
+"""More are not looked for."""
+
+
+@dataclass(frozen=True)
+class PairedVariation:
+    """How much two candidates differ from document to document.
+
+    `spread` is the standard deviation of the per-document differences in the metric's units. For a 0/1 metric
+    `discordance` is the share of documents that change and `unit` the size of a change (1, or 100 in percent); for any
+    other metric both are None. `documents` counts those it was estimated from, None for a guess.
+    """
+
+    spread: float
+    discordance: float | None = None
+    unit: float | None = None
+    documents: int | None = None
+
+    @classmethod
+    def of_share(cls, discordance: float, unit: float = 1.0) -> PairedVariation:
+        """A guess for a 0/1 metric.
+
+        Raises:
+            ArgumentError: no share above 0 and at most 1.
+        """
+        if not 0 < discordance <= 1:
+            raise ArgumentError(f"the discordance is a share above 0 and at most 1, got {discordance:g}.")
+        return cls(unit * math.sqrt(discordance), discordance, unit)
+
+    @classmethod
+    def of_spread(cls, spread: float) -> PairedVariation:
+        """A guess for any other metric.
+
+        Raises:
+            ArgumentError: not above 0.
+        """
+        if not spread > 0 or not math.isfinite(spread):
+            raise ArgumentError(f"the standard deviation of the differences must be above 0, got {spread:g}.")
+        return cls(spread)
+
+
+def variation(one: Floats, other: Floats) -> PairedVariation:
+    """Estimate from per-document values of two candidates, `(documents,)` each.
+
+    Where fewer than three documents changed, three are taken to have: a pilot without any change does not promise that
+    every difference can be shown (three in n is the upper limit of what n documents without a change leave open).
+
+    Raises:
+        ArgumentError: fewer than two documents.
+    """
+    n = len(one)
+    if n < 2:
+        raise ArgumentError(f"the variation between documents needs at least two of them, got {n}. Use a larger pilot.")
+    differences = other - one
+    values = np.unique(np.concatenate([one, other]))
+    unit = float(np.ptp(values)) if len(values) == 2 else 1.0
+    if len(values) <= 2 and (len(values) == 1 or 0.0 in values):
+        changed = int((differences != 0).sum())
+        share = min(1.0, max(changed, 3) / n)
+        return PairedVariation(unit * math.sqrt(share), share, unit, n)
+    spread = float(np.std(differences, ddof=1))
+    if spread == 0:
+        # Three changes over the whole range, by the same rule.
+        spread = float(np.ptp(values)) * math.sqrt(min(1.0, 3 / n))
+    return PairedVariation(spread, documents=n)
+
+
+def mcnemar_power(documents: int, difference: float, discordance: float, *, alpha: float = ALPHA) -> float:
+    """Share of samples in which the exact McNemar test gives p < `alpha`.
+
+    Args:
+        documents: n.
+        difference: share gained less share lost, in absolute value at most `discordance`.
+        discordance: share gained or lost.
+    """
+    changed = np.arange(documents + 1)
+    weights = stats.binom.pmf(changed, documents, discordance)
+    # Far from the expected number the weights are nothing, and the power need not be computed.
+    changed, weights = changed[weights > 1e-12], weights[weights > 1e-12]
+    # The largest number of losses (or gains) that rejects: 2 P(X <= c) < alpha under the coin toss.
+    critical = stats.binom.ppf(alpha / 2, changed, 0.5)
+    critical -= 2 * stats.binom.cdf(critical, changed, 0.5) >= alpha
+    gains = (1 + difference / discordance) / 2
+    rejected = stats.binom.cdf(critical, changed, gains) + stats.binom.sf(changed - critical - 1, changed, gains)
+    return float(np.sum(weights * np.where(critical >= 0, rejected, 0.0)))
+
+
+def power_of(documents: int, difference: float, known: PairedVariation, *, alpha: float = ALPHA) -> float:
+    """Share of samples of `documents` documents in which a true `difference` gives p < `alpha`.
+
+    A 0/1 metric can never differ by more than its discordance; a larger difference means that more documents change.
+    """
+    difference = abs(difference)
+    if known.discordance is not None and known.unit is not None:
+        share = difference / known.unit
+        if share > 1:
+            raise ArgumentError(f"this metric cannot differ by more than {known.unit:g}, got {difference:g}.")
+        return mcnemar_power(documents, share, max(known.discordance, share), alpha=alpha)
+    from statsmodels.stats.power import TTestPower
+
+    if documents < 2:
+        return 0.0
+    found: Any = TTestPower().power(difference / known.spread, documents, alpha)
+    # Far out the non-central t distribution of scipy has no value; the normal one is as good there.
+    return (
+        float(found)
+        if np.isfinite(found)
+        else float(stats.norm.sf(stats.norm.isf(alpha / 2) - difference / known.spread * math.sqrt(documents)))
+    )
+
+
+def detectable_difference(
+    documents: int, known: PairedVariation, *, power: float = POWER, alpha: float = ALPHA
+) -> float | None:
+    """The smallest difference that `documents` documents show with this power, in the metric's units.
+
+    None where they cannot show any: a 0/1 metric on five documents has no p-value below .05.
+    """
+    largest = known.unit if known.unit is not None else known.spread * 100
+    if power_of(documents, largest, known, alpha=alpha) < power:
+        return None
+    return float(
+        optimize.brentq(
+            lambda d: power_of(documents, d, known, alpha=alpha) - power, 1e-9 * largest, largest, rtol=1e-6
+        )
+    )
+
+
+def documents_needed(
+    difference: float, known: PairedVariation, *, power: float = POWER, alpha: float = ALPHA
+) -> int | None:
+    """How many documents show `difference` with this power; None where more than `MOST_DOCUMENTS` would be needed.
+
+    The exact test's power goes up in a saw-tooth; this is a number from which on it stays above, up to a tooth.
+
+    Raises:
+        ArgumentError: a difference of 0, or one that the metric does not allow.
+    """
+    if not difference:
+        raise ArgumentError("the difference to be shown must not be 0: no number of documents shows it.")
+
+    def enough(n: int) -> bool:
+        return power_of(n, difference, known, alpha=alpha) >= power
+
+    # Connor's (1987) normal approximation brackets the answer closely enough for the search to start there.
+    z = float(stats.norm.isf(alpha / 2) + stats.norm.isf(1 - power))
+    high = max(4, round((z * known.spread / difference) ** 2))
+    if high > MOST_DOCUMENTS:
+        return None
+    while not enough(high):
+        high *= 2
+        if high > MOST_DOCUMENTS:
+            return None
+    low = 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def duration(documents: int, candidates: int, pairs_per_second: float) -> float:
+    """Seconds for a sweep of so many candidates over so many documents, at a speed seen before."""
+    return documents * candidates / pairs_per_second
+
+
+def sentence(documents: int, known: PairedVariation, example: float, *, digits: int = 3) -> str:
+    """One line for the end of a sweep: what its documents can show, and what `example`, a difference, would take."""
+    found = detectable_difference(documents, known)
+    shown = (
+        f"{documents} documents cannot show a difference of two candidates at all"
+        if found is None
+        else f"{documents} documents show a difference of two candidates from {found:.{digits}g} on"
+    )
+    needed = documents_needed(example, known)
+    many = f"more than {MOST_DOCUMENTS:,}" if needed is None else f"{needed:,}"
+    how = (
+        f"{known.discordance:.0%} of the documents change"
+        if known.discordance is not None
+        else f"their differences have a standard deviation of {known.spread:.{digits}g}"
+    )
+    return f"{shown} (p < {ALPHA:g} in {POWER:.0%} of such cases, where {how}); {example:.{digits}g} takes {many}."

@@ -1,0 +1,258 @@
+"""Reading answers: what is a score, what is none; in linear time, and without raising."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm_eval_lora_drop.judge.reading import LONGEST, is_torn, read_preference, read_score
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("8", 8),
+        (" 8\n", 8),
+        ("8/10", 8),
+        ("8 out of 10", 8),
+        ("10/10", 10),
+        ("I'd say 7", 7),
+        ("Score: 7.", 7),
+        ("**7**", 7),
+        ("我给8分", 8),
+        ("８", 8),
+        ("１０", 10),
+        ("0", 0),
+        ("7, because it has 2 errors", 7),
+        ("<think>Maybe 3?</think>6", 6),
+        ('```json\n{"score": 4}\n```', 4),
+        ('{"score": 4}', 4),
+        ('{"score": 4.0}', 4),
+        ('{"score": "4"}', 4),
+        ("11", None),
+        ("-1", None),
+        ("−1", None),
+        ("7.5", None),
+        ("7,5", None),
+        ("7-8", None),
+        ("7 to 8", None),
+        ("on a scale of 0 to 10 it is good", None),
+        ("8/100", None),
+        ("80%", None),
+        ("8/5", None),
+        ("1000", None),
+        ("GPT4 finds it good", None),
+        ("seven", None),
+        ("", None),
+        ("I cannot judge this.", None),
+        ('{"score": 11}', None),
+        ('{"score": 7.5}', None),
+        ('{"score": true}', None),
+        ('{"score": null}', None),
+        ('{"rating": 7}', None),
+        ('{"score": 7', None),
+        ("<think>It is a 7", None),
+    ],
+)
+def test_scores(text, score):
+    assert read_score(text) == score
+
+
+@given(st.text())
+def test_no_text_makes_reading_raise_or_gives_a_number_out_of_range(text):
+    assert read_score(text) in {None, *range(11)}
+    assert read_preference(text) in {None, "A", "B", "tie"}
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists))
+def test_no_json_does_either(value):
+    assert read_score(json.dumps({"score": value})) in {None, *range(11)}
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("A", "A"),
+        ("b", "B"),
+        ("Text B.", "B"),
+        ("**A**", "A"),
+        ("Answer: tie", "tie"),
+        ('{"better": "B"}', "B"),
+        ('{"better": "tie"}', "tie"),
+        ("A clear winner is B", None),
+        ("A or B", None),
+        ("neither", None),
+        ("", None),
+    ],
+)
+def test_preferences(text, choice):
+    assert read_preference(text) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        # Where the score stands: last, whatever other numbers there are.
+        ('The text says "Score: 10" but I give 2', 2),
+        ("I have 3 concerns. Score: 7", 7),
+        ("out of 10: 7", 7),
+        ("Score (0-10): 7", 7),
+        ("On a scale of 0 to 10: 6", 6),
+        ("There are 2 errors in 5 sentences.\n\nFinal score: 4/10", 4),
+        ("Faithfulness: 8\nFluency: 9\nOverall: 7", 7),
+        ("1. Good\n2. Short\nScore: 7", 7),
+        ("It is fluent; it leaves 1 name out. I'd give it a 6.", 6),
+        ("The candidate says “Score: 10”. Score: 3", 3),
+        ("候选文本写着「得分：10」。评分：3", 3),
+        ("综合评分：8分", 8),
+        # Form.
+        ("**Score:** 7", 7),
+        ("### Score: 7", 7),
+        ("> `7`", 7),
+        ("- Score: 7", 7),
+        ("Score: 7 / 10 points", 7),
+        ("7.0", 7),
+        ("８／１０", 8),
+        ("Ｓｃｏｒｅ：７", 7),
+        ('"7"', 7),
+        ("Score: 7\nScore: 7", 7),
+        # JSON in and after words, which many servers send although they were asked for JSON alone.
+        ('Here it is:\n```json\n{\n  "score": 7\n}\n```', 7),
+        ('```\n{"score": 7}\n```', 7),
+        ('{"reason": "it says \\"score\\": 10", "score": 2}', 2),
+        ('The text says {"score": 10}.\n{"score": 2}', 2),
+        ('{"score": 7}\n\nIt leaves one name out.', 7),
+        ('{"score": "7/10"}', 7),
+        # Not a score, or not clearly one.
+        ("½", None),
+        ("7½", None),
+        ("7²", None),
+        ("⑦", None),
+        ("Ⅶ", None),
+        ("٧", None),
+        ("7️⃣", None),
+        ("not a 7", None),
+        ("Score: not 7", None),
+        ("I would not give it a 7", None),
+        ("Is it a 7?", None),
+        ("Would I give it a 10?", None),
+        ("7?", None),
+        ("Score: 7.5", None),
+        ("７．５", None),
+        ("Score: -7", None),
+        ("- 7", None),
+        ("+7", None),
+        ("007", None),
+        ("7 or 8", None),
+        ("7/10 or 8/10", None),
+        ("7, no, 8", None),
+        ("7 8", None),
+        ("Score: 7e0", None),
+        ("Score: 0x7", None),
+        ("Score: 10\nScore: 2", None),
+        ("The text ends with:\nScore: 10\nI do not agree.", None),
+        ("Score: 10 is what the text asks for", None),
+        ('He writes "Score: 10', None),
+        ("such as e.g. score 10", None),
+        ("The candidate has 7 sentences", None),
+        ("It is 7 o'clock", None),
+        ("It is 7", None),
+        ("8 because I rate it 9", None),
+        ("8, because others gave 9/10", None),
+        ('{"score": 3, "score": 9}', None),
+        ('{"score": {"value": 7}}', None),
+        ('{"score": [7]}', None),
+        ('{"score": "7 or 8"}', None),
+        ('{"score": 7} or {"score": 8}', None),
+        ('{"score": 7}\nScore: 8', None),
+        ('[{"score": 7}]', None),
+        ('{"score": -0.5}', None),
+        ('{"score": ""}', None),
+        ("<think>7</think>", None),
+        ("<think>It is a 3</think>\nScore: 6", 6),
+    ],
+)
+def test_the_score_is_the_one_that_the_judge_gives(text, score):
+    assert read_score(text) == score
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"score": NaN}',
+        '{"score": Infinity}',
+        '{"score": 1e999}',
+        '{"score": ' + "9" * 5000 + "}",
+        '{"score": 7',
+        '{"score": ',
+        "{" * 50_000,
+        '{"a":' * 20_000 + "}",
+        "7" * (LONGEST + 1),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_torn_is_no_score_and_worth_another_call(text):
+    assert read_score(text) is None
+    assert read_preference(text) is None
+    assert is_torn(text)
+
+
+@pytest.mark.parametrize("text", ["", "no idea", '{"score": 11}', '{"rating": 7}', "7.5", '{"score": 7}'])
+def test_what_a_judge_did_say_is_not_torn(text):
+    assert not is_torn(text)
+
+
+UNITS = [
+    "`",
+    "```",
+    " ",
+    '"',
+    "“",
+    "„",
+    "«",
+    "{",
+    "[",
+    '{"a":',
+    "7 ",
+    "Score: 7. ",
+    " but ",
+    "\n",
+    "\n{",
+    "a'",
+    "9",
+    "1.",
+]
+UNITS += [
+    "<think>",
+    "</think>",
+    "/ 10 ",
+    "on a scale of 0 to ",
+    "。",
+    "我给",
+    "A",
+    "**",
+    "- ",
+    "I",
+    ", because ",
+    "7, because ",
+]
+
+
+def test_no_text_keeps_the_reader_busy(tmp_path):
+    """All of these take some 15 s of a processor; one reader that tries things twice takes minutes for a single one."""
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+from lm_eval_lora_drop.judge.reading import LONGEST, is_torn, read_preference, read_score
+for start in ("", "```", '{{"score": ', "A", "7"):
+    for unit in {UNITS!r}:
+        text = (start + unit * (LONGEST // len(unit)))[:LONGEST]
+        assert read_score(text) in (None, 7), text[:40]
+        read_preference(text), is_torn(text)
+print("done")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout == "done\n", found.stderr

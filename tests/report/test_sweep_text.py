@@ -1,0 +1,83 @@
+"""What is said of a sweep: a table whose numbers stand alike, sentences that are true, one verdict."""
+
+import pytest
+
+from lm_eval_lora_drop.report.stability import _shares
+from lm_eval_lora_drop.report.sweep_text import remarks, sweep_table, verdict
+from lm_eval_lora_drop.variant import Variant
+from tests.recorded_runs import L, boundaries, candidate, curve, sweep_record, task_record
+
+
+def test_scores_and_standard_errors_stand_with_the_same_decimals():
+    rows = (candidate(Variant.full(L), 32.2, 5.6), candidate(Variant.below(7, L), 9.808, 1.234), *curve()[4:])
+    lines = sweep_table(task_record(sweep_record(rows))).splitlines()
+    assert lines[0].split() == ["K", "rouge_l", "std.", "error", "documents"]
+    assert lines[1].split()[:4] == ["10", "32.2", "5.6", "32"]
+    assert lines[2].split()[:3] == ["7", "9.8", "1.2"]
+    assert lines[-4].split() == [
+        "0",
+        "20.0",
+        "1.5",
+        "8",
+        "base,",
+        "retired",
+        "after",
+        "8",
+    ] or "retired after 8" in "".join(lines)
+
+
+def test_other_candidates_are_named_in_their_notation():
+    names = ("0-9", "0-9x0.5", "0-9.attention", "none")
+    rows = tuple(candidate(Variant.parse(name, L), 1.0) for name in names)
+    record = task_record(sweep_record(rows, chosen=Variant.parse("0-9x0.5", L), family="strengths", ordered=False))
+    shown = [line.split("  ")[0].strip() for line in sweep_table(record).splitlines()[1:5]]
+    assert [text for text in shown if text] == [
+        name for name in ("K = 10", "0-9x0.5", "0-9.attention", "K = 0") if name in shown
+    ]
+    assert "0-9x0.5" in sweep_table(record)
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        ((0.6, 0.9), "not distinguishable from the whole adapter on 32 validation documents."),
+        ((-1.7, 0.9), "not distinguishable"),
+        ((2.0, 0.9), "2.0 better than the whole adapter (chosen for it: expect less elsewhere)"),
+        ((-2.0, 0.9), "2.0 worse than the whole adapter on 32"),
+        ((0.0, 0.0), "scoring as the whole adapter does"),
+        ((5.0, None), "not distinguishable"),
+        ((None, None), "not compared with the whole adapter"),
+        (None, "not compared with the whole adapter"),
+    ],
+)
+def test_the_verdict_claims_a_difference_from_two_standard_errors_on(gain, said):
+    text = verdict(task_record(sweep_record(gain=gain)))
+    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
+    assert said in text
+    assert text.endswith(".")
+
+
+def test_the_verdict_on_full_base_and_what_was_not_searched():
+    assert "no smaller part" in verdict(task_record(sweep_record(chosen=L)))
+    assert verdict(task_record(sweep_record(chosen=0), kept_parameters=0, dropped_parameters=9)).startswith(
+        "Keep no layer, the base model alone, 100 % smaller"
+    )
+    for method, said in (("given", "as given"), ("default", "paper's default"), ("recorded", "as another run chose")):
+        assert said in verdict(task_record(variant="0-4", method=method))
+    assert "smaller" not in verdict(task_record(variant="0-9", dropped_parameters=0))
+    assert "1 validation document." in verdict(task_record(sweep_record(boundaries({7: 1.0, 10: 1.0}, documents=1))))
+
+
+def test_remarks_do_not_ask_for_a_gain_that_nobody_measured():
+    assert "nothing is said about a gain" in " ".join(remarks(task_record(sweep_record(gain=None))))
+    assert "no document in common" in " ".join(remarks(task_record(sweep_record(gain=(None, None)))))
+    assert "0.6 better" in " ".join(remarks(task_record(sweep_record())))
+    assert "(paired)" in " ".join(remarks(task_record(sweep_record())))
+
+
+def test_shares_name_a_few_and_count_the_others():
+    assert _shares({7: 0.6, 3: 0.4}) == "7 (60 %), 3 (40 %)"
+    assert _shares(dict.fromkeys(range(5), 0.2)).count("(20 %)") == 5
+    many = _shares({7: 0.5, **dict.fromkeys(range(5), 0.1)})
+    assert many == "7 (50 %), 0 (10 %), 1 (10 %), 2 (10 %), 2 others (20 %)"
+    assert "..." not in many
