@@ -20,7 +20,6 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.train",
     "lm_eval_lora_drop.commands.study",
     "lm_eval_lora_drop.commands.check",
-    "lm_eval_lora_drop.commands.ablate",
     "lm_eval_lora_drop.commands.publish",
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""

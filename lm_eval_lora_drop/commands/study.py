@@ -31,16 +31,30 @@ def _study(args: argparse.Namespace) -> int:
     study = read_study(args.config, args.output)
     if study.trainings and args.only != "evaluate":
         require_trl()
+    from lm_eval_lora_drop.study.plan import bill, plan, read_cell
+    from lm_eval_lora_drop.study.trainings import is_trained
+
+    for training, cells in plan(study):
+        if training is not None:
+            print(f"{'done ' if is_trained(study, training) else 'to do'}  training {training.folder}")
+        for cell in cells:
+            print(f"{'done ' if read_cell(study, cell) else 'to do'}    {cell.name}")
+    print(bill(study), flush=True)
+    if args.dry_run:
+        return 0
     from lm_eval.utils import setup_logging
 
-    from lm_eval_lora_drop.study.trainings import run_trainings
+    from lm_eval_lora_drop.study.run import run_study
+    from lm_eval_lora_drop.study.table import table, write_table
 
     setup_logging("INFO")
     if args.threads:
         import torch
 
         torch.set_num_threads(args.threads)
-    failed = run_trainings(study)
+    failed = run_study(study, train=args.only != "evaluate", evaluate=args.only != "train")
+    print(table(study))
+    print(f"all cells: {write_table(study)}")
     for sentence in failed:
         print(f"not run: {sentence}", file=sys.stderr)
     return 1 if failed else 0

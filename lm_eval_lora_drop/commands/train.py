@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
     parser.add_argument("--trust_remote_code", action="store_true", help="as in lm_eval")
     parser.add_argument("--keep_checkpoints", action="store_true", help="do not remove them at the end")
+    parser.add_argument(
+        "--sweep_checkpoints",
+        type=int,
+        metavar="N",
+        help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the data and one example, train nothing")
     parser.set_defaults(func=_train)
 
@@ -104,6 +111,7 @@ def _train(args: argparse.Namespace) -> int:
         trust_remote_code=args.trust_remote_code,
         keep_checkpoints=args.keep_checkpoints,
         device=args.device,
+        callbacks=_callbacks(args, task),
     )
     if args.dry_run:
         prepared = prepare(training)
@@ -125,6 +133,15 @@ def _train(args: argparse.Namespace) -> int:
         f"{record.seconds / 60:.1f} minutes"
     )
     return 0
+
+
+def _callbacks(args: argparse.Namespace, task: TaskSettings) -> Callable[[Path], Sequence[Any]]:
+    if not args.sweep_checkpoints:
+        return lambda _: ()
+    from lm_eval_lora_drop.study.checkpoints import SweepCheckpoints
+
+    swept = args.output / "swept"
+    return lambda _: (SweepCheckpoints(task, swept, {"sweep_limit": args.sweep_checkpoints}),)
 
 
 def require_trl() -> None:

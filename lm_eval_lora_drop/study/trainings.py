@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from pathlib import Path
 
-from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.study.config import Study, StudyTraining
 from lm_eval_lora_drop.train.record import read_record
 
-log = logging.getLogger(__name__)
 ADAPTERS = "adapters"
 
 
@@ -68,16 +66,3 @@ def run_training(study: Study, training: StudyTraining) -> None:
             device="cpu" if device == "cpu" else None,
         )
     )
-
-
-def run_trainings(study: Study) -> list[str]:
-    """Train what is missing; a sentence for each adapter that could not be trained."""
-    failed = []
-    for number, training in enumerate(study.trainings, start=1):
-        log.info("%d/%d training %s", number, len(study.trainings), training.folder)
-        try:
-            run_training(study, training)
-        except LoraDropError as error:
-            failed.append(f"{training.folder}: {error}")
-            log.error("%s: %s", training.folder, error)
-    return failed

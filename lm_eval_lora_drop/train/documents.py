@@ -31,6 +31,25 @@ class TrainingDocuments:
     unfit: int
 
 
+def check_trainable(binding: Binding) -> str:
+    """The split that the task is trained on.
+
+    Raises:
+        ArgumentError: it has none, or is evaluated on it.
+    """
+    task = binding.task
+    split = task.config.training_split
+    if not task.has_training_docs():
+        raise ArgumentError(
+            f"{binding.name} must have a training split to be trained on, and has none. Name one as training_split in "
+            "a task file of your own (docs/training.md)."
+        )
+    evaluated = task.config.test_split if task.has_test_docs() else task.config.validation_split
+    if split == evaluated:
+        raise ArgumentError(f"{binding.name} is evaluated on split {split!r}, so an adapter must not be trained on it.")
+    return str(split)
+
+
 def choose_documents(
     binding: Binding,
     *,
@@ -51,15 +70,7 @@ def choose_documents(
         ArgumentError: the task has no training split, that split is the evaluated one, or nothing is left of it.
     """
     task = binding.task
-    split = task.config.training_split
-    if not task.has_training_docs():
-        raise ArgumentError(
-            f"{binding.name} must have a training split to be trained on, and has none. Name one as training_split in "
-            "a task file of your own (docs/training.md)."
-        )
-    evaluated = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    if split == evaluated:
-        raise ArgumentError(f"{binding.name} is evaluated on split {split!r}, so an adapter must not be trained on it.")
+    split = check_trainable(binding)
     docs = task.training_docs()
     if not hasattr(docs, "__getitem__"):
         docs = list(docs)
@@ -101,4 +112,4 @@ def choose_documents(
             f"held out for the sweep, {leaked} are (nearly) documents of another split, {unfit} are longer than max_length. "
             "Hold out fewer, raise max_length, or bring more documents."
         )
-    return TrainingDocuments(str(split), tuple(chosen), len(held), leaked, repeated, unfit)
+    return TrainingDocuments(split, tuple(chosen), len(held), leaked, repeated, unfit)

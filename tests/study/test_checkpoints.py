@@ -1,0 +1,91 @@
+"""A real training whose checkpoints are swept: the curve, the best one kept, the training undisturbed."""
+
+import dataclasses
+import json
+
+import peft
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.study.checkpoints import SweepCheckpoints
+from lm_eval_lora_drop.train.examples import load_binding
+from lm_eval_lora_drop.train.run import Training, train
+from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
+from lm_eval_lora_drop.validation import draw
+
+TASK = TaskSettings(
+    task="lora_drop_demo", metadata={"train_documents": 16, "validation_documents": 6, "test_documents": 4}
+)
+ARGS = {"sweep_limit": 5, "sweep_metric": "reference_loglikelihood", "device": "cpu"}
+
+
+@pytest.fixture
+def training(tiny_base, tmp_path):
+    settings = TrainingSettings(
+        epochs=2, batch_size=8, learning_rate=0.02, lora_dropout=0.1, precision="float32", checkpoints=4, max_length=200
+    )
+    return Training(
+        base=str(tiny_base), output=tmp_path / "adapter", task=TASK, settings=settings, device="cpu", keep_checkpoints=True
+    )
+
+
+def test_curve_and_best(training, tmp_path):
+    """Four checkpoints, four points; the best by the recorded scores is kept, and its tensors are that checkpoint's;
+    the trained adapter is bit for bit that of a training without the callback."""
+    callback = SweepCheckpoints(TASK, tmp_path / "swept", ARGS)
+    train(dataclasses.replace(training, callbacks=lambda _: [callback]))
+    curve = json.loads((tmp_path / "swept" / "checkpoints.json").read_text())
+    assert [point["step"] for point in curve] == [1, 2, 3, 4]
+    assert all(point["documents"] == 5 for point in curve)
+    assert all(point["score"] >= point["full_score"] for point in curve)
+    best = max(curve, key=lambda point: point["score"])
+    kept = json.loads((tmp_path / "swept" / "best" / "best.json").read_text())
+    assert kept == best
+    saved = peft.load_peft_weights(str(training.output / "checkpoints" / f"checkpoint-{best['step']}"), device="cpu")
+    found = peft.load_peft_weights(str(tmp_path / "swept" / "best"), device="cpu")
+    assert all(torch.equal(saved[name], found[name]) for name in saved)
+    alone = dataclasses.replace(training, output=tmp_path / "alone")
+    train(alone)
+    one, other = (peft.load_peft_weights(str(folder), device="cpu") for folder in (training.output, alone.output))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
+    """The score of the last checkpoint at the whole adapter, computed on its files by plain forward passes."""
+    callback = SweepCheckpoints(TASK, tmp_path / "swept", ARGS)
+    train(dataclasses.replace(training, callbacks=lambda _: [callback]))
+    point = callback.points[4]
+    binding = load_binding(TASK)
+    lm = LoraDropLM(
+        str(training.base), str(training.output / "checkpoints" / "checkpoint-4"), boundary="full", device="cpu", dtype="float32"
+    )
+    total = []
+    for document in draw(binding, 5, 0).documents:
+        prompt = document.requests[0].args[0]
+        answer = f" {document.doc['steps']}\n#### {document.doc['answer']}"
+        context, continuation = lm._encode_pair(prompt, answer)
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
+        places = range(len(context) - 1, len(context) + len(continuation) - 1)
+        total.append(sum(logits[place, token].item() for place, token in zip(places, continuation, strict=True)))
+    per_document = sum(total) / len(total)
+    assert point.full_score == pytest.approx(per_document, rel=1e-3)
+
+
+class StopAt(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_goes_on_with_the_training(training, tmp_path):
+    """Stopped and started again, the curve is that of a training never stopped."""
+    whole = SweepCheckpoints(TASK, tmp_path / "whole", ARGS)
+    train(dataclasses.replace(training, output=tmp_path / "a", callbacks=lambda _: [whole]))
+    with pytest.raises(KeyboardInterrupt):
+        train(dataclasses.replace(training, callbacks=lambda _: [SweepCheckpoints(TASK, tmp_path / "s", ARGS), StopAt()]))
+    again = SweepCheckpoints(TASK, tmp_path / "s", ARGS)
+    train(dataclasses.replace(training, callbacks=lambda _: [again]))
+    assert again.points == whole.points
