@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
-from lm_eval_lora_drop.report.answer import Answer, EvaluatedScore, answers, evaluated_score
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
 
 if TYPE_CHECKING:
     import pandas as pd

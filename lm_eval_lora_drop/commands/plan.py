@@ -106,7 +106,7 @@ def _sweeps(args: argparse.Namespace) -> list[Pilot]:
     if not args.paths:
         return []
     from lm_eval_lora_drop.record.find import find_runs
-    from lm_eval_lora_drop.report.stability import swept_tasks
+    from lm_eval_lora_drop.verdict.stability import swept_tasks
 
     runs, issues = find_runs(args.paths)
     warn(issues)

@@ -77,7 +77,7 @@ def _add_stability(subparsers: Any) -> None:
 
 def _stability(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.record.find import find_runs
-    from lm_eval_lora_drop.report.stability import assess, render, swept_tasks
+    from lm_eval_lora_drop.verdict.stability import assess, render, swept_tasks
 
     runs, issues = find_runs(args.paths)
     found = [

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
-from lm_eval_lora_drop.report.answer import Answer, answers
 from lm_eval_lora_drop.rounding import NOTHING
+from lm_eval_lora_drop.verdict.answer import Answer, answers
 
 if TYPE_CHECKING:
     from rich.console import Console

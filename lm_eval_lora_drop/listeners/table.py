@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from lm_eval_lora_drop.record.events import Decided, Event
-from lm_eval_lora_drop.report.sweep_text import sweep_table
+from lm_eval_lora_drop.verdict.sweep_text import sweep_table
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.listeners.standing import Standing
 from lm_eval_lora_drop.record.events import Answered, Decided, Event, Finished, SweepEnded, SweepStarted
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.report.sweep_text import verdict
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.verdict.sweep_text import verdict
 
 Library = Literal["wandb", "trackio"]
 SWEEP_LOGS = ("auto", *get_args(Library), "none")

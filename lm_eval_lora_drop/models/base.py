@@ -23,9 +23,9 @@ from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
-from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.models.state import Decision, RunState
+from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable

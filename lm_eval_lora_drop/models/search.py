@@ -15,8 +15,8 @@ from typing import Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
@@ -261,6 +261,6 @@ def _validation(drawn: ValidationSet, documents: Sequence[Document]) -> Validati
     return ValidationRecord(
         split=drawn.split,
         doc_ids=tuple(document.doc_id for document in documents),
-        left_out=len(drawn.left_out),
+        left_out=drawn.left_out,
         clusters=clusters if any(clusters) else None,
     )

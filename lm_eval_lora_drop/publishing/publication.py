@@ -25,7 +25,7 @@ from lm_eval_lora_drop.publishing.common import Publisher, dataset_of, interval
 from lm_eval_lora_drop.publishing.every_eval_ever import evaluation_record
 from lm_eval_lora_drop.record.runs import Run, TaskRun
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
-from lm_eval_lora_drop.report.answer import Answer, EvaluatedScore, answers, evaluated_score
+from lm_eval_lora_drop.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
 """Between them stands what a later `publish` replaces in a card."""

@@ -28,9 +28,9 @@ from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.leaderboard import build, find_system
 from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
 from lm_eval_lora_drop.report.outputs import marked
-from lm_eval_lora_drop.report.stability import assess, sentences, swept_tasks
 from lm_eval_lora_drop.report.systems import System, group
 from lm_eval_lora_drop.statistics import significance
+from lm_eval_lora_drop.verdict.stability import assess, sentences, swept_tasks
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lm_eval_lora_drop.sweep.racing import RacingSettings
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Pass
 from tests.records import k_of, rows_by_k
 from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
 from tests.toy import make_task
@@ -35,15 +37,16 @@ def sweep(
     task: Any, folder: Path, runner: RuleRunner, *, peers: Any = None, reference: Any = None, **settings: Any
 ) -> SweepRecord:
     peers = peers or One()
-    return run_sweep(
+    found = run_sweep(
         make_documents(task),
-        runner,
+        lambda: Pass(runner, "rule"),
         Scorer(task, resolve_metric(task, None)),
         SweepSettings(boundaries(range(L + 1), L), **{"strategy": "racing", **settings}),
         Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={}),
         peers=peers,
         reference=reference,
     )
+    return replace(found, engine="")
 
 
 def test_chooses_what_an_exhaustive_sweep_chooses_with_fewer_answers(task: Any, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from lm_eval_lora_drop.record.find import scores_of
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.report.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.rounding import NOTHING, with_error
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.verdict.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.work import MetricSpec
 
 MOST_NOTES = 3

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from lm_eval_lora_drop.report.stability import _shares
-from lm_eval_lora_drop.report.sweep_text import remarks, sweep_table, verdict
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.verdict.stability import _shares
+from lm_eval_lora_drop.verdict.sweep_text import remarks, sweep_table, verdict
 from tests.recorded_runs import L, boundaries, candidate, curve, sweep_record, task_record
 
 
