@@ -36,9 +36,7 @@ def load(labels: str = "chinese", **kwargs: Any) -> Any:
         )
     loaded = data.load(**kwargs, parse=read_dialogues, suffixes=(*ROW_SUFFIXES, ".txt", ".txt.gz", ""))
     chosen = {name: balance(rows) for name, rows in loaded.items()}
-    return type(loaded)(
-        {name: rows.add_column("words", [LABELS[labels]] * len(rows)) for name, rows in chosen.items()}
-    )
+    return type(loaded)({name: rows.add_column("words", [LABELS[labels]] * len(rows)) for name, rows in chosen.items()})
 
 
 def read_dialogues(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
