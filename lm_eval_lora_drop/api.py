@@ -295,16 +295,18 @@ def sweep(
     peft = None if adapter is None else str(adapter)
     lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", **model_args})
     tracker = _tracker(output_path)
+    further = dict(evaluate or {})
+    if "task_manager" not in further:
+        further["task_manager"] = TaskManager(include_path=None if include_path is None else str(include_path))
     results = lm_eval.simple_evaluate(
         model=lm,
         tasks=tasks,
         limit=limit,
         num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,
-        task_manager=TaskManager(include_path=None if include_path is None else str(include_path)),
         evaluation_tracker=tracker,
         log_samples=output_path is not None,
-        **(evaluate or {}),
+        **further,
     )
     if results is None:
         raise ArgumentError("the result is on the first process only. Ask there, or use lm_eval on the command line.")

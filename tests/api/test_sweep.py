@@ -36,6 +36,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def only(folder):
+    """Without the default folders: reading the harness's thousands of YAML files takes longer than everything else."""
+    return {"task_manager": TaskManager(include_path=str(folder / "tasks"), include_defaults=False)}
+
+
 @pytest.fixture
 def common(folder):
     return {"device": "cpu", "dtype": "float32", "batch_size": 4, "sweep_dir": str(folder / "sweeps")}
@@ -48,7 +53,7 @@ def test_a_sweep_finds_what_the_harness_finds_and_its_file_reads_back_the_same(
         str(tiny_base),
         tiny_adapter,
         "toy_of_the_api",
-        include_path=folder / "tasks",
+        evaluate=only(folder),
         output_path=tmp_path / "out",
         **common,
     )
@@ -74,12 +79,12 @@ def test_a_loaded_model_is_swept_and_left_as_it_was(folder, common, tiny_base, t
     found = lora_drop.sweep(
         model,
         task="toy_of_the_api",
-        include_path=folder / "tasks",
+        evaluate=only(folder),
         tokenizer=str(tiny_base),
         **common,
     )
     files = lora_drop.sweep(
-        str(tiny_base), tiny_adapter, "toy_of_the_api", include_path=folder / "tasks", dtype="float32", **common
+        str(tiny_base), tiny_adapter, "toy_of_the_api", evaluate=only(folder), dtype="float32", **common
     )
     assert found.to_pandas().equals(files.to_pandas())
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())

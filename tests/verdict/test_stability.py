@@ -3,6 +3,7 @@
 import json
 
 from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.rounding import percent
 from tests.report.files import swept, write_run
 
 
@@ -17,7 +18,7 @@ def test_stability_of_a_recorded_sweep(tmp_path, capsys):
     assert found["trust"]["corrected"] < 26 / 40
     assert [size["documents"] for size in found["sizes"]] == [10, 40]
     assert found["sizes"][1]["same_choice"] == 1.0
-    assert f"K = 3 is chosen in {found['trust']['choice_share']['0-2']:.0%}".replace("%", " % of") in said
+    assert f"K = 3 is chosen in {percent(found['trust']['choice_share']['0-2'])} of" in said
     assert said.splitlines()[2] == found["verdict"]
     assert cli.main(["stability", str(path), "--sizes", "10", "40"]) == 0
     assert capsys.readouterr().out == said

@@ -89,7 +89,7 @@ def test_without_items_to_resample_the_verdict_claims_nothing(gain, said):
 def test_the_verdict_on_full_base_and_what_was_not_searched():
     assert "prefers no smaller part" in verdict(task_record(sweep_record(chosen=L)))
     assert verdict(task_record(sweep_record(chosen=0), kept_parameters=0, dropped_parameters=9)).startswith(
-        "Keep no layer, the base model alone, not"
+        "Keep no layer, the base model alone, "
     )
     for method, said in (("given", "as given"), ("default", "paper's default"), ("recorded", "as another run chose")):
         assert said in verdict(task_record(variant="0-4", method=method))
