@@ -12,8 +12,6 @@ Importing the package imports nothing else: a name is fetched when it is first u
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,27 +57,6 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(f"lm_eval_lora_drop.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class _Sweep(ModuleType):
-    """The room `sweep`, which answers to a call as the function of the same name does."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from lm_eval_lora_drop.api import sweep
-
-        return sweep(*args, **kwargs)
-
-
-class _Package(ModuleType):
-    """Importing a module below `sweep` binds that room to the package's attribute `sweep`, in place of the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "sweep" and isinstance(value, ModuleType):
-            value.__class__ = _Sweep
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

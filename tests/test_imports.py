@@ -26,7 +26,7 @@ FLOORS = [
     ["figures"],
     ["verdict"],
     ["engine", "probe", "judge", "train"],
-    ["sweep"],
+    ["sweeping"],
     ["validation", "adapter", "statistics"],
     ["record"],
     ["work", "metrics"],
@@ -38,7 +38,11 @@ FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floo
 ROOMS = sorted(FLOOR_OF)
 # What plans, draws, scores and decides knows no model.
 BACKEND_FREE = [
-    *sorted(file for room in ("sweep", "record", "validation", "report") for file in (PACKAGE / room).rglob("*.py")),
+    *sorted(
+        file
+        for room in ("sweeping", "record", "validation", "report", "verdict")
+        for file in (PACKAGE / room).rglob("*.py")
+    ),
     *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "state", "search", "cache_guard", "gathering")),
     *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors", "plugin")),
 ]

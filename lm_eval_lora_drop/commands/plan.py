@@ -125,7 +125,7 @@ def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
     import numpy as np
 
     from lm_eval_lora_drop.statistics.power import variation
-    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+    from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 
     recorded = RecordedSweep.from_record(record)
     values = {

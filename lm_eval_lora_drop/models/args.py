@@ -11,8 +11,8 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
-from lm_eval_lora_drop.sweep.families import FAMILIES, Family, boundaries, make_family
-from lm_eval_lora_drop.sweep.select import SELECTIONS
+from lm_eval_lora_drop.sweeping.families import FAMILIES, Family, boundaries, make_family
+from lm_eval_lora_drop.sweeping.select import SELECTIONS
 from lm_eval_lora_drop.work import AdapterShape
 
 STRATEGIES = ("exhaustive", "racing")

@@ -30,7 +30,7 @@ from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
-from lm_eval_lora_drop.sweep.select import selection
+from lm_eval_lora_drop.sweeping.select import selection
 from lm_eval_lora_drop.validation import binding_of
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape, Binding, Document, Pass, Peers

@@ -28,7 +28,7 @@ from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
 from lm_eval_lora_drop.record.fingerprint import digest_blocks
-from lm_eval_lora_drop.sweep.run import in_step
+from lm_eval_lora_drop.sweeping.run import in_step
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Pass, Runner
 

@@ -21,11 +21,11 @@ from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import Method, TaskRecord, ValidationRecord
-from lm_eval_lora_drop.sweep import prior
-from lm_eval_lora_drop.sweep.metric import resolve_metric
-from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
-from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.sweep.select import selection
+from lm_eval_lora_drop.sweeping import prior
+from lm_eval_lora_drop.sweeping.metric import resolve_metric
+from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweeping.score import Scorer
+from lm_eval_lora_drop.sweeping.select import selection
 from lm_eval_lora_drop.variant import Variant, default_boundary
 from lm_eval_lora_drop.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
 

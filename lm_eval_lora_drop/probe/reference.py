@@ -18,7 +18,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.probe.encoding import encode_pair
 from lm_eval_lora_drop.record.fingerprint import digest_text
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweep.score import RESAMPLES
+from lm_eval_lora_drop.sweeping.score import RESAMPLES
 from lm_eval_lora_drop.work import Answer, Document, Encoder, MetricSpec
 
 REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"

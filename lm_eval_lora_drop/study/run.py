@@ -25,6 +25,7 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.study.config import Study
 from lm_eval_lora_drop.study.plan import DONE, Cell, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import is_trained, run_training
@@ -166,7 +167,9 @@ def _mark_done(
     if not any(folder.rglob("results_*.json")):
         raise LoraDropError(f"{cell.name}: lm_eval could not write its results to {folder}.")
     task = cell.task.task
-    entry = results["config"]["lora_drop"]["tasks"][task]
+    run = from_config(results["config"], folder)
+    assert run is not None
+    record = run.tasks[task]
     scores = {key: value for key, value in results["results"][task].items() if isinstance(value, float)}
     done = {
         "cell": cell.name,
@@ -174,9 +177,9 @@ def _mark_done(
         "training": cell.training.name if cell.training else None,
         "seed": cell.training.settings.seed if cell.training else None,
         "choice": str(cell.choice),
-        "variant": entry["variant"],
-        "boundary": entry["boundary"],
-        "kept_parameters": entry["kept_parameters"],
+        "variant": record.variant,
+        "boundary": record.boundary,
+        "kept_parameters": record.kept_parameters,
         "documents": results["n-samples"][task]["effective"],
         "scores": scores,
         "seconds": round(seconds, 1),

@@ -10,7 +10,7 @@ from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
-    from lm_eval_lora_drop.sweep.trust import Gain
+    from lm_eval_lora_drop.sweeping.trust import Gain
 
 
 def sweep_table(task: TaskRecord) -> str:
@@ -110,8 +110,8 @@ def verdict(task: TaskRecord) -> str:
 def _gain(task: TaskRecord) -> Gain | None:
     """The choice's difference to the whole adapter with the band over all candidates; None where it cannot be had."""
     # Resampling knows the harness's aggregations; whoever only reads a file need not wait for lm-eval's import.
-    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
-    from lm_eval_lora_drop.sweep.trust import gains_over_full
+    from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+    from lm_eval_lora_drop.sweeping.trust import gains_over_full
 
     try:
         recorded = RecordedSweep.from_record(task)

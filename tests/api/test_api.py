@@ -149,10 +149,10 @@ def test_export_refuses_an_adapter_that_is_not_the_runs_and_a_run_without_files(
 
 
 def test_the_name_sweep_stays_callable_once_its_room_is_imported():
-    """`lm_eval_lora_drop.sweep` is also a room, and importing below it binds the package's attribute anew."""
+    """`lm_eval_lora_drop.sweeping` is also a room, and importing below it binds the package's attribute anew."""
     code = (
-        "import lm_eval_lora_drop as lora_drop, lm_eval_lora_drop.sweep.families as families\n"
-        "from lm_eval_lora_drop.sweep import families as same\n"
+        "import lm_eval_lora_drop as lora_drop, lm_eval_lora_drop.sweeping.families as families\n"
+        "from lm_eval_lora_drop.sweeping import families as same\n"
         "assert families is same is lora_drop.sweep.families\n"
         "try: lora_drop.sweep('base', 'adapter', [])\n"
         "except lora_drop.ArgumentError as error: print(error)"

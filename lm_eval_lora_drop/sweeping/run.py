@@ -14,12 +14,12 @@ from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import CandidateRecord, DifferenceRecord, RacingRecord, SweepRecord
 from lm_eval_lora_drop.statistics.paired import paired_difference
-from lm_eval_lora_drop.sweep import prior
-from lm_eval_lora_drop.sweep.families import Family
-from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.sweep.select import choose, places_of
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweeping import prior
+from lm_eval_lora_drop.sweeping.families import Family
+from lm_eval_lora_drop.sweeping.racing import Race, RacingSettings
+from lm_eval_lora_drop.sweeping.score import Scorer
+from lm_eval_lora_drop.sweeping.select import choose, places_of
+from lm_eval_lora_drop.sweeping.table import Table
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document, Pass, Peers, Runner, Work
 

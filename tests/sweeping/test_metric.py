@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.metric import MetricSpec, resolve_metric
+from lm_eval_lora_drop.sweeping.metric import MetricSpec, resolve_metric
 from tests.toy import make_task
 
 METRICS = [

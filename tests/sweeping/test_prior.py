@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.prior import hopeless, read_at, retire_by_prior
+from lm_eval_lora_drop.sweeping.prior import hopeless, read_at, retire_by_prior
 from lm_eval_lora_drop.variant import Variant
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
-from lm_eval_lora_drop.sweep.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.select import choose, choose_rows, contributions, places_of
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweeping.racing import Race, RacingSettings
+from lm_eval_lora_drop.sweeping.select import choose, choose_rows, contributions, places_of
+from lm_eval_lora_drop.sweeping.table import Table
 from lm_eval_lora_drop.variant import Variant
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweep.select import (
+from lm_eval_lora_drop.sweeping.select import (
     SELECTIONS,
     Choice,
     choose,

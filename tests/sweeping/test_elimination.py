@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm_eval_lora_drop.statistics.aggregation import score_range
-from lm_eval_lora_drop.sweep.elimination import RaceHistory, wealth
+from lm_eval_lora_drop.sweeping.elimination import RaceHistory, wealth
 
 
 def reached(values: np.ndarray, carried: list[int], total: int, tolerance: float = 1.0, largest: float = 1.0):

@@ -14,10 +14,10 @@ from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweep.racing import Race, RacingSettings, schedule
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweeping.racing import Race, RacingSettings, schedule
+from lm_eval_lora_drop.sweeping.table import Table
 from lm_eval_lora_drop.variant import Variant
-from tests.sweep.doubles import uniform
+from tests.sweeping.doubles import uniform
 
 MEAN = Aggregation(mean)
 

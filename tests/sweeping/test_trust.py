@@ -15,9 +15,9 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.paired import simultaneous_band
-from lm_eval_lora_drop.sweep.recorded import RecordedSweep
-from lm_eval_lora_drop.sweep.select import choose, places_of
-from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full, stability, trust, verdict
+from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+from lm_eval_lora_drop.sweeping.select import choose, places_of
+from lm_eval_lora_drop.sweeping.trust import Evidence, gains_over_full, stability, trust, verdict
 from lm_eval_lora_drop.variant import Variant
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import SweepRecord
-from lm_eval_lora_drop.sweep.families import boundaries
-from lm_eval_lora_drop.sweep.metric import resolve_metric
-from lm_eval_lora_drop.sweep.racing import RacingSettings
-from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
-from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.sweeping.families import boundaries
+from lm_eval_lora_drop.sweeping.metric import resolve_metric
+from lm_eval_lora_drop.sweeping.racing import RacingSettings
+from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Pass
 from tests.records import k_of, rows_by_k
-from tests.sweep.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
+from tests.sweeping.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
 from tests.toy import make_task
 
 ACCURACY = {0: 0.0, 1: 0.05, 2: 0.1, 3: 0.3, 4: 0.9, 5: 0.88, 6: 0.7}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, score_range
-from lm_eval_lora_drop.sweep.elimination import RaceHistory, Retirement, wealth
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweeping.elimination import RaceHistory, Retirement, wealth
+from lm_eval_lora_drop.sweeping.table import Table
 from lm_eval_lora_drop.variant import Variant
 
 

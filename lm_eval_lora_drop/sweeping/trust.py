@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.statistics.aggregation import Floats, draw_counts
 from lm_eval_lora_drop.statistics.paired import simultaneous_band
-from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.variant import Variant
 
 CHOICE_RESAMPLES = 2000

@@ -3,7 +3,7 @@
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweep.families import FAMILIES, make_family
+from lm_eval_lora_drop.sweeping.families import FAMILIES, make_family
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
 

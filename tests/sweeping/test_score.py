@@ -17,10 +17,10 @@ from scipy import stats
 
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
 from lm_eval_lora_drop.statistics.paired import paired_difference
-from lm_eval_lora_drop.sweep.metric import resolve_metric
-from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.sweeping.metric import resolve_metric
+from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.work import Answer
-from tests.sweep.doubles import make_documents, uniform
+from tests.sweeping.doubles import make_documents, uniform
 from tests.toy import make_task
 
 CHOICES = [
