@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, TaskRun
-from lm_eval_lora_drop.report.names import what_differs
 
 _SHOWN = 5
+_PATH_SEPARATOR = re.compile(r"[/\\]")
 
 
 @dataclass
@@ -98,6 +99,27 @@ def _tell_apart(systems: Sequence[System]) -> None:
         if len({system.label for system in twins}) < len(twins):
             for number, system in enumerate(twins, start=1):
                 system.label = f"{system.label} #{number}"
+
+
+def what_differs(values: Sequence[str]) -> list[str]:
+    """The values without the path components that all of them begin and end with.
+
+    `out/seed1/adapter`, `out/seed2/adapter` become `seed1`, `seed2`. Values that would be empty, or equal although they
+    were not, are left as they are.
+    """
+    parts = [_PATH_SEPARATOR.split(value.rstrip("/\\")) for value in values]
+    shortest = min(map(len, parts), default=0)
+    if len(set(values)) < 2 or shortest < 1:
+        return list(values)
+    start = 0
+    while start < shortest and len({tuple(part[: start + 1]) for part in parts}) == 1:
+        start += 1
+    end = 0
+    while start + end < shortest and len({tuple(part[len(part) - end - 1 :]) for part in parts}) == 1:
+        end += 1
+    short = ["/".join(part[start : len(part) - end]) for part in parts]
+    same_order = [short.index(text) for text in short] == [values.index(value) for value in values]
+    return short if all(short) and same_order else list(values)
 
 
 def differences(one: TaskRun, other: TaskRun, filter_name: str) -> list[str]:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_lora_drop.report.names import what_differs
+from lm_eval_lora_drop.report.systems import what_differs
 
 
 @pytest.mark.parametrize(
