@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.study.config import Study, StudyTraining
 from lm_eval_lora_drop.train.record import read_record
 
@@ -31,8 +31,7 @@ def is_trained(study: Study, training: StudyTraining) -> bool:
     settings = {**dataclasses.asdict(training.settings), "lora_alpha": training.settings.alpha}
     asked = dataclasses.asdict(study.asked(training.task))
     for name, wanted, found in (("settings", settings, record.settings), ("task", asked, record.task)):
-        # The record has been through JSON: tuples are lists there.
-        wanted = json.loads(json.dumps(wanted))
+        wanted = plain(wanted)
         differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
         if differing:
             key = differing[0]
