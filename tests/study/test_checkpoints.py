@@ -27,7 +27,12 @@ def training(tiny_base, tmp_path):
         epochs=2, batch_size=8, learning_rate=0.02, lora_dropout=0.1, precision="float32", checkpoints=4, max_length=200
     )
     return Training(
-        base=str(tiny_base), output=tmp_path / "adapter", task=TASK, settings=settings, device="cpu", keep_checkpoints=True
+        base=str(tiny_base),
+        output=tmp_path / "adapter",
+        task=TASK,
+        settings=settings,
+        device="cpu",
+        keep_checkpoints=True,
     )
 
 
@@ -60,7 +65,11 @@ def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
     point = callback.points[4]
     binding = load_binding(TASK)
     lm = LoraDropLM(
-        str(training.base), str(training.output / "checkpoints" / "checkpoint-4"), boundary="full", device="cpu", dtype="float32"
+        str(training.base),
+        str(training.output / "checkpoints" / "checkpoint-4"),
+        boundary="full",
+        device="cpu",
+        dtype="float32",
     )
     total = []
     for document in draw(binding, 5, 0).documents:
@@ -87,7 +96,9 @@ def test_goes_on_with_the_training(training, tmp_path):
     whole = SweepCheckpoints(TASK, tmp_path / "whole", ARGS)
     train(dataclasses.replace(training, output=tmp_path / "a", callbacks=lambda _: [whole]))
     with pytest.raises(KeyboardInterrupt):
-        train(dataclasses.replace(training, callbacks=lambda _: [SweepCheckpoints(TASK, tmp_path / "s", ARGS), StopAt()]))
+        train(
+            dataclasses.replace(training, callbacks=lambda _: [SweepCheckpoints(TASK, tmp_path / "s", ARGS), StopAt()])
+        )
     again = SweepCheckpoints(TASK, tmp_path / "s", ARGS)
     train(dataclasses.replace(training, callbacks=lambda _: [again]))
     assert again.points == whole.points
