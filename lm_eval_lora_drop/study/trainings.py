@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
+from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.study.config import Study, StudyTraining
 from lm_eval_lora_drop.train.record import read_record
 
@@ -29,17 +30,16 @@ def is_trained(study: Study, training: StudyTraining) -> bool:
     if record is None:
         return False
     settings = {**dataclasses.asdict(training.settings), "lora_alpha": training.settings.alpha}
-    asked = dataclasses.asdict(study.asked(training.task))
-    for name, wanted, found in (("settings", settings, record.settings), ("task", asked, record.task)):
-        # The record has been through JSON: tuples are lists there.
-        wanted = json.loads(json.dumps(wanted))
-        differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-        if differing:
-            key = differing[0]
-            raise ArgumentError(
-                f"{folder} was trained with {name}.{key}={found.get(key)!r}, and {study.path} says {wanted.get(key)!r}. "
-                "Give the training another name, or remove the folder."
-            )
+    wanted: dict[str, Any] = {**plain(settings), **plain(dataclasses.asdict(study.asked(training.task)))}
+    found = {**record.settings, **record.task}
+    differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if differing:
+        was = ", ".join(f"{key}={found.get(key)}" for key in differing)
+        says = ", ".join(f"{key}={wanted.get(key)}" for key in differing)
+        raise ArgumentError(
+            f"{folder} was trained with {was}, and {study.path} says {says}. Give the training another name, or remove "
+            "the folder."
+        )
     return True
 
 

@@ -24,6 +24,7 @@ from lm_eval_lora_drop.adapter.files import base_fingerprint
 from lm_eval_lora_drop.adapter.places import find_decoder_layers
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
+from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.train import lora
 from lm_eval_lora_drop.train.card import write_card
 from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
@@ -308,8 +309,8 @@ def _record(
         num_layers=num_layers,
         trained_layers=settings.describe_layers(num_layers),
         trained_parameters=sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
-        settings={**dataclasses.asdict(settings), "lora_alpha": settings.alpha},
-        task={**dataclasses.asdict(training.task), "metadata": dict(training.task.metadata)},
+        settings=plain({**dataclasses.asdict(settings), "lora_alpha": settings.alpha}),
+        task=plain(dataclasses.asdict(training.task)),
         data=DataRecord(
             task=training.task.task,
             task_version=prepared.task_version,

@@ -58,7 +58,8 @@ def test_curve_and_best(training, tmp_path):
 
 
 def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
-    """The score of the last checkpoint at the whole adapter, computed on its files by plain forward passes."""
+    """The score of the last checkpoint at the whole adapter, computed on its files by plain forward passes:
+    nats per reference token, the mean over documents."""
     callback = SweepCheckpoints(TASK, tmp_path / "swept", ARGS)
     train(dataclasses.replace(training, callbacks=lambda _: [callback]))
     point = callback.points[4]
@@ -78,7 +79,8 @@ def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
         with torch.no_grad():
             logits = lm.model(torch.tensor([context + continuation])).logits[0].log_softmax(-1)
         places = range(len(context) - 1, len(context) + len(continuation) - 1)
-        total.append(sum(logits[place, token].item() for place, token in zip(places, continuation, strict=True)))
+        said = sum(logits[place, token].item() for place, token in zip(places, continuation, strict=True))
+        total.append(said / len(continuation))
     per_document = sum(total) / len(total)
     assert point.full_score == pytest.approx(per_document, rel=1e-3)
 

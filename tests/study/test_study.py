@@ -1,0 +1,231 @@
+"""A whole study on a tiny model: trained, evaluated as ordinary runs, resumed, and refused before anything is trained."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import lm_eval
+import pytest
+import yaml
+from filelock import FileLock
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.record.find import find_runs
+from lm_eval_lora_drop.study.config import read_study
+from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
+from lm_eval_lora_drop.study.trainings import adapter_folder
+
+METADATA = {"train_documents": 8, "validation_documents": 6, "test_documents": 5}
+
+
+@pytest.fixture
+def config(tmp_path, tiny_base):
+    return {
+        "model_args": {
+            "pretrained": str(tiny_base), "dtype": "float32", "device": "cpu", "sweep_limit": 4,
+            "sweep_dir": str(tmp_path / "sweeps"), "sweep_metric": "reference_loglikelihood",
+        },
+        "output": str(tmp_path / "out"),
+        "tasks": {
+            "problems": {
+                "task": "lora_drop_demo",
+                "metadata": METADATA,
+                "training": {"epochs": 1, "batch_size": 4, "learning_rate": 0.05, "max_length": 200, "precision": "float32"},
+                "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
+            }
+        },
+        "trainings": {"full": {"seeds": [0, 1]}, "bottom": {"layers": "paper", "choices": ["full"]}},
+        "choices": ["full", "base", "auto", "layers=1+3"],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def file(config, tmp_path):
+    def write(**changes):
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump({**config, **changes}, sort_keys=False))
+        return path
+
+    return write
+
+
+def scores(path):
+    entries = json.loads((read_study(path).output / "study.json").read_text())
+    for entry in entries:
+        del entry["seconds"], entry["model_args"]
+    return entries
+
+
+def test_a_study_from_training_to_table(file, capsys):
+    """Three adapters, eight cells (base once), each an ordinary run; a second call runs nothing; a cell or an adapter
+    that is lost is made again and the table is the same."""
+    path = file()
+    study = read_study(path)
+    assert cli.main(["study", "--config", str(path), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("to do  training") == 3
+    assert "8 cells, 0 done" in said
+    assert not study.output.exists()
+
+    assert cli.main(["study", "--config", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "problems" in said
+    runs, issues = find_runs([study.output])
+    assert not issues
+    assert len(runs) == 8
+    before = scores(path)
+    assert [(one["training"], one["seed"], one["choice"]) for one in before] == [
+        ("full", 0, "boundary=full"), ("full", 0, "boundary=base"), ("full", 0, "boundary=auto"), ("full", 0, "layers=1+3"),
+        ("bottom", 0, "boundary=full"),
+        ("full", 1, "boundary=full"), ("full", 1, "boundary=auto"), ("full", 1, "layers=1+3"),
+    ]  # fmt: skip
+    done = bill(study)
+    assert (done.trained, done.evaluated) == (3, 8)
+
+    stamps = {
+        one: one.stat().st_mtime_ns for one in study.output.rglob("*") if one.is_file() and one.name != "study.json"
+    }
+    assert cli.main(["study", "--config", str(path)]) == 0
+    assert {one: one.stat().st_mtime_ns for one in stamps} == stamps
+
+    shutil.rmtree(adapter_folder(study, study.trainings[0]))
+    cells = [cell for _, group in plan(study) for cell in group]
+    for cell in cells[:2]:
+        shutil.rmtree(cell_folder(study, cell))
+    assert cli.main(["study", "--config", str(path)]) == 0
+    assert scores(path) == before
+
+
+def test_killed_and_started_again(file, tmp_path):
+    """Killed by the kernel while a checkpoint is written, while an adapter is, in a sweep and in a cell, and started
+    again each time, the study ends with the table of one that was never killed."""
+    path = file(trainings={"full": {}}, choices=["full", "auto"])
+    whole = tmp_path / "whole"
+    assert cli.main(["study", "--config", str(path), "--output", str(whole)]) == 0
+    out = read_study(path).output
+    # Each pattern names a file that a study makes on its way; the kill comes as soon as there is one.
+    for pattern in ("checkpoint-*/*", "adapter_model.safetensors", "cells/*/*/*", "cells/*auto*"):
+        shutil.rmtree(tmp_path / "sweeps", ignore_errors=True)
+        command = [
+            sys.executable,
+            "-m",
+            "lm_eval_lora_drop.commands.main",
+            "study",
+            "--config",
+            str(path),
+            "--threads",
+            "1",
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not any(out.rglob(pattern)):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert cli.main(["study", "--config", str(path)]) == 0
+
+    def table(folder):
+        entries = json.loads((folder / "study.json").read_text())
+        return [{key: entry[key] for key in entry if key not in ("seconds", "model_args")} for entry in entries]
+
+    assert table(out) == table(whole)
+
+
+def test_a_full_cell_is_what_hf_says(file):
+    """The trained adapter, whole, evaluated by the harness's own `hf` on the same task: the same outputs."""
+    path = file(trainings={"full": {}}, choices=["full"])
+    assert cli.main(["study", "--config", str(path)]) == 0
+    study = read_study(path)
+    ((training, (cell,)),) = plan(study)
+    (run,), _ = find_runs([cell_folder(study, cell)])
+    model = HFLM(
+        study.model_args["pretrained"],
+        peft=str(adapter_folder(study, training)),
+        device="cpu",
+        dtype="float32",
+        batch_size=2,
+    )
+    want = lm_eval.simple_evaluate(
+        model=model, tasks=["lora_drop_demo"], task_manager=TaskManager(metadata=METADATA), bootstrap_iters=0
+    )
+    got = [sample.raw for sample in run.tasks["lora_drop_demo"].samples()]
+    assert got == [sample["resps"][0][0] for sample in want["samples"]["lora_drop_demo"]]
+    entry = read_cell(study, cell)
+    assert entry["scores"]["exact_match,strict-match"] == want["results"]["lora_drop_demo"]["exact_match,strict-match"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainigs": {}}, "Did you mean trainings?"),
+        ({"trainings": {"full": {"rnk": 4}}}, "Did you mean rank?"),
+        ({"trainings": {"full": {"rank": 0}}}, "rank must be at least 1"),
+        ({"trainings": {"full": {"seeds": 3}}}, "seeds must be a list"),
+        ({"trainings": {"full": {"seed": 3}}}, "must say seeds"),
+        ({"trainings": {"full": {"tasks": ["problem"]}}}, "Did you mean problems?"),
+        ({"trainings": {}}, "must have trainings or adapters"),
+        ({"choices": ["ful"]}, "Did you mean boundary=full?"),
+        ({"choices": []}, "choices must not be empty"),
+        ({"tasks": {}}, "must have tasks"),
+        ({"tasks": {"problems": {"evaluations": {}}}}, "Did you mean evaluation?"),
+        ({"model_args": {}}, "must name the base model"),
+        ({"model_args": {"pretrained": "x", "boundary": 3}}, "must not have boundary"),
+        ({"tasks": ["lora_drop_dmo"]}, "is no task"),
+        ({"tasks": ["lora_drop_all"]}, "is a group"),
+        ({"model_args": {"pretrained": "/nope"}}, "there is no folder /nope"),
+        ({"adapters": ["/nope/adapter"]}, "/nope/adapter"),
+    ],
+)
+def test_wrong_studies_are_named_before_anything_is_trained(changes, message, file, capsys):
+    path = file(**changes)
+    assert cli.main(["study", "--config", str(path)]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(path.parent.glob("out/adapters/*"))
+
+
+def test_a_task_without_training_split(file, tmp_path, capsys):
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "test.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    (tmp_path / "tasks" / "bare.yaml").write_text(
+        "task: bare\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/tasks/test.jsonl}}}}\n"
+        'test_split: test\noutput_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+    )
+    path = file(tasks=["bare"], include_path=str(tmp_path / "tasks"))
+    assert cli.main(["study", "--config", str(path)]) == 1
+    assert "must have a training split" in capsys.readouterr().err
+
+
+def test_a_folder_in_use(file, tmp_path, capsys):
+    path = file()
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".study.lock"):
+        assert cli.main(["study", "--config", str(path)]) == 1
+    assert "in use by another study" in capsys.readouterr().err
+
+
+def test_an_adapter_trained_otherwise_is_not_taken(file, capsys):
+    first = file(trainings={"full": {}}, choices=["full"])
+    assert cli.main(["study", "--config", str(first)]) == 0
+    second = file(trainings={"full": {"rank": 2}}, choices=["full"])
+    capsys.readouterr()
+    assert cli.main(["study", "--config", str(second)]) == 1
+    assert "was trained with lora_alpha=16.0, rank=8, and" in capsys.readouterr().err
+
+
+def test_the_smollm2_study_can_be_read():
+    """The study in the repository: two tasks, three seeds of the full and of the bottom adapter each, two further ranks,
+    dropout and weight decay."""
+    from lm_eval_lora_drop.files import package_folder
+
+    study = read_study(package_folder("configs") / "studies" / "smollm2.yaml")
+    names = [training.folder for training in study.trainings]
+    assert len(names) == len(set(names)) == 16
+    for task in ("samsum", "problems"):
+        assert {f"{task}-{name}-seed{seed}" for name in ("full", "bottom") for seed in range(3)} <= set(names)
+    assert {one.settings.rank for one in study.trainings} == {2, 8, 32}
+    assert {one.settings.describe_layers(30) for one in study.trainings if one.name == "bottom"} == {"0-18 of 30"}
