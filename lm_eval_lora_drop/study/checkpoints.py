@@ -166,7 +166,7 @@ def _undisturbed(model: PeftModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     cache = model.config.use_cache
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
             model.eval()
@@ -179,4 +179,4 @@ def _undisturbed(model: PeftModel) -> Iterator[None]:
             parameter.requires_grad_(flag)
         model.config.use_cache = cache
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)

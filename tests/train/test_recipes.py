@@ -1,4 +1,4 @@
-"""The recipes for other trainers: TRL's is parsed by the installed TRL, LLaMA-Factory's checked against its arguments."""
+"""The recipes for other trainers: TRL's is parsed by the installed TRL, LLaMA-Factory's checked by its arguments."""
 
 import json
 import os
