@@ -75,7 +75,7 @@ class StudyAdapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The whole file. `model_args` are those of `hf-lora-drop`; `base_name` is what trained adapters call their base."""
+    """The whole file. `model_args` are those of `hf-lora-drop`; `base_name` is what adapters call their base model."""
 
     path: Path
     model_args: Mapping[str, Any]

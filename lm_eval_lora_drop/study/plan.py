@@ -24,8 +24,8 @@ CELLS = "cells"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of `lm_eval`: a task, an adapter, a choice of what to keep of it, the metric that a search optimises (None:
-    the task's first). `training` is None for an adapter that the study did not train."""
+    """One run of `lm_eval`: a task, an adapter, a choice of what to keep of it, the metric that a search optimises
+    (None: the task's first). `training` is None for an adapter that the study did not train."""
 
     task: StudyTask
     adapter: str

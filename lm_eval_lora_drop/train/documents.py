@@ -109,7 +109,7 @@ def choose_documents(
     if not chosen:
         raise ArgumentError(
             f"{binding.name}: nothing is left to train on. Split {split!r} has {len(docs)} documents; {len(held)} are "
-            f"held out for the sweep, {leaked} are (nearly) documents of another split, {unfit} are longer than max_length. "
-            "Hold out fewer, raise max_length, or bring more documents."
+            f"held out for the sweep, {leaked} are (nearly) documents of another split, {unfit} are longer than "
+            "max_length. Hold out fewer, raise max_length, or bring more documents."
         )
     return TrainingDocuments(split, tuple(chosen), len(held), leaked, repeated, unfit)

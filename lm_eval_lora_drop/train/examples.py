@@ -128,10 +128,9 @@ def _example(binding: Binding, document: Document, answer: str) -> Example:
     if request.request_type == "loglikelihood":
         request = _right(binding, document, answer)
         return Example(document.doc_id, str(request.args[0]), str(request.args[1]), generates=False)
-    if binding.prompt_arguments["apply_chat_template"]:
+    if binding.prompt_arguments["apply_chat_template"] and not binding.task.doc_to_prefix(document.doc):
         # An assistant's turn begins with the answer itself, as the harness's own choices do under a chat template.
-        if not binding.task.doc_to_prefix(document.doc):
-            answer = answer.removeprefix(binding.task.config.target_delimiter or "")
+        answer = answer.removeprefix(binding.task.config.target_delimiter or "")
     return Example(document.doc_id, str(request.args[0]), answer, generates=True)
 
 

@@ -33,8 +33,8 @@ class TrainingSettings:
     time (None: all of a process's share at once). `lora_alpha` None is twice the rank. `layers` is `all`, `paper` (its
     bottom 20 of 32, scaled) or the notation of a variant (`0-18`). `limit` is the number of documents, drawn with
     `data_seed`; `seed` is that of the initial weights, the order and dropout, so that seeds differ in nothing else.
-    A document longer than `max_length` tokens loses the beginning of its prompt (`long` cut), or another one is drawn in
-    its place (skip).
+    A document longer than `max_length` tokens loses the beginning of its prompt (`long` cut), or another one is drawn
+    in its place (skip).
     `precision` auto is bfloat16 where the device computes in it, else float32; LoRA weights are float32 always.
     """
 
@@ -99,8 +99,8 @@ class TrainingSettings:
         kept = Variant.parse(self.layers, num_layers)
         if not kept.is_plain or kept.adapter or kept.is_base:
             raise ArgumentError(
-                f"layers must name the decoder layers to train and nothing else, e.g. 0-{paper_layers(num_layers) - 1}, "
-                f"or be {ALL_LAYERS} or {PAPER_LAYERS}; got {self.layers!r}."
+                f"layers must name the decoder layers to train and nothing else, e.g. "
+                f"0-{paper_layers(num_layers) - 1}, or be {ALL_LAYERS} or {PAPER_LAYERS}; got {self.layers!r}."
             )
         return tuple(sorted(kept.kept_layers))
 

@@ -1,4 +1,4 @@
-"""A whole study on a tiny model: trained, evaluated as ordinary runs, resumed, and refused before anything is trained."""
+"""A whole study on a tiny model: trained, evaluated as ordinary runs, resumed, refused before anything is trained."""
 
 import json
 import shutil
@@ -34,7 +34,9 @@ def config(tmp_path, tiny_base):
             "problems": {
                 "task": "lora_drop_demo",
                 "metadata": METADATA,
-                "training": {"epochs": 1, "batch_size": 4, "learning_rate": 0.05, "max_length": 200, "precision": "float32"},
+                "training": {
+                    "epochs": 1, "batch_size": 4, "learning_rate": 0.05, "max_length": 200, "precision": "float32",
+                },
                 "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
             }
         },
@@ -79,7 +81,8 @@ def test_a_study_from_training_to_table(file, capsys):
     assert len(runs) == 8
     before = scores(path)
     assert [(one["training"], one["seed"], one["choice"]) for one in before] == [
-        ("full", 0, "boundary=full"), ("full", 0, "boundary=base"), ("full", 0, "boundary=auto"), ("full", 0, "layers=1+3"),
+        ("full", 0, "boundary=full"), ("full", 0, "boundary=base"), ("full", 0, "boundary=auto"),
+        ("full", 0, "layers=1+3"),
         ("bottom", 0, "boundary=full"),
         ("full", 1, "boundary=full"), ("full", 1, "boundary=auto"), ("full", 1, "layers=1+3"),
     ]  # fmt: skip
@@ -218,8 +221,8 @@ def test_an_adapter_trained_otherwise_is_not_taken(file, capsys):
 
 
 def test_the_smollm2_study_can_be_read():
-    """The study in the repository: two tasks, three seeds of the full and of the bottom adapter each, two further ranks,
-    dropout and weight decay."""
+    """The study in the repository: two tasks, three seeds of the full and of the bottom adapter each, two further
+    ranks, dropout and weight decay."""
     from lm_eval_lora_drop.files import package_folder
 
     study = read_study(package_folder("configs") / "studies" / "smollm2.yaml")

@@ -187,8 +187,14 @@ def test_choices_in_the_context_and_unconditional_scores():
 
 
 def test_a_text_without_question_cannot_be_trained_on():
-    task = make_task(output_type="loglikelihood_rolling", doc_to_text="", doc_to_target="{{question}}", generation_kwargs=None,
-                     metric_list=[{"metric": "word_perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}])  # fmt: skip
+    perplexity = {"metric": "word_perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}
+    task = make_task(
+        output_type="loglikelihood_rolling",
+        doc_to_text="",
+        doc_to_target="{{question}}",
+        generation_kwargs=None,
+        metric_list=[perplexity],
+    )
     with pytest.raises(ArgumentError, match="no prompt and no answer"):
         _examples(task, PLAIN)
 
@@ -218,12 +224,12 @@ def test_chat_template_is_needed():
 
 def test_nearly_the_same_is_left_out_too():
     """A test document with a word changed, and one of the validation split: not trained on; the others are."""
-    text = "Hannah: Hey, do you have Betty's number? Amanda: Lemme check. Sorry, can't find it. Hannah: Ok, asking Larry then."
-    other = "Eric: MACHINE! Rob: That's so gr8! Eric: I know! And shows how Americans see Russian. Rob: And it's really funny!"
+    text = "Hannah: Hey, do you have Betty's number? Amanda: Let me see. Sorry, can't find it. Hannah: I'll ask Larry."
+    other = "Eric: What a machine! Rob: That's great! Eric: I know, it shows how we see them. Rob: It's really funny!"
     train = rows(
         text,
         other,
-        "Lenny: Babe, can you help me with something? Bob: Sure, what's up? Lenny: Which one should I pick?",
+        "Lenny: Can you help me with a thing? Bob: Sure, what is it? Lenny: Which of the two shall I take?",
     )
     splits = {
         "train": train,

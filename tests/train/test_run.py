@@ -20,7 +20,8 @@ from tests.tiny import make_base
 TASK = """
 task: toy_train
 dataset_path: json
-dataset_kwargs: {{data_files: {{train: {folder}/train.jsonl, validation: {folder}/test.jsonl, test: {folder}/test.jsonl}}}}
+dataset_kwargs:
+  data_files: {{train: {folder}/train.jsonl, validation: {folder}/test.jsonl, test: {folder}/test.jsonl}}
 training_split: train
 validation_split: validation
 test_split: test

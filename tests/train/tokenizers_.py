@@ -47,7 +47,7 @@ def byte_level(*, prefix_space: bool, chat_template: str | None = TURNS) -> tran
 
 
 def metaspace(chat_template: str | None = INSTRUCT) -> transformers.PreTrainedTokenizerFast:
-    """As Llama 2's SentencePiece: spaces are characters, one is put before a text, `<s>` begins it, bytes for the rest."""
+    """As Llama 2's SentencePiece: spaces are characters, one is put before a text, `<s>` begins it, else bytes."""
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     characters = sorted({char for text in TEXT for char in text.replace(" ", "▁")} - {"\n"})
     words = ["▁the", "th", "▁t", "he", "an", "▁an", "▁a", "er", "in", "▁i", "s:", ":▁", "o▁"]
