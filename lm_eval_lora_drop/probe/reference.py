@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean, mean_stderr
+from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.probe.encoding import encode_pair
 from lm_eval_lora_drop.record.fingerprint import digest_text
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweeping.score import RESAMPLES
+from lm_eval_lora_drop.statistics.clusters import Codes
+from lm_eval_lora_drop.sweeping.score import RESAMPLES, mean_error
 from lm_eval_lora_drop.work import Answer, Document, Encoder, MetricSpec
 
 REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
@@ -66,10 +67,9 @@ class ReferenceLoglikelihood:
         """Mean over documents, each counting the same whatever its length; NaN where none has a value."""
         return self.aggregation.score(items)
 
-    def stderr(self, items: Sequence[Any]) -> float:
-        """Standard error of that mean; NaN below two documents."""
-        scored = [item for item in items if item is not None]
-        return float(mean_stderr(scored)) if len(scored) > 1 else float("nan")
+    def stderr(self, items: Sequence[Any], clusters: Codes | None = None) -> float:
+        """Standard error of that mean, by cluster where there are any; NaN below two documents (two clusters)."""
+        return mean_error(items, clusters)
 
 
 def _document(document: Document, reference: str) -> Document:

@@ -65,6 +65,11 @@ def cluster_codes(keys: Sequence[str | None]) -> Codes:
     return np.array([numbers.setdefault(key, len(numbers)) for key in named], dtype=np.int64)
 
 
+def codes_at(codes: Codes, positions: Sequence[int]) -> Codes:
+    """The codes of some of the documents, numbered anew without gaps."""
+    return np.asarray(np.unique(codes[np.asarray(positions, dtype=np.int64)], return_inverse=True)[1], dtype=np.int64)
+
+
 def cluster_sums(values: NDArray[Any], codes: Codes) -> NDArray[Any]:
     """Sums over the documents of each cluster: `(documents, ...)` to `(clusters, ...)`."""
     count = int(codes.max()) + 1 if len(codes) else 0
@@ -91,3 +96,14 @@ def draw_cluster_counts(codes: Codes, resamples: int, seed: int) -> NDArray[np.i
     clusters = int(codes.max()) + 1
     drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
     return np.asarray(drawn[:, codes])
+
+
+def draw_cluster_subsets(codes: Codes, documents: int, repeats: int, seed: int) -> NDArray[np.int64]:
+    """Random subsets, `(repeats, documents)` of 0 and 1: whole clusters in random order, until they hold at least
+    `documents` documents (exactly so many where each stands alone)."""
+    sizes = np.bincount(codes)
+    order = np.random.default_rng(seed).random((repeats, len(sizes))).argsort(axis=1)
+    before = np.cumsum(sizes[order], axis=1) - sizes[order]
+    taken = np.zeros(order.shape, dtype=np.int64)
+    np.put_along_axis(taken, order, (before < documents).astype(np.int64), axis=1)
+    return np.asarray(taken[:, codes])

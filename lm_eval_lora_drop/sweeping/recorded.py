@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
 from lm_eval_lora_drop.sweeping.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweeping.select import choose, choose_rows, contributions, places_of
 from lm_eval_lora_drop.sweeping.table import Table
@@ -24,6 +25,7 @@ class RecordedSweep:
 
     `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered`
     says whether neighbours are alike. What racing retired earlier is left out: `retired` says what that is.
+    `clusters`: which documents belong together, by name; None where each stands alone.
     """
 
     candidates: tuple[Variant, ...]
@@ -35,6 +37,7 @@ class RecordedSweep:
     aggregation: Aggregation
     retired: tuple[Variant, ...]
     ordered: bool
+    clusters: tuple[str | None, ...] | None = None
 
     @classmethod
     def from_record(cls, record: TaskRecord) -> RecordedSweep:
@@ -51,6 +54,12 @@ class RecordedSweep:
             )
         if not all(row.items for row in sweep.candidates):
             raise ArgumentError("this needs the items of every candidate, and the record holds none for some.")
+        clusters = record.validation.clusters if record.validation else None
+        if clusters is not None and len(clusters) != len(sweep.candidates[0].items):
+            raise ArgumentError(
+                f"validation.clusters must name one cluster for each document, got {len(clusters)} for "
+                f"{len(sweep.candidates[0].items)} documents. The file is damaged or was edited; evaluate again."
+            )
         variants = [Variant.parse(row.variant, record.num_layers) for row in sweep.candidates]
         carried = [index for index, row in enumerate(sweep.candidates) if row.retired_after is None]
         candidates = tuple(variants[index] for index in carried)
@@ -64,7 +73,18 @@ class RecordedSweep:
             aggregation=Aggregation.named(sweep.aggregation),
             retired=tuple(variant for index, variant in enumerate(variants) if index not in carried),
             ordered=sweep.ordered,
+            clusters=clusters,
         )
+
+    @cached_property
+    def codes(self) -> Codes:
+        """`(documents,)`: which documents belong together."""
+        return cluster_codes(self.clusters or [None] * self.documents)
+
+    @property
+    def units(self) -> int:
+        """How many clusters there are: what is drawn, exchanged and counted as one."""
+        return int(self.codes.max()) + 1
 
     @property
     def documents(self) -> int:
@@ -88,7 +108,9 @@ class RecordedSweep:
         """`(R,)` rows chosen on `R` resamples by the sweep's own rule, from their `(R, candidates)` scores."""
         values = self.values if self.select.endswith("one_se") else np.zeros((len(self.items), self.documents))
         places = places_of(self.candidates)
-        return choose_rows(self.select, values, scores, counts, ordered=self.ordered, places=places)[0]
+        return choose_rows(
+            self.select, values, scores, counts, ordered=self.ordered, places=places, clusters=self.codes
+        )[0]
 
     def race(self, seed: int, settings: RacingSettings | None = None) -> tuple[Variant, int]:
         """The candidate that racing would have chosen with this seed, and the (variant, document) pairs it would have

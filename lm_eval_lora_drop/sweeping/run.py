@@ -13,6 +13,7 @@ from lm_eval_lora_drop.record.events import Answered, Broadcast, RoundStarted, S
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import CandidateRecord, DifferenceRecord, RacingRecord, SweepRecord
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at
 from lm_eval_lora_drop.statistics.paired import paired_difference
 from lm_eval_lora_drop.sweeping import prior
 from lm_eval_lora_drop.sweeping.families import Family
@@ -97,7 +98,13 @@ def run_sweep(
                 table.set(pairs)
     finally:
         listeners.tell(SweepEnded())
-    return _record(table, scorer, settings, plan, way)
+    return _record(table, scorer, settings, plan, way, _clusters(documents))
+
+
+def _clusters(documents: Sequence[Document]) -> Codes | None:
+    """Which documents belong together; None where each stands alone."""
+    keys = [document.cluster for document in documents]
+    return cluster_codes(keys) if any(key is not None for key in keys) else None
 
 
 def _hopeless(reference: Mapping[Variant, Sequence[float]] | None, table: Table) -> list[Variant]:
@@ -243,21 +250,27 @@ def _answer(
 
 
 def _record(
-    table: Table, scorer: Scorer, settings: SweepSettings, plan: Exhaustive | Race, way: Pass | None
+    table: Table,
+    scorer: Scorer,
+    settings: SweepSettings,
+    plan: Exhaustive | Race,
+    way: Pass | None,
+    clusters: Codes | None,
 ) -> SweepRecord:
     rows = []
     for variant in table.candidates:
-        items = table.items(variant, plan.positions(variant))
+        positions = plan.positions(variant)
+        items = table.items(variant, positions)
         unscored = sum(item is None for item in items)
         rows.append(
             CandidateRecord(
                 variant=str(variant),
                 score=plain(scorer.aggregate(items)),
-                stderr=plain(scorer.stderr(items)),
+                stderr=plain(scorer.stderr(items, None if clusters is None else codes_at(clusters, positions))),
                 documents=len(items) - unscored,
                 unscored=unscored,
                 retired_after=plan.retired.get(variant),
-                items=tuple(plain(table.row(variant, plan.positions(variant)))),
+                items=tuple(plain(table.row(variant, positions))),
             )
         )
     # A retired candidate has met fewer documents; its score cannot stand beside the others'.
@@ -270,6 +283,7 @@ def _record(
         scorer.metric.sign,
         ordered=settings.family.ordered,
         places=places_of(in_the_end),
+        clusters=clusters,
     )
     chosen, full = in_the_end[choice.chosen], settings.family.full
     gain = None
@@ -280,6 +294,7 @@ def _record(
             items_of[full],
             sign=scorer.metric.sign,
             resamples=scorer.resamples,
+            clusters=clusters,
         )
         gain = DifferenceRecord(difference=plain(found.value), stderr=plain(found.stderr), documents=found.documents)
     race = plan.to_record()

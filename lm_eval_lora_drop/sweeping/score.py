@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import acc_all, acc_all_stderr, mean_stderr
+from lm_eval.api.metrics import acc_all, acc_all_stderr
 
-from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at, draw_cluster_counts, mean_stderr
 from lm_eval_lora_drop.work import Answer, MetricSpec
 
 RESAMPLES = 1000
@@ -55,21 +56,35 @@ class Scorer:
         """The task's score over `items`, those that are None left out; NaN where none is left."""
         return self.aggregation.score(items)
 
-    def stderr(self, items: Sequence[Any]) -> float:
-        """Standard error of the score: lm-eval's closed form where it has one, else a seeded bootstrap.
+    def stderr(self, items: Sequence[Any], clusters: Codes | None = None) -> float:
+        """Standard error of the score: lm-eval's closed form where it has one, else a seeded bootstrap; by cluster
+        where `clusters`, `(items,)`, says which documents belong together.
 
-        NaN below two documents, where nothing can be said.
+        NaN below two documents (two clusters), where nothing can be said.
         """
-        scored = [item for item in items if item is not None]
-        if len(scored) < 2:
-            return float("nan")
         if self.aggregation.is_mean:
-            return float(mean_stderr(scored))
-        if self.aggregation.function is acc_all:
+            return mean_error(items, clusters)
+        scored, codes = _known(items, clusters)
+        if not len(codes) or codes.max() < 1:
+            return float("nan")
+        if self.aggregation.function is acc_all and clusters is None:
             return float(acc_all_stderr(scored))
-        return float(np.std(self.aggregation.resample(scored, draw_counts(len(scored), self.resamples, 0)), ddof=1))
+        return float(np.std(self.aggregation.resample(scored, draw_cluster_counts(codes, self.resamples, 0)), ddof=1))
 
     @property
     def resamples(self) -> int:
         """How many bootstrap resamples this aggregation is worth."""
         return RESAMPLES if self.aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
+
+
+def mean_error(items: Sequence[Any], clusters: Codes | None = None) -> float:
+    """Standard error of the mean of `items`, those that are None left out; NaN below two documents (two clusters)."""
+    scored, codes = _known(items, clusters)
+    return mean_stderr(np.array(scored, dtype=np.float64), codes) if scored else float("nan")
+
+
+def _known(items: Sequence[Any], clusters: Codes | None) -> tuple[list[Any], Codes]:
+    """The items that are not None, and which of them belong together."""
+    known = [place for place, item in enumerate(items) if item is not None]
+    codes = cluster_codes([None] * len(known)) if clusters is None else codes_at(clusters, known)
+    return [items[place] for place in known], codes

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums
 from lm_eval_lora_drop.variant import Variant
 
 SELECTIONS = ("smooth", "best", "one_se", "smooth_one_se")
@@ -65,6 +66,7 @@ def choose(
     *,
     ordered: bool,
     places: Sequence[float] | None = None,
+    clusters: Codes | None = None,
 ) -> Choice:
     """Choose by the rule `select` among candidates that met the same documents.
 
@@ -82,6 +84,7 @@ def choose(
         rows: `(candidates, documents)` items, from the most kept to the least; None where a document has no value.
         sign: 1 where higher is better, -1 where lower is.
         places: where each candidate stands, in layers (for a boundary its K); default: its row.
+        clusters: `(documents,)`, which documents belong together; the paired error is then by cluster.
 
     Raises:
         ArgumentError: no candidate has a score.
@@ -96,7 +99,7 @@ def choose(
         )
     # Only the paired rules ask what each document contributes, which costs a slow aggregation a call a document.
     values = contributions(rows, aggregation, sign) if select.endswith("one_se") else np.zeros((len(rows), documents))
-    chosen, best = choose_rows(select, values, scores, counts, ordered=ordered, places=places)
+    chosen, best = choose_rows(select, values, scores, counts, ordered=ordered, places=places, clusters=clusters)
     return Choice(int(chosen[0]), int(best[0]))
 
 
@@ -117,13 +120,14 @@ def choose_rows(
     *,
     ordered: bool,
     places: Sequence[float] | None = None,
+    clusters: Codes | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """`choose` on `R` resamples of the documents: the chosen row and the best row of each, `(R,)`.
 
     Args:
         values: `(candidates, documents)`, higher is better, what each document contributes (`contributions`).
         scores: `(R, candidates)` of the resamples, higher is better.
-        counts: `(R, documents)`, how often each document occurs in each resample.
+        counts: `(R, documents)`, how often each document occurs in each resample; those of a cluster alike.
     """
     resamples = np.arange(len(scores))
     scored = np.isfinite(scores)
@@ -144,7 +148,7 @@ def choose_rows(
     if not select.endswith("one_se"):
         return best, best
     lost = comparable[resamples, best][:, None] - comparable
-    within = scored & (lost <= _paired_errors(values, counts, best) + slack)
+    within = scored & (lost <= _paired_errors(values, counts, best, clusters) + slack)
     return values.shape[0] - 1 - within[:, ::-1].argmax(axis=1), best
 
 
@@ -161,13 +165,22 @@ def local_linear(places: Floats, bandwidth: float = BANDWIDTH) -> Floats:
     return np.asarray(np.where(lone, np.eye(len(places)), fitted))
 
 
-def _paired_errors(values: Floats, counts: NDArray[np.integer[Any]], best: NDArray[np.int64]) -> Floats:
-    """`(R, B)` standard errors of each candidate's difference to the resample's best, over the same documents."""
-    n = counts.sum(axis=1, keepdims=True)
+def _paired_errors(
+    values: Floats, counts: NDArray[np.integer[Any]], best: NDArray[np.int64], clusters: Codes | None
+) -> Floats:
+    """`(R, B)` standard errors of each candidate's difference to the resample's best, over the same documents: the
+    sandwich estimate over clusters (`statistics.clusters.mean_stderr`), the ordinary one where each is one document."""
+    codes = cluster_codes([None] * values.shape[1]) if clusters is None else clusters
+    weights = np.bincount(codes).astype(np.float64)
+    times = np.zeros((len(counts), len(weights)))
+    times[:, codes] = counts  # all documents of a cluster have the same
     # A common level cancels in differences; taking it off first keeps their squares exact.
-    level = values - values.mean(axis=0)
-    rival = level[best]  # (R, N)
-    sums = counts @ level.T - (counts * rival).sum(axis=1, keepdims=True)
-    squares = (counts @ (level**2).T) + (counts * rival**2).sum(axis=1, keepdims=True) - 2 * (counts * rival) @ level.T
-    variance = np.maximum(squares - sums**2 / n, 0.0) / np.maximum(n - 1, 1)
-    return np.asarray(np.sqrt(variance / n))
+    level = cluster_sums((values - values.mean(axis=0)).T, codes).T  # (B, C)
+    rival = level[best]  # (R, C)
+    # With d a cluster's sum of differences and w its documents: sum of (d - mean w) ** 2, multiplied out.
+    documents, drawn = times @ weights[:, None], times.sum(axis=1, keepdims=True)
+    mean = (times @ level.T - (times * rival).sum(axis=1, keepdims=True)) / documents
+    squares = times @ (level**2).T + (times * rival**2).sum(axis=1, keepdims=True) - 2 * (times * rival) @ level.T
+    crossed = (times * weights) @ level.T - (times * weights * rival).sum(axis=1, keepdims=True)
+    residual = np.maximum(squares - 2 * mean * crossed + mean**2 * (times @ (weights**2)[:, None]), 0.0)
+    return np.asarray(np.sqrt(drawn / np.maximum(drawn - 1, 1) * residual) / documents)

@@ -2,7 +2,8 @@
 
 The best of many scores on the same documents looks better than it is. The corrections here resample documents, the same
 ones for every candidate, and choose anew on each resample by the sweep's own rule; the verdict on the gain holds for
-all candidates together, so it holds for whichever was chosen.
+all candidates together, so it holds for whichever was chosen. Documents that belong together are drawn and exchanged
+together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.statistics.aggregation import Floats, draw_counts
+from lm_eval_lora_drop.statistics.aggregation import Floats
+from lm_eval_lora_drop.statistics.clusters import draw_cluster_counts, draw_cluster_subsets
 from lm_eval_lora_drop.statistics.paired import simultaneous_band
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.variant import Variant
@@ -116,12 +118,12 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.retired)
     error_rate = ERROR_RATE * left / all_of_them
     scores = recorded.scores(np.ones((1, recorded.documents), dtype=np.int64))[0]
-    band = simultaneous_band(recorded.values, recorded.values[row], error_rate=error_rate, seed=seed)
+    band = simultaneous_band(recorded.values, recorded.values[row], error_rate=error_rate, seed=seed, clusters=recorded.codes)
     gains = {}
     for index, variant in enumerate(recorded.candidates):
         low, high = float(band.low[index]), float(band.high[index])
-        if math.ldexp(2.0, -recorded.documents) > error_rate:
-            # Even if all documents differed the same way, a coin would do so more often than the level allows.
+        if math.ldexp(2.0, -recorded.units) > error_rate:
+            # Even if all documents (clusters) differed the same way, a coin would do so more often than the level allows.
             evidence = Evidence.CANNOT_TELL
         elif index != row and low > 0:
             evidence = Evidence.BETTER
@@ -142,11 +144,11 @@ def trust(recorded: RecordedSweep, *, resamples: int | None = None, seed: int = 
     documents.
 
     Raises:
-        ArgumentError: fewer than two documents.
+        ArgumentError: fewer than two documents, or clusters of them.
     """
     n = _at_least_two(recorded)
     resamples = resamples or _worth(recorded)
-    counts = draw_counts(n, resamples, seed)
+    counts = draw_cluster_counts(recorded.codes, resamples, seed)
     unseen = recorded.scores((counts == 0).astype(np.int64))
     everything = recorded.scores(np.ones((1, n), dtype=np.int64))[0]
     choices = recorded.choose(recorded.scores(counts), counts)
@@ -192,7 +194,7 @@ def stability(
     recorded: RecordedSweep, sizes: Sequence[int] | None = None, *, repeats: int | None = None, seed: int = 0
 ) -> list[Size]:
     """Repeat the choice on random subsets of the documents, drawn without replacement: what another `sweep_seed` or a
-    smaller `sweep_limit` would have chosen.
+    smaller `sweep_limit` would have chosen. Clusters are taken whole, until they hold at least so many documents.
 
     `sizes` defaults to 10, 20, 50, 100, 200, 500 ... as far as they are smaller than the number of documents, and all.
 
@@ -205,13 +207,11 @@ def stability(
     all_documents = np.ones((1, n), dtype=np.int64)
     everything = recorded.scores(all_documents)
     choice_of_all = recorded.choose(everything, all_documents)[0]
-    rng = np.random.default_rng(seed)
     found = []
-    for size in sizes:
+    for number, size in enumerate(sizes):
         if not 2 <= size <= n:
             raise ArgumentError(f"a subset must have from 2 to {n} documents (the sweep read {n}), got {size}.")
-        subsets = np.zeros((repeats, n), dtype=np.int64)
-        np.put_along_axis(subsets, rng.random((repeats, n)).argsort(axis=1)[:, :size], 1, axis=1)
+        subsets = draw_cluster_subsets(recorded.codes, size, repeats, seed + number)
         choices = recorded.choose(recorded.scores(subsets), subsets)
         regret = np.nanmax(everything[0]) - everything[0][choices]
         unseen = None
@@ -235,10 +235,9 @@ def _by_notation(shares: dict[Variant, float]) -> dict[str, float]:
 
 
 def _at_least_two(recorded: RecordedSweep) -> int:
-    if recorded.documents < 2:
-        raise ArgumentError(
-            f"resampling documents needs at least 2 of them, got {recorded.documents}. Raise sweep_limit."
-        )
+    if recorded.units < 2:
+        what = "documents" if recorded.units == recorded.documents else "clusters of documents"
+        raise ArgumentError(f"resampling {what} needs at least 2 of them, got {recorded.units}. Raise sweep_limit.")
     return recorded.documents
 
 
