@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
@@ -30,7 +29,7 @@ from lm_eval_lora_drop.study.config import Study
 from lm_eval_lora_drop.study.plan import DONE, Cell, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import is_trained, run_training
 from lm_eval_lora_drop.train.documents import check_trainable
-from lm_eval_lora_drop.train.examples import load_binding
+from lm_eval_lora_drop.train.examples import load_binding, task_manager
 from lm_eval_lora_drop.train.lora import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -119,7 +118,7 @@ class _Runner:
         model = self._load(cell)
         args, _ = LoraDropArgs.take({**study.model_args, **cell.model_args}, known=_HFLM)
         model.use(args)
-        manager = TaskManager(include_path=study.include_path, metadata={**study.model_args, **cell.task.metadata})
+        manager = task_manager(study.include_path, {**study.model_args, **cell.task.metadata})
         folder = cell_folder(study, cell)
         arguments = {**study.model_args, "peft": cell.adapter, **cell.model_args}
         tracker = EvaluationTracker(output_path=str(folder))
