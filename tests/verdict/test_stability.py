@@ -19,7 +19,7 @@ def test_stability_of_a_recorded_sweep(tmp_path, capsys):
     assert [size["documents"] for size in found["sizes"]] == [10, 40]
     assert found["sizes"][1]["same_choice"] == 1.0
     assert f"K = 3 is chosen in {percent(found['trust']['choice_share']['0-2'])} of" in said
-    assert said.splitlines()[2] == found["verdict"]
+    assert found["verdict"] in said.splitlines()
     assert cli.main(["stability", str(path), "--sizes", "10", "40"]) == 0
     assert capsys.readouterr().out == said
 
