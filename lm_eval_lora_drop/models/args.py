@@ -69,7 +69,9 @@ class LoraDropArgs:
             )
         dry = _truth("sweep_dry_run", ours.get("sweep_dry_run", False))
         if dry and spec.kind != "auto":
-            raise ArgumentError(f"sweep_dry_run=true says what a sweep would take, and only boundary=auto sweeps; got {spec}.")
+            raise ArgumentError(
+                f"sweep_dry_run=true says what a sweep would take, and only boundary=auto sweeps; got {spec}."
+            )
         size, select = ours.get("sweep_size"), ours.get("sweep_select")
         return cls(
             spec=spec,
