@@ -216,6 +216,9 @@ class Backend(Encoder, Protocol):
     def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
         """How a sweep of `candidates` over `documents` is answered; every process calls it in step."""
 
+    def memory(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> str:
+        """What a sweep of `candidates` over `documents` would take of the memory, in words."""
+
     def fingerprint_parts(self) -> Mapping[str, Any]:
         """What changes an answer, apart from the request and the variant; with the keys adapter, base and dtype."""
 

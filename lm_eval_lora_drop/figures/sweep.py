@@ -1,4 +1,5 @@
-"""The figure of a sweep: the validation metric over the boundary K (the paper's Figure 4), or over other candidates."""
+"""The figure of a sweep: the validation metric over the boundary K (the paper's Figure 4), or over other candidates,
+and below it what the same documents say of each against the whole adapter."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ from lm_eval_lora_drop.variant import Variant
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDTH, _HEIGHT = 6.4, 3.7
+    from lm_eval_lora_drop.sweeping.trust import Gain
+
+_WIDTH, _HEIGHT, _LOWER = 6.4, 3.7, 1.9
+"""Inches: of the scores alone, and how much the differences add."""
 _LONGEST_LABEL = 24
 
 
@@ -41,6 +45,10 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
 
     Boundaries stand on a scale from 0 to L, joined by a line with a band; other candidates stand side by side, since
     nothing lies between them. A candidate that racing retired rests on fewer documents: it is drawn hollow.
+
+    The lower panel shows the paired differences to full with the band that holds for all candidates together
+    (`sweeping.trust.gains_over_full`), positive where a candidate is better. It is left out where that cannot be had:
+    full was no candidate, or the aggregation is known to its task alone.
 
     Args:
         task: the task's name, for the title.
@@ -56,18 +64,26 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
             f"method={record.method!r}. Evaluate it with boundary=auto."
         )
     points, on_scale = _points(record, sweep)
+    gains = _gains(record)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        axes = figure.subplots()
+        figure = Figure(figsize=(_WIDTH, _HEIGHT + (_LOWER if gains else 0)), layout="constrained")
+        panels = figure.subplots(
+            2 if gains else 1, sharex=True, squeeze=False, height_ratios=[_HEIGHT, _LOWER][: 1 + bool(gains)]
+        )
+        axes, lowest = panels[0, 0], panels[-1, 0]
         _draw_scores(axes, points, joined=on_scale)
         _mark(axes, points, sweep)
         better = "higher is better" if record.metric.higher_is_better else "lower is better"
         axes.set_ylabel(f"{clean(shorten(record.metric.name, 30))}\n(validation documents, {better})")
         axes.set_title(clean(_title(task, points)))
+        if gains:
+            _draw_gains(
+                lowest, [(point, gains[point.kept]) for point in points if point.kept in gains], sweep, on_scale
+            )
         if on_scale:
-            boundary_axis(axes, record.num_layers)
+            boundary_axis(lowest, record.num_layers)
         else:
-            _name_axis(axes, points)
+            _name_axis(lowest, points)
         axes.legend(loc="best")
     return figure
 
@@ -157,6 +173,41 @@ def _mark(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
             )
     for point in chosen:
         axes.axvline(point.at, color=VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+
+
+def _gains(record: TaskRecord) -> dict[Variant, Gain]:
+    """Every candidate's difference to full, empty where the record does not say."""
+    # Resampling knows the harness's aggregations, whose import takes seconds.
+    from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+    from lm_eval_lora_drop.sweeping.trust import gains_over_full
+
+    try:
+        return gains_over_full(RecordedSweep.from_record(record))
+    except ArgumentError:
+        return {}
+
+
+def _draw_gains(axes: Axes, gains: Sequence[tuple[_Point, Gain]], sweep: SweepRecord, joined: bool) -> None:
+    """Paired differences to full with the simultaneous band; full itself, which has none, is a point on the line."""
+    at = [point.at for point, _ in gains]
+    value = [gain.value for _, gain in gains]
+    # Full differs from itself nowhere: its interval would only say how wide the band is where nothing differs.
+    edges = [(0.0, 0.0) if point.kept.is_full else (gain.low, gain.high) for point, gain in gains]
+    axes.axhline(0, color=BLUE, linewidth=0.9)
+    if joined:
+        low, high = [low for low, _ in edges], [high for _, high in edges]
+        axes.fill_between(at, low, high, color=SKY, alpha=0.3, linewidth=0)
+        axes.plot(at, value, color=BLACK, linewidth=1.2, marker="o", markersize=2.5)
+    else:
+        axes.vlines(at, [low for low, _ in edges], [high for _, high in edges], color=SKY, linewidth=3)
+        axes.plot(at, value, color=BLACK, linestyle="none", marker="o", markersize=3)
+    for point, gain in gains:
+        if str(point.kept) == sweep.chosen:
+            axes.plot([point.at], [gain.value], "D", color=VERMILLION, markersize=6, zorder=4, clip_on=False)
+            axes.axvline(point.at, color=VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    axes.set_ylabel("difference to full\n(above 0: better)")
+    # A title and no legend: the band may fill the panel.
+    axes.set_title("paired, with the 95 % band that holds for all candidates together", fontsize=9)
 
 
 def _name_axis(axes: Axes, points: Sequence[_Point]) -> None:

@@ -36,6 +36,7 @@ class LoraDropArgs:
     sweep_batch_size: int | None = None
     sweep_dir: Path | None = None
     sweep_log: str = "auto"
+    sweep_dry_run: bool = False
     merge: bool = False
 
     @classmethod
@@ -66,6 +67,11 @@ class LoraDropArgs:
                 f"sweep_boundaries names candidates of the family boundary, got sweep_family={families} beside it. "
                 "Leave one of them out."
             )
+        dry = _truth("sweep_dry_run", ours.get("sweep_dry_run", False))
+        if dry and spec.kind != "auto":
+            raise ArgumentError(
+                f"sweep_dry_run=true says what a sweep would take, and only boundary=auto sweeps; got {spec}."
+            )
         size, select = ours.get("sweep_size"), ours.get("sweep_select")
         return cls(
             spec=spec,
@@ -86,6 +92,7 @@ class LoraDropArgs:
             else _integer("sweep_batch_size", ours["sweep_batch_size"], minimum=1, also=" or auto"),
             sweep_dir=None if folder is None else Path(_text("sweep_dir", folder)).expanduser(),
             sweep_log=_word("sweep_log", ours.get("sweep_log", "auto"), SWEEP_LOGS),
+            sweep_dry_run=dry,
             merge=_truth("merge", ours.get("merge", False)),
         ), rest
 

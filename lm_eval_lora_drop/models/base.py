@@ -14,7 +14,7 @@ import abc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lm_eval.api.instance import Instance
 from platformdirs import user_cache_path
@@ -105,6 +105,8 @@ class LoraDropBase(abc.ABC):
         groups: dict[Binding | None, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(binding_of(request), []).append(index)
+        if self.args.sweep_dry_run:
+            self._dry_run([binding for binding in groups if binding is not None])
         # Every variant is settled before the first test document is answered.
         decisions = {binding: self._decide(binding) for binding in groups}
         answers: list[Any] = [None] * len(requests)
@@ -114,6 +116,20 @@ class LoraDropBase(abc.ABC):
             for index, answer in zip(indices, given, strict=True):
                 answers[index] = answer
         return answers
+
+    def _dry_run(self, bindings: Sequence[Binding]) -> NoReturn:
+        """Log what the sweep of each task of this evaluation would take, and end the program.
+
+        Raises:
+            SystemExit: with status 0.
+        """
+        search = self._search()
+        # Of all tasks: those of other request types come in a later call.
+        for binding in {one.name: one for one in [*bindings, *self._state.bindings]}.values():
+            text = search.dry_run(binding)
+            if self.peers().rank == 0:
+                log.info("%s", text)
+        raise SystemExit(0)
 
     # One variant per task.
 
@@ -209,6 +225,10 @@ class LoraDropBase(abc.ABC):
         return setting
 
     # What a backend provides (see `work.Backend`).
+
+    def memory(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> str:  # noqa: ARG002
+        """What a sweep would take of the memory, in words. A backend that takes all of it at the start needs none."""
+        return "what the model takes already"
 
     def probe(self, pairs: Sequence[tuple[str, str]]) -> Any:  # noqa: ARG002
         """The probe of (prompt, reference) pairs. A backend that sees no layers has none.

@@ -18,6 +18,7 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
 from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
+from lm_eval_lora_drop.engine.memory import RowSize, free_memory, peak_memory, rows_that_fit
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
@@ -140,6 +141,26 @@ class LoraDropLM(LoraDropBase, HFLM):
         log.info("all candidates at once: %s", found)
         return Pass(shared_runner(self, self.layers, self.args.sweep_batch_size), "shared", check, answers)
 
+    def memory(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> str:
+        """What is in use now, and the keys, values and logits of the rows that would be decoded together.
+
+        An upper bound, as `engine.memory.rows_that_fit` sees it: rows that share states need less.
+        """
+        now = f"{peak_memory(self.device) / 1e9:.1f} GB in use with the model loaded"
+        if self.args.sweep_engine == "plain" or why_not_shared(self, self.layers, documents, candidates):
+            return f"{now}, and one candidate's batches of {self.batch_size}"
+        tokens = max(_longest(self, request) for document in documents for request in document.requests)
+        size = RowSize.of(self)
+        rows = min(
+            self.args.sweep_batch_size or rows_that_fit(self, size, tokens),
+            len(candidates) * sum(len(document.requests) for document in documents),
+        )
+        more = rows * (size.token * tokens + size.logits) / 1e9
+        return (
+            f"{now}, up to {more:.1f} GB for {rows} rows of up to {tokens} tokens at a time, "
+            f"{free_memory(self.device) / 1e9:.1f} GB free"
+        )
+
     def _check(
         self,
         shared: Callable[..., Runner],
@@ -200,6 +221,16 @@ class LoraDropLM(LoraDropBase, HFLM):
             "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
             "model_args": {name: str(value) for name, value in sorted(self._model_args.items())},
         }
+
+
+def _longest(lm: LoraDropLM, request: Instance) -> int:
+    """Tokens of a request's prompt and answer, at most."""
+    prompt = len(lm.tok_encode(str(request.args[0])))
+    if len(request.args) < 2:
+        return min(prompt, lm.max_length)
+    given = request.args[1]
+    answer = len(lm.tok_encode(given)) if isinstance(given, str) else int(given.get("max_gen_toks", lm.max_gen_toks))
+    return min(prompt + answer, lm.max_length)
 
 
 def _tensor_fingerprint(model: torch.nn.Module, part: str) -> str:

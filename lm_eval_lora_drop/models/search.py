@@ -27,6 +27,7 @@ from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.sweeping.select import selection
 from lm_eval_lora_drop.variant import Variant, default_boundary
+from lm_eval_lora_drop.verdict.dry_run import plan_of_sweep
 from lm_eval_lora_drop.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
 
 log = logging.getLogger(__name__)
@@ -105,13 +106,7 @@ class Search:
             select=selection(args.sweep_select, args.sweep_strategy, ordered=family.ordered),
             seed=args.sweep_seed,
         )
-        journal = Journal(
-            self.folder,
-            self._task_fingerprint(binding),
-            binding.name,
-            rank=backend.peers().rank,
-            settings={**backend.fingerprint_parts(), "task": binding.name, "version": str(binding.task.VERSION)},
-        )
+        journal = self._journal(binding)
         prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
         log.info(
             "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
@@ -142,6 +137,45 @@ class Search:
             sweep=sweep,
             journal=str(journal.path),
             warnings=drawn.warnings,
+        )
+
+    def dry_run(self, binding: Binding) -> str:
+        """What the sweep of one task would take, in text; nothing is answered.
+
+        Raises:
+            ArgumentError: as `decide`.
+        """
+        by_reference = self.args.sweep_metric == REFERENCE_LOGLIKELIHOOD
+        metric = None if by_reference else resolve_metric(binding.task, self.args.sweep_metric)
+        drawn = validation.draw(binding, self.args.sweep_limit, self.args.sweep_seed)
+        if drawn is None:
+            return f"{binding.name}: no document to sweep on, the default boundary would be taken."
+        documents = drawn.documents
+        if by_reference:
+            documents = reference_documents(documents, validation.references(binding, documents))
+        candidates = self.args.candidates(self.backend.shape).variants
+        journal = self._journal(binding)
+        known = journal.read()
+        return plan_of_sweep(
+            binding.name,
+            REFERENCE_LOGLIKELIHOOD if metric is None else str(metric),
+            documents=len(documents),
+            split=drawn.split,
+            candidates=len(candidates),
+            known=sum((str(variant), document.key) in known for document in documents for variant in candidates),
+            racing=self.args.sweep_strategy == "racing",
+            seconds_per_pair=journal.seconds_per_pair({document.key for document in documents}),
+            processes=self.backend.peers().world_size,
+            memory=self.backend.memory(documents, candidates),
+        )
+
+    def _journal(self, binding: Binding) -> Journal:
+        return Journal(
+            self.folder,
+            self._task_fingerprint(binding),
+            binding.name,
+            rank=self.backend.peers().rank,
+            settings={**self.backend.fingerprint_parts(), "task": binding.name, "version": str(binding.task.VERSION)},
         )
 
     def _prior(

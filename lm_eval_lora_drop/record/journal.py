@@ -1,13 +1,14 @@
 """What a sweep has been answered so far, on disk: a run that was killed continues where it was.
 
 One file per task, fingerprint and process, `<task>-<12 digits of the fingerprint>.rank<r>.jsonl`: a header line, then
-one line per (variant, document). Every line is a JSON object whose last field `crc` is the CRC-32 of the text before
+one line per (variant, document), with its part of its batch's seconds. Every line is a JSON object whose last field `crc` is the CRC-32 of the text before
 it, so that a line that was altered is answered again. Floats are written so that they come back bit for bit.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,24 @@ class Journal:
             log.info("%s: %d journals of %s under other settings are left alone", self.folder, ignored, self.task)
         return found
 
-    def append(self, answers: Sequence[Answer]) -> None:
-        """Write answers down for good: when this returns, they are on the disk.
+    def seconds_per_pair(self, keys: Collection[str]) -> float | None:
+        """What one answer took on average, over the lines about documents of these keys, all ranks'; None without any.
+
+        Lines that came from elsewhere than a batch of the sweep (a check before trust) have no time.
+        """
+        times = []
+        for path in sorted(self.folder.glob(f"{glob.escape(self._stem)}.rank*.jsonl")):
+            for line in path.read_bytes().split(b"\n")[1:]:
+                try:
+                    record = _read_line(line)
+                    if record["key"] in keys and record["seconds"] is not None:
+                        times.append(float(record["seconds"]))
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return sum(times) / len(times) if times else None
+
+    def append(self, answers: Sequence[Answer], seconds: float | None = None) -> None:
+        """Write answers down for good: when this returns, they are on the disk. `seconds` is what all of them took.
 
         Raises:
             ArgumentError: the folder cannot be written.
@@ -85,6 +102,7 @@ class Journal:
                 "doc_id": answer.document.doc_id,
                 "key": answer.document.key,
                 "responses": [_encode(response) for response in answer.responses],
+                "seconds": None if seconds is None else round(seconds / len(answers), 6),
             }
             for answer in answers
         ]

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, score_range
-from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums, codes_at, draw_cluster_counts, mean_stderr
+from lm_eval_lora_drop.statistics.clusters import (
+    Codes,
+    cluster_codes,
+    cluster_sums,
+    codes_at,
+    draw_cluster_counts,
+    mean_stderr,
+)
 
 
 @dataclass(frozen=True)

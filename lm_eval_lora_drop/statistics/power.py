@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.statistics.clusters import Codes, mean_stderr
 
 Floats = NDArray[np.float64]
 
@@ -63,8 +64,11 @@ class PairedVariation:
         return cls(spread)
 
 
-def variation(one: Floats, other: Floats) -> PairedVariation:
+def variation(one: Floats, other: Floats, clusters: Codes | None = None) -> PairedVariation:
     """Estimate from per-document values of two candidates, `(documents,)` each.
+
+    Where documents belong together (`clusters`), the spread is that of independent documents which would give the same
+    standard error as these clusters do: planning is then for clusters of the same sizes.
 
     Where fewer than three documents changed, three are taken to have: a pilot without any change does not promise that
     every difference can be shown (three in n is the upper limit of what n documents without a change leave open).
@@ -76,6 +80,10 @@ def variation(one: Floats, other: Floats) -> PairedVariation:
     if n < 2:
         raise ArgumentError(f"the variation between documents needs at least two of them, got {n}. Use a larger pilot.")
     differences = other - one
+    if clusters is not None and 1 <= clusters.max() < n - 1:
+        by_cluster = math.sqrt(n) * mean_stderr(differences, clusters)
+        if by_cluster > 0:
+            return PairedVariation(by_cluster, documents=n)
     values = np.unique(np.concatenate([one, other]))
     unit = float(np.ptp(values)) if len(values) == 2 else 1.0
     if len(values) <= 2 and (len(values) == 1 or 0.0 in values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -242,11 +243,13 @@ def _answer(
     listeners: Broadcast,
 ) -> Iterator[tuple[Variant, int, Any]]:
     position_of = {document.doc_id: position for position, document in enumerate(documents)}
+    start = time.perf_counter()
     for answers in runner(work):
-        journal.append(answers)
+        journal.append(answers, time.perf_counter() - start)
         pairs = [(answer.variant, position_of[answer.document.doc_id], scorer.item(answer)) for answer in answers]
         listeners.tell(Answered(pairs))
         yield from pairs
+        start = time.perf_counter()
 
 
 def _record(

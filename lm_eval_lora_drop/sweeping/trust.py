@@ -118,7 +118,9 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.retired)
     error_rate = ERROR_RATE * left / all_of_them
     scores = recorded.scores(np.ones((1, recorded.documents), dtype=np.int64))[0]
-    band = simultaneous_band(recorded.values, recorded.values[row], error_rate=error_rate, seed=seed, clusters=recorded.codes)
+    band = simultaneous_band(
+        recorded.values, recorded.values[row], error_rate=error_rate, seed=seed, clusters=recorded.codes
+    )
     gains = {}
     for index, variant in enumerate(recorded.candidates):
         low, high = float(band.low[index]), float(band.high[index])

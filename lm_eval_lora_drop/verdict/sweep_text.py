@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def sweep_table(task: TaskRecord) -> str:
-    """A line per candidate, in their order, then sentences about the choice and the warnings.
+    """A line per candidate, in their order, then sentences about the choice, what so many documents can show, and the
+    warnings.
 
     Raises:
         ValueError: the task had no sweep.
@@ -35,7 +36,9 @@ def sweep_table(task: TaskRecord) -> str:
         marks = ", ".join(candidate_marks(row, sweep, variants[row.variant]))
         line = f"{shown[row.variant]:>{first}}  {score:>{width}}  {stderr:>10}  {row.documents:9d}  {marks}"
         lines.append(line.rstrip())
-    return "\n".join([*lines, *remarks(task), *(f"Note: {warning}" for warning in sweep.warnings)])
+    plan = planning(task)
+    notes = [f"Note: {warning}" for warning in sweep.warnings]
+    return "\n".join([*lines, *remarks(task), *([plan] if plan else []), *notes])
 
 
 def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> list[str]:
@@ -69,6 +72,9 @@ def remarks(task: TaskRecord) -> list[str]:
     kept = Variant.parse(sweep.chosen, task.num_layers)
     rule = "the best score" if sweep.select == "best" else f"by sweep_select={sweep.select}"
     said = [f"Chosen: {kept.label}, {rule}, among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
+    clusters = _clusters(task)
+    if clusters is not None:
+        said.append(f"Its documents are {clusters} clusters: standard errors are by cluster.")
     if kept.is_full:
         return [*said, "That is the whole adapter: dropping layers brought nothing on these documents."]
     gain, full = sweep.gain_over_full, f"K = {task.num_layers} (full)"
@@ -83,6 +89,36 @@ def remarks(task: TaskRecord) -> list[str]:
     if gain.stderr is None:
         return [*said, f"{text}; one document says nothing about how sure that is."]
     return [*said, f"{text}, with a standard error of {number(gain.stderr, decimals)} (paired)."]
+
+
+def planning(task: TaskRecord) -> str | None:
+    """Which difference of two candidates these documents can show, and how many half of that takes.
+
+    From the chosen candidate against the whole adapter; where that is the same, from the best other one. None where the
+    record does not say how much they differ: one document, one candidate, an aggregation of the user's own.
+    """
+    # As in `_gain`: whoever only reads a file need not wait for lm-eval's import.
+    from lm_eval_lora_drop.statistics.power import detectable_difference, sentence, variation
+    from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+
+    try:
+        recorded = RecordedSweep.from_record(task)
+    except ArgumentError:
+        return None
+    whole = recorded.candidates.index(recorded.full or recorded.chosen)
+    others = [row for row in range(len(recorded.candidates)) if row != whole]
+    if not others or recorded.units < 2:
+        return None
+    values = recorded.values
+    chosen = recorded.candidates.index(recorded.chosen)
+    other = chosen if chosen != whole else max(others, key=lambda row: float(values[row].mean()))
+    known = variation(values[whole], values[other], recorded.codes)
+    if not known.spread > 0:
+        return None
+    found = detectable_difference(recorded.documents, known)
+    # One digit: nobody plans for a difference of 0.0617.
+    example = float(f"{(known.unit or known.spread) / 10 if found is None else found / 2:.0e}")
+    return f"{sentence(recorded.documents, known, example, digits=2)}"
 
 
 def verdict(task: TaskRecord) -> str:
@@ -105,6 +141,14 @@ def verdict(task: TaskRecord) -> str:
     if kept.is_full:
         return f"{what}: on {documents} the rule prefers no smaller part."
     return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}."
+
+
+def _clusters(task: TaskRecord) -> int | None:
+    """How many clusters the documents are, None where each stands alone."""
+    named = task.validation.clusters if task.validation else None
+    if named is None:
+        return None
+    return len({name for name in named if name is not None}) + sum(name is None for name in named)
 
 
 def _gain(task: TaskRecord) -> Gain | None:

@@ -19,6 +19,8 @@ from lm_eval_lora_drop.figures.probe import (
 )
 from lm_eval_lora_drop.figures.style import file_name, save_figure
 from lm_eval_lora_drop.figures.sweep import save_sweep_figure, sweep_figure
+from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+from lm_eval_lora_drop.sweeping.trust import gains_over_full
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import MetricSpec
 from tests.recorded_runs import (
@@ -91,8 +93,29 @@ def test_the_sweeps_figure_shows_every_score_its_band_and_the_three_marks():
     ]
     assert "rouge_l" in axes.get_ylabel()
     assert "higher is better" in axes.get_ylabel()
-    assert "boundary K" in axes.get_xlabel()
+    assert "boundary K" in figure.axes[-1].get_xlabel()
     assert "32 validation documents" in axes.get_title(loc="left")
+
+
+def test_the_lower_panel_shows_every_paired_difference_with_the_band_that_the_verdict_uses():
+    record = entry()
+    _, below = sweep_figure("task", record).axes
+    gains = gains_over_full(RecordedSweep.from_record(record))
+    drawn = {tuple(point) for line in below.lines for point in line.get_xydata().tolist()}
+    edges = below.collections[0].get_paths()[0].vertices.tolist()
+    for kept, gain in gains.items():
+        assert (kept.boundary, gain.value) in drawn
+        # Full does not differ from itself.
+        for edge in (0.0, 0.0) if kept.is_full else (gain.low, gain.high):
+            assert [kept.boundary, edge] in edges
+    # The two that were retired met other documents.
+    assert sorted(kept.boundary for kept in gains) == list(range(2, 11))
+
+
+def test_there_is_no_lower_panel_without_the_whole_adapter_or_with_a_tasks_own_aggregation():
+    without = tuple(row for row in curve() if not Variant.parse(row.variant, 10).is_full)
+    assert len(sweep_figure("task", entry(candidates=without)).axes) == 1
+    assert len(sweep_figure("task", entry(aggregation="tasks.mine:own")).axes) == 1
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4, 7, 12, 13, 16, 22, 24, 26, 28, 30, 32, 36, 40, 48, 61, 80, 126])

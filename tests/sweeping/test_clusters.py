@@ -138,7 +138,9 @@ def test_resamples_of_clusters_are_chosen_from_as_if_written_out() -> None:
     fast, _ = choose_rows("one_se", values, scores, counts, ordered=False, clusters=codes)
     slow = []
     for row in drawn:
-        places = [(c, copy, i) for c, times in enumerate(row) for copy in range(times) for i in np.flatnonzero(codes == c)]
+        places = [
+            (c, copy, i) for c, times in enumerate(row) for copy in range(times) for i in np.flatnonzero(codes == c)
+        ]
         written = cluster_codes([f"{c} {copy}" for c, copy, _ in places])
         rows = values[:, [i for _, _, i in places]].tolist()
         slow.append(choose("one_se", rows, MEAN, 1, ordered=False, clusters=written).chosen)

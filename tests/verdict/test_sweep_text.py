@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from lm_eval_lora_drop.record.schema import ValidationRecord
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.stability import _shares
-from lm_eval_lora_drop.verdict.sweep_text import remarks, sweep_table, verdict
+from lm_eval_lora_drop.verdict.sweep_text import planning, remarks, sweep_table, verdict
 from tests.recorded_runs import L, boundaries, candidate, curve, sweep_record, task_record
 
 
@@ -113,3 +114,43 @@ def test_shares_name_a_few_and_count_the_others():
     many = _shares({of[7]: 0.5, **dict.fromkeys(of[:5], 0.1)})
     assert many == "K = 7 (50 %), K = 0 (10 %), K = 1 (10 %), K = 2 (10 %), 2 others (20 %)"
     assert "..." not in many
+
+
+def pair(one, other, **fields):
+    """A record of full and K = 7 with these items."""
+    rows = tuple(
+        candidate(Variant.below(k, L), sum(items) / len(items), documents=len(items), items=tuple(items))
+        for k, items in ((L, one), (7, other))
+    )
+    return task_record(sweep_record(rows), **fields)
+
+
+def test_a_line_of_planning_says_what_these_documents_can_show():
+    """10 of 100 documents change: statsmodels' power of the exact test is behind `power`, here its own words count."""
+    full = [1.0] * 50 + [0.0] * 50
+    text = planning(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5))
+    assert text.startswith("100 documents show a difference of two candidates from 0.088 on (p < 0.05 in 80% of such")
+    assert "where 10% of the documents change" in text
+    assert "; 0.04 takes " in text
+    assert sweep_table(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5)).splitlines()[-1] == text
+
+
+def test_a_few_documents_show_nothing_and_the_line_says_so():
+    assert "5 documents cannot show a difference of two candidates at all" in planning(
+        pair([1.0, 0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0])
+    )
+    assert planning(pair([1.0], [0.0])) is None
+
+
+def test_clusters_show_less_than_as_many_documents_would():
+    """Four equal documents a cluster: planning is that of a quarter of the documents."""
+    one = [((i * 7) % 11) / 10 for i in range(30)]
+    two = [((i * 5) % 13) / 10 for i in range(30)]
+    alone = planning(pair(one, two))
+    copies = [f"passage {i}" for i in range(30) for _ in range(4)]
+    validation = ValidationRecord(split="validation", doc_ids=tuple(range(120)), clusters=tuple(copies))
+    record = pair([x for x in one for _ in range(4)], [x for x in two for _ in range(4)], validation=validation)
+    shown = [float(text.split("from ")[1].split(" on")[0]) for text in (alone, planning(record))]
+    # The t distribution of 119 degrees of freedom in place of 29, and two digits.
+    assert shown[0] == pytest.approx(shown[1], rel=0.06)
+    assert "Its documents are 30 clusters: standard errors are by cluster." in remarks(record)

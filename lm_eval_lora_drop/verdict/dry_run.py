@@ -1,0 +1,47 @@
+"""What a sweep would take, in text: `sweep_dry_run=true`."""
+
+from __future__ import annotations
+
+
+def plan_of_sweep(
+    task: str,
+    metric: str,
+    *,
+    documents: int,
+    split: str,
+    candidates: int,
+    known: int,
+    racing: bool,
+    seconds_per_pair: float | None,
+    processes: int,
+    memory: str,
+) -> str:
+    """A few lines: documents, pairs, time and memory.
+
+    Args:
+        known: pairs (a candidate on a document) that the journal holds already.
+        seconds_per_pair: of one process, as the journal shows it; None where it shows nothing.
+    """
+    pairs = documents * candidates
+    left = pairs - known
+    most = "at most " if racing else ""
+    recorded = f", {known:,} of them in the journal" if known else ""
+    if seconds_per_pair is None:
+        time = "not known before a first sweep; sweep_limit=4 without sweep_dry_run writes a journal to go by"
+    else:
+        time = f"{most}{_duration(left * seconds_per_pair / processes)}, at the journal's own speed"
+    return "\n".join(
+        [
+            f"Dry run of {task}, {metric}: nothing was answered.",
+            f"  documents  {documents:,} of split {split!r}",
+            f"  pairs      {most}{pairs:,} ({candidates} candidates on each document{recorded})",
+            f"  time       {time}",
+            f"  memory     {memory}",
+        ]
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
