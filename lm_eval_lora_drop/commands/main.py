@@ -12,6 +12,7 @@ from lm_eval_lora_drop.errors import LoraDropError
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.report",
+    "lm_eval_lora_drop.commands.view",
     "lm_eval_lora_drop.commands.plan",
     "lm_eval_lora_drop.commands.figures",
     "lm_eval_lora_drop.commands.probe",
