@@ -50,10 +50,10 @@ def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]
 
 def _test(found: SystemComparison, task: TaskComparison, row: MetricComparison) -> str:
     if row.difference == 0:
-        return f"{row.other} and {found.baseline} score the same {row.metric}."
+        return f"{task.task}: {row.other} and {found.baseline} score the same {row.metric}."
     digits = places(row.difference, row.interval)
     text = (
-        f"{row.other} has {row.metric} {number(row.other_score, digits)}, {found.baseline} "
+        f"{task.task}: {row.other} has {row.metric} {number(row.other_score, digits)}, {found.baseline} "
         f"{number(row.baseline_score, digits)}, on the same {task.documents} documents"
     )
     if row.p_holm is None or row.p_table is None or row.interval is None:

@@ -146,9 +146,9 @@ def _over_k(runs: dict[int, TaskRun], limit: int) -> OverK | None:
 def _change(reference: Sample, other: Sample, metric: str, higher_is_better: bool | None) -> Change:
     before, after = reference.metrics.get(metric), other.metrics.get(metric)
     # A corpus metric logs what it sums up, not a score of the document; and without a direction nothing is a gain.
-    numbers = isinstance(before, int | float) and isinstance(after, int | float)
-    if numbers and after != before and higher_is_better is not None:
-        return "gained" if (after > before) == higher_is_better else "lost"
+    if isinstance(before, int | float) and isinstance(after, int | float) and after != before:  # noqa: SIM102
+        if higher_is_better is not None:
+            return "gained" if (after > before) == higher_is_better else "lost"
     return "same" if other.raw == reference.raw else "changed"
 
 
