@@ -12,6 +12,7 @@ from lm_eval_lora_drop.errors import LoraDropError
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.report",
+    "lm_eval_lora_drop.commands.view",
     "lm_eval_lora_drop.commands.plan",
     "lm_eval_lora_drop.commands.figures",
     "lm_eval_lora_drop.commands.probe",
@@ -27,6 +28,16 @@ COMMANDS: tuple[str, ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong."""
+    args = make_parser().parse_args(argv)
+    try:
+        return int(args.func(args))
+    except LoraDropError as error:
+        print(f"lora-drop {args.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
     parser = argparse.ArgumentParser(
         prog="lora-drop",
         description="Which layers of my LoRA adapter do I need? Companion commands to `lm_eval --model hf-lora-drop`.",
@@ -35,12 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(name).add_parser(subparsers)
-    args = parser.parse_args(argv)
-    try:
-        return int(args.func(args))
-    except LoraDropError as error:
-        print(f"lora-drop {args.command}: {error}", file=sys.stderr)
-        return 1
+    return parser
 
 
 if __name__ == "__main__":

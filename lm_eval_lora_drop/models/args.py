@@ -28,6 +28,7 @@ class LoraDropArgs:
     sweep_boundaries: tuple[int, ...] | None = None
     sweep_size: int | None = None
     sweep_limit: int = 100
+    sweep_task: str | None = None
     sweep_metric: str | None = None
     sweep_strategy: str = "exhaustive"
     sweep_select: str | None = None
@@ -59,7 +60,7 @@ class LoraDropArgs:
             )
         spec = parse_layers(ours["layers"]) if "layers" in ours else parse_boundary(ours.get("boundary", "auto"))
         given = ours.get("sweep_boundaries")
-        metric = ours.get("sweep_metric")
+        metric, other = ours.get("sweep_metric"), ours.get("sweep_task")
         folder = ours.get("sweep_dir")
         families = ours.get("sweep_family", "boundary")
         if given is not None and families != "boundary":
@@ -81,6 +82,7 @@ class LoraDropArgs:
             sweep_size=None if size is None else _integer("sweep_size", size, minimum=0),
             sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
             sweep_limit=_integer("sweep_limit", ours.get("sweep_limit", 100), minimum=1),
+            sweep_task=None if other is None else _text("sweep_task", other),
             # The comma that separates metric and filter also separates model_args, so a colon is taken for it.
             sweep_metric=None if metric is None else _text("sweep_metric", metric).replace(":", ",", 1),
             sweep_strategy=_word("sweep_strategy", ours.get("sweep_strategy", "exhaustive"), STRATEGIES),

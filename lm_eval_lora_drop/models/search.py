@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,34 +71,58 @@ class Search:
         return record
 
     def _find(self, binding: Binding) -> TaskRecord:
-        metric = None
-        if self.args.spec.kind == "auto" and self.args.sweep_metric != REFERENCE_LOGLIKELIHOOD:
-            metric = resolve_metric(binding.task, self.args.sweep_metric)
-        drawn = validation.draw(binding, self.args.sweep_limit, self.args.sweep_seed)
-        if drawn is None:
+        found = self._draw(binding)
+        if found is None:
             return self._default(binding)
+        source, metric, drawn = found
         if drawn.left_out:
             shown = "; ".join(map(str, drawn.left_out[:3])) + ("; ..." if len(drawn.left_out) > 3 else "")
             log.info("%s: left out %d drawn documents: %s", binding.name, len(drawn.left_out), shown)
-        fingerprint = digest(self._task_fingerprint(binding), drawn.fingerprint)
+        of_source = () if source is binding else (self._task_fingerprint(source),)
+        fingerprint = digest(self._task_fingerprint(binding), *of_source, drawn.fingerprint)
         recalled = self.recall(fingerprint)
         if recalled is not None:
             log.info("%s: %s as recorded in the answer cache", binding.name, recalled.kept.label)
             return recalled
         if self.args.spec.kind == "probe":
-            return self._probe(binding, drawn, fingerprint)
-        return self._sweep(binding, drawn, fingerprint, metric)
+            return self._probe(binding, source, drawn, fingerprint)
+        return self._sweep(binding, source, drawn, fingerprint, metric)
 
-    def _sweep(self, binding: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None) -> TaskRecord:
-        """Compare the candidates on the drawn documents, by `metric`; where it is None, by their references'
-        likelihood."""
+    def _draw(self, binding: Binding) -> tuple[Binding, MetricSpec | None, ValidationSet] | None:
+        """The task whose documents are searched on, its metric (None: the references' likelihood), the documents."""
+        for source in self._sources(binding):
+            metric = None
+            if self.args.spec.kind == "auto" and self.args.sweep_metric != REFERENCE_LOGLIKELIHOOD:
+                metric = resolve_metric(source.task, self.args.sweep_metric)
+            drawn = validation.draw(
+                source,
+                self.args.sweep_limit,
+                self.args.sweep_seed,
+                evaluated_task=None if source is binding else binding.task,
+            )
+            if drawn is not None:
+                return source, metric, drawn
+        return None
+
+    def _sources(self, binding: Binding) -> Iterator[Binding]:
+        """The tasks whose documents may be searched on: its own first, then `sweep_task`."""
+        if self.args.sweep_task is None or validation.draws_from(binding.task) is not None:
+            yield binding
+        if self.args.sweep_task is not None:
+            yield validation.other_task(self.args.sweep_task, binding)
+
+    def _sweep(
+        self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None
+    ) -> TaskRecord:
+        """Compare the candidates on the documents drawn from `source`, by `metric`; where it is None, by their
+        references' likelihood."""
         args, backend, documents = self.args, self.backend, drawn.documents
         scorer: Any  # a Scorer, or what stands in for one where nothing is generated
         if metric is None:
-            documents = reference_documents(documents, validation.references(binding, documents))
+            documents = reference_documents(documents, validation.references(source, documents))
             scorer = ReferenceLoglikelihood(backend, documents)
         else:
-            scorer = Scorer(binding.task, metric)
+            scorer = Scorer(source.task, metric)
         family = args.candidates(backend.shape)
         settings = SweepSettings(
             family=family,
@@ -106,7 +130,7 @@ class Search:
             select=selection(args.sweep_select, args.sweep_strategy, ordered=family.ordered),
             seed=args.sweep_seed,
         )
-        journal = self._journal(binding)
+        journal = self._journal(binding, source)
         prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
         log.info(
             "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
@@ -126,17 +150,17 @@ class Search:
             journal,
             peers=backend.peers(),
             listeners=self.listeners,
-            reference=self._prior(binding, documents, prepare, settings, journal),
+            reference=self._prior(source, documents, prepare, settings, journal),
         )
         return self._record(
             Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",
             fingerprint,
             metric=scorer.metric,
-            validation=_validation(drawn, documents),
+            validation=_validation(binding, source, drawn, documents),
             sweep=sweep,
             journal=str(journal.path),
-            warnings=drawn.warnings,
+            warnings=(*_of_another(binding, source), *drawn.warnings, *self._thinking(documents)),
         )
 
     def dry_run(self, binding: Binding) -> str:
@@ -145,16 +169,15 @@ class Search:
         Raises:
             ArgumentError: as `decide`.
         """
-        by_reference = self.args.sweep_metric == REFERENCE_LOGLIKELIHOOD
-        metric = None if by_reference else resolve_metric(binding.task, self.args.sweep_metric)
-        drawn = validation.draw(binding, self.args.sweep_limit, self.args.sweep_seed)
-        if drawn is None:
+        found = self._draw(binding)
+        if found is None:
             return f"{binding.name}: no document to sweep on, the default boundary would be taken."
+        source, metric, drawn = found
         documents = drawn.documents
-        if by_reference:
-            documents = reference_documents(documents, validation.references(binding, documents))
+        if metric is None:
+            documents = reference_documents(documents, validation.references(source, documents))
         candidates = self.args.candidates(self.backend.shape).variants
-        journal = self._journal(binding)
+        journal = self._journal(binding, source)
         known = journal.read()
         return plan_of_sweep(
             binding.name,
@@ -169,13 +192,17 @@ class Search:
             memory=self.backend.memory(documents, candidates),
         )
 
-    def _journal(self, binding: Binding) -> Journal:
+    def _journal(self, binding: Binding, source: Binding) -> Journal:
         return Journal(
             self.folder,
-            self._task_fingerprint(binding),
+            self._task_fingerprint(source),
             binding.name,
             rank=self.backend.peers().rank,
-            settings={**self.backend.fingerprint_parts(), "task": binding.name, "version": str(binding.task.VERSION)},
+            settings={
+                **self.backend.fingerprint_parts(),
+                "task": source.name,
+                "version": str(source.task.VERSION),
+            },
         )
 
     def _prior(
@@ -225,9 +252,19 @@ class Search:
             for variant in variants
         }
 
-    def _probe(self, binding: Binding, drawn: ValidationSet, fingerprint: str) -> TaskRecord:
+    def _thinking(self, documents: Sequence[Document]) -> tuple[str, ...]:
+        """What cannot be counted of a model that thinks first: the harness gives the answer without its thought."""
+        marker = getattr(self.backend, "think_end_token", None)
+        if marker is None or documents[0].requests[0].request_type != "generate_until":
+            return ()
+        return (
+            f"the answer after think_end_token={marker} counts. An output that ended inside its thought (max_gen_toks) "
+            "is scored as it stands and is not counted: the harness does not tell it from an answer without a thought.",
+        )
+
+    def _probe(self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str) -> TaskRecord:
         """Read the references' probability layer by layer, and keep the layers below the rise point."""
-        references = validation.references(binding, drawn.documents)
+        references = validation.references(source, drawn.documents)
         pairs = [
             (str(document.requests[0].args[0]), reference)
             for document, reference in zip(drawn.documents, references, strict=True)
@@ -238,9 +275,9 @@ class Search:
             Variant.below(result.boundary, self.backend.shape.num_layers),
             "probe",
             fingerprint,
-            validation=_validation(drawn, drawn.documents),
+            validation=_validation(binding, source, drawn, drawn.documents),
             probe=result.to_json(),
-            warnings=(*drawn.warnings, *result.warnings),
+            warnings=(*_of_another(binding, source), *drawn.warnings, *result.warnings),
         )
 
     def _default(self, binding: Binding) -> TaskRecord:
@@ -248,7 +285,8 @@ class Search:
         boundary = default_boundary(num_layers)
         warning = (
             "the task has no validation or training documents besides the evaluated ones, so no boundary could be "
-            f"searched: the paper's default is taken, boundary={boundary} (15 of 32 layers, scaled to {num_layers})."
+            f"searched: the paper's default is taken, boundary={boundary} (15 of 32 layers, scaled to {num_layers}). "
+            "sweep_task=<another task> names one to search on."
         )
         return self._record(
             Variant.below(boundary, num_layers),
@@ -290,11 +328,23 @@ class Search:
         return digest(self.backend.fingerprint_parts(), binding.name, binding.task.VERSION)
 
 
-def _validation(drawn: ValidationSet, documents: Sequence[Document]) -> ValidationRecord:
+def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:
+    if source is binding:
+        return ()
+    return (
+        f"no document of its own could be searched on: what is kept was found on documents of task {source.name} "
+        "(sweep_task), by that task's metric.",
+    )
+
+
+def _validation(
+    binding: Binding, source: Binding, drawn: ValidationSet, documents: Sequence[Document]
+) -> ValidationRecord:
     clusters = tuple(document.cluster for document in documents)
     return ValidationRecord(
         split=drawn.split,
         doc_ids=tuple(document.doc_id for document in documents),
         left_out=drawn.left_out,
         clusters=clusters if any(clusters) else None,
+        task=None if source is binding else source.name,
     )

@@ -98,12 +98,14 @@ class SweepRecord:
 @dataclass(frozen=True, kw_only=True)
 class ValidationRecord:
     """The documents a choice was made on: their split, their indices in it, which drawn ones were left out and why, and
-    what belongs together (None: every document stands alone)."""
+    what belongs together (None: every document stands alone). `task` is the one they are of, where that is another than
+    the evaluated one (sweep_task)."""
 
     split: str
     doc_ids: tuple[int, ...]
     left_out: tuple[LeftOut, ...] = ()
     clusters: tuple[str | None, ...] | None = None
+    task: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,17 +19,22 @@ from markupsafe import Markup
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.figures.style import data_uri
 from lm_eval_lora_drop.figures.sweep import sweep_figure
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.report.compare import SystemComparison, compare
 from lm_eval_lora_drop.report.compare_text import p_text
+from lm_eval_lora_drop.report.headlines import headlines, places
 from lm_eval_lora_drop.report.leaderboard import build, find_system
 from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
 from lm_eval_lora_drop.report.outputs import marked
+from lm_eval_lora_drop.report.over_k import over_k
 from lm_eval_lora_drop.report.systems import System, group
+from lm_eval_lora_drop.rounding import number
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.verdict.stability import assess, sentences, swept_tasks
+from lm_eval_lora_drop.verdict.sweep_text import sweep_decimals
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -47,14 +51,23 @@ class OutputPair:
     total: int
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A figure for a light and for a dark page, as data URIs."""
+
+    alt: str
+    light: str
+    dark: str
+
+
 @dataclass
 class Search:
-    """How a task's boundary was found in one run: figures as data URIs, the choice's stability in words."""
+    """How a task's boundary was found in one run: the figure, the choice's stability in words."""
 
     task: str
     system: str
     record: TaskRecord
-    figures: list[tuple[str, str]] = field(default_factory=list)
+    figure: Picture | None = None
     stability: list[str] = field(default_factory=list)
 
 
@@ -65,6 +78,7 @@ def write_report(
     title: str = "Which layers does the adapter need?",
     documents: int = 50,
     seed: int = 0,
+    state: str | None = None,
 ) -> tuple[str, list[Issue]]:
     """The page of everything below `paths`, and what was wrong with the files.
 
@@ -74,6 +88,8 @@ def write_report(
         title: of the page.
         documents: how many documents to show side by side for each pair of systems and task.
         seed: of the resampling.
+        state: of the folder, for a page that is served: it asks its server for the state and loads again when that is
+            another (`commands/view.py`). Without one the page makes no request.
 
     Raises:
         ArgumentError: nothing readable, an unknown baseline.
@@ -84,6 +100,25 @@ def write_report(
     bases = [find_system(systems, baseline)] if baseline is not None else _whole_first(systems)
     table = build(systems, issues, baseline=bases[0].label, seed=seed)
     comparisons, refused = _compare_all(systems, bases, seed)
+    page = render(
+        "report.html.j2",
+        state=state,
+        title=title,
+        headlines=headlines(systems, comparisons),
+        leaderboard=Markup(to_html(table)),  # noqa: S704 - escaped by its own template
+        legend=legend(table),
+        comparisons=[_rows(found) for found in comparisons],
+        searches=_searches(systems, seed),
+        sliders=over_k(systems, documents),
+        pairs=_pairs(systems, comparisons, documents),
+        settings=[_settings(system) for system in systems],
+        notes=[*table.notes, *refused, *map(str, table.issues)],
+    )
+    return page, table.issues
+
+
+def render(template: str, *, state: str | None, **shown: Any) -> str:
+    """A page made from one of our templates, with our style and script and a policy that admits nothing else."""
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -93,23 +128,16 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.j2").render(
-        title=title,
+    environment.globals.update(number=number, sweep_decimals=sweep_decimals)
+    return environment.get_template(template).render(
         version=__version__,
+        state=state,
         script=Markup(script),  # noqa: S704 - our own files, nothing of a run is in them
         style=Markup(style),  # noqa: S704
         script_hash=_digest(script),
         style_hash=_digest(style),
-        summary=_summary(comparisons),
-        leaderboard=Markup(to_html(table)),  # noqa: S704 - escaped by its own template
-        legend=legend(table),
-        comparisons=[_rows(found) for found in comparisons],
-        searches=_searches(systems, seed),
-        pairs=_pairs(systems, comparisons, documents),
-        settings=[_settings(system) for system in systems],
-        notes=[*table.notes, *refused, *map(str, table.issues)],
+        **shown,
     )
-    return page, table.issues
 
 
 def _whole_first(systems: Sequence[System]) -> list[System]:
@@ -138,54 +166,13 @@ def _compare_all(
     return found, refused
 
 
-def _summary(comparisons: Sequence[SystemComparison]) -> list[str]:
-    """A sentence per task and system, on the task's first metric."""
-    said = []
-    for found in comparisons:
-        for task in found.tasks:
-            if not task.metrics:
-                continue
-            row = next((metric for metric in task.metrics if metric.represents), None)
-            if row is None:
-                continue
-            if row.difference == 0:
-                said.append(f"{task.task}: {row.other} and {found.baseline} score the same {row.metric}.")
-                continue
-            better = (row.difference > 0) == row.higher_is_better
-            text = (
-                f"{task.task}: {row.other} has {row.metric} {row.other_score:.4g}, {found.baseline} "
-                f"{row.baseline_score:.4g}, on the same {task.documents} documents"
-            )
-            if row.p_holm is None or row.p_table is None or row.interval is None:
-                said.append(f"{text}; the difference was not tested ({row.note}).")
-                continue
-            low, high = row.interval
-            side = (
-                ("higher" if row.difference > 0 else "lower")
-                if row.higher_is_better is None
-                else "better"
-                if better
-                else "worse"
-            )
-            verdict = f"{side}, more than chance explains"
-            if row.p_holm >= significance.LEVEL:
-                verdict = f"{side}, but these documents cannot tell that from chance"
-            elif row.p_table >= significance.LEVEL:
-                verdict += " for this pair alone, but among so many tests one such is to be expected"
-            said.append(
-                f"{text}: {verdict} (difference {row.difference:+.3g}, 95 % interval {low:+.3g} to {high:+.3g}, "
-                f"p = {p_text(row.p_value)}, corrected {p_text(row.p_holm)}, over the whole page "
-                f"{p_text(row.p_table)})."
-            )
-    return said
-
-
 def _rows(found: SystemComparison) -> dict[str, Any]:
     plain = asdict(found)
     for task in plain["tasks"]:
         for row in task["metrics"]:
             row["p_text"], row["p_holm_text"] = p_text(row["p_value"]), p_text(row["p_holm"])
             row["p_table_text"] = p_text(row["p_table"])
+            row["places"] = places(row["difference"], row["interval"])
     return plain
 
 
@@ -196,7 +183,7 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
             for task, record in swept_tasks(run).items():
                 search = Search(task, system.label, record)
                 try:
-                    search.figures.append((f"Sweep of {task} over the boundary K", _svg(sweep_figure(task, record))))
+                    search.figure = _picture(task, record)
                     search.stability = sentences(assess(task, record, seed=seed))
                 except ArgumentError as error:
                     search.stability = [f"Not assessed: {error}"]
@@ -204,11 +191,11 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
     return found
 
 
-def _svg(figure: Any) -> str:
-    """As a data URI: an image can neither run a script nor clash with another's identifiers."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue().encode()).decode()
+def _picture(task: str, record: TaskRecord) -> Picture:
+    figure = sweep_figure(task, record)
+    return Picture(
+        f"Sweep of {task}, validation metric of each candidate", data_uri(figure), data_uri(figure, dark=True)
+    )
 
 
 def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], limit: int) -> list[OutputPair]:

@@ -2,11 +2,12 @@
 
 `bindings` notes on every request which task it came from; `prompts` is the one builder of a task's prompts and
 reference answers; `fields` says what of a document its prompt shows; `similarity` compares texts; `leaks` and
-`fewshot` keep evaluated documents out; `draw` puts all of it together.
+`fewshot` keep evaluated documents out; `other_task` loads the one to search on instead; `draw` puts all of it together.
 """
 
 from lm_eval_lora_drop.validation.bindings import RequestBindings, bind_requests, binding_of
 from lm_eval_lora_drop.validation.draw import draw, draws_from, order, select
+from lm_eval_lora_drop.validation.other_task import other_task
 from lm_eval_lora_drop.validation.prompts import example, reference, references
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "draws_from",
     "example",
     "order",
+    "other_task",
     "reference",
     "references",
     "select",

@@ -43,16 +43,19 @@ def order(size: int, seed: int) -> list[int]:
     return random.Random(seed).sample(range(size), size)
 
 
-def select(task: Task, limit: int, seed: int) -> Selection | None:
+def select(task: Task, limit: int, seed: int, *, evaluated_task: Task | None = None) -> Selection | None:
     """Choose up to `limit` documents, without building their prompts; see `draw`."""
     split = draws_from(task)
-    if split is None:
+    if split is not None:
+        docs = task.validation_docs() if split == task.config.validation_split else task.training_docs()
+    elif evaluated_task is not None and _evaluated_split(task) is not None:
+        # Nothing of this task is evaluated, so it may give what it has.
+        split, docs = str(_evaluated_split(task)), task.eval_docs
+    else:
         return None
-    in_validation = split == task.config.validation_split
-    docs = task.validation_docs() if in_validation else task.training_docs()
     if not hasattr(docs, "__getitem__"):
         docs = list(docs)
-    guard = Guard(task, docs, order(len(docs), seed))
+    guard = Guard(task, docs, order(len(docs), seed), evaluated_task=evaluated_task)
     chosen: list[int] = []
     left_out: list[LeftOut] = []
     for one in guard.pass_through():
@@ -65,13 +68,16 @@ def select(task: Task, limit: int, seed: int) -> Selection | None:
     return Selection(split, docs, tuple(chosen), tuple(left_out), guard)
 
 
-def draw(binding: Binding, limit: int, seed: int) -> ValidationSet | None:
+def draw(binding: Binding, limit: int, seed: int, *, evaluated_task: Task | None = None) -> ValidationSet | None:
     """Draw up to `limit` documents that are not evaluated: from the validation split, else from the training split.
 
     A document that is, or nearly is, one of the evaluated split (the whole split, whatever `--limit` says, so that the
     choice does not depend on it) or one drawn before is left out and listed; `leaks` says what exactly is promised.
     The same holds for the few-shot examples of their prompts. The order depends on `seed` alone, and a larger `limit`
     continues a smaller one, so that a journal serves both.
+
+    Where another task is evaluated, `evaluated_task`, it is that one's evaluated split that is kept out, and where
+    `binding` has neither validation nor training split its test split serves.
 
     Returns:
         None where the task has no split besides the evaluated one, or nothing is left of it.
@@ -80,12 +86,12 @@ def draw(binding: Binding, limit: int, seed: int) -> ValidationSet | None:
         ArgumentError: the task's `metadata.cluster` does not fit its documents.
     """
     task = binding.task
-    selection = select(task, limit, seed)
+    selection = select(task, limit, seed, evaluated_task=evaluated_task)
     if selection is None or not selection.doc_ids:
         return None
     docs = [selection.docs[index] for index in selection.doc_ids]
     cluster = cluster_of(task)
-    from_evaluated = _shows_evaluated(task)
+    from_evaluated = evaluated_task is None and _shows_evaluated(task)
     left_out, warnings = selection.left_out, []
     if len(docs) < limit:
         reasons = Counter(one.reason for one in left_out)

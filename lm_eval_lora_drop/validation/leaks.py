@@ -12,6 +12,7 @@ Wording that more than 1 % of the documents (and more than six, copies aside) sh
 made from one template are told apart by what was filled in. Texts of fewer than 40 characters (a Chinese one counts as
 two), and those of which hardly anything but shared wording is there, are compared for equality only; and where one of
 several fields is another one altogether, it is another document.
+Documents of another task (`sweep_task`) have other fields: there the fields of each are compared as one text.
 Not promised: a paraphrase or a translation is not seen.
 """
 
@@ -36,14 +37,23 @@ _BATCH = 256
 class Guard:
     """Compares documents of a task with its evaluated split, and with those it has let through."""
 
-    def __init__(self, task: Task, docs: Sequence[Any], order: Sequence[int]) -> None:
-        """`order`: the indices of `docs` in the order in which they are drawn."""
+    def __init__(
+        self, task: Task, docs: Sequence[Any], order: Sequence[int], *, evaluated_task: Task | None = None
+    ) -> None:
+        """`order`: the indices of `docs` in the order in which they are drawn. `evaluated_task`: the task whose
+        evaluated split is kept out, where that is not `task`."""
         self._task = task
+        self._joined = evaluated_task is not None
         self._docs = docs
         self._order = order
-        evaluated = task.eval_docs
-        self._fields = shown_fields(task, [*_first(evaluated), *_first(docs)])
-        texts = [self.text(doc) for doc in evaluated]
+        evaluated = (evaluated_task or task).eval_docs
+        if evaluated_task is None:
+            self._fields = shown_fields(task, [*_first(evaluated), *_first(docs)])
+            texts = [self.text(doc) for doc in evaluated]
+        else:
+            self._fields = shown_fields(task, _first(docs))
+            theirs = shown_fields(evaluated_task, _first(evaluated))
+            texts = [self._text(doc, theirs, evaluated_task) for doc in evaluated]
         self._ahead = {index: self.text(docs[index]) for index in order[:WORDING_DOCUMENTS]}
         # Fixed numbers of documents, so that which ones are left out does not depend on how many are asked for.
         self.wording = Wording()
@@ -53,7 +63,11 @@ class Guard:
 
     def text(self, doc: Any) -> Text:
         """What is compared of a document."""
-        return Text.of(own_texts(doc, self._fields, self._task), shown_text(self._task, doc))
+        return self._text(doc, self._fields, self._task)
+
+    def _text(self, doc: Any, fields: tuple[str, ...], task: Task) -> Text:
+        own = own_texts(doc, fields, task)
+        return Text.of(("\n".join(own),) if self._joined else own, shown_text(task, doc))
 
     def pass_through(self) -> Iterator[int | LeftOut]:
         """The documents in their order: the index of one that may be read, or why it is left out."""

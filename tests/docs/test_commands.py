@@ -1,0 +1,153 @@
+"""Nothing in README and docs rots: each command is parsed by what would run it, each link leads somewhere.
+
+No command is run here, and no model loaded: parsing says whether command, options and model_args exist.
+"""
+
+import inspect
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from lm_eval._cli.harness import HarnessCLI
+from lm_eval.models.huggingface import HFLM
+
+from lm_eval_lora_drop.commands.main import make_parser
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.models.args import LoraDropArgs
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+# vLLM is not there where this runs; a name that it declares is passed on all the same unless it looks like one of ours.
+KNOWN = {"hf-lora-drop": tuple(inspect.signature(HFLM.__init__).parameters), "vllm-lora-drop": ()}
+PROGRAMS = ("lm_eval", "lora-drop")
+
+
+def code(text):
+    """The lines of code on a page, fenced for a shell or indented by four; continued lines joined."""
+    lines, fence = [], None
+    for line in text.split("\n"):
+        opened = re.match(r"\s*```(\w*)", line)
+        if opened:
+            fence = None if fence is not None else opened[1]
+            lines.append("")
+        elif fence in ("bash", "console", "sh") or (fence is None and line.startswith("    ")):
+            lines.append(line.strip())
+        else:
+            lines.append("")
+    return re.sub(r"\\\n\s*", " ", "\n".join(lines)).split("\n")
+
+
+def commands(text):
+    """Every command of ours or of lm_eval on a page, as words; those with something left out (...) cannot be parsed."""
+    found = []
+    for line in code(text):
+        line = re.sub(r"^(?:\$ )?(?:\w+=\S+ )*", "", line)
+        # What may be left out is shown in brackets.
+        words = re.sub(r" \[(--[\w-]+)\]", r" \1", line)
+        if not re.match(r"(?:accelerate launch .*-m )?(?:lm_eval|lora-drop) ", words):
+            continue
+        words = shlex.split(words, comments=True)
+        start = next(place for place, word in enumerate(words) if word in PROGRAMS)
+        if not any("..." in word for word in words) and "|" not in words:
+            found.append(words[start:])
+    return found
+
+
+FOUND = [
+    pytest.param(words, id=f"{page.relative_to(ROOT)}:{' '.join(words)[:60]}")
+    for page in PAGES
+    for words in commands(page.read_text(encoding="utf-8"))
+]
+
+
+def parse(words, monkeypatch):
+    """Parse a command as its program would; SystemExit or ArgumentError where that would refuse it."""
+    if words[0] == "lora-drop":
+        return make_parser().parse_args(words[1:])
+    monkeypatch.setattr(sys, "argv", list(words))
+    args = HarnessCLI().parse_args()
+    if getattr(args, "model", None) in KNOWN:
+        LoraDropArgs.take(args.model_args or {}, KNOWN[args.model])
+    return args
+
+
+@pytest.mark.parametrize("words", FOUND)
+def test_a_command_in_the_docs_is_one_that_exists(words, monkeypatch):
+    args = parse(words, monkeypatch)
+    ours = {
+        match[1]
+        for file in (ROOT / "tasks").rglob("*.yaml")
+        for match in re.finditer(r"^(?:task|group): (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    named = words[words.index("--tasks") + 1].split(",") if "--tasks" in words else []
+    named += [args.task] if isinstance(getattr(args, "task", None), str) else []
+    assert {name for name in named if name.startswith("lora_drop_")} <= ours
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))], ids=str)
+def test_a_page_with_commands_has_some_that_are_parsed(page):
+    assert commands(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "lora-drop ablate --config grid.yaml",
+        "lora-drop report out --outputt x.html",
+        "lora-drop export --boundary 20",
+        "lm_eval --model hf-lora-drop --model_args pretrained=a,peft=b,bondary=3 --tasks x",
+        "lm_eval --model hf-lora-drop --model_args pretrained=a,peft=b,boundary=x --tasks x",
+        "lm_eval --modell hf --tasks x",
+    ],
+)
+def test_a_command_that_does_not_exist_is_noticed(command, monkeypatch):
+    """The real parsers refuse what is misspelt, found in a page as the others are."""
+    (words,) = commands(f"Text.\n\n```console\n$ {command}\n```\n")
+    with pytest.raises((SystemExit, ArgumentError)):
+        parse(words, monkeypatch)
+
+
+def slug(heading):
+    """The anchor of a heading, as GitHub and MkDocs make it."""
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+def links(text):
+    """The targets of all links and pictures that stay in the repository."""
+    outside_code = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    found = re.findall(r"\]\(([^)\s]+)\)", outside_code)
+    return [target for target in found if not re.match(r"[a-z]+:", target)]
+
+
+def broken(page, text):
+    """The links of a page that lead nowhere."""
+    found = []
+    for target in links(text):
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        if not file.exists():
+            found.append(target)
+        elif anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            if anchor not in map(slug, headings):
+                found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    assert broken(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_link_that_leads_nowhere_is_noticed():
+    text = "[a](sweep.md) [b](nothing.md) ![c](figures/none.png) [d](report.md#export) [e](report.md#nowhere)"
+    assert broken(ROOT / "docs" / "x.md", text) == ["nothing.md", "figures/none.png", "report.md#nowhere"]
+
+
+def test_every_page_is_in_the_sites_menu():
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    named = set(re.findall(r": (\S+\.md)$", menu, re.MULTILINE))
+    assert named == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.name != "README.md"}
