@@ -19,7 +19,7 @@ HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 FLOORS = [
     ["commands", "plugin"],
     ["study"],
-    ["api", "publishing"],
+    ["api", "command_line", "publishing"],
     ["models"],
     ["listeners", "publishing"],
     ["report"],
@@ -44,7 +44,7 @@ BACKEND_FREE = [
         for file in (PACKAGE / room).rglob("*.py")
     ),
     *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "state", "search", "cache_guard", "gathering")),
-    *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors", "plugin")),
+    *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors", "plugin", "command_line")),
 ]
 MOST_FILES = 12
 MOST_LINES = 400

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import LoraDropError
+from lm_eval_lora_drop.report.names import visible
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.report",
@@ -24,9 +26,13 @@ COMMANDS: tuple[str, ...] = (
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""
 
+INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells report it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong."""
+    """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong, 130 after
+    SIGINT."""
     parser = argparse.ArgumentParser(
         prog="lora-drop",
         description="Which layers of my LoRA adapter do I need? Companion commands to `lm_eval --model hf-lora-drop`.",
@@ -39,8 +45,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.func(args))
     except LoraDropError as error:
-        print(f"lora-drop {args.command}: {error}", file=sys.stderr)
+        _say(args.command, str(error))
         return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: what it wanted it has, and Python shall not complain when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        # Somebody's Hub, disk or network: their first lines say what.
+        _say(args.command, f"{error}")
+        return 1
+    except KeyboardInterrupt:
+        _say(args.command, "interrupted. What was finished is kept: the same command goes on from there.")
+        return INTERRUPTED
+
+
+def _say(command: str, message: str) -> None:
+    lines = [visible(line) for line in message.split("\n") if line.strip()]
+    print(f"lora-drop {command}: {' '.join(lines[:3])}", file=sys.stderr)
 
 
 if __name__ == "__main__":

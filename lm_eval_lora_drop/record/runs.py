@@ -19,6 +19,9 @@ from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 _DOC_ID = re.compile(rb'\{"doc_id": (\d+), ')
 
 
+_LONG_NUMBER = re.compile(r"[0-9]{19}")
+
+
 @dataclass(frozen=True)
 class Issue:
     """Something about a file that its reader must know: `message` is a whole sentence."""
@@ -260,10 +263,15 @@ def _whole(line: bytes) -> dict[str, Any] | None:
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that `text` is, or None."""
     try:
-        value = json.loads(text)
+        # Integers of hundreds of digits overflow wherever they meet a float; looking for one is cheap, a hook is not.
+        value = json.loads(text, parse_int=_integer) if _LONG_NUMBER.search(text) else json.loads(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 18 else float(digits)
 
 
 def _arguments(logged: Any) -> list[list[Any]]:
