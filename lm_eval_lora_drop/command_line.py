@@ -242,4 +242,3 @@ def _metrics_of(manager: Any, task: Any) -> list[str]:
         return []
     listed = data.get("metric_list") if isinstance(data, dict) else None
     return [str(one["metric"]) for one in listed if isinstance(one, dict) and "metric" in one] if listed else []
-

@@ -12,8 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lm_eval_lora_drop.errors import ArgumentError
 
+LONGEST_YAML = 256 << 10
+_MOST_NODES = 20_000
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz")
 
 
@@ -35,7 +40,9 @@ def user_path(text: str | os.PathLike[str], name: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ArgumentError(f"{name} must be a path, got {str(text)[:80]}: there is no such user. Write it out.") from error
+        raise ArgumentError(
+            f"{name} must be a path, got {str(text)[:80]}: there is no such user. Write it out."
+        ) from error
 
 
 def is_folder(path: Path) -> bool:
@@ -80,7 +87,39 @@ def read_text(path: Path, what: str, *, most: int = 16 << 20) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ArgumentError(f"{path} must be {what} in UTF-8; byte {error.start + 1} is not. Convert the file.") from error
+        raise ArgumentError(
+            f"{path} must be {what} in UTF-8; byte {error.start + 1} is not. Convert the file."
+        ) from error
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """A user's YAML file as plain data.
+
+    YAML names a part once and uses it many times, so that a few lines can stand for thousands of millions: what it
+    stands for, written out, is bounded as well.
+
+    Raises:
+        ArgumentError: as `read_text`, or no YAML.
+    """
+    text = read_text(path, what, most=LONGEST_YAML)
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506  the safe loader, in C where there is one
+        left = _MOST_NODES
+        todo = [data]
+        while todo:
+            node = todo.pop()
+            parts = (
+                list(node) + list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+            )
+            left -= 1 + len(parts)
+            if left < 0:
+                raise ArgumentError(f"{path} must be {what}; it stands for more than {_MOST_NODES:,} values.")
+            todo += parts
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise ArgumentError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:300]}).") from error
+    return data
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

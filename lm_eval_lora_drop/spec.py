@@ -142,7 +142,9 @@ def parse_sweep_boundaries(value: object) -> tuple[int, ...]:
     # Both ends are included: a user who writes 0-14 names layer 14. The comma is taken: it separates model_args.
     items = list(value) if isinstance(value, list | tuple) else shown(as_integer(value), MOST).split("+")
     if len(items) > MOST:
-        raise ArgumentError(f"sweep_boundaries must name boundaries of the model, got {len(items):,}, more than any has.")
+        raise ArgumentError(
+            f"sweep_boundaries must name boundaries of the model, got {len(items):,}, more than any has."
+        )
     found: set[int] = set()
     for item in items:
         match = _ITEM.fullmatch(shown(as_integer(item)))

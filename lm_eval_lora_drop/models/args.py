@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
 from lm_eval_lora_drop.files import user_path
+from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
 from lm_eval_lora_drop.spec import (
     LONGEST,
     VariantSpec,
@@ -134,7 +134,15 @@ _OTHER_WORDS = {
     "sweep_log": ("log", "wandb", "trackio"),
     "merge": ("merged", "merge_lora"),
     "peft": (
-        *("adapter", "adapters", "adapter_path", "adapter_name", "adapter_dir", "adapter_model", "adapter_name_or_path"),
+        *(
+            "adapter",
+            "adapters",
+            "adapter_path",
+            "adapter_name",
+            "adapter_dir",
+            "adapter_model",
+            "adapter_name_or_path",
+        ),
         *("lora", "lora_path", "lora_adapter", "lora_model", "lora_name", "lora_dir", "lora_weights"),
         *("peft_path", "peft_model", "peft_model_id", "peft_adapter", "peft_name"),
     ),
@@ -158,7 +166,11 @@ def check_names(model_args: Mapping[str, Any]) -> None:
     # False and 0 are how the harness reads pretrained=False: a value that names nothing.
     for name, what, instead in (
         ("pretrained", "the base model", ""),
-        ("peft", "the LoRA adapter whose layers are to be kept or dropped", ", or use --model hf for a model without one"),
+        (
+            "peft",
+            "the LoRA adapter whose layers are to be kept or dropped",
+            ", or use --model hf for a model without one",
+        ),
     ):
         value = model_args.get(name) or (model_args.get("lora_local_path") if name == "peft" else None)
         if not value:
@@ -186,7 +198,9 @@ def _refuse_unknown(rest: Mapping[str, Any], known: set[str]) -> None:
             raise ArgumentError(f"{came} Did you mean {_MEANT[word]}?")
         near = difflib.get_close_matches(word[:40], [*ARGUMENTS, *sorted(known)], n=1, cutoff=0.8)
         if near or word.startswith("sweep_"):
-            raise ArgumentError(came + (f" Did you mean {near[0]}?" if near else f" There are: {', '.join(ARGUMENTS)}."))
+            raise ArgumentError(
+                came + (f" Did you mean {near[0]}?" if near else f" There are: {', '.join(ARGUMENTS)}.")
+            )
         if value == "":
             # What is left of `sweep_metric=name,filter` after the harness has split the text at its commas.
             raise ArgumentError(

@@ -51,7 +51,9 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Issue]]:
         elif why := why_not_ours(path, path):
             there = os.path.lexists(path) if "\0" not in str(path) else False
             raise ArgumentError(
-                f"{path} {why}" if there else f"{path} does not exist. Give the folder that was lm_eval's --output_path."
+                f"{path} {why}"
+                if there
+                else f"{path} does not exist. Give the folder that was lm_eval's --output_path."
             )
         else:
             files[path] = None

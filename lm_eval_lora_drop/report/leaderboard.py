@@ -125,6 +125,7 @@ def leaderboard(
     systems, issues = group(paths)
     if not systems:
         raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
+
     def made(some: Sequence[System]) -> Leaderboard:
         return build(some, issues, baseline=baseline, metrics=metrics, seed=seed)
 

@@ -101,7 +101,7 @@ def to_csv(table: Leaderboard) -> str:
 def plain_cell(text: str) -> str:
     """A cell that no spreadsheet runs as a formula: an apostrophe before it makes it text."""
     text = visible(text)
-    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) or text[:1] in "\t\r" and text else text
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) or (text[:1] in "\t\r" and text) else text
 
 
 def to_html(table: Leaderboard) -> str:

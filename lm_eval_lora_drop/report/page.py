@@ -82,6 +82,7 @@ def write_report(
     systems, issues = group(paths)
     if not systems:
         raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
+
     def made(some: Sequence[System]) -> tuple[str, list[Issue]]:
         return _page(some, issues, baseline=baseline, title=title, documents=documents, seed=seed)
 
@@ -90,9 +91,7 @@ def write_report(
         # Once more, so that the page itself lists what it had to leave out.
         gone = {issue.path for issue in broken}
         rest = [system for system in systems if not gone & {run.path for run in system.runs}]
-        page, known = _page(
-            rest, [*issues, *broken], baseline=baseline, title=title, documents=documents, seed=seed
-        )
+        page, known = _page(rest, [*issues, *broken], baseline=baseline, title=title, documents=documents, seed=seed)
     return page, known
 
 
