@@ -33,7 +33,7 @@ _FALSE_START = re.compile(r"expected `key=value`, got (?P<item>.*)")
 
 
 @contextmanager
-def within(args: Any) -> Iterator[None]:
+def within() -> Iterator[None]:
     """Run the harness's `run` inside: checks first, and errors a user can cause end in a line and an exit code.
 
     Raises:
@@ -147,7 +147,7 @@ def _comma(item: str, argv: Sequence[str]) -> str:
                 run.append(one)
             joined = ":".join(run) if name == "sweep_metric" else "+".join(run)
             got = shown(f"{name}={','.join(run)}")
-            return f"a comma separates model_args, so none can stand inside {name}, got {got}. Write {name}={shown(joined)}."
+            return f"a comma separates model_args, none can stand inside {name}, got {got}. Write {name}={shown(joined)}."
     return f"each of model_args must be key=value, got {shown(item)}. Write e.g. boundary=20, with a comma between two."
 
 

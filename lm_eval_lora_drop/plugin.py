@@ -117,7 +117,7 @@ def _begin_and_end(module: Any) -> None:
 
         EvaluationTracker.save_results_aggregated = noting
         try:
-            with within(args):
+            with within():
                 original(args)
         finally:
             EvaluationTracker.save_results_aggregated = save

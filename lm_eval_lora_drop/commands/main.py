@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import LoraDropError
@@ -33,7 +34,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong, 130 after
     SIGINT."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lora-drop",
         description="Which layers of my LoRA adapter do I need? Companion commands to `lm_eval --model hf-lora-drop`.",
     )
@@ -58,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say(args.command, "interrupted. What was finished is kept: the same command goes on from there.")
         return INTERRUPTED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in a line; argparse would print the usage before it, ten lines for some commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {visible(' '.join(message.split())[:600])}. See {self.prog} --help.\n")
 
 
 def _say(command: str, message: str) -> None:

@@ -27,7 +27,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache.owners import BEAT, LockFile, Watch, this_kernel
 from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.questions import Question
-from lm_eval_lora_drop.record.decision import digest
+from lm_eval_lora_drop.record.fingerprint import digest
 
 log = logging.getLogger(__name__)
 
