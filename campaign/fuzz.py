@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import gzip
 import json
+import logging
 import os
 import random
 import sys
@@ -39,6 +41,7 @@ from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import plan
 from lm_eval_lora_drop.train.settings import read_settings
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Answer, Document
 from tests.report.files import swept, write_run
 
 LIMIT = 1.0
@@ -212,10 +215,22 @@ def sheets(draw: random.Random, folder: Path) -> None:
 def journal(draw: random.Random, folder: Path) -> None:
     """A journal that was cut, changed, or belongs to something else."""
     made = Journal(folder, "sha256:" + "ab" * 32, "toy", settings={"adapter": "a"})
-    lines = [{"fingerprint": "sha256:" + "ab" * 32, "settings": {"adapter": "a"}, "boundary": 2, "key": "k", "answers": ["x"]}] * 3
-    made.path.parent.mkdir(parents=True, exist_ok=True)
-    made.path.write_bytes(bytes_of(b"\n".join(dumped(damaged(line, draw)) for line in lines), draw))
-    made.read()
+    made.path.write_bytes(bytes_of(_journal_lines(), draw))
+    # What is read must be what was written: damage may lose an answer, never alter one.
+    found = made.read()
+    wrong = [key for key, value in found.items() if list(value) != [f"answer to {key[1]}"]]
+    if wrong:
+        raise AssertionError(f"an altered answer of {wrong[0]}")
+
+
+@functools.cache
+def _journal_lines() -> bytes:
+    with tempfile.TemporaryDirectory() as place:
+        made = Journal(Path(place), "sha256:" + "ab" * 32, "toy", settings={"adapter": "a"})
+        for key in ("d1", "d2", "d3"):
+            document = Document(int(key[1]), {}, (), key)
+            made.append([Answer(Variant.below(k, 3), document, (f"answer to {key}",)) for k in (1, 2, 3)])
+        return made.path.read_bytes()
 
 
 def adapter(draw: random.Random, folder: Path) -> None:
@@ -299,6 +314,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(".campaign/fuzz"))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    logging.disable(logging.WARNING)  # "the last line is incomplete", thousands of times
     if args.only is not None:
         print(*attempt(args.seed, args.only, args.folder, show=True))
         return 0

@@ -41,7 +41,7 @@ def user_path(text: str | os.PathLike[str], name: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise ArgumentError(
-            f"{name} must be a path, got {str(text)[:80]}: there is no such user. Write it out."
+            f"{name} must be a path, got {str(text)[:80]}: no such user."
         ) from error
 
 

@@ -75,8 +75,8 @@ class LoraDropArgs:
         families = ours.get("sweep_family", "boundary")
         if given is not None and families != "boundary":
             raise ArgumentError(
-                f"sweep_boundaries names candidates of the family boundary, got sweep_family={shown(families)} beside it. "
-                "Leave one of them out."
+                f"sweep_boundaries names candidates of the family boundary, got sweep_family={shown(families)} beside "
+                "it. Leave one of them out."
             )
         size, select = ours.get("sweep_size"), ours.get("sweep_select")
         return cls(
@@ -213,8 +213,8 @@ def _refuse_for_the_backend(rest: Mapping[str, Any]) -> None:
     """What the harness's own class would fail on, minutes later and in its own words."""
     if rest.get("backend") == "seq2seq":
         raise ArgumentError(
-            "backend must be default or causal, got seq2seq, which loads an encoder-decoder model: boundaries count the "
-            "layers of a decoder-only model. Leave backend out, or evaluate with --model hf."
+            "backend must be default or causal, got seq2seq, which loads an encoder-decoder model: boundaries count "
+            "the layers of a decoder-only model. Leave backend out, or evaluate with --model hf."
         )
     dtype = rest.get("dtype", "auto")
     if isinstance(dtype, str | int | float) and str(shown(dtype)).removeprefix("torch.") not in _DTYPES:

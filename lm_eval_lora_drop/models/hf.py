@@ -81,8 +81,8 @@ class LoraDropLM(LoraDropBase, HFLM):
             if name is None or name[1] not in rest:
                 raise
             raise ArgumentError(
-                f"model_args has no argument {name[1]!r} (got {name[1]}={rest[name[1]]}): neither hf-lora-drop, nor hf, "
-                "nor this model's class knows it. Leave it out."
+                f"model_args has no argument {name[1]!r} (got {name[1]}={rest[name[1]]}): neither hf-lora-drop, nor "
+                "hf, nor this model's class knows it. Leave it out."
             ) from error
         if hasattr(self, "accelerator"):
             # HFLM sets no rank where there is no GPU, and the rank within one machine where there are several.

@@ -55,8 +55,8 @@ def check_adapter(
     except (OSError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise ArgumentError(
-            f"pretrained must name a base model (a folder or a Hub id), got {pretrained[:200]}, whose configuration cannot "
-            f"be read: {said[:300]}"
+            f"pretrained must name a base model (a folder or a Hub id), got {pretrained[:200]}, whose configuration "
+            f"cannot be read: {said[:300]}"
         ) from error
     if getattr(config, "is_encoder_decoder", False):
         raise AdapterError(

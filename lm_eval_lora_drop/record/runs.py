@@ -145,7 +145,7 @@ class TaskRun:
             prompt=str(arguments[0][0]) if arguments and arguments[0] else "",
             target=str(row.get("target", "")),
             raw=_raw_output(row.get("resps"), arguments),
-            outputs=tuple(row.get("filtered_resps") or ()),
+            outputs=tuple(outputs) if isinstance(outputs := row.get("filtered_resps"), list) else (),
             metrics={name: row.get(name) for name in self._metric_names(row)},
             doc_hash=str(row.get("doc_hash", "")),
             prompt_hash=str(row.get("prompt_hash", "")),
@@ -278,11 +278,11 @@ def _arguments(logged: Any) -> list[list[Any]]:
     """`{"gen_args_0": {"arg_0": ..., "arg_1": ...}}` as a list per request; older releases logged lists."""
     if isinstance(logged, dict):
         return [list(args.values()) if isinstance(args, dict) else [args] for args in logged.values()]
-    return [list(args) if isinstance(args, list) else [args] for args in logged or ()]
+    return [list(args) if isinstance(args, list) else [args] for args in (logged if isinstance(logged, list) else ())]
 
 
 def _raw_output(resps: Any, arguments: Sequence[Sequence[Any]]) -> str:
-    firsts = [_first(response) for response in resps or ()]
+    firsts = [_first(response) for response in (resps if isinstance(resps, list) else ())]
     pairs = [_log_likelihood(response) for response in firsts]
     if len(firsts) > 1 and all(value is not None for value in pairs) and len(arguments) == len(firsts):
         best = max(range(len(pairs)), key=lambda index: pairs[index] or float("-inf"))
