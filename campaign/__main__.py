@@ -1,6 +1,6 @@
 """All campaigns one after another, and one table: tried, failed. What was finished is not run again.
 
-    python -m campaign [--folder .campaign] [--quick]
+python -m campaign [--folder .campaign] [--quick]
 """
 
 from __future__ import annotations

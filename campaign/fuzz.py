@@ -49,12 +49,47 @@ LIMIT = 1.0
 HOSTILE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1.5, 2.0, 1e308, float("nan"), float("inf"), 10**17, 10**30, 10**400),
     *("", " ", "auto", "none", "-1", "9" * 400, "9" * 5000, "0-99999", "0-30000000", "0-99999:1", "~nosuchuser/x"),
-    *("a\0b", "\ud83d", "\u202eabc", "=1+1", "(a+)+$", "a" * 5000, "/etc/passwd", "../..", "{{7*7}}", "<script>", "+", "@"),
+    *(
+        "a\0b",
+        "\ud83d",
+        "\u202eabc",
+        "=1+1",
+        "(a+)+$",
+        "a" * 5000,
+        "/etc/passwd",
+        "../..",
+        "{{7*7}}",
+        "<script>",
+        "+",
+        "@",
+    ),
     *([], {}, [0, 2.0, 4], [[]], {"a": {}}, ["x"] * 300, "0-14+20-29x0.5.mlp", "+".join(map(str, range(3000)))),
     *("0x1e309", "0x0", "0r0", "0-5r999999", "0.a.a", "a@b@c", "x@0-3", "@", "@@", "@#", "@/dev/zero", "@.#t"),
 )
 TEXTS = ("boundary", "auto", "probe", "0-14+20", "0-29x0.5r4.mlp", "8-24:2", "seed1@0-3", "@results.json#task", "none")
-PIECES = ("0", "9", "-", "+", ":", "x", "r", ".", "@", "#", "e", "\0", "\n", "\u2028", "é", "٣", "²", "\ud83d", "{", "[", '"')
+PIECES = (
+    "0",
+    "9",
+    "-",
+    "+",
+    ":",
+    "x",
+    "r",
+    ".",
+    "@",
+    "#",
+    "e",
+    "\0",
+    "\n",
+    "\u2028",
+    "é",
+    "٣",
+    "²",
+    "\ud83d",
+    "{",
+    "[",
+    '"',
+)
 
 
 def text_of(draw: random.Random) -> Any:
@@ -106,7 +141,9 @@ def bytes_of(raw: bytes, draw: random.Random) -> bytes:
             case 1 if found:
                 found[min(place, len(found) - 1)] = draw.randrange(256)
             case 2:
-                found[place:place] = draw.choice((b"[" * 5000, b"\xff\xfe", b"\0", b"&a *a ", b"1" * 5000, b'"' * 50, b"- " * 3000))
+                found[place:place] = draw.choice(
+                    (b"[" * 5000, b"\xff\xfe", b"\0", b"&a *a ", b"1" * 5000, b'"' * 50, b"- " * 3000)
+                )
             case 3:
                 found[place:place] = found[: draw.randrange(len(found) + 1)]
     return bytes(found)
@@ -129,7 +166,9 @@ STUDY = {
     "choices": ["auto", "full", "layers=0-3"],
 }
 PANEL = {
-    "judges": [{"name": "j", "provider": "openai", "model": "m", "api_key_env": "K", "price": {"input": 1, "output": 2}}],
+    "judges": [
+        {"name": "j", "provider": "openai", "model": "m", "api_key_env": "K", "price": {"input": 1, "output": 2}}
+    ],
     "concurrency": {"openai": 2},
     "attempts": 3,
     "timeout": 5,
@@ -147,7 +186,9 @@ ADAPTER = {
 
 def _yaml(value: Any, draw: random.Random) -> bytes:
     if draw.random() < 0.1:
-        bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+        bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+            f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+        )
         return bomb.encode()
     try:
         return yaml.safe_dump(damaged(value, draw) if draw.random() < 0.7 else value).encode("utf-8", "surrogatepass")
@@ -159,7 +200,9 @@ def runs(draw: random.Random, folder: Path) -> None:
     """A folder of runs: results and samples, one of them damaged, read to the last document."""
     date = "2026-01-01T00-00-00.000000"
     path = write_run(folder, {"acc": [0.0, 1.0, 1.0]}, lora_drop=swept(documents=40) if draw.random() < 0.5 else None)
-    path.write_bytes(bytes_of(dumped(damaged(json.loads(path.read_text()), draw)), draw if draw.random() < 0.3 else random.Random(4)))
+    path.write_bytes(
+        bytes_of(dumped(damaged(json.loads(path.read_text()), draw)), draw if draw.random() < 0.3 else random.Random(4))
+    )
     samples = folder / f"samples_t_{date}.jsonl"
     if draw.random() < 0.5:
         lines = [json.loads(line) for line in samples.read_text().split("\n") if line]
@@ -197,7 +240,11 @@ def panel(draw: random.Random, folder: Path) -> None:
 def rows(draw: random.Random, folder: Path) -> None:
     """A benchmark's data file."""
     name = draw.choice(("d.jsonl", "d.tsv", "d.jsonl.gz"))
-    raw = b"".join(dumped({"a": draw.choice(HOSTILE), "b": 1}) + b"\n" for _ in range(3)) if "json" in name else b"a\tb\n1\t2\n"
+    raw = (
+        b"".join(dumped({"a": draw.choice(HOSTILE), "b": 1}) + b"\n" for _ in range(3))
+        if "json" in name
+        else b"a\tb\n1\t2\n"
+    )
     raw = bytes_of(raw, draw)
     (folder / name).write_bytes(bytes_of(gzip.compress(raw, 1), draw) if name.endswith("gz") else raw)
     list(read_rows(folder / name))
@@ -255,7 +302,9 @@ def model_args(draw: random.Random, folder: Path) -> None:
 
 def settings(draw: random.Random, folder: Path) -> None:
     """The settings of a training."""
-    read_settings(damaged({"epochs": 1, "rank": 4, "layers": "0-3", "learning_rate": 1e-4, "target_modules": ["a"]}, draw), "f")
+    read_settings(
+        damaged({"epochs": 1, "rank": 4, "layers": "0-3", "learning_rate": 1e-4, "target_modules": ["a"]}, draw), "f"
+    )
 
 
 def notation(draw: random.Random, folder: Path) -> None:
