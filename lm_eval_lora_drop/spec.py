@@ -28,7 +28,10 @@ def shown(value: object, most: int = 80) -> str:
     # An integer of thousands of digits cannot even be printed.
     if isinstance(value, int) and abs(value) >= 10**18:
         return "a number of more than 18 digits"
-    text = " ".join(str(value).split())
+    try:
+        text = " ".join(str(value).split())
+    except (ValueError, RecursionError):  # digits or brackets by the thousand inside a list
+        return f"a {type(value).__name__} that cannot be printed"
     return text if len(text) <= most else f"{text[:most]}..."
 
 
