@@ -100,6 +100,12 @@ def check(
     known = {*_declared("lm_eval.models.huggingface", "HFLM"), *_declared("lm_eval.models.vllm_causallms", "VLLM")}
     args, _ = LoraDropArgs.take(model_args, {*known, "lora_local_path"})
     check_names(model_args)
+    if "batch_size" in model_args:
+        # The harness hands its own option on as well, always, and Python refuses two.
+        raise ArgumentError(
+            f"batch_size is an option of lm_eval, got batch_size={shown(model_args['batch_size'])} in model_args. Write "
+            f"--batch_size {shown(model_args['batch_size'])}."
+        )
     if unused := without_effect(model_args, args):
         log.warning(
             "%s: nothing is swept, so %s has no effect. Leave it out, or give boundary=auto.",
@@ -147,7 +153,9 @@ def _comma(item: str, argv: Sequence[str]) -> str:
                 run.append(one)
             joined = ":".join(run) if name == "sweep_metric" else "+".join(run)
             got = shown(f"{name}={','.join(run)}")
-            return f"a comma separates model_args, none can stand inside {name}, got {got}. Write {name}={shown(joined)}."
+            return (
+                f"a comma separates model_args, none can stand inside {name}, got {got}. Write {name}={shown(joined)}."
+            )
     return f"each of model_args must be key=value, got {shown(item)}. Write e.g. boundary=20, with a comma between two."
 
 
