@@ -119,7 +119,7 @@ sweep_log=tensorboard|sweep_log
 devise=cpu|device
 nonsense=1|nonsense
 revison=main|revision
-word|key=value
+word|comma
 """
 # Whole commands of the harness.
 HARNESS = """
