@@ -5,7 +5,8 @@ carries a one-line `.pth` that executes `_startup.py` at interpreter start: it p
 waits for three modules of the harness and asks `registering_spec` here for them. Before that nothing of ours is
 imported.
 
-The third module is the harness's command line: what `lm_eval` prints ends with our answer (`listeners.screen`).
+The third module is the harness's command line: what `lm_eval` prints ends with our answer (`listeners.screen`), or,
+where it cannot be used as typed, with one line that says why (`command_line`).
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def _register_tasks(module: Any) -> None:
     manager.__init__ = __init__
 
 
-def _end_with_the_answer(module: Any) -> None:
-    """Have `lm_eval run` print our screen after everything else it prints.
+def _begin_and_end(module: Any) -> None:
+    """Have `lm_eval run` check what is ours first, and print our screen after everything else it prints.
 
     `Run._execute` is a static method that the command line looks up when it is built; the results dictionary is local
     to it, and `EvaluationTracker.save_results_aggregated` is the one public call that is given it, with or without
@@ -112,9 +113,12 @@ def _end_with_the_answer(module: Any) -> None:
             saved.append((results, self))
             return outcome
 
+        from lm_eval_lora_drop.command_line import within
+
         EvaluationTracker.save_results_aggregated = noting
         try:
-            original(args)
+            with within():
+                original(args)
         finally:
             EvaluationTracker.save_results_aggregated = save
         for results, tracker in saved:
@@ -124,10 +128,20 @@ def _end_with_the_answer(module: Any) -> None:
 
     setattr(_execute, _OURS, True)
     module.Run._execute = staticmethod(_execute)
+    add_arguments = module.Run._add_args
+
+    @functools.wraps(add_arguments)
+    def _add_args(self: Any) -> None:
+        from lm_eval_lora_drop.command_line import explain_parser
+
+        add_arguments(self)
+        self._parser.error = explain_parser(self._parser.error)
+
+    module.Run._add_args = _add_args
 
 
 _ACTIONS = {
     "lm_eval.models": _register_models,
     "lm_eval.tasks": _register_tasks,
-    "lm_eval._cli.run": _end_with_the_answer,
+    "lm_eval._cli.run": _begin_and_end,
 }

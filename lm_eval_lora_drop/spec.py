@@ -8,13 +8,31 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.variant import Variant, default_boundary, parse_ranges
+from lm_eval_lora_drop.variant import MOST_LAYERS, Variant, default_boundary, parse_ranges
 
 Word = Literal["auto", "probe", "default", "full", "base"]
 BOUNDARY_WORDS: tuple[str, ...] = get_args(Word)
-MOST = 100_000
-"""No model has as many layers; a range above it is a slip, and would take memory before anybody noticed."""
-_ITEM = re.compile(r"(\d{1,12})(?:-(\d{1,12})(?::(\d{1,12}))?)?")
+MOST = MOST_LAYERS
+LONGEST = 10_000
+"""Characters of a notation: a variant of 160 layers, each with modules and a strength of its own, takes 6,000."""
+_ITEM = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12})(?::([0-9]{1,12}))?)?")
+
+
+def as_integer(value: object) -> object:
+    """`20.0` as 20: the harness and JSON make numbers of what stood there before we see it; all else as it came."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 10**15 else value
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as a message quotes it: not longer than that, on one line."""
+    # An integer of thousands of digits cannot even be printed.
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a number of more than 18 digits"
+    try:
+        text = " ".join(str(value).split())
+    except (ValueError, RecursionError):  # digits or brackets by the thousand inside a list
+        return f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 @dataclass(frozen=True)
@@ -78,13 +96,13 @@ def parse_boundary(value: object) -> VariantSpec:
         f"boundary must be an integer from 0 to the number of decoder layers, one of {', '.join(BOUNDARY_WORDS)}, or "
         "@ and the results of another run"
     )
-    # The harness turns `-1` and `20.0` into numbers before we see them: they are shown as integers again.
-    if isinstance(value, float) and value.is_integer() and abs(value) < MOST:
-        value = int(value)
-    text = str(value).strip()
-    if re.fullmatch(r"\d{1,6}", text) and not isinstance(value, bool):
+    if isinstance(value, list | tuple):
+        items = [shown(as_integer(item)) for item in value[:20]]
+        raise ArgumentError(f"{rule}, got a list of {len(value)}. For a set of layers write layers={'+'.join(items)}.")
+    text = shown(as_integer(value))
+    if re.fullmatch(r"[0-9]{1,6}", text) and not isinstance(value, bool):
         return VariantSpec("given", boundary=int(text))
-    if re.fullmatch(r"-\d{1,6}", text):
+    if re.fullmatch(r"-[0-9]{1,6}", text):
         raise ArgumentError(f"{rule}, got {text}. boundary=0 (or base) drops the LoRA of every layer.")
     if text.startswith("@"):
         if not text[1:].strip():
@@ -95,7 +113,7 @@ def parse_boundary(value: object) -> VariantSpec:
         return VariantSpec(word)  # type: ignore[arg-type]
     near = difflib.get_close_matches(word[:40], BOUNDARY_WORDS, n=1)
     raise ArgumentError(
-        f"{rule}, got {text[:80] if isinstance(value, float) else repr(text[:80])}."
+        f"{rule}, got {text if isinstance(value, float) else repr(text)}."
         + (f" Did you mean boundary={near[0]}?" if near else "")
     )
 
@@ -107,8 +125,9 @@ def parse_layers(value: object) -> VariantSpec:
         ArgumentError: empty or malformed.
     """
     if isinstance(value, list | tuple):
-        value = "+".join(map(str, value)) or "none"
-    text = str(value).strip().lower() if str(value).strip().lower() == "none" else str(value).strip()
+        value = "+".join(shown(as_integer(item)) for item in value[:LONGEST]) or "none"
+    text = shown(as_integer(value), LONGEST)
+    text = text.lower() if text.lower() == "none" else text
     ranges = parse_ranges(text.rpartition("@")[2])
     top = max((last for _, last, _ in ranges), default=0)
     if top > MOST:
@@ -124,20 +143,24 @@ def parse_sweep_boundaries(value: object) -> tuple[int, ...]:
     """
     example = "0-32, 8-24:2 or 4+8+12"
     # Both ends are included: a user who writes 0-14 names layer 14. The comma is taken: it separates model_args.
-    items = list(value) if isinstance(value, list | tuple) else str(value).split("+")
+    items = list(value) if isinstance(value, list | tuple) else shown(as_integer(value), MOST).split("+")
+    if len(items) > MOST:
+        raise ArgumentError(
+            f"sweep_boundaries must name boundaries of the model, got {len(items):,}, more than any has."
+        )
     found: set[int] = set()
     for item in items:
-        match = _ITEM.fullmatch(str(item).strip())
+        match = _ITEM.fullmatch(shown(as_integer(item)))
         if not match:
             raise ArgumentError(
-                f"sweep_boundaries must be integers and ranges joined by '+', e.g. {example}, got {str(value)[:80]!r}."
+                f"sweep_boundaries must be integers and ranges joined by '+', e.g. {example}, got {shown(value)!r}."
             )
         start = int(match[1])
         stop = int(match[2]) if match[2] else start
         step = int(match[3]) if match[3] else 1
         if stop < start or step < 1:
             raise ArgumentError(
-                f"sweep_boundaries: a range runs upwards in steps of at least 1, e.g. {example}, got {item!r}."
+                f"sweep_boundaries: a range runs upwards in steps of at least 1, e.g. {example}, got {shown(item)!r}."
             )
         if stop > MOST:
             raise ArgumentError(f"sweep_boundaries must be boundaries of the model, got {stop}, more than any has.")

@@ -36,6 +36,8 @@ _RANGE = re.compile(
     r"(?P<modules>(?:\.[A-Za-z_][A-Za-z0-9_]*)*)"
 )
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+MOST_LAYERS = 100_000
+"""No model has as many: a number above it is a slip, or damage."""
 RULE = "layers and ranges joined by '+', each with xSTRENGTH, rRANK and .MODULES where wanted, e.g. 0-14+20-29x0.5.mlp"
 
 
@@ -140,6 +142,9 @@ class Variant:
         Raises:
             ArgumentError: it is malformed, or names a layer that the model does not have.
         """
+        # A damaged record must not take the memory of a thousand million layers.
+        if not 0 <= num_layers <= MOST_LAYERS:
+            raise ArgumentError(f"a model has at most {MOST_LAYERS:,} decoder layers, got {num_layers:.3g}.")
         adapter, _, ranges = text.rpartition("@")
         layers: list[list[Keep]] = [[] for _ in range(num_layers)]
         for first, last, keep in parse_ranges(ranges):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache
@@ -221,7 +222,4 @@ def _rate(row: Mapping[str, Any]) -> str:
 def _write(path: Path | None, found: Mapping[str, Any]) -> None:
     if path is None:
         return
-    try:
-        path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ArgumentError(f"{path} cannot be written ({error.strerror or error}).") from error
+    write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import LoraDropError
+from lm_eval_lora_drop.text import visible
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.report",
@@ -25,20 +28,35 @@ COMMANDS: tuple[str, ...] = (
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""
 
+INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells report it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong."""
+    """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong, 130 after
+    SIGINT."""
     args = make_parser().parse_args(argv)
     try:
         return int(args.func(args))
     except LoraDropError as error:
-        print(f"lora-drop {args.command}: {error}", file=sys.stderr)
+        _say(args.command, str(error))
         return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: what it wanted it has, and Python shall not complain when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        # Somebody's Hub, disk or network: their first lines say what.
+        _say(args.command, f"{error}")
+        return 1
+    except KeyboardInterrupt:
+        _say(args.command, "interrupted. What was finished is kept: the same command goes on from there.")
+        return INTERRUPTED
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="lora-drop",
         description="Which layers of my LoRA adapter do I need? Companion commands to `lm_eval --model hf-lora-drop`.",
     )
@@ -47,6 +65,18 @@ def make_parser() -> argparse.ArgumentParser:
     for name in COMMANDS:
         importlib.import_module(name).add_parser(subparsers)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in a line; argparse would print the usage before it, ten lines for some commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {visible(' '.join(message.split())[:600])}. See {self.prog} --help.\n")
+
+
+def _say(command: str, message: str) -> None:
+    lines = [visible(line) for line in message.split("\n") if line.strip()]
+    print(f"lora-drop {command}: {' '.join(lines[:3])}", file=sys.stderr)
 
 
 if __name__ == "__main__":

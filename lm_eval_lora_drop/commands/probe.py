@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.commands.report import natural, positive
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
+from lm_eval_lora_drop.files import is_folder, write_atomically
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
     from lm_eval_lora_drop.work import Binding
 
 
@@ -30,10 +36,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
     parser.add_argument("--boundary", action="append", default=[], metavar="K", help="a boundary (may be repeated)")
     parser.add_argument("--layers", action="append", default=[], metavar="SET", help="a layer set, e.g. 0-14+20")
-    parser.add_argument("--tokens", type=int, default=4, help="reference tokens to read (default 4)")
-    parser.add_argument("--limit", type=int, default=100, help="validation documents (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing and of the bootstrap (default 0)")
-    parser.add_argument("--num_fewshot", type=int, help="examples in the prompt (default: the task's)")
+    parser.add_argument("--tokens", type=positive, default=4, help="reference tokens to read (default 4)")
+    parser.add_argument("--limit", type=positive, default=100, help="validation documents (default 100)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the drawing and of the bootstrap (default 0)")
+    parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
     parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
     parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
     parser.add_argument("--metadata", type=_json, default={}, help="JSON handed to the task, as in lm_eval")
@@ -51,17 +57,22 @@ def _probe(args: argparse.Namespace) -> int:
                 f"--boundary must be a number, full, base or default, got {spec}. Leave it out for the probe's; for "
                 "that of a sweep, run lm_eval with boundary=auto and give its K."
             )
+    from lm_eval_lora_drop.figures.style import check_formats
+
+    formats = check_formats(args.formats.split(","))
+    check_writable_folder(args.output)
+    # The task before the model: a misspelt name shall not cost the minutes of loading.
+    task = load_task(args.task, args.include_path, args.metadata)
+
     from lm_eval_lora_drop import validation
     from lm_eval_lora_drop.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.figures.style import check_formats
     from lm_eval_lora_drop.models.hf import LoraDropLM
     from lm_eval_lora_drop.probe.run import probe, probe_boundary
 
-    formats = check_formats(args.formats.split(","))
     lm = LoraDropLM(args.pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
     num_layers = lm.layers.num_layers
     sets = [kept for spec in specs if (kept := spec.resolve(num_layers)) is not None]
-    binding = _bind(lm, args)
+    binding = _bind(lm, task, args)
     drawn = validation.draw(binding, args.limit, args.seed)
     if drawn is None:
         raise ArgumentError(
@@ -86,28 +97,54 @@ def _probe(args: argparse.Namespace) -> int:
         "left_out": drawn.left_out,
         "probe": result.to_json(),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "probe.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (args.output / "probe.txt").write_text(result.table() + "\n", encoding="utf-8")
+    write_atomically(args.output / "probe.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(args.output / "probe.txt", result.table() + "\n")
     figures = save_probe_figures(args.task, record["probe"], args.output, formats)
     print(result.table())
     print("\n".join(map(str, [args.output / "probe.json", args.output / "probe.txt", *figures])))
     return 0
 
 
-def _bind(lm: Any, args: argparse.Namespace) -> Binding:
-    from lm_eval.api.task import Task
+def check_writable_folder(path: Path) -> None:
+    """Raise ArgumentError where a folder for results cannot be made or written to; it is made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:
+        raise ArgumentError(
+            f"--output must be a folder that can be written to; {path} is none "
+            f"({getattr(error, 'strerror', None) or error})."
+        ) from error
+
+
+def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> Task:
+    """One task of the harness, its data loaded.
+
+    Raises:
+        ArgumentError: no such task, a group, no such folder, or data that cannot be read.
+    """
+    if include_path is not None and not is_folder(Path(include_path)):
+        raise ArgumentError(f"--include_path must be a folder with task files; {include_path} is none.")
     from lm_eval.tasks import TaskManager
 
+    manager = TaskManager(include_path=include_path, metadata=metadata)
+    if name not in manager.all_subtasks:
+        near = difflib.get_close_matches(name[:80], manager.all_subtasks, n=1)
+        hint = f"Did you mean {near[0]}?" if near else "List them with lm_eval ls tasks."
+        raise ArgumentError(f"--task must name one lm-eval task (no group), got {name[:80]!r}. {hint}")
+    try:
+        task: Task = manager.load([name])["tasks"][name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, LoraDropError):
+            raise
+        raise ArgumentError(f"--task {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return task
+
+
+def _bind(lm: Any, task: Task, args: argparse.Namespace) -> Binding:
     from lm_eval_lora_drop.work import Binding
 
-    manager = TaskManager(include_path=args.include_path, metadata=args.metadata)
-    if args.task not in manager.all_subtasks:
-        raise ArgumentError(
-            f"--task must name one lm-eval task (no group), got {args.task!r}. List them with lm_eval ls tasks."
-        )
-    task = manager.load([args.task])["tasks"][args.task]
-    assert isinstance(task, Task)
     if args.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=args.num_fewshot)
     template = lm.apply_chat_template if args.apply_chat_template else None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +57,7 @@ def _compare(args: argparse.Namespace) -> int:
         if any(system.label == other.label for other in systems[:index]):
             system.label = f"{system.label} [{args.systems[index]}]"
     found = compare(systems, metrics=args.metric, resamples=args.resamples, seed=args.seed, show=args.show)
-    print(render(found))
+    print(visible(render(found)))
     warn([*(issue for _, issues in opened for issue in issues), *all_issues(systems)])
     if args.json is not None:
         write(args.json, json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -80,16 +83,23 @@ def _stability(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.verdict.stability import assess, render, swept_tasks
 
     runs, issues = find_runs(args.paths)
+    swept = [(run, task, record) for run in runs for task, record in swept_tasks(run).items()]
+    names = sorted({task for _, task, _ in swept})
+    if swept and (unknown := [task for task in args.task or () if task not in names]):
+        raise ArgumentError(
+            f"--task must name a task with a sweep in these files, got {', '.join(unknown)}. There are: "
+            f"{', '.join(names)}."
+        )
+    if not swept:
+        warn(issues)
+        raise ArgumentError("no sweep in these files. Evaluate with --model hf-lora-drop and boundary=auto.")
     found = [
-        (run, assess(task, entry, args.sizes, args.seed))
-        for run in runs
-        for task, entry in swept_tasks(run).items()
+        (run, assess(task, record, args.sizes, args.seed))
+        for run, task, record in swept
         if not args.task or task in args.task
     ]
     warn(issues)
-    if not found:
-        raise ArgumentError("no sweep in these files. Evaluate with --model hf-lora-drop and boundary=auto.")
-    print("\n\n".join(f"{run.path}\n{render(one)}" for run, one in found))
+    print("\n\n".join(f"{run.path}\n{visible(render(one))}" for run, one in found))
     if args.json is not None:
         data = [{"file": str(run.path), **one.to_json()} for run, one in found]
         write(args.json, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
@@ -118,6 +128,11 @@ def _leaderboard(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.report.leaderboard_text import FORMATS, legend
 
     table = leaderboard(args.paths, baseline=args.baseline, metrics=args.metric, seed=args.seed)
+    if not table.columns and args.metric:
+        raise ArgumentError(
+            f"--metric must name a metric of a task, got {', '.join(args.metric)}. There are: "
+            f"{', '.join(table.metrics)}."
+        )
     text = FORMATS[args.format](table)
     if args.output is not None:
         write(args.output, text + "\n")
@@ -158,25 +173,28 @@ def _report(args: argparse.Namespace) -> int:
 
 def natural(text: str) -> int:
     """An integer >= 0, for argparse."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text!r}")
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 999999999, got {text[:80]!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """An integer >= 1, for argparse."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer from 1 to 999999999, got {text[:80]!r}")
     return int(text)
 
 
 def warn(issues: Iterable[object]) -> None:
     """What was wrong with the files, once each, on standard error."""
     for issue in dict.fromkeys(map(str, issues)):
-        print(f"warning: {issue}", file=sys.stderr)
+        print(f"warning: {visible(issue)}", file=sys.stderr)
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file, making its folder.
+    """Write a text file as a whole or not at all, making its folder.
 
     Raises:
         ArgumentError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise ArgumentError(f"{path} cannot be written ({error.strerror or error}).") from error
+    write_atomically(path, text)

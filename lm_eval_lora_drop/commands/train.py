@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import read_yaml
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
 
 _HELP = {
@@ -155,10 +156,7 @@ def require_trl() -> None:
 def _file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ArgumentError(f"{path} cannot be read as YAML ({error}).") from error
+    data = read_yaml(path, "the settings of a training, YAML")
     if not isinstance(data, dict):
         raise ArgumentError(f"{path} must hold keys and values, got {type(data).__name__}.")
     return data
@@ -176,7 +174,10 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
         elif one.name in ("layers", "schedule", "precision", "long", "gradient_checkpointing"):
             found[one.name] = value
         else:
-            found[one.name] = yaml.safe_load(value)
+            try:
+                found[one.name] = yaml.safe_load(value)
+            except (yaml.YAMLError, ValueError, RecursionError):
+                found[one.name] = value  # its rule then says what came
     return found
 
 

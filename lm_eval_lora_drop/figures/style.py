@@ -25,6 +25,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 
 FORMATS = ("png", "svg", "pdf")
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
@@ -83,11 +84,12 @@ def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "sv
         ArgumentError: a format that is not in `FORMATS`.
     """
     wanted = check_formats(formats)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{name}") for name in wanted]
     with mpl.rc_context(STYLE):
         for name, path in zip(wanted, paths, strict=True):
-            figure.savefig(path, format=name, dpi=200, metadata=_METADATA[name])
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=name, dpi=200, metadata=_METADATA[name])
+            write_atomically(path, drawn.getvalue())
     return paths
 
 

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.files import package_folder
+from lm_eval_lora_drop.files import package_folder, read_yaml
 from lm_eval_lora_drop.judge.redact import Redactor
 
 PROVIDERS: dict[str, str | None] = {
@@ -163,12 +161,13 @@ def load_panel(path: str | Path, *, max_spend: float | None = None) -> Panel:
     try:
         if file.stat().st_size > _LONGEST_FILE:
             raise ArgumentError(f"{file}: a panel file has at most {_LONGEST_FILE:,} bytes.")
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except ArgumentError:
-        raise
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OverflowError) as error:
+    except OSError as error:
+        raise ArgumentError(f"{file}: cannot be read ({error.strerror}).") from None
+    try:
+        data = read_yaml(file, "a panel of judges, YAML")
+    except ArgumentError as error:
         # A parser's message may quote the line, and with it whatever was wrongly written there.
-        raise ArgumentError(f"{file}: cannot be read as YAML ({type(error).__name__}).") from None
+        raise ArgumentError(f"{file}: cannot be read as YAML ({type(error.__cause__ or error).__name__}).") from None
     panel = parse_panel(data, str(file))
     return replace(panel, max_spend=max_spend) if max_spend is not None else panel
 

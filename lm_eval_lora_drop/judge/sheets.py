@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import read_text, write_atomically
 from lm_eval_lora_drop.judge.pairwise import Pair, rates
 from lm_eval_lora_drop.judge.score import agreement, json_number
 
@@ -57,16 +58,12 @@ def write_sheets(pairs: Sequence[Pair], labels: tuple[str, str], folder: Path, n
         key.append({"pair": place, "doc_id": pair.doc_id, "swapped": swapped})
     # The letter keeps a spreadsheet from reading an identity like 12345678e012 as a number.
     sheet = "s" + hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:12]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / name for name in ("sheet.csv", "sheet.html", "key.json")]
-        # A byte order mark, or Excel reads Chinese as Latin letters.
-        paths[0].write_text(_csv(rows, sheet), encoding="utf-8-sig", newline="")
-        paths[1].write_text(_html(rows, sheet), encoding="utf-8")
-        key_file = {"sheet": sheet, "systems": labels, "seed": seed, "pairs": key}
-        paths[2].write_text(json.dumps(key_file, indent=2, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise ArgumentError(f"{folder} cannot be written ({error.strerror or error}).") from error
+    paths = [folder / name for name in ("sheet.csv", "sheet.html", "key.json")]
+    # A byte order mark, or Excel reads Chinese as Latin letters.
+    write_atomically(paths[0], "\ufeff" + _csv(rows, sheet))
+    write_atomically(paths[1], _html(rows, sheet))
+    key_file = {"sheet": sheet, "systems": labels, "seed": seed, "pairs": key}
+    write_atomically(paths[2], json.dumps(key_file, indent=2, ensure_ascii=False))
     return paths
 
 
@@ -80,10 +77,10 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
             tie or empty.
     """
     try:
-        key = json.loads(key_path.read_text(encoding="utf-8"))
+        key = json.loads(read_text(key_path, "the key of a sheet"))
         swapped = {str(entry["pair"]): bool(entry["swapped"]) for entry in key["pairs"]}
         systems, sheet = list(key["systems"]), key["sheet"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArgumentError(f"{key_path} is no key of `lora-drop judge sheet` ({type(error).__name__}).") from error
     raters = [_read(path, sheet, swapped) for path in sheets]
     found: dict[str, Any] = {"systems": systems, "pairs": len(swapped), "raters": len(raters), "criteria": {}}
@@ -101,11 +98,11 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
 def _read(path: Path, sheet: str, swapped: dict[str, bool]) -> dict[str, dict[str, int | None]]:
     """Per pair and column: 1 for the first system, -1 for the second, 0 for a tie, None where nothing was said."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "a filled sheet")
         dialect = ";" if text.split("\n", 1)[0].count(";") > text.split("\n", 1)[0].count(",") else ","
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=dialect)
         rows, header = list(reader), reader.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise ArgumentError(f"{path} cannot be read as CSV in UTF-8 ({error}).") from error
     gone = [name for name in ("sheet", "pair", *COLUMNS) if name not in header]
     if gone or not rows:

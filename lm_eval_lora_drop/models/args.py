@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import user_path
 from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
-from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
+from lm_eval_lora_drop.spec import (
+    LONGEST,
+    VariantSpec,
+    as_integer,
+    parse_boundary,
+    parse_layers,
+    parse_sweep_boundaries,
+    shown,
+)
 from lm_eval_lora_drop.sweeping.families import FAMILIES, Family, boundaries, make_family
 from lm_eval_lora_drop.sweeping.select import SELECTIONS
 from lm_eval_lora_drop.work import AdapterShape
@@ -52,10 +62,12 @@ class LoraDropArgs:
         """
         rest = dict(model_args)
         ours = {name: rest.pop(name) for name in ARGUMENTS if name in rest}
-        _refuse_misspelt(rest, set(known))
+        _refuse_unknown(rest, set(known))
+        _refuse_for_the_backend(rest)
         if "boundary" in ours and "layers" in ours:
             raise ArgumentError(
-                f"boundary and layers exclude each other, got boundary={ours['boundary']} and layers={ours['layers']}. "
+                f"boundary and layers exclude each other, got boundary={shown(ours['boundary'])} and "
+                f"layers={shown(ours['layers'])}. "
                 "Give boundary=K to keep the layers 0..K-1, or layers=... to keep an arbitrary set."
             )
         spec = parse_layers(ours["layers"]) if "layers" in ours else parse_boundary(ours.get("boundary", "auto"))
@@ -65,8 +77,8 @@ class LoraDropArgs:
         families = ours.get("sweep_family", "boundary")
         if given is not None and families != "boundary":
             raise ArgumentError(
-                f"sweep_boundaries names candidates of the family boundary, got sweep_family={families} beside it. "
-                "Leave one of them out."
+                f"sweep_boundaries names candidates of the family boundary, got sweep_family={shown(families)} beside "
+                "it. Leave one of them out."
             )
         dry = _truth("sweep_dry_run", ours.get("sweep_dry_run", False))
         if dry and spec.kind != "auto":
@@ -77,7 +89,7 @@ class LoraDropArgs:
         return cls(
             spec=spec,
             sweep_family=tuple(
-                _word("sweep_family", name.strip(), tuple(FAMILIES)) for name in str(families).split("+")
+                _word("sweep_family", name.strip(), tuple(FAMILIES)) for name in shown(families, 1000).split("+")
             ),
             sweep_size=None if size is None else _integer("sweep_size", size, minimum=0),
             sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
@@ -92,7 +104,7 @@ class LoraDropArgs:
             sweep_batch_size=None
             if ours.get("sweep_batch_size", "auto") == "auto"
             else _integer("sweep_batch_size", ours["sweep_batch_size"], minimum=1, also=" or auto"),
-            sweep_dir=None if folder is None else Path(_text("sweep_dir", folder)).expanduser(),
+            sweep_dir=None if folder is None else user_path(_text("sweep_dir", folder), "sweep_dir"),
             sweep_log=_word("sweep_log", ours.get("sweep_log", "auto"), SWEEP_LOGS),
             sweep_dry_run=dry,
             merge=_truth("merge", ours.get("merge", False)),
@@ -115,45 +127,139 @@ class LoraDropArgs:
 ARGUMENTS = ("boundary", "layers", *(field.name for field in fields(LoraDropArgs) if field.name != "spec"))
 
 
-def _refuse_misspelt(rest: Mapping[str, Any], known: set[str]) -> None:
+_OTHER_WORDS = {
+    "boundary": ("k", "boundary_layer", "lora_boundary", "boundary_k", "cut", "num_kept", "bottom_k", "keep_bottom"),
+    "layers": ("layer", "keep", "kept", "keep_layers", "kept_layers", "lora_layers", "layer_set"),
+    "sweep_limit": ("limit", "n", "num_docs", "num_documents", "documents", "validation_limit", "validation_size"),
+    "sweep_metric": ("metric", "metrics", "optimize", "optimise"),
+    "sweep_boundaries": ("boundaries", "candidates", "ks", "sweep"),
+    "sweep_family": ("family", "families"),
+    "sweep_size": ("size",),
+    "sweep_strategy": ("strategy", "racing"),
+    "sweep_select": ("select", "selection", "one_se"),
+    "sweep_seed": ("seed",),
+    "sweep_engine": ("engine",),
+    "sweep_dir": ("dir", "output_dir", "journal"),
+    "sweep_log": ("log", "wandb", "trackio"),
+    "merge": ("merged", "merge_lora"),
+    "peft": (
+        *(
+            "adapter",
+            "adapters",
+            "adapter_path",
+            "adapter_name",
+            "adapter_dir",
+            "adapter_model",
+            "adapter_name_or_path",
+        ),
+        *("lora", "lora_path", "lora_adapter", "lora_model", "lora_name", "lora_dir", "lora_weights"),
+        *("peft_path", "peft_model", "peft_model_id", "peft_adapter", "peft_name"),
+    ),
+    "pretrained": (
+        *("model", "model_name", "model_path", "model_id", "model_name_or_path", "pretrained_model", "checkpoint"),
+        *("base", "base_model", "basemodel", "base_model_name_or_path", "pretrained_model_name_or_path"),
+    ),
+}
+"""What people write for our arguments, and for those of the harness that ours need."""
+_MEANT = {word: name for name, words in _OTHER_WORDS.items() for word in words}
+_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64", "half", "float", "double")
+
+
+def check_names(model_args: Mapping[str, Any]) -> None:
+    """Refuse model_args that name no base model or no adapter.
+
+    Raises:
+        ArgumentError: `pretrained` or the adapter is missing.
+    """
+    example = "Give --model_args pretrained=<base model>,peft=<adapter>"
+    # False and 0 are how the harness reads pretrained=False: a value that names nothing.
+    for name, what, instead in (
+        ("pretrained", "the base model", ""),
+        (
+            "peft",
+            "the LoRA adapter whose layers are to be kept or dropped",
+            ", or use --model hf for a model without one",
+        ),
+    ):
+        value = model_args.get(name) or (model_args.get("lora_local_path") if name == "peft" else None)
+        if not value:
+            raise ArgumentError(f"{name} must name {what} (a folder or a Hub id), got none. {example}{instead}.")
+        if "\0" in shown(value, LONGEST):
+            raise ArgumentError(f"{name} must name a folder or a Hub id, got a text with a NUL character. Retype it.")
+
+
+def without_effect(model_args: Mapping[str, Any], args: LoraDropArgs) -> tuple[str, ...]:
+    """The arguments of a sweep that were given where nothing is swept."""
+    if args.spec.needs_validation:
+        return ()
+    # Where things lie and how fast they run may stand in every command of a series.
+    passing = ("sweep_dir", "sweep_log", "sweep_engine", "sweep_batch_size", "sweep_seed")
+    return tuple(name for name in model_args if name.startswith("sweep_") and name not in passing)
+
+
+def _refuse_unknown(rest: Mapping[str, Any], known: set[str]) -> None:
     for name, value in rest.items():
         if name in known:
             continue
-        near = difflib.get_close_matches(name, ARGUMENTS, n=1, cutoff=0.8)
-        if near or name.startswith("sweep_"):
-            hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(ARGUMENTS)}."
-            raise ArgumentError(f"model_args has no argument {name!r} (got {name}={value}).{hint}")
+        word = str(name).strip().lower().replace("-", "_")
+        came = f"model_args has no argument {shown(name)!r} (got {shown(name)}={shown(value)})."
+        if word in _MEANT:
+            raise ArgumentError(f"{came} Did you mean {_MEANT[word]}?")
+        near = difflib.get_close_matches(word[:40], [*ARGUMENTS, *sorted(known)], n=1, cutoff=0.8)
+        if near or word.startswith("sweep_"):
+            raise ArgumentError(
+                came + (f" Did you mean {near[0]}?" if near else f" There are: {', '.join(ARGUMENTS)}.")
+            )
         if value == "":
             # What is left of `sweep_metric=name,filter` after the harness has split the text at its commas.
             raise ArgumentError(
-                f"model_args: {name!r} came without a value. A comma separates model_args; to name the filter of a "
-                f"metric, write sweep_metric=<metric>:<filter>."
+                f"model_args: {shown(name)!r} came without a value. A comma separates model_args; to name the filter "
+                f"of a metric, write sweep_metric=<metric>:<filter>."
             )
 
 
+def _refuse_for_the_backend(rest: Mapping[str, Any]) -> None:
+    """What the harness's own class would fail on, minutes later and in its own words."""
+    if rest.get("backend") == "seq2seq":
+        raise ArgumentError(
+            "backend must be default or causal, got seq2seq, which loads an encoder-decoder model: boundaries count "
+            "the layers of a decoder-only model. Leave backend out, or evaluate with --model hf."
+        )
+    dtype = rest.get("dtype", "auto")
+    if isinstance(dtype, str | int | float) and str(shown(dtype)).removeprefix("torch.") not in _DTYPES:
+        _word("dtype", shown(dtype), _DTYPES)
+    batch = shown(as_integer(rest.get("batch_size") or 1))
+    if not re.fullmatch(r"auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8}", batch):
+        raise ArgumentError(f"batch_size must be an integer of at least 1, auto or auto:N, got {batch}.")
+
+
 def _integer(name: str, value: Any, *, minimum: int, also: str = "") -> int:
-    text = str(value).strip()
-    if isinstance(value, bool) or not text.isdecimal() or int(text) < minimum:
-        raise ArgumentError(f"{name} must be an integer of at least {minimum}{also}, got {value!r}.")
+    text = shown(as_integer(value))
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < minimum:
+        raise ArgumentError(f"{name} must be an integer of at least {minimum}{also}, got {_quoted(value)}.")
     return int(text)
 
 
 def _word(name: str, value: Any, words: tuple[str, ...]) -> str:
     if value not in words:
-        near = difflib.get_close_matches(str(value), words, n=1)
+        near = difflib.get_close_matches(shown(value), words, n=1)
         hint = f" Did you mean {name}={near[0]}?" if near else ""
-        raise ArgumentError(f"{name} must be one of {', '.join(words)}, got {value!r}.{hint}")
+        raise ArgumentError(f"{name} must be one of {', '.join(words)}, got {_quoted(value)}.{hint}")
     return str(value)
 
 
 def _text(name: str, value: Any) -> str:
-    text = str(value).strip()
-    if not text:
-        raise ArgumentError(f"{name} must not be empty.")
+    text = shown(value, 4096)
+    if not text or "\0" in text:
+        raise ArgumentError(f"{name} must not be empty" + (" and has no NUL character." if text else "."))
     return text
 
 
 def _truth(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise ArgumentError(f"{name} must be true or false, got {value!r}.")
+    raise ArgumentError(f"{name} must be true or false, got {_quoted(value)}.")
+
+
+def _quoted(value: Any) -> str:
+    return repr(shown(value)) if isinstance(value, str) else shown(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.listeners import default_listeners
-from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.models.args import LoraDropArgs, check_names
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
@@ -54,12 +55,17 @@ class LoraDropLM(LoraDropBase, HFLM):
     """
 
     def __init__(
-        self, pretrained: str | transformers.PreTrainedModel | PeftModel, peft: str | None = None, **model_args: Any
+        self,
+        pretrained: str | transformers.PreTrainedModel | PeftModel | None = None,
+        peft: str | None = None,
+        **model_args: Any,
     ) -> None:
         log_with_the_harness()
         args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
         self._adapter_files: adapter_files.AdapterFiles | None = None
-        if isinstance(pretrained, str):
+        if pretrained is None or isinstance(pretrained, str):
+            check_names({"pretrained": pretrained, "peft": peft})
+            assert pretrained is not None
             self._adapter_files, _ = check_adapter(pretrained, peft, args, rest)
             log.info("adapter %s: LoRA r=%s", peft, self._adapter_files.config.get("r"))
         elif peft is not None or not isinstance(pretrained, PeftModel):
@@ -68,7 +74,17 @@ class LoraDropLM(LoraDropBase, HFLM):
                 f"{type(pretrained).__name__} and peft={peft}."
             )
         self._model_args = {name: value for name, value in rest.items() if name not in _NO_CHANGE}
-        super().__init__(pretrained=pretrained, peft=peft, **rest)
+        try:
+            super().__init__(pretrained=pretrained, peft=peft, **rest)
+        except TypeError as error:
+            # Transformers hands what it does not know to the model's class, which is made before weights are read.
+            name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if name is None or name[1] not in rest:
+                raise
+            raise ArgumentError(
+                f"model_args has no argument {name[1]!r} (got {name[1]}={rest[name[1]]}): neither hf-lora-drop, nor "
+                "hf, nor this model's class knows it. Leave it out."
+            ) from error
         if hasattr(self, "accelerator"):
             # HFLM sets no rank where there is no GPU, and the rank within one machine where there are several.
             self._rank = self.accelerator.process_index

@@ -38,24 +38,26 @@ def check_adapter(
     if not peft_source:
         raise ArgumentError(
             "peft must name the LoRA adapter whose layers are to be kept or dropped (a folder or a Hub id), got none. "
-            "Give --model_args pretrained=<base model>,peft=<adapter>, or use --model hf for a model without adapter."
+            "Give --model_args pretrained=<base model>,peft=<adapter>, or use --model hf for a model without one."
         )
     revision = str(model_args.get("revision") or "main")
     trust_remote_code = bool(model_args.get("trust_remote_code", False))
     files = adapter_files.open_adapter(peft_source, revision)
     found = health.check_weights(files)
-    config = transformers.AutoConfig.from_pretrained(
-        pretrained,
-        revision=revision,
-        subfolder=model_args.get("subfolder", ""),
-        gguf_file=model_args.get("gguf_file"),
-        trust_remote_code=trust_remote_code,
-    )
-    if model_args.get("backend") == "seq2seq":
-        raise AdapterError(
-            "backend=seq2seq loads an encoder-decoder model; boundaries count the layers of a decoder-only model "
-            f"(this is a {config.model_type}). Leave backend out, or evaluate with --model hf."
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            pretrained,
+            revision=revision,
+            subfolder=model_args.get("subfolder", ""),
+            gguf_file=model_args.get("gguf_file"),
+            trust_remote_code=trust_remote_code,
         )
+    except (OSError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise ArgumentError(
+            f"pretrained must name a base model (a folder or a Hub id), got {pretrained[:200]}, whose configuration "
+            f"cannot be read: {said[:300]}"
+        ) from error
     if getattr(config, "is_encoder_decoder", False):
         raise AdapterError(
             f"pretrained={pretrained} is an encoder-decoder model ({config.model_type}); boundaries count the layers "

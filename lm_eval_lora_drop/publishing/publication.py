@@ -21,6 +21,7 @@ import yaml
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.figures.style import file_name
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.publishing.common import Publisher, dataset_of, interval
 from lm_eval_lora_drop.publishing.every_eval_ever import evaluation_record
 from lm_eval_lora_drop.record.runs import Run, TaskRun
@@ -63,8 +64,7 @@ class Publication:
         paths = []
         for name, text in self.files.items():
             path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_atomically(path, text)
             paths.append(path)
         return paths
 

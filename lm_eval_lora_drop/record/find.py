@@ -7,6 +7,7 @@ lm_eval/loggers/evaluation_tracker.py, releases 0.4.x; older files are read as f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import is_folder, why_not_ours
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, Sample, Score, TaskRun, json_object
 from lm_eval_lora_drop.record.schema import TaskRecord, from_config
+from lm_eval_lora_drop.spec import shown
 
 __all__ = ["Documents", "Issue", "Run", "Sample", "Score", "TaskRun", "find_runs", "read_run"]
 
 KNOWN_RELEASE = "0.4."
 """Releases of lm-eval whose files this module was written for."""
+LARGEST = 512 << 20
+"""Bytes of a results file: samples stand in files of their own, and the largest seen (MMLU, 60 subjects) has 2 MB."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?")
 _NO_METRIC = frozenset({"name", "alias", "sample_len", "samples", " "})
 
@@ -33,20 +38,31 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Issue]]:
     """
     paths = list(paths)
     files: dict[Path, None] = {}
+    issues: list[Issue] = []
     for path in paths:
-        if path.is_file():
-            files[path] = None
-        elif path.is_dir():
-            files.update(dict.fromkeys(sorted(file for file in path.rglob("*.json") if _is_results_name(file.name))))
+        if is_folder(path):
+            # Names only: what is a pipe or a link out of the folder is listed, not opened.
+            for file in sorted(file for file in path.rglob("*.json") if _is_results_name(file.name)):
+                why = why_not_ours(file, path)
+                if why is None:
+                    files[file] = None
+                elif not is_folder(file):
+                    issues.append(Issue(file, why))
+        elif why := why_not_ours(path, path):
+            there = os.path.lexists(path) if "\0" not in str(path) else False
+            raise ArgumentError(
+                f"{path} {why}"
+                if there
+                else f"{path} does not exist. Give the folder that was lm_eval's --output_path."
+            )
         else:
-            raise ArgumentError(f"{path} does not exist. Give the folder that was lm_eval's --output_path.")
-    if not files:
+            files[path] = None
+    if not files and not issues:
         raise ArgumentError(
             f"no results file (results_<date>.json) under {', '.join(map(str, paths))}. Run lm_eval with "
             "--output_path <folder> --log_samples and give that folder."
         )
     runs: list[Run] = []
-    issues: list[Issue] = []
     for file in files:
         run = read_run(file)
         if isinstance(run, Issue):
@@ -59,6 +75,17 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Issue]]:
 def read_run(path: Path) -> Run | Issue:
     """One results file, or why it cannot be used."""
     try:
+        return _read_run(path)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError) as error:
+        # A table that is a number, a name that is a list: the harness writes none such, and each of its many fields
+        # may be so in a file that was edited.
+        return Issue(path, f"is damaged or was edited ({type(error).__name__}: {str(error)[:200]}); left out.")
+
+
+def _read_run(path: Path) -> Run | Issue:
+    try:
+        if path.stat().st_size > LARGEST:
+            return Issue(path, f"is larger than {LARGEST >> 20} MB, as no results file is; left out.")
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         return Issue(path, f"cannot be read ({error.strerror or error}); left out.")
@@ -108,8 +135,9 @@ def read_records(path: Path) -> dict[str, TaskRecord]:
 
 def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:
     data = run.data
-    samples = run.path.with_name(f"samples_{name}_{run.date}.jsonl")
+    samples, why = _samples_of(run.path, f"samples_{name}_{run.date}.jsonl")
     counts = _entry(data, "n-samples", name)
+    evaluated = counts.get("effective") if isinstance(counts, dict) else metrics.get("sample_len")
     shots = _entry(data, "n-shot", name)
     better = _entry(data, "higher_is_better", name)
     config = _entry(data, "configs", name)
@@ -118,19 +146,34 @@ def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:
         name=name,
         version=str(_entry(data, "versions", name)),
         scores=scores_of(metrics),
-        higher_is_better=better if isinstance(better, dict) else {},
+        higher_is_better={
+            str(metric): value if isinstance(value, bool) else None
+            for metric, value in (better.items() if isinstance(better, dict) else ())
+        },
         num_fewshot=shots if isinstance(shots, int) else None,
-        documents_evaluated=counts.get("effective") if isinstance(counts, dict) else metrics.get("sample_len"),
+        documents_evaluated=evaluated if isinstance(evaluated, int) and not isinstance(evaluated, bool) else None,
         config=config if isinstance(config, dict) else {},
-        samples_path=samples if samples.is_file() else None,
+        samples_path=samples,
     )
-    if task.samples_path is None:
-        task.issues.append(
-            Issue(
-                run.path, f"task {name}: no {samples.name} beside it (was --log_samples given?); its scores are shown."
-            )
-        )
+    if samples is None:
+        task.issues.append(Issue(run.path, f"task {shown(name)}: {why}; its scores are shown."))
     return task
+
+
+def _samples_of(results: Path, name: str) -> tuple[Path | None, str]:
+    """The samples file of this name beside the results, or why there is none that can be read."""
+    none = f"no {shown(name)} beside it (was --log_samples given?)"
+    if "/" in name or "\0" in name:
+        return None, none
+    path = results.parent / name
+    try:
+        there = os.path.lexists(path)
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        return None, none
+    why = why_not_ours(path, results.resolve().parent)
+    return (path, "") if why is None else (None, f"{shown(name)} {why.partition(';')[0]}")
 
 
 def scores_of(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
@@ -146,7 +189,8 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # A score that is infinite or no number at all says nothing; nor does an integer that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _entry(data: Mapping[str, Any], table: str, task: str) -> Any:
@@ -164,4 +208,6 @@ def _date_of(path: Path, data: Mapping[str, Any]) -> str:
     if match:
         return match[0]
     seconds = data.get("date")
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H-%M-%S") if _is_number(seconds) else ""
+    if not _is_number(seconds) or not 0 <= seconds < 253_402_300_800:  # the year 10000
+        return ""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H-%M-%S")

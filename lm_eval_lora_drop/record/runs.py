@@ -19,6 +19,9 @@ from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 _DOC_ID = re.compile(rb'\{"doc_id": (\d+), ')
 
 
+_LONG_NUMBER = re.compile(r"[0-9]{19}")
+
+
 @dataclass(frozen=True)
 class Issue:
     """Something about a file that its reader must know: `message` is a whole sentence."""
@@ -142,7 +145,7 @@ class TaskRun:
             prompt=str(arguments[0][0]) if arguments and arguments[0] else "",
             target=str(row.get("target", "")),
             raw=_raw_output(row.get("resps"), arguments),
-            outputs=tuple(row.get("filtered_resps") or ()),
+            outputs=tuple(outputs) if isinstance(outputs := row.get("filtered_resps"), list) else (),
             metrics={name: row.get(name) for name in self._metric_names(row)},
             doc_hash=str(row.get("doc_hash", "")),
             prompt_hash=str(row.get("prompt_hash", "")),
@@ -260,21 +263,26 @@ def _whole(line: bytes) -> dict[str, Any] | None:
 def json_object(text: str) -> dict[str, Any] | None:
     """The JSON object that `text` is, or None."""
     try:
-        value = json.loads(text)
+        # Integers of hundreds of digits overflow wherever they meet a float; looking for one is cheap, a hook is not.
+        value = json.loads(text, parse_int=_integer) if _LONG_NUMBER.search(text) else json.loads(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 18 else float(digits)
 
 
 def _arguments(logged: Any) -> list[list[Any]]:
     """`{"gen_args_0": {"arg_0": ..., "arg_1": ...}}` as a list per request; older releases logged lists."""
     if isinstance(logged, dict):
         return [list(args.values()) if isinstance(args, dict) else [args] for args in logged.values()]
-    return [list(args) if isinstance(args, list) else [args] for args in logged or ()]
+    return [list(args) if isinstance(args, list) else [args] for args in (logged if isinstance(logged, list) else ())]
 
 
 def _raw_output(resps: Any, arguments: Sequence[Sequence[Any]]) -> str:
-    firsts = [_first(response) for response in resps or ()]
+    firsts = [_first(response) for response in (resps if isinstance(resps, list) else ())]
     pairs = [_log_likelihood(response) for response in firsts]
     if len(firsts) > 1 and all(value is not None for value in pairs) and len(arguments) == len(firsts):
         best = max(range(len(pairs)), key=lambda index: pairs[index] or float("-inf"))

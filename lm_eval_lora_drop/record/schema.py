@@ -228,6 +228,8 @@ def _convert(entry: Any, kind: type[Any], where: str, path: Path | str) -> Any:
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
         raise _damaged(path, where + place.rstrip("`"), text) from error
+    except UnicodeEncodeError as error:  # half a character, which JSON can hold and UTF-8 cannot
+        raise _damaged(path, where, "must be text that UTF-8 can hold") from error
 
 
 def _check(task: TaskRecord, where: str, path: Path | str) -> None:

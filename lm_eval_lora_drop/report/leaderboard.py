@@ -19,7 +19,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, TaskRun
 from lm_eval_lora_drop.report.compare import clusters_of, compare_metric, is_mean
 from lm_eval_lora_drop.report.family import corrected, first_metric
-from lm_eval_lora_drop.report.systems import System, group
+from lm_eval_lora_drop.report.systems import System, group, without_broken
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_field, mean_stderr
 
@@ -81,6 +81,8 @@ class Leaderboard:
     tests: int
     notes: list[str]
     issues: list[Issue]
+    metrics: tuple[str, ...] = ()
+    """Every metric that any task has."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,13 @@ def leaderboard(
     systems, issues = group(paths)
     if not systems:
         raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
-    return build(systems, issues, baseline=baseline, metrics=metrics, seed=seed)
+
+    def made(some: Sequence[System]) -> Leaderboard:
+        return build(some, issues, baseline=baseline, metrics=metrics, seed=seed)
+
+    table, broken = without_broken(systems, made)
+    table.issues += broken
+    return table
 
 
 def build(
@@ -137,7 +145,8 @@ def build(
     """As `leaderboard`, of systems that have been read."""
     named = find_system(systems, baseline).label if baseline is not None else None
     lines = {system.label: Line(system.label) for system in systems}
-    table = Leaderboard([], list(lines.values()), named, 0, [], [])
+    known_metrics = dict.fromkeys(name for system in systems for run in system.tasks.values() for name, _ in run.scores)
+    table = Leaderboard([], list(lines.values()), named, 0, [], [], tuple(known_metrics))
     tested: list[_Test] = []
     for name in dict.fromkeys(task for system in systems for task in system.tasks):
         runs = {system.label: system.tasks[name] for system in systems if name in system.tasks}

@@ -11,6 +11,7 @@ import jinja2
 from tabulate import tabulate
 
 from lm_eval_lora_drop.report.leaderboard import Leaderboard, ScoreCell
+from lm_eval_lora_drop.text import visible
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -89,12 +90,18 @@ def to_csv(table: Leaderboard) -> str:
         for column in table.columns:
             cell = line.cells.get(column.task)
             if cell is not None:
-                head = [line.system, column.task, column.metric, column.filter]
+                head = [plain_cell(text) for text in (line.system, column.task, column.metric, column.filter)]
                 numbers = [cell.score, cell.stderr, cell.documents, cell.boundary]
                 writer.writerow(
                     [*head, *numbers, cell.comparable, cell.p_holm, cell.p_table, cell.mark, line.mean_rank]
                 )
     return out.getvalue().rstrip("\n")
+
+
+def plain_cell(text: str) -> str:
+    """A cell that no spreadsheet runs as a formula: an apostrophe before it makes it text."""
+    text = visible(text)
+    return f"'{text}" if text.lstrip().startswith(("=", "+", "-", "@")) or (text[:1] in "\t\r" and text) else text
 
 
 def to_html(table: Leaderboard) -> str:
@@ -104,7 +111,7 @@ def to_html(table: Leaderboard) -> str:
     for line in table.lines:
         cells = [line.cells.get(column.task) for column in table.columns]
         shown = [("–", False) if cell is None else (_plain(cell), cell.best) for cell in cells]
-        rows.append([line.system, *shown, (_rank(line.mean_rank), False)])
+        rows.append([visible(line.system), *shown, (_rank(line.mean_rank), False)])
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TABLE)
     return template.render(heads=heads, rows=rows)
 
@@ -123,8 +130,8 @@ def _rows(table: Leaderboard, show: Callable[[ScoreCell], str]) -> tuple[list[st
     rows = []
     for line in table.lines:
         cells = [line.cells.get(column.task) for column in table.columns]
-        rows.append([line.system, *("–" if c is None else show(c) for c in cells), _rank(line.mean_rank)])
-    return heads, rows
+        rows.append([visible(line.system), *("–" if c is None else show(c) for c in cells), _rank(line.mean_rank)])
+    return [visible(head) for head in heads], rows
 
 
 def _rank(rank: float | None) -> str:

@@ -28,9 +28,10 @@ from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.headlines import headlines, places
 from lm_eval_lora_drop.report.leaderboard import build, find_system
 from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
+from lm_eval_lora_drop.text import visible
 from lm_eval_lora_drop.report.outputs import marked
 from lm_eval_lora_drop.report.over_k import over_k
-from lm_eval_lora_drop.report.systems import System, group
+from lm_eval_lora_drop.report.systems import System, group, without_broken
 from lm_eval_lora_drop.rounding import number
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.verdict.stability import assess, sentences, swept_tasks
@@ -97,6 +98,28 @@ def write_report(
     systems, issues = group(paths)
     if not systems:
         raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
+
+    def made(some: Sequence[System]) -> tuple[str, list[Issue]]:
+        return _page(some, issues, baseline=baseline, title=title, documents=documents, seed=seed)
+
+    (page, known), broken = without_broken(systems, made)
+    if broken:
+        # Once more, so that the page itself lists what it had to leave out.
+        gone = {issue.path for issue in broken}
+        rest = [system for system in systems if not gone & {run.path for run in system.runs}]
+        page, known = _page(rest, [*issues, *broken], baseline=baseline, title=title, documents=documents, seed=seed)
+    return page, known
+
+
+def _page(
+    systems: Sequence[System],
+    issues: Sequence[Issue],
+    *,
+    baseline: str | None,
+    title: str,
+    documents: int,
+    seed: int,
+) -> tuple[str, list[Issue]]:
     bases = [find_system(systems, baseline)] if baseline is not None else _whole_first(systems)
     table = build(systems, issues, baseline=bases[0].label, seed=seed)
     comparisons, refused = _compare_all(systems, bases, seed)
@@ -124,6 +147,7 @@ def render(template: str, *, state: str | None, **shown: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -138,6 +162,11 @@ def render(template: str, *, state: str | None, **shown: Any) -> str:
         style_hash=_digest(style),
         **shown,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a run says may not reorder what the page says (bidirectional overrides)."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _whole_first(systems: Sequence[System]) -> list[System]:
@@ -208,8 +237,12 @@ def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], l
             row = next((r for r in task.metrics if r.gained is not None), None)
             name = row.filter if row is not None else None
             sign = -1.0 if row is not None and row.higher_is_better is False else 1.0
+            # Without logged samples, or with others in one run than in the other, there is nothing to set side by side.
+            left, right = one.samples(name), two.samples(name)
+            if [sample.doc_id for sample in left] != [sample.doc_id for sample in right]:
+                continue
             documents = []
-            for a, b in zip(one.samples(name), two.samples(name), strict=True):
+            for a, b in zip(left, right, strict=True):
                 gain = 0.0
                 if row is not None:
                     gain = sign * (float(b.metrics[row.metric]) - float(a.metrics[row.metric]))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, TaskRun
 
 _SHOWN = 5
 _PATH_SEPARATOR = re.compile(r"[/\\]")
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -68,6 +70,48 @@ def group(paths: Iterable[Path]) -> tuple[list[System], list[Issue]]:
     issues += [issue for system in systems.values() for task in system.tasks.values() for issue in task.issues]
     _tell_apart(list(systems.values()))
     return [system for system in systems.values() if system.tasks], issues
+
+
+def without_broken(systems: Sequence[System], make: Callable[[Sequence[System]], Made]) -> tuple[Made, list[Issue]]:
+    """What `make` makes of the systems, and those it could not be made of: one bad run must not take the rest along.
+
+    What is known to go wrong in a file is found where it is read. This is for what is not known: where `make` fails,
+    each system is tried alone, then they are put together one by one.
+
+    Raises:
+        LoraDropError: whatever `make` raises for all of them: it speaks of the command, not of a run.
+        ArgumentError: nothing can be made of any of them.
+    """
+    try:
+        return make(systems), []
+    except LoraDropError:
+        raise
+    except Exception:  # noqa: BLE001  any: what a damaged file may cause cannot be listed
+        kept, issues = _sound(systems, make)
+    if not kept:
+        raise ArgumentError("none of the runs can be used: " + "; ".join(map(str, issues[:3])))
+    return make(kept), issues
+
+
+def _sound(systems: Sequence[System], make: Callable[[Sequence[System]], object]) -> tuple[list[System], list[Issue]]:
+    def reason(some: Sequence[System]) -> str | None:
+        try:
+            make(some)
+        except LoraDropError:
+            return None
+        except Exception as error:  # noqa: BLE001  as above
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return None
+
+    kept: list[System] = []
+    issues: list[Issue] = []
+    for system in systems:
+        why = reason([system]) or (reason([*kept, system]) if kept else None)
+        if why is None:
+            kept.append(system)
+        else:
+            issues += [Issue(run.path, f"cannot be used ({why}); left out.") for run in system.runs]
+    return kept, issues
 
 
 def _identity(run: Run) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from peft import PeftModel
 from transformers import TrainerCallback
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.models.search import Search
@@ -98,10 +99,8 @@ class SweepCheckpoints(TrainerCallback):
         self._folder.mkdir(parents=True, exist_ok=True)
         if self.best() == point:
             self._keep(Path(args.output_dir) / f"checkpoint-{point.step}")
-        scratch = self._folder / f"{CURVE}.new"
         curve = [plain(asdict(one)) for one in self.points.values()]
-        scratch.write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(self._folder / CURVE)
+        write_atomically(self._folder / CURVE, json.dumps(curve, indent=1) + "\n")
         log.info("step %d: %s %.4f at %s", point.step, point.metric, point.score, point.variant)
 
     def best(self) -> Point | None:

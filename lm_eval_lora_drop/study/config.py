@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers
+from lm_eval_lora_drop.files import read_yaml, user_path
+from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, shown
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
 
 EVALUATION = (
@@ -123,7 +122,7 @@ def read_study(path: Path, output: Path | None = None) -> Study:
         path=path,
         model_args=model_args,
         base_name=data.get("base_name"),
-        output=(output or Path(str(data["output"]))).expanduser(),
+        output=user_path(output or shown(data["output"], 4096), "output"),
         tasks=tasks,
         trainings=trainings,
         adapters=adapters,
@@ -175,7 +174,7 @@ def _trainings(
         settings = {key: value for key, value in one.items() if key not in _NOT_SETTINGS}
         seeds = one.get("seeds", [0])
         if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-            raise ArgumentError(f"{path}: {where}.seeds must be a list of integers of at least 0, got {seeds!r}.")
+            raise ArgumentError(f"{path}: {where}.seeds must be a list of integers of at least 0, got {shown(seeds)}.")
         mine = _choices(path, one["choices"], f"{where}.choices") if "choices" in one else choices
         for task_name in _texts(path, one.get("tasks", list(by_name)), f"{where}.tasks"):
             if task_name not in by_name:
@@ -210,22 +209,22 @@ def _choices(path: Path, given: Any, where: str) -> tuple[VariantSpec, ...]:
 
 
 def _load(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArgumentError(f"{path} cannot be read as YAML ({error}).") from error
+    return read_yaml(path, "a study, YAML")
 
 
 def _mapping(path: Path, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ArgumentError(f"{path}: {where} must hold keys and values, got {value!r}.")
+        raise ArgumentError(f"{path}: {where} must hold keys and values, got {shown(value)}.")
+    for key in value:
+        if not isinstance(key, str):
+            raise ArgumentError(f"{path}: the keys of {where} must be texts, got {shown(key)}. Put it in quotes.")
     return value
 
 
 def _known(path: Path, data: Mapping[str, Any], keys: tuple[str, ...], prefix: str) -> None:
     for key in data:
         if key not in keys:
-            raise ArgumentError(f"{path} has an unknown key {prefix}{key}.{_hint(str(key), keys)}")
+            raise ArgumentError(f"{path} has an unknown key {prefix}{shown(key)}.{_hint(shown(key), keys)}")
 
 
 def _hint(word: str, words: tuple[str, ...]) -> str:
@@ -235,7 +234,7 @@ def _hint(word: str, words: tuple[str, ...]) -> str:
 
 def _texts(path: Path, value: Any, where: str) -> list[str]:
     if isinstance(value, str | int) and not isinstance(value, bool):
-        return [str(value)]
+        return [shown(value, 4096)]
     if not isinstance(value, list) or not all(isinstance(one, str | int) for one in value):
-        raise ArgumentError(f"{path}: {where} must be a list of texts or numbers, got {value!r}.")
-    return [str(one) for one in value]
+        raise ArgumentError(f"{path}: {where} must be a list of texts or numbers, got {shown(value)}.")
+    return [shown(one, 4096) for one in value]

@@ -22,6 +22,7 @@ from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.record.schema import from_config
@@ -184,6 +185,4 @@ def _mark_done(
         "seconds": round(seconds, 1),
         "model_args": dict(arguments),
     }
-    scratch = folder / f"{DONE}.new"
-    scratch.write_text(json.dumps(done, indent=2, default=str) + "\n", encoding="utf-8")
-    scratch.replace(folder / DONE)
+    write_atomically(folder / DONE, json.dumps(done, indent=2, default=str) + "\n")

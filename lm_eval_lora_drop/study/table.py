@@ -9,6 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.study.config import Study
 from lm_eval_lora_drop.study.plan import plan, read_cell
@@ -51,7 +52,5 @@ def table(study: Study) -> str:
 def write_table(study: Study) -> Path:
     """Write all finished cells to one file."""
     file = study.output / FILE
-    scratch = file.with_suffix(".new")
-    scratch.write_text(json.dumps(plain(finished(study)), indent=1) + "\n", encoding="utf-8")
-    scratch.replace(file)
+    write_atomically(file, json.dumps(plain(finished(study)), indent=1) + "\n")
     return file

@@ -7,12 +7,13 @@ from pathlib import Path
 import yaml
 
 from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.train.record import TrainingRecord
 
 
 def write_card(record: TrainingRecord, folder: Path) -> None:
     """Write README.md with the Hub's front matter."""
-    (folder / "README.md").write_text(model_card(record, folder.name), encoding="utf-8")
+    write_atomically(folder / "README.md", model_card(record, folder.name))
 
 
 def model_card(record: TrainingRecord, name: str) -> str:

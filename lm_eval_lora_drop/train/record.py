@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.plain import plain
 
 FILE = "training.json"
@@ -79,9 +80,7 @@ class TrainingRecord:
 def write_record(record: TrainingRecord, folder: Path) -> None:
     """Write it whole or not at all."""
     text = msgspec.json.format(msgspec.json.encode(plain(msgspec.to_builtins(record))), indent=1)
-    scratch = folder / f"{FILE}.new"
-    scratch.write_bytes(text + b"\n")
-    scratch.replace(folder / FILE)
+    write_atomically(folder / FILE, text + b"\n")
 
 
 def read_record(folder: Path) -> TrainingRecord | None:

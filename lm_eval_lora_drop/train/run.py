@@ -23,6 +23,7 @@ from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.adapter.files import base_fingerprint
 from lm_eval_lora_drop.adapter.places import find_decoder_layers
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.train import lora
@@ -202,9 +203,7 @@ def _check_started(folder: Path, identity: str, state: PartialState) -> int:
         raise ArgumentError(f"{folder / CHECKPOINTS} is there, but nothing says of which training. Remove it.")
     state.wait_for_everyone()
     if state.is_main_process:
-        scratch = file.with_suffix(".new")
-        scratch.write_text(json.dumps({**started, "times": started["times"] + 1}), encoding="utf-8")
-        scratch.replace(file)
+        write_atomically(file, json.dumps({**started, "times": started["times"] + 1}))
     return int(started["times"])
 
 

@@ -21,7 +21,7 @@ def test_without_any_argument_the_boundary_is_searched_over_every_layer():
     args, rest = take(pretrained="p", peft="a", attn_implementation="eager")
     assert str(args.spec) == "boundary=auto"
     assert ks(args, 4) == [4, 3, 2, 1, 0]
-    assert (args.sweep_limit, args.sweep_strategy, args.sweep_select, args.merge) == (100, "exhaustive", "best", False)
+    assert (args.sweep_limit, args.sweep_strategy, args.sweep_select, args.merge) == (100, "exhaustive", None, False)
     assert rest == {"pretrained": "p", "peft": "a", "attn_implementation": "eager"}
 
 

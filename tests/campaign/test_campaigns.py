@@ -1,0 +1,102 @@
+"""The campaigns, small and seeded, as `make campaign` runs them at length."""
+
+import random
+import shlex
+
+import pytest
+
+from campaign import commands, fuzz, reports, sweeps
+from lm_eval_lora_drop.errors import LoraDropError
+from lm_eval_lora_drop.files import read_text, write_atomically
+from lm_eval_lora_drop.report.leaderboard_text import plain_cell
+from lm_eval_lora_drop.text import visible
+from tests.sweeping.doubles import make_documents
+from tests.toy import make_task
+
+
+def test_damaged_inputs_raise_our_errors_only(tmp_path):
+    found = [(number, *fuzz.attempt(7, number, tmp_path)) for number in range(1500)]
+    assert {name for _, name, _ in found} == set(fuzz.PARSERS)
+    assert [one for one in found if one[2] is not None] == []
+
+
+# Inputs that failed before: a bomb of YAML aliases, brackets by the thousand, half a character in a record.
+@pytest.mark.parametrize("number", [14659, 18504, 29110, 3694, 1093, 1212])
+def test_inputs_that_failed_once(number, tmp_path):
+    assert fuzz.attempt(0, number, tmp_path)[1] is None
+
+
+def test_killed_sweeps_give_the_same_table(tmp_path):
+    splits = {
+        split: [{"question": f"{split} {i}?", "answer": f"answer {i}"} for i in range(20)]
+        for split in ("validation", "test")
+    }
+    task = make_task(splits=splits)
+    documents = make_documents(task)
+    for strategy in ("exhaustive", "racing"):
+        for name in ("whole", "killed"):
+            (tmp_path / f"{strategy}-{name}").mkdir()
+        whole = sweeps.sweep(task, documents, tmp_path / f"{strategy}-whole", strategy, 0.0)
+        folder, draw = tmp_path / f"{strategy}-killed", random.Random(1)
+        kills = sum(sweeps.killed(task, documents, folder, strategy, draw) for _ in range(3))
+        assert sweeps.sweep(task, documents, folder, strategy, 0.0) == whole
+        asked = (folder / "asked.txt").read_text().split("\n")[:-1]
+        assert len(asked) - len(set(asked)) <= kills * sweeps.BATCH * 7
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_reports_over_bad_runs_are_complete(number, tmp_path):
+    reports.make(tmp_path, random.Random(f"3 {number}"))
+    assert reports.wrong(tmp_path) is None
+
+
+def test_the_commands_are_many_and_the_rule_finds_what_it_is_for():
+    where = dict.fromkeys(("base", "adapter", "run", "runs", "unswept", "out", "empty", "text", "pipe", "task"), "x")
+    found = commands.commands(where)
+    assert len({shlex.join(words) for words, _ in found}) >= 150
+    assert commands.wrong(1, "lora-drop: layers must be x", 1.0, "layers") is None
+    for code, said, cpu in [
+        (0, "layers", 1.0),
+        (-9, "layers", 1.0),
+        (1, "Traceback (most recent call last)\nlayers", 1.0),
+        (1, "a\nb\nc\nlayers", 1.0),
+        (1, "something went wrong", 1.0),
+        (1, "layers", 99.0),
+    ]:
+        assert commands.wrong(code, said, cpu, "layers") is not None
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "a" / "b.txt"
+    write_atomically(file, "first")
+    with pytest.raises(LoraDropError, match="cannot be written"):
+        write_atomically(file / "c", "second")
+    with pytest.raises(LoraDropError, match="folder, pipe or device"):
+        write_atomically(tmp_path / "a", "second")
+    assert file.read_text() == "first"
+    assert [path.name for path in file.parent.iterdir()] == ["b.txt"]
+    with pytest.raises(LoraDropError, match="folder, pipe or device"):
+        read_text(tmp_path, "a study")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    import resource
+    import signal
+
+    file = tmp_path / "b.txt"
+    write_atomically(file, "first")
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(LoraDropError, match="cannot be written"):
+            write_atomically(file, "x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert file.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_texts_of_runs_neither_steer_nor_reorder_nor_calculate():
+    assert visible("a\u202eb\x1b[2J\n\u200fc") == "a\\u202eb\\u001b[2J\n\u200fc"
+    assert [plain_cell(text) for text in ("=1+1", " =1", "-2", "@x", "a=1")] == ["'=1+1", "' =1", "'-2", "'@x", "a=1"]
