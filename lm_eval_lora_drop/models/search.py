@@ -141,7 +141,7 @@ class Search:
             validation=_validation(drawn, documents),
             sweep=sweep,
             journal=str(journal.path),
-            warnings=drawn.warnings,
+            warnings=(*drawn.warnings, *(sweep.check or {}).get("warnings", ())),
         )
 
     def _prior(

@@ -48,6 +48,23 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
         assert lm.batch_size_per_gpu == 2
 
 
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_an_adapter_that_changes_nothing_is_told(tiny_base, tiny_adapter, kind):
+    lm = load(tiny_base, tiny_adapter)
+    documents = generating() if kind == "generate_until" else choosing()
+    candidates = [Variant.below(k, 4) for k in range(4, -1, -1)]
+    assert check(lm, documents, candidates).idle is None
+    for name, parameter in lm.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(1e-7)
+    found = check(lm, documents, candidates)
+    assert found.passed
+    assert "not applied" in found.idle
+    assert found.to_json()["warnings"] == [found.idle]
+    # Without both ends there is nothing to compare.
+    assert check(lm, documents, candidates[1:]).idle is None
+
+
 def test_candidates_are_spread_over_all():
     candidates = [Variant.below(k, 30) for k in range(30, -1, -1)]
     assert [variant.boundary for variant in choose_candidates(candidates)] == [30, 15, 0]
