@@ -7,8 +7,8 @@ where rules and check allow it) and as for the evaluated split; the harness's ow
     python -m benchmarks.matrix --only families/opt  # cases whose key begins so, done again
     python -m benchmarks.matrix --table              # the table from the work file
 
-A case runs in a process of its own with a limit of CPU seconds: a crash costs one row. One line of JSON per case goes to
-`--work`, so an interrupted run goes on where it was.
+A case runs in a process of its own with a limit of CPU seconds: a crash costs one row. One line of JSON per case goes
+to `--work`, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Row = dict[str, Any]
 
 def all_cases() -> list[Case]:
     """In the order of the tables."""
-    return [*adapter_cases(), *request_cases(), *quantised_cases(), *family_cases()]
+    return [*family_cases(), *adapter_cases(), *request_cases(), *quantised_cases()]
 
 
 def run_all(cases: Iterable[Case], work: Path, seconds: int) -> None:
@@ -158,10 +158,11 @@ _OUTCOMES = (
 )  # fmt: skip
 _INTRO = """# What the engine does with which model, adapter and request
 
-Made by `python -m benchmarks.matrix` with {versions}, on a CPU: tiny random models, adapters whose B is not zero, in fp32
-unless the row says otherwise. All boundaries (five at most) are answered as in a sweep, and three of them as for the evaluated
-split. Every answer is compared with the harness's own: `HFLM` with the adapter as PEFT loads it, `HFLM` within PEFT's
-`disable_adapter`, and one boundary after another between them.
+Made by `python -m benchmarks.matrix` with {versions},
+on a CPU: tiny random models, adapters whose B is not zero, in fp32 unless the row says otherwise. Boundaries from the
+whole adapter to none of it are answered as in a sweep, two of them as for the evaluated split. Every answer is compared
+with the harness's own: `HFLM` with the adapter as PEFT loads it, `HFLM` within PEFT's `disable_adapter`, and one boundary
+after another between them.
 
 | word | meaning |
 |---|---|

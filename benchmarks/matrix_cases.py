@@ -1,4 +1,4 @@
-"""The cases of `matrix.py`: model families, kinds of adapters, kinds of requests. Everything is tiny, random and seeded."""
+"""The cases of `matrix.py`: model families, adapters, requests, quantisations. Everything is tiny, random and seeded."""
 
 from __future__ import annotations
 
@@ -146,9 +146,7 @@ def documents(request_type: str, arguments: Sequence[Sequence[tuple[Any, ...]]])
 
 def generating(prompts: Sequence[str] = PROMPTS, **settings: Any) -> Asked:
     """Generation requests."""
-    return {
-        "generate_until": documents("generate_until", [[(prompt, {**SETTINGS, **settings})] for prompt in prompts])
-    }
+    return {"generate_until": documents("generate_until", [[(prompt, {**SETTINGS, **settings})] for prompt in prompts])}
 
 
 def choosing(contexts: Sequence[str] = PROMPTS[:4], choices: Sequence[str] = (" yes", " in the other text")) -> Asked:
@@ -166,10 +164,15 @@ def usual() -> Asked:
     return {**generating(), **choosing()}
 
 
+def few() -> Asked:
+    """As `usual`, and no more than shows a fault: there are many families."""
+    return {**generating(PROMPTS[:3], max_gen_toks=6), **choosing(PROMPTS[:3])}
+
+
 def family_cases() -> list[Case]:
     """Every family, with LoRA on its attention only and on all linear layers."""
     return [
-        Case("families", name, where, family=name, lora={"target_modules": target})
+        Case("families", name, where, family=name, lora={"target_modules": target}, asked=few)
         for name in families()
         for where, target in (("attention", "attention"), ("all linear", "all-linear"))
     ]
@@ -190,8 +193,7 @@ def adapter_cases() -> list[Case]:
         "use_dora and use_rslora": {**whole, "use_dora": True, "use_rslora": True},
         "use_dora on attention": {"target_modules": ["q_proj", "v_proj"], "use_dora": True},
         "lora_bias": {"target_modules": ["q_proj", "up_proj"], "lora_bias": True},
-        "bias=all": {**whole, "bias": "all"},
-        "bias=lora_only": {**whole, "bias": "lora_only"},
+        "bias=all, on a model without biases": {**whole, "bias": "all"},
         "modules_to_save lm_head": {**whole, "modules_to_save": ["lm_head"]},
         "modules_to_save embed_tokens": {**whole, "modules_to_save": ["embed_tokens"]},
         "modules_to_save a norm of each layer": {**whole, "modules_to_save": ["input_layernorm"]},
@@ -214,6 +216,8 @@ def adapter_cases() -> list[Case]:
         Case("adapters", "target_parameters (Mixtral)", family="mixtral", lora={
             "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
         }),
+        Case("adapters", "bias=all, on a model with biases (Qwen2)", family="qwen2", lora={**whole, "bias": "all"}),
+        Case("adapters", "bias=lora_only (Qwen2)", family="qwen2", lora={**whole, "bias": "lora_only"}),
         Case("adapters", "Conv1D (GPT-2)", family="gpt2", lora=whole),
         Case("adapters", "tied lm_head (GPT-2)", family="gpt2", lora={"target_modules": ["c_attn", "lm_head"]}),
         Case("adapters", "tied embedding (Gemma)", family="gemma", lora={"target_modules": ["q_proj", "embed_tokens"]}),
@@ -285,7 +289,9 @@ def request_cases() -> list[Case]:
     cases.append(
         Case("requests", "max_new_tokens in generation_config", asked=usual, generation_config={"max_new_tokens": 3})
     )
-    cases.append(Case("requests", "no end token in generation_config", asked=usual, generation_config={"eos_token_id": None}))
+    cases.append(
+        Case("requests", "no end token in generation_config", asked=usual, generation_config={"eos_token_id": None})
+    )
     return cases
 
 
@@ -295,7 +301,7 @@ def quantised_cases() -> list[Case]:
         "bitsandbytes nf4", "bitsandbytes nf4, double", "bitsandbytes fp4", "bitsandbytes LLM.int8",
         "torchao int8 weight only", "torchao int8 dynamic",
     )  # fmt: skip
-    # Wide enough that a block of 64 weights is not more than a row of them.
-    wide = {"hidden_size": 64, "intermediate_size": 128}
+    # Blocks are of 64 weights, and the kernels for CPUs take whole blocks only.
+    wide = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4, "head_dim": 16}
     lora = {"target_modules": "all-linear"}
     return [Case("quantised", kind, family="llama", config=wide, lora=lora, quantisation=kind) for kind in kinds]

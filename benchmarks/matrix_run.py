@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from benchmarks.matrix_cases import LARGEST, LAYERS, Case, make_config, usual
+from benchmarks.matrix_cases import LARGEST, LAYERS, PROMPTS, Case, make_config, usual
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.check import parting
-from lm_eval_lora_drop.engine.evaluated import why_left_to_harness
+from lm_eval_lora_drop.engine.evaluated import CHECKED, why_left_to_harness
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import why_not_shared
 from lm_eval_lora_drop.errors import LoraDropError
@@ -89,8 +89,6 @@ def _outcomes(case: Case, folder: Path) -> Iterator[tuple[str, Outcome]]:
     model_args = {"device": "cpu", "dtype": case.dtype, "batch_size": 1, **case.model_args}
     if "softmax_dtype" in model_args:
         model_args["softmax_dtype"] = getattr(torch, model_args["softmax_dtype"])
-    if case.quantisation:
-        model_args |= _quantised(case.quantisation)
     harness: dict[str, list[list[Any]] | Exception] = {}
     try:
         own = {name: value for name, value in model_args.items() if not name.startswith("sweep_")}
@@ -154,6 +152,8 @@ def _make(case: Case, folder: Path) -> dict[str, str]:
     if case.spoil:
         path = adapter / "adapter_model.safetensors"
         save_file(case.spoil(load_file(path)), path)
+    if case.quantisation:
+        base = _quantise(base, case.quantisation, folder / "quantised")
     return {"pretrained": str(base), "peft": str(adapter)}
 
 
@@ -169,27 +169,27 @@ def _attention(base: Path) -> list[str]:
     return names
 
 
-def _quantised(kind: str) -> dict[str, Any]:
-    if kind.startswith("bitsandbytes"):
-        four: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
-        config: Any = transformers.BitsAndBytesConfig(
-            **{
-                "bitsandbytes nf4": {**four, "bnb_4bit_quant_type": "nf4"},
-                "bitsandbytes fp4": {**four, "bnb_4bit_quant_type": "fp4"},
-                "bitsandbytes nf4, double": {
-                    **four,
-                    "bnb_4bit_quant_type": "nf4",
-                    "bnb_4bit_use_double_quant": True,
-                },
-                "bitsandbytes LLM.int8": {"load_in_8bit": True},
-            }[kind]
-        )
+def _quantise(base: Path, kind: str, folder: Path) -> Path:
+    """The model saved with quantised weights: lm-eval's `load_in_4bit=True` is gone with Transformers 5."""
+    package, _, name = kind.partition(" ")
+    if package == "bitsandbytes":
+        bits: dict[str, dict[str, Any]] = {
+            "nf4": {"bnb_4bit_quant_type": "nf4"},
+            "nf4, double": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+            "fp4": {"bnb_4bit_quant_type": "fp4"},
+        }
+        four = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
+        given = {"load_in_8bit": True} if name == "LLM.int8" else {**four, **bits[name]}
+        config: Any = transformers.BitsAndBytesConfig(**given)
     else:
-        import torchao.quantization as ao
+        from torchao import quantization
 
-        made = {"torchao int8 weight only": ao.Int8WeightOnlyConfig, "torchao int8 dynamic": ao.Int8DynamicActivationInt8WeightConfig}
-        config = transformers.TorchAoConfig(made[kind]())
-    return {"quantization_config": config}
+        made = {"int8 weight only": "Int8WeightOnlyConfig", "int8 dynamic": "Int8DynamicActivationInt8WeightConfig"}
+        config = transformers.TorchAoConfig(getattr(quantization, made[name])())
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.float32)
+    model.save_pretrained(folder)
+    tiny.make_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def _by_harness(hf: Any, kind: str, documents: Sequence[Document]) -> list[list[Any]]:
@@ -206,13 +206,15 @@ def _by_harness(hf: Any, kind: str, documents: Sequence[Document]) -> list[list[
 
 def _sweep(lm: Any, case: Case, documents: Sequence[Document], harness: Any, said: _Said) -> Outcome:
     variants = _variants(lm.shape.num_layers)
+    if case.group == "families":
+        variants = [variants[0], *variants[2:-1:2], variants[-1]]
     if case.more:
         variants = [*variants, *(replace(variant, adapter="other") for variant in variants)]
     rule = why_not_shared(lm, lm.layers, documents, variants)
     way = lm.prepare(documents, variants)
     work = [Work(document, tuple(variants)) for document in documents]
     found = _answers(way.runner, work)
-    plain = _answers(plain_runner(lm, lm.layers), work)
+    plain = found if way.engine == "plain" else _answers(plain_runner(lm, lm.layers), work)
     if way.engine == "shared":
         failed = said.last("one variant at a time from here on, not all at once: ")
         what, why = (RUNNING, failed) if failed else (SHARED, "")
@@ -279,11 +281,17 @@ def case_slack(case: Case) -> float:
 
 def _evaluated(lm: Any, documents: Sequence[Document], said: _Said) -> Outcome:
     requests = [request for document in documents for request in document.requests]
+    if len(requests) <= CHECKED:
+        # So many are HFLM's own: some more, for the decoder.
+        requests += [
+            replace(request, arguments=(prompt, requests[0].args[1]), idx=index)
+            for index, (request, prompt) in enumerate(zip(requests, PROMPTS[3:], strict=False))
+        ]
     # More than one row, so that rows leave and come.
     lm.batch_size_per_gpu = max(3, lm.batch_size_per_gpu)
     rule = why_left_to_harness(lm, requests)
     compared = differ = 0
-    for variant in _variants(lm.shape.num_layers)[::2]:
+    for variant in _variants(lm.shape.num_layers)[:3:2]:
         with lm.layers.keep(variant):
             theirs = lm.harness_answers("generate_until", list(requests), disable_tqdm=True)
             ours = lm._answer("generate_until", list(requests), variant, True)

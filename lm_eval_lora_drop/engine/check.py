@@ -212,8 +212,10 @@ class _Check:
 
     def _idle(self, answers: Sequence[Answer]) -> str | None:
         """Why the adapter seems not to be applied: the whole of it and the base model answer alike."""
-        full = [number for answer in answers if answer.variant.is_full for number in _numbers(answer)]
-        base = [number for answer in answers if answer.variant.is_base for number in _numbers(answer)]
+        # Of several adapters one is compared; the base model is the same without any of them.
+        variants = [answer.variant for answer in answers]
+        ends = [next(filter(is_end, variants), None) for is_end in (lambda v: v.is_full, lambda v: v.is_base)]
+        full, base = ([n for answer in answers if answer.variant == end for n in _numbers(answer)] for end in ends)
         return compare_answers(full, base, self.yardstick) if full and base else None
 
     def _allowed(self, number: float) -> float:
@@ -280,11 +282,12 @@ def _numbers(answer: Answer) -> list[float]:
 
 
 def _spoken(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
-    """(prompt, text) of the answers under the first variant, blank ones left out."""
+    """(prompt, text) of the answers under the first variant, where neither is blank."""
     for answer in answers:
         if answer.variant == answers[0].variant:
             for request, text in zip(answer.document.requests, answer.responses, strict=True):
-                if text.strip():
+                # The harness takes no context of nothing but white space for a log-likelihood.
+                if text.strip() and request.args[0].strip():
                     yield request.args[0], text
 
 

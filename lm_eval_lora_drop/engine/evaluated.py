@@ -26,9 +26,11 @@ CHECKED = 4
 def why_left_to_harness(lm: HarnessModel, requests: Sequence[Instance]) -> str | None:
     """Why only the harness's own `generate_until` may answer these requests; None where the outputs are the same.
 
-    In fp32 they are. In half precision a batch of another shape flips near-ties, and the evaluated split shall give the
-    numbers of `--model hf`.
+    In fp32 they are. In half precision and with quantised weights a batch of another shape flips near-ties (LLM.int8
+    finds its outlier columns over the whole batch), and the evaluated split shall give the numbers of `--model hf`.
     """
+    if getattr(lm.model.config, "quantization_config", None) is not None:
+        return "the model's weights are quantised"
     dtype = lm.model.get_base_model().dtype
     if dtype != torch.float32 or lm.mixed_precision_dtype is not None:
         return f"the model computes in {dtype}"
