@@ -161,8 +161,8 @@ _INTRO = """# What the engine does with which model, adapter and request
 Made by `python -m benchmarks.matrix` with {versions},
 on a CPU: tiny random models, adapters whose B is not zero, in fp32 unless the row says otherwise. Boundaries from the
 whole adapter to none of it are answered as in a sweep, two of them as for the evaluated split. Every answer is compared
-with the harness's own: `HFLM` with the adapter as PEFT loads it, `HFLM` within PEFT's `disable_adapter`, and one boundary
-after another between them.
+with the harness's own: `HFLM` with the adapter as PEFT loads it, `HFLM` within PEFT's `disable_adapter`, and one
+boundary after another between them.
 
 | word | meaning |
 |---|---|
@@ -185,14 +185,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "matrix.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "matrix.md")
-    parser.add_argument("--only", help="run the cases whose key begins so, whether done or not, and write no page")
+    parser.add_argument(
+        "--only", nargs="+", help="run the cases whose key begins so, whether done or not, and write no page"
+    )
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="CPU seconds for a case")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cases = all_cases()
     if args.only:
-        chosen = [case for case in cases if case.key.startswith(args.only)]
+        chosen = [case for case in cases if case.key.startswith(tuple(args.only))]
         again = {case.key for case in chosen}
         kept = [json.dumps(row) for key, row in read(args.work).items() if key not in again]
         args.work.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The cases of `matrix.py`: model families, adapters, requests, quantisations. Everything is tiny, random and seeded."""
+"""The cases of `matrix.py`: families, adapters, requests, quantised bases. All are tiny, random and seeded."""
 
 from __future__ import annotations
 
@@ -222,11 +222,15 @@ def adapter_cases() -> list[Case]:
         Case("adapters", "tied lm_head (GPT-2)", family="gpt2", lora={"target_modules": ["c_attn", "lm_head"]}),
         Case("adapters", "tied embedding (Gemma)", family="gemma", lora={"target_modules": ["q_proj", "embed_tokens"]}),
         Case("adapters", "two at once, each its boundaries", lora=whole, more=True),
-        Case("adapters", "all zero", lora=whole, spoil=lambda t: {k: v * 0 if "lora_B" in k else v for k, v in t.items()}),
+        Case("adapters", "all zero", lora=whole, spoil=_zero),
         Case("adapters", "NaN in one tensor", lora=whole, spoil=_nan),
         Case("adapters", "half of a module missing", lora=whole, spoil=lambda t: {k: t[k] for k in sorted(t)[1:]}),
     ]  # fmt: skip
     return cases
+
+
+def _zero(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in tensors.items()}
 
 
 def _nan(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """One case of `matrix.py`: what the product does, and whether its answers are those of the harness.
 
-The oracles are HFLM with PEFT's adapter as it is (the whole adapter), HFLM within PEFT's own `disable_adapter` (the base
-model), and for what lies between the plain pass, one boundary after another.
+The oracles are HFLM with PEFT's adapter as it is (the whole adapter), HFLM within PEFT's own `disable_adapter` (the
+base model), and for what lies between the plain pass, one boundary after another.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Answers = dict[tuple[Variant, int], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one kind of requests; `differ` of `compared` responses differ at near ties or within rounding."""
+    """What happened to one kind of requests; `differ` of `compared` responses differ, at near ties or by rounding."""
 
     what: str
     why: str = ""
@@ -83,7 +83,7 @@ def _outcomes(case: Case, folder: Path) -> Iterator[tuple[str, Outcome]]:
     kinds = [*asked, *(["evaluated"] if "generate_until" in asked else [])]
     try:
         paths = _make(case, folder)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         yield from ((kind, Outcome(LEFT_OUT, _said(error))) for kind in kinds)
         return
     model_args = {"device": "cpu", "dtype": case.dtype, "batch_size": 1, **case.model_args}
@@ -96,14 +96,14 @@ def _outcomes(case: Case, folder: Path) -> Iterator[tuple[str, Outcome]]:
         for kind, documents in asked.items():
             harness[kind] = _by_harness(hf, kind, documents)
         del hf
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         harness |= {kind: error for kind in kinds if kind not in harness}
     try:
         lm = LoraDropLM(**paths, boundary="auto", sweep_dir=str(folder / "sweeps"), **model_args)
     except LoraDropError as error:
         yield from ((kind, Outcome(REFUSED, _said(error))) for kind in kinds)
         return
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         yield from ((kind, Outcome(_failed(harness.get(kind)), _said(error))) for kind in kinds)
         return
     if case.more:
@@ -126,7 +126,7 @@ def _guarded(harness: Any, answer: Any) -> Outcome:
         return answer()
     except LoraDropError as error:
         return Outcome(REFUSED, _said(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         return Outcome(CRASH, _said(error))
 
 
@@ -261,7 +261,7 @@ def _compare(lm: Any, case: Case, documents: Sequence[Document], expected: Answe
                     continue
                 differ += 1
                 with lm.layers.keep(variant):
-                    by, allowed = parting(lm, request, ours, theirs, case_slack(case))
+                    by, allowed = parting(lm, request, ours, theirs, _slack(case))
             else:
                 one, other = (float(x[0] if isinstance(x, tuple) else x) for x in (ours, theirs))
                 by, allowed = abs(one - other), tolerance * max(1.0, abs(other))
@@ -274,7 +274,7 @@ def _compare(lm: Any, case: Case, documents: Sequence[Document], expected: Answe
     return Outcome("", "", compared, differ, largest)
 
 
-def case_slack(case: Case) -> float:
+def _slack(case: Case) -> float:
     """What is added to rounding before two texts count as different."""
     return QUANTISED if case.quantisation else 0.0
 

@@ -36,13 +36,13 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
     lm = load(tiny_base, tiny_adapter, dtype=dtype)
     candidates = below_four()
     taken = choose_candidates(candidates)
-    for documents in (generating(), choosing()):
-        found = check(lm, documents, candidates)
+    for docs in (generating(), choosing()):
+        found = check(lm, docs, candidates)
         assert found.passed, str(found)
         assert found.loglikelihoods > 0
         assert found.largest <= 1e-3 or dtype == "bfloat16"
-        work = [Work(document, taken) for document in documents[:2]]
-        if dtype == "float32" and documents[0].requests[0].request_type == "generate_until":
+        work = [Work(document, taken) for document in docs[:2]]
+        if dtype == "float32" and docs[0].requests[0].request_type == "generate_until":
             assert {(str(a.variant), a.document.doc_id): a.responses for a in found.answers} == answers(
                 plain_runner(lm, lm.layers), work
             )

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def load_in(tmp_path_factory):
-    """A model with quantised weights, as a user has it: saved so (lm-eval's load_in_4bit is gone with Transformers 5)."""
+    """A model with quantised weights, as a user has it: saved so, since Transformers 5 takes no load_in_4bit."""
     folder = tmp_path_factory.mktemp("quantised")
     # Blocks are of 64 weights, and the kernels for CPUs take whole blocks only.
     sizes = {**tiny.SIZES, "hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4}
