@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 
+from lm_eval_lora_drop.adapter.health import compare_answers
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.requests import Rules, encode_prompt
 from lm_eval_lora_drop.engine.session import Counters
@@ -67,7 +68,8 @@ class CheckResult:
 
     `tokens` and `loglikelihoods` were compared; `largest` is the largest difference of two log-likelihoods between the
     passes, `yardstick` that of the plain pass to itself. `near_ties` texts differ where greedy decoding cannot decide.
-    `error` is what the shared pass raised, if it did. `answers` are the plain pass's own, good for the sweep.
+    `error` is what the shared pass raised, if it did. `idle` says why the adapter seems not to be applied, where full
+    and base are among the candidates and answer alike. `answers` are the plain pass's own, good for the sweep.
     """
 
     differences: tuple[Difference, ...]
@@ -77,6 +79,7 @@ class CheckResult:
     largest: float
     yardstick: float
     error: str | None
+    idle: str | None
     seconds: float
     answers: tuple[Answer, ...]
 
@@ -103,6 +106,7 @@ class CheckResult:
             "largest": self.largest,
             "yardstick": self.yardstick,
             "error": self.error,
+            "warnings": [self.idle] if self.idle else [],
             "differences": [str(difference) for difference in self.differences],
             "seconds": self.seconds,
         }
@@ -152,6 +156,7 @@ def check_shared(
         check.largest,
         check.yardstick,
         check.error,
+        check.idle,
         time.perf_counter() - started,
         tuple(answers),
     )
@@ -171,6 +176,7 @@ class _Check:
     largest: float = 0.0
     yardstick: float = 0.0
     error: str | None = None
+    idle: str | None = None
 
     def texts(self, documents: Sequence[Document]) -> list[Answer]:
         """Compare generated text; returns the plain pass's answers."""
@@ -192,6 +198,7 @@ class _Check:
         for key, answer in expected.items():
             pairs = zip(_numbers(answer), _numbers(again[key]), strict=True)
             self.yardstick = max(self.yardstick, *(abs(a - b) for a, b in pairs))
+        self.idle = self._idle(list(expected.values()))
         for found in self._shared(documents):
             for key, answer in expected.items():
                 for plain, shared in zip(_numbers(answer), _numbers(found[key]), strict=True):
@@ -203,27 +210,21 @@ class _Check:
                         self._differ(answer, f"{shared:.6g}", f"{plain:.6g}", by, allowed)
         return list(expected.values())
 
+    def _idle(self, answers: Sequence[Answer]) -> str | None:
+        """Why the adapter seems not to be applied: the whole of it and the base model answer alike."""
+        # Of several adapters one is compared; the base model is the same without any of them.
+        variants = [answer.variant for answer in answers]
+        ends = [next(filter(is_end, variants), None) for is_end in (lambda v: v.is_full, lambda v: v.is_base)]
+        full, base = ([n for answer in answers if answer.variant == end for n in _numbers(answer)] for end in ends)
+        return compare_answers(full, base, self.yardstick) if full and base else None
+
     def _allowed(self, number: float) -> float:
-        rounding = torch.finfo(self.lm.mixed_precision_dtype or self.lm.model.get_base_model().dtype).eps
-        return SLACK * self.yardstick + max(FLOOR, ROUNDINGS * rounding) * max(1.0, abs(number))
+        return SLACK * self.yardstick + _rounding(self.lm, number)
 
     def _judge(self, answer: Answer, request: Instance, shared: str, plain: str) -> None:
         """Whether two texts part at a near tie of the plain pass's own logits."""
-        lm = self.lm
-        ours, theirs = (lm.tok_encode(text, add_special_tokens=False) for text in (shared, plain))
-        same = next(
-            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
-        )
-        prompt = encode_prompt(lm, request.args[0], Rules.of(lm, request.args[1]))
-        context = torch.tensor([[*prompt, *ours[:same]]], device=lm.device)
-        with torch.inference_mode(), self.layers.keep(answer.variant):
-            logits = lm.model(input_ids=context).logits[0, -1].float()
-        likeliest = logits.log_softmax(-1).topk(2).values
-        # Where the shared pass stopped instead, its token is not in the text: then the second likeliest it must be.
-        said = logits.log_softmax(-1)[ours[same]] if same < len(ours) else likeliest[1]
-        by = float(likeliest[0] - said)
-        # Two logits differ by up to twice what one does; no yardstick has been read yet, and text is no long sum.
-        allowed = 2 * self._allowed(float(logits.abs().max()))
+        with self.layers.keep(answer.variant):
+            by, allowed = parting(self.lm, request, shared, plain, SLACK * self.yardstick)
         if by <= allowed:
             self.near_ties += 1
         else:
@@ -245,6 +246,31 @@ class _Check:
             yield found
 
 
+def parting(lm: HarnessModel, request: Instance, ours: str, theirs: str, slack: float = 0.0) -> tuple[float, float]:
+    """Where greedy decoding could not decide between two answers to a request: (how much less likely the model, as it
+    is now, finds our token than its own where the texts part, how much is rounding), in nats.
+
+    `theirs` is what the harness's own decoding said; `slack` is added to what rounding allows.
+    """
+    one, other = (lm.tok_encode(text, add_special_tokens=False) for text in (ours, theirs))
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    prompt = encode_prompt(lm, request.args[0], Rules.of(lm, request.args[1]))
+    context = torch.tensor([[*prompt, *one[:same]]], device=lm.device)
+    with torch.inference_mode():
+        logits = lm.model(input_ids=context).logits[0, -1].float()
+    likeliest = logits.log_softmax(-1).topk(2).values
+    # Where ours stopped instead, its token is not in the text: then the second likeliest it must be.
+    said = logits.log_softmax(-1)[one[same]] if same < len(one) else likeliest[1]
+    # Two logits differ by up to twice what one does.
+    return float(likeliest[0] - said), 2 * (slack + _rounding(lm, float(logits.abs().max())))
+
+
+def _rounding(lm: HarnessModel, number: float) -> float:
+    """What a log-likelihood or logit of this size may differ by in any case."""
+    dtype = lm.mixed_precision_dtype or lm.model.get_base_model().dtype
+    return max(FLOOR, ROUNDINGS * torch.finfo(dtype).eps) * max(1.0, abs(number))
+
+
 def _by_key(runner: Runner, documents: Sequence[Document], variants: tuple[Variant, ...]) -> dict[Key, Answer]:
     place = {id(document): index for index, document in enumerate(documents)}
     work = [Work(document, variants) for document in documents]
@@ -256,11 +282,12 @@ def _numbers(answer: Answer) -> list[float]:
 
 
 def _spoken(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
-    """(prompt, text) of the answers under the first variant, blank ones left out."""
+    """(prompt, text) of the answers under the first variant, where neither is blank."""
     for answer in answers:
         if answer.variant == answers[0].variant:
             for request, text in zip(answer.document.requests, answer.responses, strict=True):
-                if text.strip():
+                # The harness takes no context of nothing but white space for a log-likelihood.
+                if text.strip() and request.args[0].strip():
                     yield request.args[0], text
 
 

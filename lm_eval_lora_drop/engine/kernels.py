@@ -46,8 +46,9 @@ def by_onednn(lm: HarnessModel) -> Iterator[None]:
 
 
 def _is_plain(module: Any) -> bool:
-    # Subclasses (quantised layers) and layers that somebody has wrapped compute in their own way.
-    if type(module) is not nn.Linear or "forward" in module.__dict__:
+    # Subclasses (quantised layers), layers that somebody has wrapped, and weights that are tensors of their own kind
+    # (torchao's) compute in their own way.
+    if type(module) is not nn.Linear or "forward" in module.__dict__ or type(module.weight) is not nn.Parameter:
         return False
     return module.weight.dtype == torch.float32 and module.weight.device.type == "cpu" and module.weight.is_contiguous()
 

@@ -160,7 +160,12 @@ class Search:
             validation=_validation(binding, source, drawn, documents),
             sweep=sweep,
             journal=str(journal.path),
-            warnings=(*_of_another(binding, source), *drawn.warnings, *self._thinking(documents)),
+            warnings=(
+                *_of_another(binding, source),
+                *drawn.warnings,
+                *self._thinking(documents),
+                *(sweep.check or {}).get("warnings", ()),
+            ),
         )
 
     def dry_run(self, binding: Binding) -> str:

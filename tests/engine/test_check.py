@@ -13,10 +13,15 @@ from lm_eval_lora_drop.engine.states import branching
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Work
 from tests.engine.test_architectures import LAYERS, asked, model
-from tests.engine.test_shared import choosing, generating, load
+from tests.engine.test_shared import choosing, documents, generating, load
 from tests.engine.test_variants import answers
+from tests.tiny import make_adapter
 
 BELOW = [Variant.below(k, LAYERS) for k in range(LAYERS, -1, -1)]
+
+
+def below_four():
+    return [Variant.below(k, 4) for k in range(4, -1, -1)]
 
 
 def check(lm, documents, candidates=BELOW, layers=None):
@@ -29,15 +34,15 @@ def check(lm, documents, candidates=BELOW, layers=None):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tiny_base, tiny_adapter, dtype):
     lm = load(tiny_base, tiny_adapter, dtype=dtype)
-    candidates = [Variant.below(k, 4) for k in range(4, -1, -1)]
+    candidates = below_four()
     taken = choose_candidates(candidates)
-    for documents in (generating(), choosing()):
-        found = check(lm, documents, candidates)
+    for docs in (generating(), choosing()):
+        found = check(lm, docs, candidates)
         assert found.passed, str(found)
         assert found.loglikelihoods > 0
         assert found.largest <= 1e-3 or dtype == "bfloat16"
-        work = [Work(document, taken) for document in documents[:2]]
-        if dtype == "float32" and documents[0].requests[0].request_type == "generate_until":
+        work = [Work(document, taken) for document in docs[:2]]
+        if dtype == "float32" and docs[0].requests[0].request_type == "generate_until":
             assert {(str(a.variant), a.document.doc_id): a.responses for a in found.answers} == answers(
                 plain_runner(lm, lm.layers), work
             )
@@ -46,6 +51,45 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
             (v, w.document.doc_id) for v in taken for w in work
         }
         assert lm.batch_size_per_gpu == 2
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_an_adapter_that_changes_nothing_is_told(tiny_base, tiny_adapter, kind):
+    lm = load(tiny_base, tiny_adapter)
+    documents = generating() if kind == "generate_until" else choosing()
+    candidates = below_four()
+    assert check(lm, documents, candidates).idle is None
+    for name, parameter in lm.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(1e-7)
+    found = check(lm, documents, candidates)
+    assert found.passed
+    assert "not applied" in found.idle
+    assert found.to_json()["warnings"] == [found.idle]
+    # Without both ends there is nothing to compare.
+    assert check(lm, documents, candidates[1:]).idle is None
+
+
+def test_a_prompt_of_white_space_is_no_reason_to_fail(tiny_base, tiny_adapter):
+    """The harness refuses such a context for a log-likelihood, which the check asks of what was generated."""
+    lm = load(tiny_base, tiny_adapter)
+    settings = {"until": ["q"], "max_gen_toks": 8}
+    found = check(
+        lm, documents("generate_until", [[(prompt, settings)] for prompt in (" ", "\n\n", "a")]), below_four()
+    )
+    assert found.passed
+    assert found.tokens > 0
+    assert found.loglikelihoods == 0
+
+
+def test_of_two_adapters_one_is_compared_with_the_base_model(tiny_base, tiny_adapter, tmp_path):
+    lm = load(tiny_base, tiny_adapter)
+    lm.model.load_adapter(str(make_adapter(tiny_base, tmp_path / "other", seed=7)), adapter_name="other")
+    lm.layers = type(lm.layers).of(lm.model)
+    full = Variant.full(4)
+    found = check(lm, choosing(), [full, dataclasses.replace(full, adapter="other"), Variant.base(4)])
+    assert found.passed
+    assert found.idle is None
 
 
 def test_candidates_are_spread_over_all():

@@ -1,12 +1,14 @@
 """Whole evaluations through the harness, on tiny models."""
 
 import json
+import shutil
 
 import lm_eval
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
@@ -239,3 +241,19 @@ class TestAnswerCache:
         assert {**entry, "from_answer_cache": False} == json.loads(
             json.dumps(first["config"]["lora_drop"]["tasks"]["toy"])
         )
+
+
+def test_an_adapter_that_changes_nothing_is_warned_of_in_log_and_record(tiny_base, tiny_adapter, tmp_path, caplog):
+    faint = shutil.copytree(tiny_adapter, tmp_path / "faint")
+    tensors = load_file(faint / "adapter_model.safetensors")
+    faded = {name: tensor * 1e-7 if "lora_B" in name else tensor for name, tensor in tensors.items()}
+    save_file(faded, faint / "adapter_model.safetensors")
+    for adapter, warned in ((faint, True), (tiny_adapter, False)):
+        lm = LoraDropLM(
+            pretrained=str(tiny_base), peft=str(adapter), device="cpu", dtype="float32", boundary="auto",
+            sweep_dir=str(tmp_path / "sweeps"), batch_size=4,
+        )  # fmt: skip
+        caplog.clear()
+        record = from_config(evaluate(lm)["config"], "here").tasks["toy"]
+        assert any("The adapter is not applied" in warning for warning in record.warnings) is warned
+        assert ("The adapter is not applied" in caplog.text) is warned
