@@ -14,10 +14,10 @@ import torch
 from lm_eval.api.samplers import FirstNSampler
 from lm_eval.tasks import TaskManager
 
-from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.work import Answer, Runner, Work
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Answer, Binding, Runner, Work
 
 ROOT = Path(__file__).parents[1]
 TASK = "lora_drop_demo"
@@ -54,18 +54,23 @@ def demo_task(new_tokens: int | None = None, examples: int = 0) -> Any:
     return task
 
 
-def bind(task: Any) -> validation.Binding:
+def every_boundary(num_layers: int) -> tuple[Variant, ...]:
+    """From full to base."""
+    return tuple(Variant.below(boundary, num_layers) for boundary in range(num_layers, -1, -1))
+
+
+def bind(task: Any) -> Binding:
     """The task as an evaluation without system prompt and chat template would use it."""
     names = ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "chat_template")
-    return validation.Binding(task, dict.fromkeys(names))
+    return Binding(task, dict.fromkeys(names))
 
 
-def timed(runner: Runner, work: Iterable[Work]) -> tuple[float, dict[tuple[int, int], tuple[Any, ...]]]:
-    """Seconds, and (boundary, document) -> responses."""
+def timed(runner: Runner, work: Iterable[Work]) -> tuple[float, dict[tuple[Variant, int], tuple[Any, ...]]]:
+    """Seconds, and (variant, document) -> responses."""
     start = time.perf_counter()
     answers: list[Answer] = [answer for batch in runner(list(work)) for answer in batch]
     seconds = time.perf_counter() - start
-    return seconds, {(answer.boundary, answer.document.doc_id): answer.responses for answer in answers}
+    return seconds, {(answer.variant, answer.document.doc_id): answer.responses for answer in answers}
 
 
 def emit(**figures: Any) -> None:

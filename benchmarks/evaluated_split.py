@@ -3,8 +3,8 @@
 The same requests, the same batch size; the answers of the demo are of uneven length. One JSON line per batch size.
 Near-ties that came out differently are counted and listed.
 
-    python benchmarks/test_split.py
-    python benchmarks/test_split.py --batch-sizes 16 --boundary base
+    python benchmarks/evaluated_split.py
+    python benchmarks/evaluated_split.py --batch-sizes 16 --boundary base
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
             for name in ("plain", "merged")
         }
         common.emit(
-            benchmark="test_split",
+            benchmark="evaluated_split",
             boundary=args.boundary,
             documents=len(task.instances),
             batch_size=size,

@@ -56,7 +56,7 @@ def measure(num_layers: int, tokens: int, documents: int) -> dict[str, float]:
         work = []
         for i in range(documents):
             request = Instance("loglikelihood", {}, (text[i:], " yes"), 0)
-            work.append(Work(Document(i, {}, (request,), str(i)), tuple(range(num_layers + 1))))
+            work.append(Work(Document(i, {}, (request,), str(i)), common.every_boundary(num_layers)))
         counters = Counters()
         common.timed(shared_runner(lm, lm.layers), work[:1])  # warm up
         shared_seconds, _ = common.timed(shared_runner(lm, lm.layers, counters=counters), work)

@@ -17,9 +17,10 @@ from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Work
 
-Answers = Mapping[tuple[int, int], tuple[Any, ...]]
+Answers = Mapping[tuple[Variant, int], tuple[Any, ...]]
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     lm = common.load(args)
     drawn = validation.draw(common.bind(common.demo_task()), args.documents, seed=0)
     assert drawn is not None
-    boundaries = tuple(range(lm.num_layers, -1, -1))
+    boundaries = common.every_boundary(lm.shape.num_layers)
     work = [Work(choices(document), boundaries) for document in drawn.documents]
     counters = Counters()
     shared_seconds, shared = common.timed(shared_runner(lm, lm.layers, counters=counters), work)

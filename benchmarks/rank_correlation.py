@@ -14,32 +14,47 @@ import json
 from pathlib import Path
 from typing import Any
 
-from racing_replay import read_entry
+from racing_replay import read_task
 from scipy import stats
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import TaskRecord
+from lm_eval_lora_drop.variant import Variant
 
 
-def compare(metric: Any, reference: Any) -> dict[str, Any]:
+def scores(task: TaskRecord) -> dict[int, float]:
+    """K -> score.
+
+    Raises:
+        ArgumentError: the record holds no sweep over boundaries.
+    """
+    if task.sweep is None or task.sweep.family != "boundary":
+        raise ArgumentError(f"this needs a sweep over boundaries, got method={task.method!r}. Use boundary=auto.")
+    found = {Variant.parse(row.variant, task.num_layers).boundary: row.score for row in task.sweep.candidates}
+    return {k: score for k, score in found.items() if k is not None and score is not None}
+
+
+def compare(metric: TaskRecord, reference: TaskRecord) -> dict[str, Any]:
     """The figures of two sweeps' records.
 
     Raises:
         ArgumentError: they are not of the same documents, or share fewer than three boundaries.
     """
-    if metric["doc_ids"] != reference["doc_ids"]:
+    read = [one.validation.doc_ids if one.validation else () for one in (metric, reference)]
+    if read[0] != read[1]:
         raise ArgumentError("The two sweeps must be over the same validation documents, and are not.")
-    first, second = ({row["boundary"]: row["score"] for row in e["sweep"]["boundaries"]} for e in (metric, reference))
+    first, second = scores(metric), scores(reference)
     boundaries = sorted(first.keys() & second.keys())
     if len(boundaries) < 3:
         raise ArgumentError(f"The two sweeps must share three boundaries or more; they share {len(boundaries)}.")
-    scores = [first[k] for k in boundaries], [second[k] for k in boundaries]
+    pairs = [first[k] for k in boundaries], [second[k] for k in boundaries]
     return {
-        "documents": len(metric["doc_ids"]),
+        "documents": len(read[0]),
         "boundaries": len(boundaries),
-        "metrics": [metric["metric"], reference["metric"]],
-        "chosen": [metric["boundary"], reference["boundary"]],
-        "spearman": round(float(stats.spearmanr(*scores).statistic), 3),
-        "kendall": round(float(stats.kendalltau(*scores).statistic), 3),
+        "metrics": [str(metric.metric), str(reference.metric)],
+        "chosen": [metric.boundary, reference.boundary],
+        "spearman": round(float(stats.spearmanr(*pairs).statistic), 3),
+        "kendall": round(float(stats.kendalltau(*pairs).statistic), 3),
     }
 
 
@@ -50,8 +65,8 @@ def main() -> None:
     parser.add_argument("reference", type=Path)
     parser.add_argument("--task")
     args = parser.parse_args()
-    task, metric = read_entry(args.metric, args.task)
-    _, reference = read_entry(args.reference, task)
+    task, metric = read_task(args.metric, args.task)
+    _, reference = read_task(args.reference, task)
     print(json.dumps({"benchmark": "rank_correlation", "task": task, **compare(metric, reference)}))
 
 

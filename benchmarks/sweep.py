@@ -17,7 +17,6 @@ from pathlib import Path
 
 import common
 import torch
-from lm_eval_lora_drop.boundary import parse_sweep_boundaries
 from torch import nn
 from torch.utils.benchmark import Timer
 
@@ -26,7 +25,10 @@ from lm_eval_lora_drop.engine.kernels import by_onednn
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.models.search import search
+from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.models.search import Search
+from lm_eval_lora_drop.spec import parse_sweep_boundaries
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Work
 
 
@@ -44,7 +46,7 @@ def main() -> None:
     lm = common.load(args)
     drawn = validation.draw(common.bind(common.demo_task(args.new_tokens, args.examples)), args.documents, seed=0)
     assert drawn is not None
-    boundaries = tuple(range(lm.num_layers, -1, -1))
+    boundaries = common.every_boundary(lm.shape.num_layers)
     work = [Work(document, boundaries) for document in drawn.documents]
 
     counters = Counters()
@@ -52,7 +54,8 @@ def main() -> None:
 
     measured = boundaries
     if args.plain_boundaries:
-        measured = tuple(reversed(parse_sweep_boundaries(args.plain_boundaries)))
+        given = sorted(parse_sweep_boundaries(args.plain_boundaries), reverse=True)
+        measured = tuple(Variant.below(boundary, lm.shape.num_layers) for boundary in given)
     plain_seconds = {}
     by_size = []
     for size in args.plain_batch_sizes:
@@ -95,17 +98,16 @@ def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
     """A whole search by racing, prior, scoring and journal included."""
     with tempfile.TemporaryDirectory() as folder:
         racing = {"boundary": "auto", "sweep_strategy": "racing", "sweep_limit": args.documents, "sweep_dir": folder}
-        lm.lora_drop, _ = type(lm.lora_drop).take(racing, ())
-        assert Path(folder).is_dir()
+        lm.use(LoraDropArgs.take(racing, ())[0])
         start = time.perf_counter()
-        decision = search(lm, common.bind(common.demo_task(args.new_tokens, args.examples)))
+        found = Search(lm, lm.args, Path(folder)).decide(common.bind(common.demo_task(args.new_tokens, args.examples)))
         seconds = time.perf_counter() - start
-    assert decision.sweep is not None
+    assert found.sweep is not None
     return {
         "racing_seconds": seconds,
         "racing_ratio": plain_seconds / seconds,
-        "racing_boundary": decision.kept.boundary,
-        "racing_pairs": sum(row["documents"] for row in decision.sweep["boundaries"]),
+        "racing_boundary": found.kept.boundary,
+        "racing_pairs": sum(row.documents + row.unscored for row in found.sweep.candidates),
     }
 
 

@@ -22,9 +22,10 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval_lora_drop.boundary import parse_sweep_boundaries
 
 from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+from lm_eval_lora_drop.spec import parse_sweep_boundaries
+from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Work
 
 
@@ -40,18 +41,18 @@ def documents(file: Path, template: str, number: int, tokens: int) -> list[Docum
     return made
 
 
-def run(lm: VllmLoraDropLM, docs: list[Document], calls: list[tuple[int, ...]]) -> tuple[float, dict[Any, Any]]:
-    """Seconds, and the answers by boundary and document; one runner call for each of `calls`."""
-    answer, _ = lm.runner(docs)
+def run(lm: VllmLoraDropLM, docs: list[Document], calls: list[tuple[Variant, ...]]) -> tuple[float, dict[Any, Any]]:
+    """Seconds, and the answers by variant and document; one runner call for each of `calls`."""
+    answer = lm.prepare(docs, sorted({one for call in calls for one in call}, key=str)).runner
     found = {}
     start = time.perf_counter()
-    for boundaries in calls:
-        for batch in answer([Work(document, boundaries) for document in docs]):
-            found.update({(one.boundary, one.document.doc_id): one.responses for one in batch})
+    for variants in calls:
+        for batch in answer([Work(document, variants) for document in docs]):
+            found.update({(one.variant, one.document.doc_id): one.responses for one in batch})
     return time.perf_counter() - start, found
 
 
-def profile(lm: VllmLoraDropLM, docs: list[Document], calls: list[tuple[int, ...]]) -> str:
+def profile(lm: VllmLoraDropLM, docs: list[Document], calls: list[tuple[Variant, ...]]) -> str:
     """The operators that took most of the engine's own time, with their share of it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
         run(lm, docs, calls)
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="one more round with the profiler of torch")
     given = parser.parse_args()
 
-    boundaries = parse_sweep_boundaries(given.boundaries)[::-1]
+    wanted = sorted(parse_sweep_boundaries(given.boundaries), reverse=True)
     lm = VllmLoraDropLM(
         pretrained=given.pretrained,
         peft=given.peft,
@@ -93,13 +94,14 @@ def main() -> None:
         **({"max_num_batched_tokens": given.max_num_batched_tokens} if given.max_num_batched_tokens else {}),
         # A later round would otherwise find its prompts computed.
         enable_prefix_caching=False,
-        max_loras=sum(boundary > 0 for boundary in boundaries),
+        max_loras=sum(boundary > 0 for boundary in wanted),
         sweep_boundaries=given.boundaries,
-        sweep_batch_size=given.documents * len(boundaries),
+        sweep_batch_size=given.documents * len(wanted),
         disable_log_stats=True,
     )
     docs = documents(given.data, given.template, given.documents, given.tokens)
-    ways = {"together": [boundaries], "one by one": [(boundary,) for boundary in boundaries]}
+    variants = tuple(Variant.below(boundary, lm.shape.num_layers) for boundary in wanted)
+    ways = {"together": [variants], "one by one": [(variant,) for variant in variants]}
     times: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(given.rounds + 1):
         answers = {}
@@ -112,7 +114,7 @@ def main() -> None:
         differing = sum(one[key] != other[key] for key in one)
         print(f"  {differing} of {len(one)} answers differ")
     together, apart = (statistics.median(times[way]) for way in ways)
-    print(f"{len(boundaries)} boundaries x {len(docs)} documents, up to {given.tokens} tokens, {given.rounds} rounds")
+    print(f"{len(variants)} boundaries x {len(docs)} documents, up to {given.tokens} tokens, {given.rounds} rounds")
     print(f"medians: together {together:.1f} s, one by one {apart:.1f} s, ratio {apart / together:.2f}")
     if given.profile:
         print(f"profile of together: {profile(lm, docs, ways['together'])}")
