@@ -326,9 +326,6 @@ def warm() -> None:
     """Import what the commands import, with our hook on the harness as an installation arms it."""
     sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") != "_LoraDropFinder"]
     exec(_STARTUP.read_text(), {"sys": sys})
-    import lm_eval._cli.run
-    import lm_eval.config.evaluate_config
-    import lm_eval.tasks
 
     import lm_eval_lora_drop.commands.main
     import lm_eval_lora_drop.models.hf  # noqa: F401

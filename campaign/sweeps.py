@@ -135,7 +135,10 @@ def main() -> int:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     state = {
-        **{"kills": 0, "sweeps": 0, "tables": 0, "twice": 0},
+        "kills": 0,
+        "sweeps": 0,
+        "tables": 0,
+        "twice": 0,
         **load(args.folder, {"kills": args.kills, "seed": args.seed}),
     }
     splits = {

@@ -40,9 +40,7 @@ def user_path(text: str | os.PathLike[str], name: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ArgumentError(
-            f"{name} must be a path, got {str(text)[:80]}: no such user."
-        ) from error
+        raise ArgumentError(f"{name} must be a path, got {str(text)[:80]}: no such user.") from error
 
 
 def is_folder(path: Path) -> bool:

@@ -28,12 +28,12 @@ from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.headlines import headlines, places
 from lm_eval_lora_drop.report.leaderboard import build, find_system
 from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
-from lm_eval_lora_drop.text import visible
 from lm_eval_lora_drop.report.outputs import marked
 from lm_eval_lora_drop.report.over_k import over_k
 from lm_eval_lora_drop.report.systems import System, group, without_broken
 from lm_eval_lora_drop.rounding import number
 from lm_eval_lora_drop.statistics import significance
+from lm_eval_lora_drop.text import visible
 from lm_eval_lora_drop.verdict.stability import assess, sentences, swept_tasks
 from lm_eval_lora_drop.verdict.sweep_text import sweep_decimals
 
@@ -100,14 +100,22 @@ def write_report(
         raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
 
     def made(some: Sequence[System]) -> tuple[str, list[Issue]]:
-        return _page(some, issues, baseline=baseline, title=title, documents=documents, seed=seed)
+        return _page(some, issues, baseline=baseline, title=title, documents=documents, seed=seed, state=state)
 
     (page, known), broken = without_broken(systems, made)
     if broken:
         # Once more, so that the page itself lists what it had to leave out.
         gone = {issue.path for issue in broken}
         rest = [system for system in systems if not gone & {run.path for run in system.runs}]
-        page, known = _page(rest, [*issues, *broken], baseline=baseline, title=title, documents=documents, seed=seed)
+        page, known = _page(
+            rest,
+            [*issues, *broken],
+            baseline=baseline,
+            title=title,
+            documents=documents,
+            seed=seed,
+            state=state,
+        )
     return page, known
 
 
@@ -119,6 +127,7 @@ def _page(
     title: str,
     documents: int,
     seed: int,
+    state: str | None,
 ) -> tuple[str, list[Issue]]:
     bases = [find_system(systems, baseline)] if baseline is not None else _whole_first(systems)
     table = build(systems, issues, baseline=bases[0].label, seed=seed)

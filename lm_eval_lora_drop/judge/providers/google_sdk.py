@@ -152,7 +152,12 @@ def _bounded_adapter(timeout: float) -> Any:
     from requests.adapters import HTTPAdapter
 
     class BoundedAdapter(HTTPAdapter):
-        def send(self, request: Any, stream: bool = False, **options: Any) -> Response:  # noqa: ARG002
+        def send(  # type: ignore[override,unused-ignore]  # its options are passed on as they come
+            self,
+            request: Any,
+            stream: bool = False,  # noqa: ARG002
+            **options: Any,
+        ) -> Response:
             end = time.monotonic() + timeout
             request.headers["Accept-Encoding"] = "identity"
             # The SDK asks for enumerations as numbers ($alt=json;enum-encoding=int); `replies` reads their names.
