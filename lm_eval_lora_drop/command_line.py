@@ -103,8 +103,8 @@ def check(
     if "batch_size" in model_args:
         # The harness hands its own option on as well, always, and Python refuses two.
         raise ArgumentError(
-            f"batch_size is an option of lm_eval, got batch_size={shown(model_args['batch_size'])} in model_args. Write "
-            f"--batch_size {shown(model_args['batch_size'])}."
+            f"batch_size is an option of lm_eval, got batch_size={shown(model_args['batch_size'])} in model_args. "
+            f"Write --batch_size {shown(model_args['batch_size'])}."
         )
     if unused := without_effect(model_args, args):
         log.warning(

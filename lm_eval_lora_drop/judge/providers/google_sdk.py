@@ -113,7 +113,8 @@ class GenerativeaiJudge:
         from google.auth.api_key import Credentials
 
         # `generativeai.configure` is for the whole process: judges with different keys or servers could not share it.
-        key, own = Credentials(judge.key or "none"), judge.base_url is not None
+        key: Any = Credentials(judge.key or "none")  # type: ignore[no-untyped-call, unused-ignore]
+        own = judge.base_url is not None
         endpoint = {"api_endpoint": (judge.base_url or "").rstrip("/")} if own else None
         with without_environment("GOOGLE_", "GEMINI_") if own else nullcontext():
             client = generativelanguage.GenerativeServiceClient(
