@@ -142,13 +142,17 @@ def _short(why: str) -> str:
 
 
 def _counts(rows: dict[str, Row], cases: list[Case]) -> str:
-    lines = ["| | cases | " + " | ".join(_OUTCOMES) + " |", "|" + "---|" * (len(_OUTCOMES) + 2)]
+    lines = ["| | cases run | " + " | ".join(_OUTCOMES) + " |", "|" + "---|" * (len(_OUTCOMES) + 2)]
     for group, (title, _, _) in TITLES.items():
         of_group = [rows[case.key] for case in cases if case.group == group and case.key in rows]
         count = Counter(outcome["what"] for row in of_group for outcome in row["outcomes"].values())
         if of_group:
             cells = [str(count[what]) for what in _OUTCOMES]
-            lines.append(f"| {title} | {len(of_group)} | " + " | ".join(cells) + " |")
+            lines.append(
+                f"| {title} | {len(of_group)} of {sum(case.group == group for case in cases)} | "
+                + " | ".join(cells)
+                + " |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -127,6 +127,9 @@ def make_config(family: str, overrides: dict[str, Any] | None = None) -> transfo
     known = {*inspect.signature(kind.__init__).parameters, *aliases, *fields}
     # Of two names for one thing the family's own.
     given = {name: value for name, value in _SIZES.items() if name in known and aliases.get(name) not in known}
+    if "kv_lora_rank" in known:
+        # Latent attention has no groups.
+        given["num_key_value_heads"] = SIZES["num_attention_heads"]
     return kind(**{**given, **_OVERRIDES.get(family, {}), **(overrides or {})})
 
 

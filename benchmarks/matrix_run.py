@@ -293,7 +293,10 @@ def _evaluated(lm: Any, documents: Sequence[Document], said: _Said) -> Outcome:
     compared = differ = 0
     for variant in _variants(lm.shape.num_layers)[:3:2]:
         with lm.layers.keep(variant):
-            theirs = lm.harness_answers("generate_until", list(requests), disable_tqdm=True)
+            try:
+                theirs = lm.harness_answers("generate_until", list(requests), disable_tqdm=True)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+                return Outcome(HF_FAILS, f"in a batch of several: {_said(error)}")
             ours = lm._answer("generate_until", list(requests), variant, True)
             for index, (request, one, other) in enumerate(zip(requests, ours, theirs, strict=True)):
                 compared += 1

@@ -141,13 +141,17 @@ def check_shared(
     check = _Check(lm, layers, shared, plain, choose_candidates(candidates))
     few = list(documents[:DOCUMENTS])
     answers: list[Answer] = []
-    if few and few[0].requests[0].request_type == "generate_until":
-        answers = check.texts(few)
-        # Greedy decoding can hide a fault that numbers show.
-        few = [_scoring(few, answers)] if any(_spoken(answers)) else []
-    if few and check.error is None:
-        scored = check.loglikelihoods(few)
-        answers = answers or scored
+    try:
+        if few and few[0].requests[0].request_type == "generate_until":
+            answers = check.texts(few)
+            # Greedy decoding can hide a fault that numbers show.
+            few = [_scoring(few, answers)] if any(_spoken(answers)) else []
+        if few and check.error is None:
+            scored = check.loglikelihoods(few)
+            answers = answers or scored
+    # A model that answers one request at a time may fail at two: what cannot be checked is not trusted.
+    except Exception as error:  # noqa: BLE001 - nobody can list what a model's own code may raise
+        check.error = f"cannot be checked, {type(error).__name__}: {error}"
     return CheckResult(
         tuple(check.differences),
         check.tokens,

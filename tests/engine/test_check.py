@@ -137,6 +137,22 @@ def test_a_shared_pass_that_fails_does_not_pass(monkeypatch, tmp_path):
     assert "RuntimeError" in str(found)
 
 
+def test_what_fails_at_two_rows_is_not_checked_and_not_trusted(tiny_base, tiny_adapter):
+    """A model may answer one request at a time only: the check must not fail where the plain pass would not."""
+    lm = load(tiny_base, tiny_adapter, batch_size=1)
+
+    def one_row_only(_, args, kwargs):
+        rows = len(kwargs["input_ids"] if "input_ids" in kwargs else args[0])
+        if rows > 1:
+            raise RuntimeError(f"one row, not {rows}")
+
+    lm.model.get_base_model().register_forward_pre_hook(one_row_only, with_kwargs=True)
+    for docs in (generating(), choosing()):
+        found = check(lm, docs, below_four())
+        assert not found.passed
+        assert "one row, not" in str(found)
+
+
 def test_a_near_tie_is_no_difference_and_another_text_is_one(tiny_base, tiny_adapter):
     """The shared pass is stood in for by answers that differ at a tie made by hand, or at none."""
     lm = load(tiny_base, tiny_adapter)
