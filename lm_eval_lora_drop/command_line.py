@@ -48,6 +48,8 @@ def within() -> Iterator[None]:
         with _one_line(lambda: _is_ours(getattr(namespace, "model", None)), ValueError, TypeError, OSError):
             config = from_cli(namespace)
         if _is_ours(config.model):
+            if not config.tasks:
+                raise ArgumentError("--tasks must name what to evaluate, got none. List tasks with lm_eval ls tasks.")
             given["args"] = check(config.model_args, config.metadata, config.include_path, device=config.device)
         return config
 

@@ -68,6 +68,14 @@ def add_parser(subparsers: Any) -> None:
 def _plan(args: argparse.Namespace) -> int:
     if not 0 < args.power < 1:
         raise ArgumentError(f"--power is a share between 0 and 1, got {args.power:g}.")
+    for name, given in (
+        ("documents", args.documents or ()),
+        ("difference", args.difference or ()),
+        ("candidates", () if args.candidates is None else (args.candidates,)),
+        ("pairs-per-second", () if args.pairs_per_second is None else (args.pairs_per_second,)),
+    ):
+        if any(not 0 < value < float("inf") for value in given):
+            raise ArgumentError(f"--{name} must be above 0, got {' '.join(map(str, given))}.")
     pilots = [*_guesses(args), *_sweeps(args), *_pairs(args)]
     if not pilots:
         raise ArgumentError(
