@@ -1,8 +1,9 @@
 """What a sweep has been answered so far, on disk: a run that was killed continues where it was.
 
 One file per task, fingerprint and process, `<task>-<12 digits of the fingerprint>.rank<r>.jsonl`: a header line, then
-one line per (variant, document), with its part of its batch's seconds. Every line is a JSON object whose last field `crc` is the CRC-32 of the text before
-it, so that a line that was altered is answered again. Floats are written so that they come back bit for bit.
+one line per (variant, document), with its part of its batch's seconds. Every line is a JSON object whose last field
+`crc` is the CRC-32 of the text before it, so that a line that was altered is answered again. Floats are written so that
+they come back bit for bit.
 """
 
 from __future__ import annotations
