@@ -125,11 +125,7 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     for index, variant in enumerate(recorded.candidates):
         low, high = float(band.low[index]), float(band.high[index])
         if math.ldexp(2.0, -recorded.units) > error_rate:
-<<<<<<< HEAD
-            # Even if all documents (clusters) differed the same way, a coin would do so more often than the level.
-=======
             # Even if all documents (clusters) differed the same way, a coin would do so more often than allowed.
->>>>>>> honest
             evidence = Evidence.CANNOT_TELL
         elif index != row and low > 0:
             evidence = Evidence.BETTER
