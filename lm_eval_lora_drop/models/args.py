@@ -69,9 +69,7 @@ class LoraDropArgs:
         size, select = ours.get("sweep_size"), ours.get("sweep_select")
         return cls(
             spec=spec,
-            sweep_family=tuple(
-                _word("sweep_family", name.strip(), tuple(FAMILIES)) for name in str(families).split("+")
-            ),
+            sweep_family=_families(families, size),
             sweep_size=None if size is None else _integer("sweep_size", size, minimum=0),
             sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
             sweep_limit=_integer("sweep_limit", ours.get("sweep_limit", 100), minimum=1),
@@ -120,6 +118,18 @@ def _refuse_misspelt(rest: Mapping[str, Any], known: set[str]) -> None:
                 f"model_args: {name!r} came without a value. A comma separates model_args; to name the filter of a "
                 f"metric, write sweep_metric=<metric>:<filter>."
             )
+
+
+def _families(value: Any, size: Any) -> tuple[str, ...]:
+    names = tuple(_word("sweep_family", name.strip(), tuple(FAMILIES)) for name in str(value).split("+"))
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"sweep_family must name every family once, got {value}: one is named twice.")
+    if size is not None and "random" not in names:
+        raise ArgumentError(
+            f"sweep_size is the size of the sets of the family random, got sweep_size={size} and sweep_family={value}. "
+            "Leave it out, or sweep that family too."
+        )
+    return names
 
 
 def _integer(name: str, value: Any, *, minimum: int, also: str = "") -> int:

@@ -14,7 +14,7 @@ from peft.tuners.lora.layer import LoraLayer
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.files import AdapterFiles
-from lm_eval_lora_drop.adapter.layers import find_decoder_layers
+from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import check_before_loading
@@ -71,6 +71,11 @@ def check_adapter(
     given = args.spec.resolve(shape.num_layers)
     if given is None or not given.is_full:
         health.check_divisible(files)
+    if given is not None:
+        # Kinds of module, strengths and ranks that this adapter cannot have.
+        layers = AdapterLayers.of(model)
+        layers.adapter_names(given.adapter)
+        layers.wanted(given)
     if given is not None and (reason := found.why_base(given)):
         log.warning("%s. Every answer will be the base model's.", reason)
     return files, model

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.figures.sweep import sweep_figure
+from lm_eval_lora_drop.figures.family import figure_of
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.report.compare import SystemComparison, compare
@@ -196,7 +196,7 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
             for task, record in swept_tasks(run).items():
                 search = Search(task, system.label, record)
                 try:
-                    search.figures.append((f"Sweep of {task} over the boundary K", _svg(sweep_figure(task, record))))
+                    search.figures.append((f"Sweep of {task} over the boundary K", _svg(figure_of(task, record))))
                     search.stability = sentences(assess(task, record, seed=seed))
                 except ArgumentError as error:
                     search.stability = [f"Not assessed: {error}"]

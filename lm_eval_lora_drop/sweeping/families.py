@@ -81,7 +81,7 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
         else:
             found |= dict.fromkeys(FAMILIES[name](shape))
     ends = (Variant.full(shape.num_layers), Variant.base(shape.num_layers))
-    variants = sorted({**found, **dict.fromkeys(ends)}, key=_kept, reverse=True)
+    variants = sorted({**dict.fromkeys(ends), **found}, key=_kept, reverse=True)
     single = names[0] if len(names) == 1 else ""
     return Family("+".join(names), tuple(variants), ordered=single in ("boundary", "upper", "strength"))
 
