@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AdapterShape:
     """What the candidates of a sweep depend on: decoder layers, kinds of module with LoRA (the last part of their
-    names), and the largest rank."""
+    names), the largest rank, and the names of the adapters where several are loaded."""
 
     num_layers: int
     modules: tuple[str, ...] = ()
     rank: int = 0
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def family_figure(task: str, record: TaskRecord) -> Figure:
         )
         left_out = f", {len(shown)} of {len(rows)} candidates" if len(shown) < len(rows) else ""
         axes.set_title(clean(f"{shorten(task)}: {recorded.documents} validation documents{left_out}"))
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9 / (_LINE * len(shown) + 0.3)), ncols=2)
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -217,7 +217,7 @@ class Search:
             f"searched: the paper's default is taken, boundary={boundary} (15 of 32 layers, scaled to {num_layers})."
         )
         return self._record(
-            Variant.below(boundary, num_layers),
+            Variant.below(boundary, num_layers, next(iter(self.backend.shape.adapters), "")),
             "default",
             self._task_fingerprint(binding),
             warnings=(warning,),

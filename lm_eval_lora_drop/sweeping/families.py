@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Keep, Variant, check_boundary, default_boundary
@@ -60,7 +60,7 @@ def boundaries(values: Iterable[int], num_layers: int) -> Family:
 
 
 def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, size: int | None = None) -> Family:
-    """The candidates of one family, or of several together (then unordered).
+    """The candidates of one family, or of several together (then unordered); of every adapter, where there are several.
 
     Args:
         names: of `FAMILIES`.
@@ -71,6 +71,7 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
         ArgumentError: no such family, or one that this adapter has no candidates for.
     """
     found: dict[Variant, None] = {}
+    adapters = shape.adapters or ("",)
     for name in names:
         if name not in FAMILIES:
             raise ArgumentError(f"sweep_family must be one of {', '.join(FAMILIES)}, joined by '+', got {name!r}.")
@@ -80,10 +81,16 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
             found |= dict.fromkeys(_random(shape, chosen, seed))
         else:
             found |= dict.fromkeys(FAMILIES[name](shape))
-    ends = (Variant.full(shape.num_layers), Variant.base(shape.num_layers))
-    variants = sorted({**dict.fromkeys(ends), **found}, key=_kept, reverse=True)
-    single = names[0] if len(names) == 1 else ""
-    return Family("+".join(names), tuple(variants), ordered=single in ("boundary", "upper", "strength"))
+    ends = (Variant.full(shape.num_layers), *found, Variant.base(shape.num_layers))
+    # The base model is the same below every adapter.
+    all_of_them = {
+        replace(variant, adapter="" if variant.is_base else adapter): None for adapter in adapters for variant in ends
+    }
+    variants = sorted(all_of_them, key=_kept, reverse=True)
+    single = names[0] if len(names) == 1 and len(adapters) == 1 else ""
+    prefix = ["adapters"] if shape.adapters and "adapters" not in names else []
+    name = "+".join([*prefix, *names])
+    return Family(name, tuple(variants), ordered=single in ("boundary", "upper", "strength"))
 
 
 def _kept(variant: Variant) -> float:
@@ -178,6 +185,16 @@ def _rank(shape: AdapterShape) -> list[Variant]:
     return found
 
 
+def _adapters(shape: AdapterShape) -> list[Variant]:
+    """The whole of every adapter, and nothing else: which one, or which checkpoint."""
+    if not shape.adapters:
+        raise ArgumentError(
+            "sweep_family=adapters compares several adapters, got one. Name them in peft, joined by '+', or a folder of "
+            "checkpoints."
+        )
+    return []
+
+
 FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     "boundary": _boundary,
     "upper": _upper,
@@ -189,4 +206,5 @@ FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     "soft": _soft,
     "modules": _modules,
     "rank": _rank,
+    "adapters": _adapters,
 }
