@@ -42,7 +42,9 @@ def adapter_sources(peft: str) -> dict[str, str]:
     path = Path(peft).expanduser()
     if path.is_dir() and not (path / "adapter_config.json").is_file():
         found = [folder for folder in path.iterdir() if (folder / "adapter_config.json").is_file()]
-        found.sort(key=lambda folder: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", folder.name)])
+        found.sort(
+            key=lambda folder: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", folder.name)]
+        )
         sources = [str(folder) for folder in reversed(found)]
     else:
         sources = [peft] if path.exists() else [part.strip() for part in peft.split("+")]

@@ -11,7 +11,7 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
-from lm_eval_lora_drop.sweeping.families import FAMILIES, Family, boundaries, make_family
+from lm_eval_lora_drop.sweeping.families import FAMILIES, GREEDY, Family, boundaries, make_family
 from lm_eval_lora_drop.sweeping.select import SELECTIONS
 from lm_eval_lora_drop.work import AdapterShape
 
@@ -124,6 +124,11 @@ def _families(value: Any, size: Any) -> tuple[str, ...]:
     names = tuple(_word("sweep_family", name.strip(), tuple(FAMILIES)) for name in str(value).split("+"))
     if len(set(names)) < len(names):
         raise ArgumentError(f"sweep_family must name every family once, got {value}: one is named twice.")
+    if len(names) > 1 and (alone := set(names) & set(GREEDY)):
+        raise ArgumentError(
+            f"sweep_family={min(alone)} searches in rounds and cannot be joined with another family, got {value}. Sweep "
+            "them in two runs."
+        )
     if size is not None and "random" not in names:
         raise ArgumentError(
             f"sweep_size is the size of the sets of the family random, got sweep_size={size} and sweep_family={value}. "

@@ -22,6 +22,8 @@ from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import Method, TaskRecord, ValidationRecord
 from lm_eval_lora_drop.sweeping import prior
+from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
+from lm_eval_lora_drop.sweeping.families import GREEDY
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
@@ -123,16 +125,21 @@ class Search:
             scorer.metric.name,
             journal.path,
         )
-        sweep = run_sweep(
-            documents,
-            prepare,
-            scorer,
-            settings,
-            journal,
-            peers=backend.peers(),
-            listeners=self.listeners,
-            reference=self._prior(binding, documents, prepare, settings, journal),
-        )
+        if family.name in GREEDY:
+            sweep, documents = run_greedy(
+                documents, prepare, scorer, settings, journal, peers=backend.peers(), listeners=self.listeners
+            )
+        else:
+            sweep = run_sweep(
+                documents,
+                prepare,
+                scorer,
+                settings,
+                journal,
+                peers=backend.peers(),
+                listeners=self.listeners,
+                reference=self._prior(binding, documents, prepare, settings, journal),
+            )
         return self._record(
             Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",

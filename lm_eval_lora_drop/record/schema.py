@@ -71,6 +71,26 @@ class RacingRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GreedyRoundRecord:
+    """One round of a greedy search: what it moved to, of how many candidates, its score and its difference to the whole
+    adapter on the round's documents. The best of many on documents that chose it: it flatters."""
+
+    variant: str
+    score: float
+    difference: DifferenceRecord
+    candidates: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyRecord:
+    """How a greedy search (backward or forward) came to a sweep's candidates, on documents that the sweep has not."""
+
+    direction: Literal["backward", "forward"]
+    doc_ids: tuple[int, ...]
+    rounds: tuple[GreedyRoundRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepRecord:
     """Everything a choice was made from. `candidates` stand from most kept to least; `ordered` says that neighbours in
     that order are alike (boundaries), so that their scores may be smoothed."""
@@ -87,6 +107,7 @@ class SweepRecord:
     best: str
     gain_over_full: DifferenceRecord | None = None
     racing: RacingRecord | None = None
+    greedy: GreedyRecord | None = None
     check: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
 

@@ -70,6 +70,11 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
     Raises:
         ArgumentError: no such family, or one that this adapter has no candidates for.
     """
+    if shape.adapters and set(names) & set(GREEDY):
+        raise ArgumentError(
+            f"sweep_family={'+'.join(names)} searches the layers of one adapter, got {', '.join(shape.adapters)}. Name one "
+            "in peft."
+        )
     found: dict[Variant, None] = {}
     adapters = shape.adapters or ("",)
     for name in names:
@@ -195,6 +200,8 @@ def _adapters(shape: AdapterShape) -> list[Variant]:
     return []
 
 
+GREEDY = ("greedy", "greedy_forward")
+"""Searched in rounds, by themselves."""
 FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     "boundary": _boundary,
     "upper": _upper,
@@ -207,4 +214,7 @@ FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     "modules": _modules,
     "rank": _rank,
     "adapters": _adapters,
+    # What their first round compares (sweeping/beyond/greedy.py).
+    "greedy": _leave_one_out,
+    "greedy_forward": lambda shape: [Variant.of_layers((one,), shape.num_layers) for one in range(shape.num_layers)],
 }

@@ -69,6 +69,12 @@ def remarks(task: TaskRecord) -> list[str]:
     kept = Variant.parse(sweep.chosen, task.num_layers)
     rule = "the best score" if sweep.select == "best" else f"by sweep_select={sweep.select}"
     said = [f"Chosen: {kept.label}, {rule}, among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
+    if sweep.greedy is not None:
+        tried = sum(one.candidates for one in sweep.greedy.rounds)
+        said.append(
+            f"They stand on the {sweep.greedy.direction} way of {len(sweep.greedy.rounds)} greedy rounds over {tried} "
+            f"candidates, on {len(sweep.greedy.doc_ids)} other documents."
+        )
     reference = _reference(task, sweep)
     if kept == reference:
         return [*said, "That is the whole adapter: dropping layers brought nothing on these documents."]
