@@ -23,3 +23,9 @@ class SweepFigure:
 
         files = save_figure(figure_of(event.task, event.record), Path(event.record.journal).with_suffix(""))
         log.info("%s: figure %s", event.task, files[0])
+        if event.record.also:
+            from lm_eval_lora_drop.figures.trade import trade_figure
+
+            stem = Path(event.record.journal).with_suffix("")
+            files = save_figure(trade_figure(event.task, event.record), stem.with_name(f"{stem.name}-trade"))
+            log.info("%s: figure %s", event.task, files[0])

@@ -11,6 +11,7 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.listeners.trackers import SWEEP_LOGS
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, parse_sweep_boundaries
+from lm_eval_lora_drop.sweeping.beyond.also import AlsoSpec, parse_also
 from lm_eval_lora_drop.sweeping.families import FAMILIES, GREEDY, Family, boundaries, make_family
 from lm_eval_lora_drop.sweeping.select import SELECTIONS
 from lm_eval_lora_drop.work import AdapterShape
@@ -27,6 +28,7 @@ class LoraDropArgs:
     sweep_family: tuple[str, ...] = ("boundary",)
     sweep_boundaries: tuple[int, ...] | None = None
     sweep_size: int | None = None
+    sweep_also: tuple[AlsoSpec, ...] = ()
     sweep_limit: int = 100
     sweep_metric: str | None = None
     sweep_strategy: str = "exhaustive"
@@ -72,6 +74,7 @@ class LoraDropArgs:
             sweep_family=_families(families, size),
             sweep_size=None if size is None else _integer("sweep_size", size, minimum=0),
             sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
+            sweep_also=() if ours.get("sweep_also") is None else parse_also(ours["sweep_also"]),
             sweep_limit=_integer("sweep_limit", ours.get("sweep_limit", 100), minimum=1),
             # The comma that separates metric and filter also separates model_args, so a colon is taken for it.
             sweep_metric=None if metric is None else _text("sweep_metric", metric).replace(":", ",", 1),

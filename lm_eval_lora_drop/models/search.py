@@ -20,10 +20,11 @@ from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.schema import Method, TaskRecord, ValidationRecord
+from lm_eval_lora_drop.record.schema import AlsoRecord, Method, SweepRecord, TaskRecord, ValidationRecord
 from lm_eval_lora_drop.sweeping import prior
+from lm_eval_lora_drop.sweeping.beyond.also import Also, open_also
 from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
-from lm_eval_lora_drop.sweeping.families import GREEDY
+from lm_eval_lora_drop.sweeping.families import GREEDY, Family
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
@@ -107,13 +108,9 @@ class Search:
             select=selection(args.sweep_select, args.sweep_strategy, ordered=family.ordered),
             seed=args.sweep_seed,
         )
-        journal = Journal(
-            self.folder,
-            self._task_fingerprint(binding),
-            binding.name,
-            rank=backend.peers().rank,
-            settings={**backend.fingerprint_parts(), "task": binding.name, "version": str(binding.task.VERSION)},
-        )
+        journal = self._journal(binding)
+        # Whatever is wrong with another task is said before hours of sweeping this one.
+        others = open_also(args.sweep_also, binding, args.sweep_limit, args.sweep_seed) if args.sweep_also else []
         prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
         log.info(
             "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
@@ -147,8 +144,49 @@ class Search:
             metric=scorer.metric,
             validation=_validation(drawn, documents),
             sweep=sweep,
+            candidate_parameters={
+                row.variant: backend.count_parameters(Variant.parse(row.variant, backend.shape.num_layers))[0]
+                for row in sweep.candidates
+            },
+            also=tuple(self._also(other, sweep) for other in others),
             journal=str(journal.path),
             warnings=drawn.warnings,
+        )
+
+    def _also(self, other: Also, sweep: SweepRecord) -> AlsoRecord:
+        """Score a sweep's candidates, those that were carried to the end, on another task."""
+        backend, documents = self.backend, other.drawn.documents
+        left = [row.variant for row in sweep.candidates if row.retired_after is None]
+        family = Family(
+            sweep.family, tuple(Variant.parse(one, backend.shape.num_layers) for one in left), ordered=False
+        )
+        journal = self._journal(other.binding)
+        found = run_sweep(
+            documents,
+            lambda: backend.prepare(documents, family.variants),
+            Scorer(other.binding.task, other.metric),
+            SweepSettings(family=family),
+            journal,
+            peers=backend.peers(),
+            listeners=self.listeners,
+        )
+        return AlsoRecord(
+            task=other.binding.name,
+            metric=other.metric,
+            aggregation=found.aggregation,
+            validation=_validation(other.drawn, documents),
+            candidates=found.candidates,
+            journal=str(journal.path),
+        )
+
+    def _journal(self, binding: Binding) -> Journal:
+        parts = self.backend.fingerprint_parts()
+        return Journal(
+            self.folder,
+            self._task_fingerprint(binding),
+            binding.name,
+            rank=self.backend.peers().rank,
+            settings={**parts, "task": binding.name, "version": str(binding.task.VERSION)},
         )
 
     def _prior(

@@ -128,11 +128,24 @@ class ValidationRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlsoRecord:
+    """Another task that the candidates were scored on, and that chose nothing."""
+
+    task: str
+    metric: MetricSpec
+    aggregation: str
+    validation: ValidationRecord
+    candidates: tuple[CandidateRecord, ...]
+    journal: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskRecord:
     """What one task was answered with, and how it was found.
 
     `boundary` is K where `variant` is one. `seconds` is what finding it took. `fingerprint` digests everything that
-    changed the decision: model, adapter, task, validation documents. `source` is the results file that a "recorded"
+    changed the decision: model, adapter, task, validation documents. `candidate_parameters` are those of the adapter
+    that each candidate of the sweep keeps, `also` its scores on tasks that were not optimised. `source` is the results file that a "recorded"
     choice was taken from.
     """
 
@@ -146,6 +159,8 @@ class TaskRecord:
     metric: MetricSpec | None = None
     validation: ValidationRecord | None = None
     sweep: SweepRecord | None = None
+    candidate_parameters: dict[str, int] = field(default_factory=dict)
+    also: tuple[AlsoRecord, ...] = ()
     probe: dict[str, Any] | None = None
     journal: str | None = None
     source: str | None = None
