@@ -223,6 +223,13 @@ class Backend(Encoder, Protocol):
     def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
 
+    def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:
+        """How much each decoder layer matters by several scores, on (prompt, reference) pairs.
+
+        Raises:
+            ArgumentError: the backend sees no layers.
+        """
+
     def probe(self, pairs: Sequence[tuple[str, str]]) -> ProbeFinding:
         """The probe of (prompt, reference) pairs.
 

@@ -98,7 +98,7 @@ def _fold(
         if tensor.part.startswith("lora_"):
             key = "bias" if tensor.part in _B and tensor.value == "bias" else tensor.part
             parts.setdefault((tensor.module, tensor.depth), {})[key] = tensor
-    scaling_of = _scalings(files, [module for module, _ in parts])
+    scaling_of = scalings(files, [module for module, _ in parts])
     pairs: dict[tuple[TensorName, TensorName, TensorName | None], LoraPair] = {}
     for (module, _), named in parts.items():
         a, b, bias = (
@@ -141,7 +141,7 @@ def _fold(
     return written, scale
 
 
-def _scalings(files: AdapterFiles, modules: Iterable[str]) -> dict[str, tuple[int, float, bool]]:
+def scalings(files: AdapterFiles, modules: Iterable[str]) -> dict[str, tuple[int, float, bool]]:
     """The rank and scaling of each module, and whether it is a parameter's: peft.tuners.lora, `_create_and_replace`."""
     config = files.config
     names = list(dict.fromkeys(modules))

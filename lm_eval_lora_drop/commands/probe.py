@@ -31,6 +31,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--boundary", action="append", default=[], metavar="K", help="a boundary (may be repeated)")
     parser.add_argument("--layers", action="append", default=[], metavar="SET", help="a layer set, e.g. 0-14+20")
     parser.add_argument("--tokens", type=int, default=4, help="reference tokens to read (default 4)")
+    add_task_arguments(parser)
+    parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
+    parser.set_defaults(func=_probe)
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """How documents are drawn and shown, and where the model runs."""
     parser.add_argument("--limit", type=int, default=100, help="validation documents (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing and of the bootstrap (default 0)")
     parser.add_argument("--num_fewshot", type=int, help="examples in the prompt (default: the task's)")
@@ -39,8 +46,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--metadata", type=_json, default={}, help="JSON handed to the task, as in lm_eval")
     parser.add_argument("--device", default="cuda:0", help="as in lm_eval (default: cuda:0, else cpu)")
     parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")
-    parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
-    parser.set_defaults(func=_probe)
 
 
 def _probe(args: argparse.Namespace) -> int:
@@ -61,7 +66,7 @@ def _probe(args: argparse.Namespace) -> int:
     lm = LoraDropLM(args.pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
     num_layers = lm.layers.num_layers
     sets = [kept for spec in specs if (kept := spec.resolve(num_layers)) is not None]
-    binding = _bind(lm, args)
+    binding = bind_task(lm, args)
     drawn = validation.draw(binding, args.limit, args.seed)
     if drawn is None:
         raise ArgumentError(
@@ -95,7 +100,12 @@ def _probe(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bind(lm: Any, args: argparse.Namespace) -> Binding:
+def bind_task(lm: Any, args: argparse.Namespace) -> Binding:
+    """The task that `--task` names, asked as the other options say.
+
+    Raises:
+        ArgumentError: there is no such task.
+    """
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 

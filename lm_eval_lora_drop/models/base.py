@@ -202,6 +202,7 @@ class LoraDropBase(abc.ABC):
         if args.spec.needs_validation:
             setting |= {
                 "candidates": [str(variant) for variant in args.candidates(self.shape).variants],
+                "sweep_family": args.sweep_family,
                 "sweep_also": [str(one) for one in args.sweep_also],
                 "sweep_limit": args.sweep_limit,
                 "sweep_metric": args.sweep_metric,
@@ -222,6 +223,17 @@ class LoraDropBase(abc.ABC):
         raise ArgumentError(
             f"boundary=probe reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
             f"hf-lora-drop for it, or boundary=auto."
+        )
+
+    def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:  # noqa: ARG002
+        """Scores of the layers. A backend that sees no layers has none.
+
+        Raises:
+            ArgumentError: here.
+        """
+        raise ArgumentError(
+            f"sweep_family=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
+            f"hf-lora-drop for it, or another family."
         )
 
     @abc.abstractmethod

@@ -27,6 +27,7 @@ from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
+from lm_eval_lora_drop.probe.scores import layer_scores
 from lm_eval_lora_drop.record.fingerprint import digest, digest_blocks
 from lm_eval_lora_drop.sweeping.run import in_step
 from lm_eval_lora_drop.variant import Variant
@@ -181,6 +182,13 @@ class LoraDropLM(LoraDropBase, HFLM):
     def probe(self, pairs: Sequence[tuple[str, str]]) -> ProbeResult:
         """The probe of the whole adapter; every process reads all documents, so that all find the same layer."""
         return probe_boundary(self, self.layers, pairs, seed=self.args.sweep_seed, progress=self.rank == 0)
+
+    def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:
+        """By the scores of `probe.scores`; every process reads all documents, so that all find the same."""
+        return {
+            name: scores.tolist()
+            for name, scores in layer_scores(self, self.layers, pairs, self._adapter_files).items()
+        }
 
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
         """HFLM's own answers under whatever layers are kept now."""

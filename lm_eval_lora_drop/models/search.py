@@ -24,7 +24,7 @@ from lm_eval_lora_drop.record.schema import AlsoRecord, Method, SweepRecord, Tas
 from lm_eval_lora_drop.sweeping import prior
 from lm_eval_lora_drop.sweeping.beyond.also import Also, open_also
 from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
-from lm_eval_lora_drop.sweeping.families import GREEDY, Family
+from lm_eval_lora_drop.sweeping.families import GREEDY, Family, best_layers
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
@@ -102,6 +102,11 @@ class Search:
         else:
             scorer = Scorer(binding.task, metric)
         family = args.candidates(backend.shape)
+        if "scores" in args.sweep_family:
+            asked = zip(drawn.documents, validation.references(binding, drawn.documents), strict=True)
+            family = best_layers(
+                backend.layer_scores([(str(document.requests[0].args[0]), text) for document, text in asked]), family
+            )
         settings = SweepSettings(
             family=family,
             strategy=args.sweep_strategy,

@@ -7,8 +7,9 @@ adapter and base model are always among the candidates, so that every choice is 
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lm_eval_lora_drop.errors import ArgumentError
@@ -70,7 +71,7 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
     Raises:
         ArgumentError: no such family, or one that this adapter has no candidates for.
     """
-    if shape.adapters and set(names) & set(GREEDY):
+    if shape.adapters and set(names) & {*GREEDY, "scores"}:
         raise ArgumentError(
             f"sweep_family={'+'.join(names)} searches the layers of one adapter, got {', '.join(shape.adapters)}. Name one "
             "in peft."
@@ -96,6 +97,21 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
     prefix = ["adapters"] if shape.adapters and "adapters" not in names else []
     name = "+".join([*prefix, *names])
     return Family(name, tuple(variants), ordered=single in ("boundary", "upper", "strength"))
+
+
+def best_layers(scores: Mapping[str, Sequence[float]], family: Family) -> Family:
+    """`family` with "keep the k best layers by a score" for every score and k on a grid; a tie goes to the lower layer.
+
+    Args:
+        scores: name -> one number per layer, higher says that the layer matters more.
+    """
+    found: dict[Variant, None] = dict.fromkeys(family.variants)
+    for values in scores.values():
+        order = sorted(
+            range(len(values)), key=lambda layer: -values[layer] if math.isfinite(values[layer]) else math.inf
+        )
+        found |= dict.fromkeys(Variant.of_layers(order[:size], len(values)) for size in _steps(len(values)))
+    return replace(family, variants=tuple(sorted(found, key=_kept, reverse=True)), ordered=False)
 
 
 def _kept(variant: Variant) -> float:
@@ -214,6 +230,8 @@ FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     "modules": _modules,
     "rank": _rank,
     "adapters": _adapters,
+    # Found when the model is there, see `best_layers`.
+    "scores": lambda _: [],
     # What their first round compares (sweeping/beyond/greedy.py).
     "greedy": _leave_one_out,
     "greedy_forward": lambda shape: [Variant.of_layers((one,), shape.num_layers) for one in range(shape.num_layers)],
