@@ -24,9 +24,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _figures(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.figures.family import save_figure_of
     from lm_eval_lora_drop.figures.probe import save_probe_figures
     from lm_eval_lora_drop.figures.style import check_formats
-    from lm_eval_lora_drop.figures.family import save_figure_of
     from lm_eval_lora_drop.record.find import read_records
 
     tasks = read_records(args.results)

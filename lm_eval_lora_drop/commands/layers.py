@@ -73,7 +73,7 @@ def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any],
         )
     references = validation.references(binding, drawn.documents)
     pairs = [(str(d.requests[0].args[0]), r) for d, r in zip(drawn.documents, references, strict=True)]
-    return lm.layer_scores(pairs), len(pairs)
+    return dict(lm.layer_scores(pairs)), len(pairs)
 
 
 def scores_table(scores: Mapping[str, Sequence[float]]) -> str:

@@ -56,6 +56,8 @@ def _probe(args: argparse.Namespace) -> int:
                 f"--boundary must be a number, full, base or default, got {spec}. Leave it out for the probe's; for "
                 "that of a sweep, run lm_eval with boundary=auto and give its K."
             )
+    import msgspec
+
     from lm_eval_lora_drop import validation
     from lm_eval_lora_drop.figures.probe import save_probe_figures
     from lm_eval_lora_drop.figures.style import check_formats
@@ -88,7 +90,7 @@ def _probe(args: argparse.Namespace) -> int:
         **{key: lm.fingerprint_parts()[key] for key in ("adapter", "base", "dtype")},
         "split": drawn.split,
         "doc_ids": [document.doc_id for document in drawn.documents],
-        "left_out": drawn.left_out,
+        "left_out": msgspec.to_builtins(drawn.left_out),
         "probe": result.to_json(),
     }
     args.output.mkdir(parents=True, exist_ok=True)

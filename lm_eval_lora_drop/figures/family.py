@@ -126,8 +126,8 @@ def _draw(axes: Axes, rows: Sequence[tuple[Variant, Gain]], recorded: RecordedSw
                     [gain.value], [place], marker, color=colour, markersize=size, label=name, linestyle="none", zorder=4
                 )
     axes.set_yticks(range(len(rows)), [shorten(variant.label, 34) for variant, _ in rows])
-    for label, (variant, _) in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_fontweight("bold" if variant == recorded.chosen else "normal")
+    for text, (variant, _) in zip(axes.get_yticklabels(), rows, strict=True):
+        text.set_fontweight("bold" if variant == recorded.chosen else "normal")
     # The first candidate at the top.
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")

@@ -28,7 +28,8 @@ def trade_figure(task: str, record: TaskRecord) -> Figure:
         ValueError: the record holds no sweep.
     """
     rows = traded(record)
-    assert record.metric is not None and record.sweep is not None
+    assert record.metric is not None
+    assert record.sweep is not None
     panels = 1 + len(record.also)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH * panels + 0.6, _HEIGHT + 0.7), layout="constrained")

@@ -156,8 +156,8 @@ class TrackerLog:
             self._log({"decision": module.Markdown("\n".join([f"**{task}**", "", *lines]))})
 
     def _log_sweep(self, module: Any, task: str, record: TaskRecord, *, caption: str) -> None:
-        from lm_eval_lora_drop.figures.style import save_figure
         from lm_eval_lora_drop.figures.family import figure_of
+        from lm_eval_lora_drop.figures.style import save_figure
 
         rows = _rows(record)
         # From K = 0 upwards, as a chart is read.

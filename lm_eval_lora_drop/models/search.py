@@ -128,9 +128,10 @@ class Search:
             journal.path,
         )
         if family.name in GREEDY:
-            sweep, documents = run_greedy(
+            sweep, compared = run_greedy(
                 documents, prepare, scorer, settings, journal, peers=backend.peers(), listeners=self.listeners
             )
+            documents = tuple(compared)
         else:
             sweep = run_sweep(
                 documents,

@@ -7,8 +7,8 @@
     probe_rise    by how much the probability of the reference tokens, read through the logit lens, rises in the layer
                   (the curve behind boundary=probe)
 
-Higher says that the layer matters more. Whether a score is a good guide to what may be dropped is a question for a sweep
-(`sweep_family=scores`), not for the score.
+Higher says that the layer matters more. Whether a score is a good guide to what may be dropped is a question for a
+sweep (`sweep_family=scores`), not for the score.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def layer_scores(
     documents = [found for pair in pairs if (found := encode(lm, *pair, TOKENS)) is not None]
     if len(documents) < 2:
         raise ArgumentError(
-            f"scores of layers need at least two documents with a reference answer, got {len(documents)}. Raise the limit."
+            f"scores of layers need at least two documents with a reference answer, got {len(documents)}. "
+            "Raise the limit."
         )
     full, base = Variant.full(layers.num_layers), Variant.base(layers.num_layers)
     outputs = np.zeros(layers.num_layers)
@@ -90,8 +91,8 @@ def layer_scores(
         for layer in range(layers.num_layers)
     ]
     total = outputs.sum()
-    found = {} if files is None else {"update_norm": update_norms(files, layers.num_layers)}
-    return found | {
+    norms = {} if files is None else {"update_norm": update_norms(files, layers.num_layers)}
+    return norms | {
         "lora_output": outputs / total if total else outputs,
         "cka_distance": np.array(distances),
         "probe_rise": np.diff(curve, prepend=0.0),
@@ -149,7 +150,8 @@ def _lora_outputs(layers: AdapterLayers) -> Iterator[Floats]:
 
     try:
         for layer, modules in enumerate(layers.modules):
-            handles += [one.register_forward_hook(watch(layer)) for one in modules if isinstance(one, LoraLayer)]
+            lora: list[Any] = [one for one in modules if isinstance(one, LoraLayer)]
+            handles += [one.register_forward_hook(watch(layer)) for one in lora]
         yield squares
     finally:
         for handle in handles:

@@ -1,4 +1,4 @@
-"""Other tasks that a sweep's candidates are scored on without being chosen by them: forgetting, format, another language.
+"""Other tasks that a sweep's candidates are scored on, and that choose nothing: forgetting, format, another language.
 
 Their documents are drawn by the same rules as those of the optimised task: from validation or training splits, never
 from what is evaluated.
