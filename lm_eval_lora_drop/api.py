@@ -108,9 +108,9 @@ class TaskResult:
         Raises:
             ArgumentError: the task had no sweep.
         """
-        from lm_eval_lora_drop.figures.sweep import sweep_figure
+        from lm_eval_lora_drop.figures.family import figure_of
 
-        return sweep_figure(self.name, self.record)
+        return figure_of(self.name, self.record)
 
     def export(
         self, destination: str | Path, *, adapter: str | Path | None = None, merge: bool = False, dtype: str = "auto"

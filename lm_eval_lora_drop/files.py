@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import stat
 import tempfile
 import zlib
@@ -174,6 +175,51 @@ def find_folder(data_dir: str, folder: str) -> Path:
     if not is_folder(path):
         raise ArgumentError(f"data_dir must be a folder with the benchmark's files; {path.absolute()} is none.")
     return path / folder if (path / folder).is_dir() else path
+
+
+def adapter_sources(peft: str) -> dict[str, str]:
+    """Which adapters `peft` names, by the names that variants call them by; one alone is called "".
+
+    Several are joined by `+`, or are the checkpoints of one run in a folder that is no adapter itself: the last one
+    first. The first is the one that the others are held against. A folder whose name has a `+` is one adapter.
+
+    Raises:
+        ArgumentError: two of them would have the same name.
+    """
+    path = Path(peft).expanduser()
+    if path.is_dir() and not (path / "adapter_config.json").is_file():
+        found = [folder for folder in path.iterdir() if (folder / "adapter_config.json").is_file()]
+        found.sort(
+            key=lambda folder: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", folder.name)]
+        )
+        sources = [str(folder) for folder in reversed(found)]
+    else:
+        sources = [peft] if path.exists() else [part.strip() for part in peft.split("+")]
+    if len(sources) < 2:
+        return {"": sources[0] if sources else peft}
+    # PEFT keeps adapters as torch modules, whose names have no dot; a variant's notation takes neither @ nor +.
+    names = [re.sub(r"[^A-Za-z0-9_-]+", "_", Path(source).name).strip("_-") or "adapter" for source in sources]
+    if len(set(names)) < len(names):
+        raise ArgumentError(
+            f"peft names {len(sources)} adapters, which are called by the last part of their paths, and two of "
+            f"these are alike: {', '.join(names)}. Give the folders different names."
+        )
+    return dict(zip(names, sources, strict=True))
+
+
+def source_of(peft: str, adapter: str) -> str:
+    """The source of the adapter that a variant names.
+
+    Raises:
+        ArgumentError: there is none of that name.
+    """
+    sources = adapter_sources(peft)
+    if adapter in sources:
+        return sources[adapter]
+    if not adapter or "" in sources:
+        there = ", ".join(sources) if "" not in sources else "one without a name"
+        raise ArgumentError(f"peft={peft} has {there}, and a variant of {adapter or 'no named adapter'} came. Name it.")
+    raise ArgumentError(f"peft={peft} has the adapters {', '.join(sources)}, got {adapter!r}. Name one of these.")
 
 
 def find_files(folder: Path, patterns: Sequence[str], suffixes: Sequence[str] = ROW_SUFFIXES) -> list[Path]:

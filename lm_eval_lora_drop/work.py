@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AdapterShape:
     """What the candidates of a sweep depend on: decoder layers, kinds of module with LoRA (the last part of their
-    names), and the largest rank."""
+    names), the largest rank, and the names of the adapters where several are loaded."""
 
     num_layers: int
     modules: tuple[str, ...] = ()
     rank: int = 0
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,13 @@ class Backend(Encoder, Protocol):
 
     def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
+
+    def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:
+        """How much each decoder layer matters by several scores, on (prompt, reference) pairs.
+
+        Raises:
+            ArgumentError: the backend sees no layers.
+        """
 
     def probe(self, pairs: Sequence[tuple[str, str]]) -> ProbeFinding:
         """The probe of (prompt, reference) pairs.

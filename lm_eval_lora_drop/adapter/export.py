@@ -27,6 +27,7 @@ from lm_eval_lora_drop.adapter.fold import LoraPair, common_scaling
 from lm_eval_lora_drop.adapter.names import IN_LAYER, TensorName, one_stack, read_names
 from lm_eval_lora_drop.adapter.patterns import first_pattern, match_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.files import source_of
 from lm_eval_lora_drop.variant import Keep, Variant
 
 _TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab.*", "merges.txt")
@@ -45,7 +46,7 @@ def export_adapter(
         AdapterError: not a LoRA adapter, one whose layers cannot be told apart, or one that cannot be kept this way.
         ArgumentError: `destination` exists, or nothing would be left.
     """
-    files = adapter_files.open_adapter(str(source))
+    files = adapter_files.open_adapter(source_of(str(source), kept.adapter) if kept.adapter else str(source))
     with new_folder(destination) as folder:
         tensors = read_names(files.shapes, files.config)
         _check(files, tensors, kept)
@@ -97,7 +98,7 @@ def _fold(
         if tensor.part.startswith("lora_"):
             key = "bias" if tensor.part in _B and tensor.value == "bias" else tensor.part
             parts.setdefault((tensor.module, tensor.depth), {})[key] = tensor
-    scaling_of = _scalings(files, [module for module, _ in parts])
+    scaling_of = scalings(files, [module for module, _ in parts])
     pairs: dict[tuple[TensorName, TensorName, TensorName | None], LoraPair] = {}
     for (module, _), named in parts.items():
         a, b, bias = (
@@ -140,7 +141,7 @@ def _fold(
     return written, scale
 
 
-def _scalings(files: AdapterFiles, modules: Iterable[str]) -> dict[str, tuple[int, float, bool]]:
+def scalings(files: AdapterFiles, modules: Iterable[str]) -> dict[str, tuple[int, float, bool]]:
     """The rank and scaling of each module, and whether it is a parameter's: peft.tuners.lora, `_create_and_replace`."""
     config = files.config
     names = list(dict.fromkeys(modules))

@@ -24,9 +24,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _figures(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.figures.family import save_figure_of
     from lm_eval_lora_drop.figures.probe import save_probe_figures
     from lm_eval_lora_drop.figures.style import check_formats
-    from lm_eval_lora_drop.figures.sweep import save_sweep_figure
     from lm_eval_lora_drop.record.find import read_records
 
     tasks = read_records(args.results)
@@ -41,7 +41,7 @@ def _figures(args: argparse.Namespace) -> int:
     paths: list[Path] = []
     for task, entry in tasks.items():
         if entry.sweep is not None:
-            paths += save_sweep_figure(task, entry, folder, formats)
+            paths += save_figure_of(task, entry, folder, formats)
         if entry.probe is not None:
             paths += save_probe_figures(task, entry.probe, folder, formats)
     if not paths:

@@ -19,6 +19,7 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.plan",
     "lm_eval_lora_drop.commands.figures",
     "lm_eval_lora_drop.commands.probe",
+    "lm_eval_lora_drop.commands.layers",
     "lm_eval_lora_drop.commands.judge",
     "lm_eval_lora_drop.commands.export",
     "lm_eval_lora_drop.commands.train",

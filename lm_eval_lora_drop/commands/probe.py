@@ -37,6 +37,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--boundary", action="append", default=[], metavar="K", help="a boundary (may be repeated)")
     parser.add_argument("--layers", action="append", default=[], metavar="SET", help="a layer set, e.g. 0-14+20")
     parser.add_argument("--tokens", type=positive, default=4, help="reference tokens to read (default 4)")
+    add_task_arguments(parser)
+    parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
+    parser.set_defaults(func=_probe)
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """How documents are drawn and shown, and where the model runs."""
     parser.add_argument("--limit", type=positive, default=100, help="validation documents (default 100)")
     parser.add_argument("--seed", type=natural, default=0, help="of the drawing and of the bootstrap (default 0)")
     parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
@@ -45,8 +52,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--metadata", type=_json, default={}, help="JSON handed to the task, as in lm_eval")
     parser.add_argument("--device", default="cuda:0", help="as in lm_eval (default: cuda:0, else cpu)")
     parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")
-    parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
-    parser.set_defaults(func=_probe)
 
 
 def _probe(args: argparse.Namespace) -> int:
@@ -64,6 +69,8 @@ def _probe(args: argparse.Namespace) -> int:
     # The task before the model: a misspelt name shall not cost the minutes of loading.
     task = load_task(args.task, args.include_path, args.metadata)
 
+    import msgspec
+
     from lm_eval_lora_drop import validation
     from lm_eval_lora_drop.figures.probe import save_probe_figures
     from lm_eval_lora_drop.models.hf import LoraDropLM
@@ -72,7 +79,7 @@ def _probe(args: argparse.Namespace) -> int:
     lm = LoraDropLM(args.pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
     num_layers = lm.layers.num_layers
     sets = [kept for spec in specs if (kept := spec.resolve(num_layers)) is not None]
-    binding = _bind(lm, task, args)
+    binding = bind_task(lm, task, args)
     drawn = validation.draw(binding, args.limit, args.seed)
     if drawn is None:
         raise ArgumentError(
@@ -94,7 +101,7 @@ def _probe(args: argparse.Namespace) -> int:
         **{key: lm.fingerprint_parts()[key] for key in ("adapter", "base", "dtype")},
         "split": drawn.split,
         "doc_ids": [document.doc_id for document in drawn.documents],
-        "left_out": drawn.left_out,
+        "left_out": msgspec.to_builtins(drawn.left_out),
         "probe": result.to_json(),
     }
     write_atomically(args.output / "probe.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -142,7 +149,8 @@ def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> 
     return task
 
 
-def _bind(lm: Any, task: Task, args: argparse.Namespace) -> Binding:
+def bind_task(lm: Any, task: Task, args: argparse.Namespace) -> Binding:
+    """The task, asked as the other options say."""
     from lm_eval_lora_drop.work import Binding
 
     if args.num_fewshot is not None:

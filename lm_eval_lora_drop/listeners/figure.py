@@ -18,8 +18,14 @@ class SweepFigure:
         if not isinstance(event, Decided) or event.record.sweep is None or event.record.journal is None:
             return
         # matplotlib takes a second to import, which a run without a sweep should not pay.
+        from lm_eval_lora_drop.figures.family import figure_of
         from lm_eval_lora_drop.figures.style import save_figure
-        from lm_eval_lora_drop.figures.sweep import sweep_figure
 
-        files = save_figure(sweep_figure(event.task, event.record), Path(event.record.journal).with_suffix(""))
+        files = save_figure(figure_of(event.task, event.record), Path(event.record.journal).with_suffix(""))
         log.info("%s: figure %s", event.task, files[0])
+        if event.record.also:
+            from lm_eval_lora_drop.figures.trade import trade_figure
+
+            stem = Path(event.record.journal).with_suffix("")
+            files = save_figure(trade_figure(event.task, event.record), stem.with_name(f"{stem.name}-trade"))
+            log.info("%s: figure %s", event.task, files[0])

@@ -75,14 +75,14 @@ def results_file(tracker: Any) -> Path | None:
 
 def _figures(record: RunRecord, file: Path | None) -> dict[str, Path]:
     """The figure of every task that had a sweep: beside the results file, else beside the journal."""
-    from lm_eval_lora_drop.figures.sweep import save_sweep_figure
+    from lm_eval_lora_drop.figures.family import save_figure_of
 
     found = {}
     for name, task in record.tasks.items():
         if task.sweep is None:
             continue
         if file is not None:
-            found[name] = save_sweep_figure(name, task, file.parent, ("png", "svg"))[0]
+            found[name] = save_figure_of(name, task, file.parent, ("png", "svg"))[0]
         elif task.journal is not None and (drawn := Path(task.journal).with_suffix(".png")).is_file():
             found[name] = drawn
     return found

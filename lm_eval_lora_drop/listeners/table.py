@@ -6,6 +6,7 @@ import logging
 
 from lm_eval_lora_drop.record.events import Decided, Event
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table
+from lm_eval_lora_drop.verdict.trade_text import trade_table
 
 log = logging.getLogger(__name__)
 
@@ -17,3 +18,5 @@ class LogTable:
         """A decision that rests on a sweep is shown."""
         if isinstance(event, Decided) and event.record.sweep is not None:
             log.info("%s\n%s", event.task, sweep_table(event.record))
+            if event.record.also:
+                log.info("%s\n%s", event.task, trade_table(event.record))

@@ -156,8 +156,8 @@ class TrackerLog:
             self._log({"decision": module.Markdown("\n".join([f"**{task}**", "", *lines]))})
 
     def _log_sweep(self, module: Any, task: str, record: TaskRecord, *, caption: str) -> None:
+        from lm_eval_lora_drop.figures.family import figure_of
         from lm_eval_lora_drop.figures.style import save_figure
-        from lm_eval_lora_drop.figures.sweep import sweep_figure
 
         rows = _rows(record)
         # From K = 0 upwards, as a chart is read.
@@ -167,7 +167,7 @@ class TrackerLog:
                 self._log(point)
         table = module.Table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
         with tempfile.TemporaryDirectory() as scratch:
-            (picture,) = save_figure(sweep_figure(task, record), Path(scratch) / "sweep", ("png",))
+            (picture,) = save_figure(figure_of(task, record), Path(scratch) / "sweep", ("png",))
             self._log({"table": table, "figure": module.Image(str(picture), caption=caption)})
 
 

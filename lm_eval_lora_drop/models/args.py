@@ -21,7 +21,8 @@ from lm_eval_lora_drop.spec import (
     parse_sweep_boundaries,
     shown,
 )
-from lm_eval_lora_drop.sweeping.families import FAMILIES, Family, boundaries, make_family
+from lm_eval_lora_drop.sweeping.beyond.also import AlsoSpec, parse_also
+from lm_eval_lora_drop.sweeping.families import FAMILIES, GREEDY, Family, boundaries, make_family
 from lm_eval_lora_drop.sweeping.select import SELECTIONS
 from lm_eval_lora_drop.work import AdapterShape
 
@@ -37,6 +38,7 @@ class LoraDropArgs:
     sweep_family: tuple[str, ...] = ("boundary",)
     sweep_boundaries: tuple[int, ...] | None = None
     sweep_size: int | None = None
+    sweep_also: tuple[AlsoSpec, ...] = ()
     sweep_limit: int = 100
     sweep_task: str | None = None
     sweep_metric: str | None = None
@@ -88,11 +90,10 @@ class LoraDropArgs:
         size, select = ours.get("sweep_size"), ours.get("sweep_select")
         return cls(
             spec=spec,
-            sweep_family=tuple(
-                _word("sweep_family", name.strip(), tuple(FAMILIES)) for name in shown(families, 1000).split("+")
-            ),
+            sweep_family=_families(families, size),
             sweep_size=None if size is None else _integer("sweep_size", size, minimum=0),
             sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
+            sweep_also=() if ours.get("sweep_also") is None else parse_also(ours["sweep_also"]),
             sweep_limit=_integer("sweep_limit", ours.get("sweep_limit", 100), minimum=1),
             sweep_task=None if other is None else _text("sweep_task", other),
             # The comma that separates metric and filter also separates model_args, so a colon is taken for it.
@@ -231,6 +232,23 @@ def _refuse_for_the_backend(rest: Mapping[str, Any]) -> None:
     batch = shown(as_integer(rest.get("batch_size") or 1))
     if not re.fullmatch(r"auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8}", batch):
         raise ArgumentError(f"batch_size must be an integer of at least 1, auto or auto:N, got {batch}.")
+
+
+def _families(value: Any, size: Any) -> tuple[str, ...]:
+    names = tuple(_word("sweep_family", name.strip(), tuple(FAMILIES)) for name in shown(value, 1000).split("+"))
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"sweep_family must name every family once, got {value}: one is named twice.")
+    if len(names) > 1 and (alone := set(names) & set(GREEDY)):
+        raise ArgumentError(
+            f"sweep_family={min(alone)} searches in rounds and cannot be joined with another family, got {value}. "
+            "Sweep them in two runs."
+        )
+    if size is not None and "random" not in names:
+        raise ArgumentError(
+            f"sweep_size is the size of the sets of the family random, got sweep_size={size} and sweep_family={value}. "
+            "Leave it out, or sweep that family too."
+        )
+    return names
 
 
 def _integer(name: str, value: Any, *, minimum: int, also: str = "") -> int:

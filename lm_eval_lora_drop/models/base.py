@@ -30,6 +30,7 @@ from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
+from lm_eval_lora_drop.sweeping.beyond.also import check_also
 from lm_eval_lora_drop.sweeping.select import selection
 from lm_eval_lora_drop.validation import binding_of
 from lm_eval_lora_drop.variant import Variant
@@ -50,6 +51,7 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
         read_recorded(args.spec.source)
     if args.spec.needs_validation:
         args.candidates(shape)
+        check_also(args.sweep_also)
         check_writable(sweep_folder(args))
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
 
@@ -216,6 +218,8 @@ class LoraDropBase(abc.ABC):
         if args.spec.needs_validation:
             setting |= {
                 "candidates": [str(variant) for variant in args.candidates(self.shape).variants],
+                "sweep_family": args.sweep_family,
+                "sweep_also": [str(one) for one in args.sweep_also],
                 "sweep_limit": args.sweep_limit,
                 "sweep_metric": args.sweep_metric,
                 "sweep_strategy": args.sweep_strategy,
@@ -239,6 +243,17 @@ class LoraDropBase(abc.ABC):
         raise ArgumentError(
             f"boundary=probe reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
             f"hf-lora-drop for it, or boundary=auto."
+        )
+
+    def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:  # noqa: ARG002
+        """Scores of the layers. A backend that sees no layers has none.
+
+        Raises:
+            ArgumentError: here.
+        """
+        raise ArgumentError(
+            f"sweep_family=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
+            f"hf-lora-drop for it, or another family."
         )
 
     @abc.abstractmethod

@@ -27,9 +27,10 @@ from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models.args import LoraDropArgs, check_names
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
 from lm_eval_lora_drop.models.distributed import TorchPeers
-from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
+from lm_eval_lora_drop.models.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
-from lm_eval_lora_drop.record.fingerprint import digest_blocks
+from lm_eval_lora_drop.probe.scores import layer_scores
+from lm_eval_lora_drop.record.fingerprint import digest, digest_blocks
 from lm_eval_lora_drop.sweeping.run import in_step
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Pass, Runner
@@ -63,19 +64,24 @@ class LoraDropLM(LoraDropBase, HFLM):
         log_with_the_harness()
         args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
         self._adapter_files: adapter_files.AdapterFiles | None = None
+        several: dict[str, adapter_files.AdapterFiles] = {}
         if pretrained is None or isinstance(pretrained, str):
             check_names({"pretrained": pretrained, "peft": peft})
             assert pretrained is not None
-            self._adapter_files, _ = check_adapter(pretrained, peft, args, rest)
-            log.info("adapter %s: LoRA r=%s", peft, self._adapter_files.config.get("r"))
+            found = check_adapters(pretrained, peft, args, rest)
+            self._adapter_files = next(iter(found.values()))
+            several = found if len(found) > 1 else {}
+            for files in found.values():
+                log.info("adapter %s: LoRA r=%s", files.source, files.config.get("r"))
         elif peft is not None or not isinstance(pretrained, PeftModel):
             raise AdapterError(
                 f"pretrained must be a path or Hub id together with peft=<adapter>, or a PeftModel without peft, got a "
                 f"{type(pretrained).__name__} and peft={peft}."
             )
         self._model_args = {name: value for name, value in rest.items() if name not in _NO_CHANGE}
+        first = self._adapter_files.source if self._adapter_files else peft
         try:
-            super().__init__(pretrained=pretrained, peft=peft, **rest)
+            super().__init__(pretrained=pretrained, peft=first, **rest)
         except TypeError as error:
             # Transformers hands what it does not know to the model's class, which is made before weights are read.
             name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
@@ -85,6 +91,7 @@ class LoraDropLM(LoraDropBase, HFLM):
                 f"model_args has no argument {name[1]!r} (got {name[1]}={rest[name[1]]}): neither hf-lora-drop, nor "
                 "hf, nor this model's class knows it. Leave it out."
             ) from error
+        self._several = self._load(several)
         if hasattr(self, "accelerator"):
             # HFLM sets no rank where there is no GPU, and the rank within one machine where there are several.
             self._rank = self.accelerator.process_index
@@ -93,6 +100,17 @@ class LoraDropLM(LoraDropBase, HFLM):
         self._parts = self._fingerprint_parts()
         self._start(args, shape_of(self.model), default_listeners(self.rank, args.sweep_log))
 
+    def _load(self, several: Mapping[str, adapter_files.AdapterFiles]) -> dict[str, adapter_files.AdapterFiles]:
+        """Put all adapters onto the model under their own names, the first of them active."""
+        for name, files in several.items():
+            self.model.load_adapter(str(files.folder), adapter_name=name, torch_device=str(self.device))
+        if several:
+            self.model.set_adapter(next(iter(several)))
+            self.model.delete_adapter("default")
+            self.model.requires_grad_(requires_grad=False)
+            self.model.eval()
+        return dict(several)
+
     def swap_adapter(self, peft: str) -> None:
         """Put another LoRA adapter on the base model that is loaded; decisions taken so far are forgotten.
 
@@ -100,8 +118,8 @@ class LoraDropLM(LoraDropBase, HFLM):
             AdapterError: no LoRA adapter of this base model, or the present one cannot be taken out without a trace
                 (it trained whole modules or biases).
         """
-        if self._adapter_files is None:
-            raise AdapterError("swap_adapter needs a model that was loaded with peft=<adapter>, not a PeftModel.")
+        if self._adapter_files is None or self._several:
+            raise AdapterError("swap_adapter needs a model that was loaded with one peft=<adapter>, and no PeftModel.")
         files = adapter_files.open_adapter(peft)
         for one in (self._adapter_files, files):
             if trained := adapter_files.trained_besides_lora(one):
@@ -204,6 +222,13 @@ class LoraDropLM(LoraDropBase, HFLM):
         """The probe of the whole adapter; every process reads all documents, so that all find the same layer."""
         return probe_boundary(self, self.layers, pairs, seed=self.args.sweep_seed, progress=self.rank == 0)
 
+    def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:
+        """By the scores of `probe.scores`; every process reads all documents, so that all find the same."""
+        return {
+            name: scores.tolist()
+            for name, scores in layer_scores(self, self.layers, pairs, self._adapter_files).items()
+        }
+
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
         """HFLM's own answers under whatever layers are kept now."""
         return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
@@ -218,10 +243,13 @@ class LoraDropLM(LoraDropBase, HFLM):
     def _fingerprint_parts(self) -> dict[str, Any]:
         config = self.model.peft_config[self.model.active_adapters[0]]
         files = self._adapter_files
+        one = files.fingerprint() if files else _tensor_fingerprint(self.model, "lora_")
+        # Names count: variants speak of them.
+        all_of_them = [[name, each.fingerprint()] for name, each in self._several.items()]
         return {
             "adapter": {
-                "path": files.source if files else None,
-                "fingerprint": files.fingerprint() if files else _tensor_fingerprint(self.model, "lora_"),
+                "path": "+".join(each.source for each in self._several.values()) or (files.source if files else None),
+                "fingerprint": digest(all_of_them) if all_of_them else one,
                 "base_model": config.base_model_name_or_path,
                 "r": config.r,
                 "lora_alpha": config.lora_alpha,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -14,10 +15,12 @@ from peft.tuners.lora.layer import LoraLayer
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.files import AdapterFiles
-from lm_eval_lora_drop.adapter.layers import find_decoder_layers
+from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.files import adapter_sources
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import check_before_loading
+from lm_eval_lora_drop.spec import VariantSpec
 from lm_eval_lora_drop.work import AdapterShape
 
 log = logging.getLogger(__name__)
@@ -73,9 +76,63 @@ def check_adapter(
     given = args.spec.resolve(shape.num_layers)
     if given is None or not given.is_full:
         health.check_divisible(files)
+    if given is not None:
+        # Kinds of module, strengths and ranks that this adapter cannot have.
+        layers = AdapterLayers.of(model)
+        layers.adapter_names(given.adapter)
+        layers.wanted(given)
     if given is not None and (reason := found.why_base(given)):
         log.warning("%s. Every answer will be the base model's.", reason)
     return files, model
+
+
+def check_adapters(
+    pretrained: str, peft_source: str | None, args: LoraDropArgs, model_args: Mapping[str, Any]
+) -> dict[str, AdapterFiles]:
+    """`check_adapter` for every adapter that `peft` names, by the name that variants call it by ("" where it is alone).
+
+    Raises:
+        ArgumentError: as `check_adapter`; or several adapters and a setting that does not say which is meant.
+        AdapterError: as `check_adapter`; or adapters of different base models, or one that changes more than LoRA.
+    """
+    sources = adapter_sources(peft_source) if peft_source else {"": ""}
+    if "" in sources:
+        return {"": check_adapter(pretrained, sources[""], args, model_args)[0]}
+    named = ", ".join(sources)
+    spec, found = args.spec, {}
+    wanted = (spec.layers or "").rpartition("@")[0] if spec.kind == "layers" else ""
+    if spec.kind not in ("auto", "recorded", "base") and wanted not in sources:
+        raise ArgumentError(
+            f"peft names the adapters {named}, and {spec} does not say which of them is meant. Write "
+            f"layers={next(iter(sources))}@0-14, or boundary=auto."
+        )
+    whole = replace(args, spec=VariantSpec("base"))
+    shapes, bases = [], {}
+    for name, source in sources.items():
+        mine = args if name == wanted else whole
+        # Alone an adapter has no name.
+        mine = replace(mine, spec=replace(mine.spec, layers=(mine.spec.layers or "").rpartition("@")[2] or None))
+        files, model = check_adapter(pretrained, source, mine, model_args)
+        health.check_divisible(files)
+        if trained := adapter_files.trained_besides_lora(files):
+            raise AdapterError(
+                f"peft={source} changes the base model besides its LoRA ({trained}), so it cannot be loaded beside "
+                "other adapters. Evaluate it alone."
+            )
+        shapes.append(shape_of(model))
+        if base := files.config.get("base_model_name_or_path"):
+            bases[name] = str(base).rstrip("/").rpartition("/")[2].lower()
+        found[name] = files
+    if len(set(bases.values())) > 1:
+        told = ", ".join(f"{name}: {found[name].config['base_model_name_or_path']}" for name in bases)
+        raise AdapterError(
+            f"adapters that are evaluated together must have one base model, got {told}. Evaluate them one by one; or, "
+            "if these are the same model, write the same base_model_name_or_path into their adapter_config.json."
+        )
+    kinds = sorted({kind for shape in shapes for kind in shape.modules})
+    union = AdapterShape(shapes[0].num_layers, tuple(kinds), max(shape.rank for shape in shapes), tuple(sources))
+    check_before_loading(args, union)
+    return found
 
 
 def shape_of(model: peft.PeftModel) -> AdapterShape:
@@ -87,4 +144,5 @@ def shape_of(model: peft.PeftModel) -> AdapterShape:
         num_layers=len(find_decoder_layers(base)),
         modules=tuple(sorted({name.rpartition(".")[2] for name in lora})),
         rank=max((int(rank) for module in lora.values() for rank in module.r.values()), default=0),
+        adapters=tuple(model.peft_config) if len(model.peft_config) > 1 else (),
     )

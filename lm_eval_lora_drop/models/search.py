@@ -20,8 +20,11 @@ from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.schema import Method, TaskRecord, ValidationRecord
+from lm_eval_lora_drop.record.schema import AlsoRecord, Method, SweepRecord, TaskRecord, ValidationRecord
 from lm_eval_lora_drop.sweeping import prior
+from lm_eval_lora_drop.sweeping.beyond.also import Also, open_also
+from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
+from lm_eval_lora_drop.sweeping.families import GREEDY, Family, best_layers
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
@@ -124,6 +127,11 @@ class Search:
         else:
             scorer = Scorer(source.task, metric)
         family = args.candidates(backend.shape)
+        if "scores" in args.sweep_family:
+            asked = zip(drawn.documents, validation.references(source, drawn.documents), strict=True)
+            family = best_layers(
+                backend.layer_scores([(str(document.requests[0].args[0]), text) for document, text in asked]), family
+            )
         settings = SweepSettings(
             family=family,
             strategy=args.sweep_strategy,
@@ -131,6 +139,8 @@ class Search:
             seed=args.sweep_seed,
         )
         journal = self._journal(binding, source)
+        # Whatever is wrong with another task is said before hours of sweeping this one.
+        others = open_also(args.sweep_also, binding, args.sweep_limit, args.sweep_seed) if args.sweep_also else []
         prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
         log.info(
             "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
@@ -142,16 +152,22 @@ class Search:
             scorer.metric.name,
             journal.path,
         )
-        sweep = run_sweep(
-            documents,
-            prepare,
-            scorer,
-            settings,
-            journal,
-            peers=backend.peers(),
-            listeners=self.listeners,
-            reference=self._prior(source, documents, prepare, settings, journal),
-        )
+        if family.name in GREEDY:
+            sweep, compared = run_greedy(
+                documents, prepare, scorer, settings, journal, peers=backend.peers(), listeners=self.listeners
+            )
+            documents = tuple(compared)
+        else:
+            sweep = run_sweep(
+                documents,
+                prepare,
+                scorer,
+                settings,
+                journal,
+                peers=backend.peers(),
+                listeners=self.listeners,
+                reference=self._prior(source, documents, prepare, settings, journal),
+            )
         return self._record(
             Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",
@@ -159,6 +175,11 @@ class Search:
             metric=scorer.metric,
             validation=_validation(binding, source, drawn, documents),
             sweep=sweep,
+            candidate_parameters={
+                row.variant: backend.count_parameters(Variant.parse(row.variant, backend.shape.num_layers))[0]
+                for row in sweep.candidates
+            },
+            also=tuple(self._also(other, sweep) for other in others),
             journal=str(journal.path),
             warnings=(
                 *_of_another(binding, source),
@@ -208,6 +229,32 @@ class Search:
                 "task": source.name,
                 "version": str(source.task.VERSION),
             },
+        )
+
+    def _also(self, other: Also, sweep: SweepRecord) -> AlsoRecord:
+        """Score a sweep's candidates, those that were carried to the end, on another task."""
+        backend, documents = self.backend, other.drawn.documents
+        left = [row.variant for row in sweep.candidates if row.retired_after is None]
+        family = Family(
+            sweep.family, tuple(Variant.parse(one, backend.shape.num_layers) for one in left), ordered=False
+        )
+        journal = self._journal(other.binding, other.binding)
+        found = run_sweep(
+            documents,
+            lambda: backend.prepare(documents, family.variants),
+            Scorer(other.binding.task, other.metric),
+            SweepSettings(family=family),
+            journal,
+            peers=backend.peers(),
+            listeners=self.listeners,
+        )
+        return AlsoRecord(
+            task=other.binding.name,
+            metric=other.metric,
+            aggregation=found.aggregation,
+            validation=_validation(other.binding, other.binding, other.drawn, documents),
+            candidates=found.candidates,
+            journal=str(journal.path),
         )
 
     def _prior(
@@ -294,7 +341,7 @@ class Search:
             "sweep_task=<another task> names one to search on."
         )
         return self._record(
-            Variant.below(boundary, num_layers),
+            Variant.below(boundary, num_layers, next(iter(self.backend.shape.adapters), "")),
             "default",
             self._task_fingerprint(binding),
             warnings=(warning,),

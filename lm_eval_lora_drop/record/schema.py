@@ -71,6 +71,26 @@ class RacingRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GreedyRoundRecord:
+    """One round of a greedy search: what it moved to, of how many candidates, its score and its difference to the whole
+    adapter on the round's documents. The best of many on documents that chose it: it flatters."""
+
+    variant: str
+    score: float
+    difference: DifferenceRecord
+    candidates: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyRecord:
+    """How a greedy search (backward or forward) came to a sweep's candidates, on documents that the sweep has not."""
+
+    direction: Literal["backward", "forward"]
+    doc_ids: tuple[int, ...]
+    rounds: tuple[GreedyRoundRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepRecord:
     """Everything a choice was made from. `candidates` stand from most kept to least; `ordered` says that neighbours in
     that order are alike (boundaries), so that their scores may be smoothed."""
@@ -87,6 +107,7 @@ class SweepRecord:
     best: str
     gain_over_full: DifferenceRecord | None = None
     racing: RacingRecord | None = None
+    greedy: GreedyRecord | None = None
     check: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -109,12 +130,25 @@ class ValidationRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlsoRecord:
+    """Another task that the candidates were scored on, and that chose nothing."""
+
+    task: str
+    metric: MetricSpec
+    aggregation: str
+    validation: ValidationRecord
+    candidates: tuple[CandidateRecord, ...]
+    journal: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskRecord:
     """What one task was answered with, and how it was found.
 
     `boundary` is K where `variant` is one. `seconds` is what finding it took. `fingerprint` digests everything that
-    changed the decision: model, adapter, task, validation documents. `source` is the results file that a "recorded"
-    choice was taken from.
+    changed the decision: model, adapter, task, validation documents. `candidate_parameters` are those of the adapter
+    that each candidate of the sweep keeps, `also` its scores on tasks that were not optimised. `source` is the results
+    file that a "recorded" choice was taken from.
     """
 
     variant: str
@@ -127,6 +161,8 @@ class TaskRecord:
     metric: MetricSpec | None = None
     validation: ValidationRecord | None = None
     sweep: SweepRecord | None = None
+    candidate_parameters: dict[str, int] = field(default_factory=dict)
+    also: tuple[AlsoRecord, ...] = ()
     probe: dict[str, Any] | None = None
     journal: str | None = None
     source: str | None = None

@@ -19,8 +19,8 @@ from markupsafe import Markup
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.figures.family import figure_of
 from lm_eval_lora_drop.figures.style import data_uri
-from lm_eval_lora_drop.figures.sweep import sweep_figure
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.report.compare import SystemComparison, compare
@@ -230,7 +230,7 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
 
 
 def _picture(task: str, record: TaskRecord) -> Picture:
-    figure = sweep_figure(task, record)
+    figure = figure_of(task, record)
     return Picture(
         f"Sweep of {task}, validation metric of each candidate", data_uri(figure), data_uri(figure, dark=True)
     )

@@ -7,9 +7,10 @@ adapter and base model are always among the candidates, so that every choice is 
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Keep, Variant, check_boundary, default_boundary
@@ -60,7 +61,7 @@ def boundaries(values: Iterable[int], num_layers: int) -> Family:
 
 
 def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, size: int | None = None) -> Family:
-    """The candidates of one family, or of several together (then unordered).
+    """The candidates of one family, or of several together (then unordered); of every adapter, where there are several.
 
     Args:
         names: of `FAMILIES`.
@@ -70,7 +71,13 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
     Raises:
         ArgumentError: no such family, or one that this adapter has no candidates for.
     """
+    if shape.adapters and set(names) & {*GREEDY, "scores"}:
+        raise ArgumentError(
+            f"sweep_family={'+'.join(names)} searches the layers of one adapter, got {', '.join(shape.adapters)}. Name "
+            "one in peft."
+        )
     found: dict[Variant, None] = {}
+    adapters = shape.adapters or ("",)
     for name in names:
         if name not in FAMILIES:
             raise ArgumentError(f"sweep_family must be one of {', '.join(FAMILIES)}, joined by '+', got {name!r}.")
@@ -80,10 +87,31 @@ def make_family(names: Sequence[str], shape: AdapterShape, *, seed: int = 0, siz
             found |= dict.fromkeys(_random(shape, chosen, seed))
         else:
             found |= dict.fromkeys(FAMILIES[name](shape))
-    ends = (Variant.full(shape.num_layers), Variant.base(shape.num_layers))
-    variants = sorted({**found, **dict.fromkeys(ends)}, key=_kept, reverse=True)
-    single = names[0] if len(names) == 1 else ""
-    return Family("+".join(names), tuple(variants), ordered=single in ("boundary", "upper", "strength"))
+    ends = (Variant.full(shape.num_layers), *found, Variant.base(shape.num_layers))
+    # The base model is the same below every adapter.
+    all_of_them = {
+        replace(variant, adapter="" if variant.is_base else adapter): None for adapter in adapters for variant in ends
+    }
+    variants = sorted(all_of_them, key=_kept, reverse=True)
+    single = names[0] if len(names) == 1 and len(adapters) == 1 else ""
+    prefix = ["adapters"] if shape.adapters and "adapters" not in names else []
+    name = "+".join([*prefix, *names])
+    return Family(name, tuple(variants), ordered=single in ("boundary", "upper", "strength"))
+
+
+def best_layers(scores: Mapping[str, Sequence[float]], family: Family) -> Family:
+    """`family` with "keep the k best layers by a score" for every score and k on a grid; a tie goes to the lower layer.
+
+    Args:
+        scores: name -> one number per layer, higher says that the layer matters more.
+    """
+    found: dict[Variant, None] = dict.fromkeys(family.variants)
+    for values in scores.values():
+        order = sorted(
+            range(len(values)), key=lambda layer: -values[layer] if math.isfinite(values[layer]) else math.inf
+        )
+        found |= dict.fromkeys(Variant.of_layers(order[:size], len(values)) for size in _steps(len(values)))
+    return replace(family, variants=tuple(sorted(found, key=_kept, reverse=True)), ordered=False)
 
 
 def _kept(variant: Variant) -> float:
@@ -178,6 +206,18 @@ def _rank(shape: AdapterShape) -> list[Variant]:
     return found
 
 
+def _adapters(shape: AdapterShape) -> list[Variant]:
+    """The whole of every adapter, and nothing else: which one, or which checkpoint."""
+    if not shape.adapters:
+        raise ArgumentError(
+            "sweep_family=adapters compares several adapters, got one. Name them in peft, joined by '+', or a folder "
+            "of checkpoints."
+        )
+    return []
+
+
+GREEDY = ("greedy", "greedy_forward")
+"""Searched in rounds, by themselves."""
 FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     "boundary": _boundary,
     "upper": _upper,
@@ -189,4 +229,10 @@ FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     "soft": _soft,
     "modules": _modules,
     "rank": _rank,
+    "adapters": _adapters,
+    # Found when the model is there, see `best_layers`.
+    "scores": lambda _: [],
+    # What their first round compares (sweeping/beyond/greedy.py).
+    "greedy": _leave_one_out,
+    "greedy_forward": lambda shape: [Variant.of_layers((one,), shape.num_layers) for one in range(shape.num_layers)],
 }

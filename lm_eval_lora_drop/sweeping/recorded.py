@@ -69,7 +69,8 @@ class RecordedSweep:
             chosen=Variant.parse(sweep.chosen, record.num_layers),
             select=sweep.select,
             sign=metric.sign,
-            full=next((variant for variant in candidates if variant.is_full), None),
+            # Of several adapters the first; another one does not stand in for it when it was retired.
+            full=next((one for one in [v for v in variants if v.is_full][:1] if one in candidates), None),
             aggregation=Aggregation.named(sweep.aggregation),
             retired=tuple(variant for index, variant in enumerate(variants) if index not in carried),
             ordered=sweep.ordered,

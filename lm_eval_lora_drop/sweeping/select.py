@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import Keep, Variant
 
 SELECTIONS = ("smooth", "best", "one_se", "smooth_one_se")
 
@@ -51,11 +51,22 @@ def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
     return select or ("smooth" if ordered else "best")
 
 
-def places_of(candidates: Sequence[Variant]) -> list[int]:
-    """Where each candidate stands among its neighbours, in layers: K for boundaries, else its row."""
-    boundaries = [variant.boundary for variant in candidates]
-    known = [boundary for boundary in boundaries if boundary is not None]
-    return known if len(known) == len(boundaries) else list(range(len(boundaries)))
+def places_of(candidates: Sequence[Variant]) -> list[float]:
+    """Where each candidate stands among its neighbours: K for boundaries, eighths (the family's step) for strengths of
+    the whole adapter, else its row."""
+    for place in (lambda variant: variant.boundary, _eighths):
+        known = [found for variant in candidates if (found := place(variant)) is not None]
+        if len(known) == len(candidates):
+            return known
+    return list(range(len(candidates)))
+
+
+def _eighths(variant: Variant) -> float | None:
+    kinds = set(variant.layers)
+    if kinds == {()}:
+        return 0.0
+    (keeps,) = kinds if len(kinds) == 1 else ((),)
+    return keeps[0].strength * 8 if len(keeps) == 1 and keeps[0] == Keep(strength=keeps[0].strength) else None
 
 
 def choose(

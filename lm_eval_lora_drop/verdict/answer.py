@@ -89,8 +89,10 @@ def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> Answer:
     kept = task.kept
     shown = [kept]
     if sweep is not None:
-        others = (Variant.full(task.num_layers, kept.adapter), Variant.base(task.num_layers, kept.adapter))
-        shown += [other for other in others if other != kept and sweep.candidate(str(other)) is not None]
+        candidates = [Variant.parse(row.variant, task.num_layers) for row in sweep.candidates]
+        ends = ([one for one in candidates if one.is_full], [one for one in candidates if one.is_base])
+        # Of several adapters the first is what the others are held against.
+        shown += [end[0] for end in ends if end and end[0] != kept]
     warnings = [*task.warnings, *(sweep.warnings if sweep else ())]
     notes = warnings[:MOST_NOTES]
     if more := len(warnings) - len(notes):

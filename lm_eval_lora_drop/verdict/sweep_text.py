@@ -75,9 +75,16 @@ def remarks(task: TaskRecord) -> list[str]:
     clusters = _clusters(task)
     if clusters is not None:
         said.append(f"Its documents are {clusters} clusters: standard errors are by cluster.")
-    if kept.is_full:
+    if sweep.greedy is not None:
+        tried = sum(one.candidates for one in sweep.greedy.rounds)
+        said.append(
+            f"They stand on the {sweep.greedy.direction} way of {len(sweep.greedy.rounds)} greedy rounds over {tried} "
+            f"candidates, on {len(sweep.greedy.doc_ids)} other documents."
+        )
+    reference = _reference(task, sweep)
+    if kept == reference:
         return [*said, "That is the whole adapter: dropping layers brought nothing on these documents."]
-    gain, full = sweep.gain_over_full, f"K = {task.num_layers} (full)"
+    gain, full = sweep.gain_over_full, f"{(reference or Variant.full(task.num_layers)).label} (full)"
     if gain is None:
         return [*said, f"{full} was not among the candidates: nothing is said about a gain."]
     if gain.difference is None:
@@ -138,8 +145,8 @@ def verdict(task: TaskRecord) -> str:
         }
         return f"{what}{_smaller(task)}: {origin.get(task.method, task.method)}."
     documents = _documents(task.sweep)
-    if kept.is_full:
-        return f"{what}: on {documents} the rule prefers no smaller part."
+    if kept == _reference(task, task.sweep):
+        return f"{what}: on {documents} the rule prefers no {'other candidate' if kept.adapter else 'smaller part'}."
     return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}."
 
 
@@ -165,8 +172,16 @@ def _gain(task: TaskRecord) -> Gain | None:
     return gains_over_full(recorded).get(recorded.chosen)
 
 
+def _reference(task: TaskRecord, sweep: SweepRecord) -> Variant | None:
+    """The whole adapter that the others are held against: of several the first."""
+    candidates = (Variant.parse(row.variant, task.num_layers) for row in sweep.candidates)
+    return next((one for one in candidates if one.is_full), None)
+
+
 def _what(kept: Variant) -> str:
     layers = kept.num_layers
+    if kept.adapter and not kept.is_base:
+        return f"Keep {kept.label} of {layers}" if kept.boundary is not None else f"Keep {kept.label}"
     if kept.is_full:
         return f"Keep all {layers} layers"
     if kept.is_base:

@@ -4,6 +4,7 @@ import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.sweeping.families import FAMILIES, make_family
+from lm_eval_lora_drop.sweeping.select import places_of
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
 
@@ -14,7 +15,7 @@ def names(family):
     return [str(variant) for variant in family.variants]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"adapters", "scores"}))
 @pytest.mark.parametrize("num_layers", [1, 2, 4, 30, 32, 80])
 def test_full_and_base_are_there_once_and_the_notation_reads_back(name, num_layers):
     family = make_family([name], AdapterShape(num_layers, SHAPE.modules, 8))
@@ -66,3 +67,16 @@ def test_several_families_are_one_unordered_set():
 def test_a_family_that_cannot_be_is_refused(asked, shape, message):
     with pytest.raises(ArgumentError, match=message):
         make_family(asked, shape)
+
+
+def test_a_tie_goes_to_the_whole_adapter_and_strengths_stand_by_their_strength():
+    """Beyond 1 a strength keeps no more than the whole adapter: it must not win where nothing tells them apart."""
+    for name in set(FAMILIES) - {"adapters", "scores"}:
+        assert make_family([name], SHAPE).variants[0].is_full
+    family = make_family(["strength"], SHAPE)
+    places = dict(zip(names(family), places_of(family.variants), strict=True))
+    assert places == {"0-29": 8, "none": 0} | {f"0-29x{step / 8:g}": step for step in range(1, 13) if step != 8}
+    assert places_of(make_family(["upper"], SHAPE).variants) == list(range(31))
+    assert places_of(make_family(["boundary"], SHAPE).variants) == list(range(30, -1, -1))
+    # One layer at another strength is no strength of the whole.
+    assert places_of([Variant.parse("0-28+29x0.5", 30), Variant.base(30)]) == [0, 1]

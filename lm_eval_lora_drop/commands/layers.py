@@ -1,0 +1,92 @@
+"""`lora-drop layers`: the scores by which others choose layers, all of them side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval_lora_drop.commands.probe import add_task_arguments, bind_task, load_task
+from lm_eval_lora_drop.errors import ArgumentError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `layers` to `lora-drop`."""
+    parser = subparsers.add_parser(
+        "layers",
+        help="print and draw how much each layer matters, by the scores that others choose layers by",
+        description="Per decoder layer: the norm of the update (from the files), the norm of the LoRA's output on data "
+        "(LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model (arXiv 2602.05988), and "
+        "the rise of the reference's probability (logit lens). Without --task only the first, and no model is loaded.",
+    )
+    parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
+    parser.add_argument(
+        "--pretrained", metavar="MODEL", help="base model: a folder or a Hub id (default: the adapter's)"
+    )
+    parser.add_argument("--task", help="an lm-eval task with reference answers")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where layers.json and the figures go")
+    add_task_arguments(parser)
+    parser.set_defaults(func=_layers)
+
+
+def _layers(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.adapter.files import open_adapter
+    from lm_eval_lora_drop.commands.export import num_layers
+    from lm_eval_lora_drop.probe.scores import update_norms
+
+    files = open_adapter(args.peft)
+    pretrained = args.pretrained or files.config.get("base_model_name_or_path")
+    if args.task is None:
+        scores: dict[str, Any] = {"update_norm": update_norms(files, num_layers(args.peft, args.pretrained))}
+        documents = 0
+    else:
+        if not pretrained:
+            raise ArgumentError(f"{args.peft} does not name its base model. Give it with --pretrained.")
+        scores, documents = _on_task(args, pretrained)
+    print(scores_table(scores))
+    if args.output is not None:
+        from lm_eval_lora_drop.figures.scores import scores_figure
+        from lm_eval_lora_drop.figures.style import save_figure
+
+        figures = save_figure(
+            scores_figure(args.task or Path(args.peft).name, scores, documents), args.output / "layers"
+        )
+        told = {"task": args.task, "adapter": files.fingerprint(), "documents": documents}
+        told["scores"] = {name: [float(f"{value:.6g}") for value in values] for name, values in scores.items()}
+        (args.output / "layers.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        print("\n".join(map(str, [args.output / "layers.json", *figures])))
+    return 0
+
+
+def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any], int]:
+    from lm_eval_lora_drop import validation
+    from lm_eval_lora_drop.models.hf import LoraDropLM
+
+    # The task before the model: a misspelt name shall not cost the minutes of loading.
+    task = load_task(args.task, args.include_path, args.metadata)
+    lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
+    binding = bind_task(lm, task, args)
+    drawn = validation.draw(binding, args.limit, args.seed)
+    if drawn is None:
+        raise ArgumentError(
+            f"task {args.task} has no validation or training documents besides the evaluated ones. Choose one that has."
+        )
+    references = validation.references(binding, drawn.documents)
+    pairs = [(str(d.requests[0].args[0]), r) for d, r in zip(drawn.documents, references, strict=True)]
+    return dict(lm.layer_scores(pairs)), len(pairs)
+
+
+def scores_table(scores: Mapping[str, Sequence[float]]) -> str:
+    """A line per layer, the score and its rank among the layers (1 is the largest) for each."""
+    columns = {name: list(values) for name, values in scores.items()}
+    ranks = {
+        name: {layer: rank for rank, layer in enumerate(sorted(range(len(v)), key=lambda one: -v[one]), 1)}
+        for name, v in columns.items()
+    }
+    lines = ["layer" + "".join(f"  {name:>12} rank" for name in columns)]
+    for layer in range(len(next(iter(columns.values())))):
+        cells = (f"  {values[layer]:>12.4g} {ranks[name][layer]:>4d}" for name, values in columns.items())
+        lines.append(f"{layer:5d}" + "".join(cells))
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""How much each decoder layer's LoRA matters, by the scores that others choose layers by, side by side.
+
+    update_norm   Frobenius norm of what is added to the layer's weights, s B A of all its modules: from the files
+    lora_output   norm of what the layer's LoRA adds to its modules' outputs on data (LoRA-drop, arXiv 2402.07721)
+    cka_distance  1 - linear CKA (Kornblith et al., 2019) of the hidden states behind the layer, base against adapted
+                  (the seed of arXiv 2602.05988)
+    probe_rise    by how much the probability of the reference tokens, read through the logit lens, rises in the layer
+                  (the curve behind boundary=probe)
+
+Higher says that the layer matters more. Whether a score is a good guide to what may be dropped is a question for a
+sweep (`sweep_family=scores`), not for the score.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from peft.tuners.lora.layer import LoraLayer
+from torch import nn
+
+from lm_eval_lora_drop.adapter.export import scalings
+from lm_eval_lora_drop.adapter.files import AdapterFiles, load_tensors
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.adapter.names import read_names
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.probe.encoding import Encoded, encode
+from lm_eval_lora_drop.probe.lens import Floats, read_layers
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import HarnessModel
+
+TOKENS = 4
+"""Reference tokens at whose positions hidden states and probabilities are read."""
+
+
+def update_norms(files: AdapterFiles, num_layers: int) -> Floats:
+    """`(L,)`: the root of the sum of ||s B A||^2 over the modules of each layer, without loading a model.
+
+    Biases, magnitudes (DoRA) and modules that were trained whole are no part of it.
+    """
+    tensors = [tensor for tensor in read_names(files.shapes, files.config) if tensor.layer is not None and tensor.part]
+    values = load_tensors(files)
+    found: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
+    layer_of: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.part in ("lora_A", "lora_B") and tensor.value != "bias":
+            found.setdefault((tensor.module, tensor.depth), {})[tensor.part] = values[tensor.name].double()
+            layer_of[tensor.module] = tensor.layer if tensor.layer is not None else 0
+    scaling_of = scalings(files, [module for module, _ in found])
+    squares = np.zeros(num_layers)
+    for (module, _), pair in found.items():
+        down, up = pair["lora_A"].flatten(1), pair["lora_B"].flatten(1)
+        # ||B A||^2 = tr((B'B)(A A')): r x r matrices instead of out x in.
+        product = float(((up.T @ up) * (down @ down.T)).sum())
+        squares[layer_of[module]] += scaling_of[module][1] ** 2 * product
+    return np.sqrt(squares)
+
+
+def layer_scores(
+    lm: HarnessModel, layers: AdapterLayers, pairs: Iterable[tuple[str, str]], files: AdapterFiles | None = None
+) -> dict[str, Floats]:
+    """Every score of every layer, `(L,)` each, on (prompt, reference) pairs; `update_norm` where there are `files`.
+
+    Raises:
+        ArgumentError: fewer than two documents have a reference.
+    """
+    documents = [found for pair in pairs if (found := encode(lm, *pair, TOKENS)) is not None]
+    if len(documents) < 2:
+        raise ArgumentError(
+            f"scores of layers need at least two documents with a reference answer, got {len(documents)}. "
+            "Raise the limit."
+        )
+    full, base = Variant.full(layers.num_layers), Variant.base(layers.num_layers)
+    outputs = np.zeros(layers.num_layers)
+    adapted, plain = [], []
+    for document in documents:
+        with layers.keep(full), _lora_outputs(layers) as squares:
+            adapted.append(_states(layers, document))
+            outputs += np.sqrt(squares)
+        with layers.keep(base):
+            plain.append(_states(layers, document))
+    with layers.keep(full):
+        # (N, L, T): the probability of the reference's tokens; NaN behind a short reference.
+        readings = read_layers(layers, documents, TOKENS)[..., 0]
+    curve = np.nanmean(np.nanmean(readings, axis=2), axis=0)
+    distances = [
+        1 - linear_cka(np.concatenate([one[layer] for one in plain]), np.concatenate([one[layer] for one in adapted]))
+        for layer in range(layers.num_layers)
+    ]
+    total = outputs.sum()
+    norms = {} if files is None else {"update_norm": update_norms(files, layers.num_layers)}
+    return norms | {
+        "lora_output": outputs / total if total else outputs,
+        "cka_distance": np.array(distances),
+        "probe_rise": np.diff(curve, prepend=0.0),
+    }
+
+
+def linear_cka(one: Floats, other: Floats) -> float:
+    """Linear centred kernel alignment of two representations of the same `n` inputs, `(n, d)` and `(n, e)`: 1 where one
+    is a rotation and scaling of the other; NaN where one is constant.
+
+    HSIC of the linear kernels by its Gram matrices, n x n (Kornblith et al., 2019, Similarity of Neural Network
+    Representations Revisited, equation 3 with the biased estimator).
+    """
+    grams = []
+    for states in (one, other):
+        centred = states - states.mean(axis=0)
+        grams.append(centred @ centred.T)
+    first, second = grams
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else float("nan")
+
+
+def _states(layers: AdapterLayers, document: Encoded) -> list[Floats]:
+    """The hidden states behind each layer at the positions that predict the reference's tokens, `(T, d)` each."""
+    taken: list[Floats] = []
+    count = len(document.targets)
+
+    def take(_: nn.Module, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        taken.append(hidden[0, -count:].double().cpu().numpy())
+
+    handles = [layer.register_forward_hook(take) for layer in layers.decoder_layers]
+    try:
+        device = layers.model.get_input_embeddings().weight.device
+        with torch.inference_mode():
+            layers.model(input_ids=torch.tensor([list(document.inputs)], device=device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return taken
+
+
+@contextlib.contextmanager
+def _lora_outputs(layers: AdapterLayers) -> Iterator[Floats]:
+    """Within the context, per layer the sum of squares of what its LoRA adds to its modules' outputs, `(L,)`."""
+    squares = np.zeros(layers.num_layers)
+    handles = []
+
+    def watch(layer: int) -> Any:
+        def add(module: Any, inputs: Sequence[torch.Tensor], output: torch.Tensor) -> None:
+            added = output - module.base_layer(*inputs)
+            squares[layer] += float(added.double().square().sum())
+
+        return add
+
+    try:
+        for layer, modules in enumerate(layers.modules):
+            lora: list[Any] = [one for one in modules if isinstance(one, LoraLayer)]
+            handles += [one.register_forward_hook(watch(layer)) for one in lora]
+        yield squares
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,136 @@
+"""Greedy search over sets of layers: rounds of sweeps, then one honest comparison on documents that no round has seen.
+
+Backward starts at the whole adapter, each round a leave-one-out sweep that gives up the layer that is missed least;
+forward starts at the base model, each round adds the layer that helps most. Both walk to where the loss against the
+whole adapter is real (or no more real), which is the border that matters.
+
+A round's candidates are built from the luck of the rounds before, so that a correction for all candidates that were
+tried does not cover them: after ten rounds the sum of ten largest noises stands against the largest one of a fixed set
+(tests/families/test_greedy.py shows how often that lies). So the first half of the documents finds the way, and the
+candidates on it, one a round, are compared on the other half, where the usual band over all of them holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.events import Broadcast
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
+from lm_eval_lora_drop.statistics.paired import Difference, paired_difference
+from lm_eval_lora_drop.sweeping.families import Family
+from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweeping.score import Scorer
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Document, Pass, Peers
+
+FEWEST = 4
+REAL = 1.645
+"""A loss is real from so many paired standard errors on: one-sided at 5 %. It says only where the way ends."""
+
+
+def run_greedy(
+    documents: Sequence[Document],
+    prepare: Callable[[], Pass],
+    scorer: Scorer,
+    settings: SweepSettings,
+    journal: Journal,
+    *,
+    peers: Peers,
+    listeners: Broadcast | None = None,
+) -> tuple[SweepRecord, list[Document]]:
+    """Find the way on the first half of `documents` and compare what stands on it on the second half.
+
+    `settings.family` is `greedy` or `greedy_forward`; its strategy and seed are those of every round, its rule that of
+    the last comparison. The sweep that comes back is the last comparison; `greedy` in it tells the rounds. With it come
+    the documents of that comparison.
+
+    Raises:
+        ArgumentError: fewer than four documents, or as `run_sweep`.
+    """
+    if len(documents) < FEWEST:
+        raise ArgumentError(
+            f"sweep_family={settings.family.name} finds its way on one half of the documents and compares on the "
+            f"other, which takes at least {FEWEST}, got {len(documents)}. Raise sweep_limit."
+        )
+    half = len(documents) // 2
+    seeking, comparing = list(documents[:half]), list(documents[half:])
+    num_layers = settings.family.variants[0].num_layers
+    full, base = Variant.full(num_layers), Variant.base(num_layers)
+    forward = settings.family.name == "greedy_forward"
+    here = base if forward else full
+    rounds: list[GreedyRoundRecord] = []
+
+    def compare(candidates: Sequence[Variant], on: Sequence[Document], strategy: str, select: str) -> SweepRecord:
+        family = Family(settings.family.name, tuple(dict.fromkeys(candidates)), ordered=False)
+        asked = replace(settings, family=family, strategy=strategy, select=select)
+        return run_sweep(on, prepare, scorer, asked, journal, peers=peers, listeners=listeners)
+
+    while moves := _moves(here, forward=forward):
+        sweep = compare([full, *moves], seeking, settings.strategy, "best")
+        found = _best_move(sweep, scorer, full)
+        if found is None:
+            break
+        moved, score, loss = found
+        real = loss.stderr == loss.stderr and loss.value < -REAL * loss.stderr
+        rounds.append(
+            GreedyRoundRecord(
+                variant=str(moved),
+                score=score,
+                difference=DifferenceRecord(
+                    difference=loss.value,
+                    stderr=loss.stderr if loss.stderr == loss.stderr else None,
+                    documents=loss.documents,
+                ),
+                candidates=len(moves),
+            )
+        )
+        # Backward gives the last step up that costs something; forward takes the first that costs nothing any more.
+        if real and not forward:
+            break
+        here = moved
+        if forward and not real:
+            break
+    way = [Variant.parse(one.variant, num_layers) for one in rounds]
+    # From most kept to least, as everywhere; full and base are held against.
+    candidates = [full, *sorted(way, key=lambda one: -len(one.kept_layers)), base]
+    sweep = compare(candidates, comparing, "exhaustive", settings.select)
+    told = GreedyRecord(
+        direction="forward" if forward else "backward",
+        doc_ids=tuple(document.doc_id for document in seeking),
+        rounds=tuple(rounds),
+    )
+    return replace(sweep, greedy=told), comparing
+
+
+def _moves(here: Variant, *, forward: bool) -> list[Variant]:
+    """The sets that differ from `here` in one layer; none on the other end, which needs no comparison."""
+    kept, num_layers = here.kept_layers, here.num_layers
+    if len(kept) == (num_layers - 1 if forward else 1):
+        return []
+    changed = [kept | {one} for one in range(num_layers) if one not in kept]
+    if not forward:
+        changed = [kept - {one} for one in sorted(kept)]
+    return [Variant.of_layers(layers, num_layers) for layers in changed]
+
+
+def _best_move(sweep: SweepRecord, scorer: Scorer, full: Variant) -> tuple[Variant, float, Difference] | None:
+    """The best of a round with its score and its paired difference to the whole adapter; None where racing retired
+    every move in the whole adapter's favour."""
+    rows = {row.variant: row for row in sweep.candidates}
+    moves = [
+        row
+        for row in sweep.candidates
+        if row.variant != str(full) and row.retired_after is None and row.score is not None
+    ]
+    if not moves:
+        return None
+    sign = scorer.metric.sign
+    best = max(moves, key=lambda row: sign * (row.score or 0.0))
+    difference = paired_difference(
+        scorer.aggregation, best.items, rows[str(full)].items, sign=sign, resamples=scorer.resamples
+    )
+    assert best.score is not None
+    return Variant.parse(best.variant, full.num_layers), best.score, difference

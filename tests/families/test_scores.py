@@ -1,0 +1,131 @@
+"""Scores of layers: against their definitions, computed another way; and as candidates of a sweep."""
+
+import numpy as np
+import pytest
+import torch
+
+from lm_eval_lora_drop.adapter.files import open_adapter
+from lm_eval_lora_drop.commands.main import main
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.probe.scores import layer_scores, linear_cka, update_norms
+from lm_eval_lora_drop.record.schema import from_config
+from lm_eval_lora_drop.sweeping.families import best_layers, make_family
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import AdapterShape
+from tests.families.toys import evaluate
+from tests.tiny import make_adapter
+
+PAIRS = [(f"The question {i} is", f" the answer {i} in the text") for i in range(5)]
+
+
+def load(base, adapter, **model_args):
+    given = {"boundary": "full", "device": "cpu", "dtype": "float32", "batch_size": 4, **model_args}
+    return LoraDropLM(str(base), str(adapter), **given)
+
+
+@pytest.fixture(scope="module")
+def uneven(tiny_base, tmp_path_factory):
+    """LoRA in two layers only, with ranks, scalings and targets that differ."""
+    folder = tmp_path_factory.mktemp("uneven") / "adapter"
+    return make_adapter(
+        tiny_base,
+        folder,
+        target_modules=["q_proj", "down_proj"],
+        layers_to_transform=[1, 3],
+        rank_pattern={"layers.1.self_attn.q_proj": 2},
+        alpha_pattern={"layers.3.mlp.down_proj": 32},
+        use_rslora=True,
+    )
+
+
+@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
+def test_the_norm_of_the_update_is_that_of_the_weights_peft_would_merge(tiny_base, which, request):
+    adapter = request.getfixturevalue(which)
+    lm = load(tiny_base, adapter)
+    expected = [
+        sum(float(module.get_delta_weight("default").double().square().sum()) for module in modules) ** 0.5
+        for modules in lm.layers.modules
+    ]
+    assert update_norms(open_adapter(str(adapter)), 4) == pytest.approx(expected, rel=1e-5)
+    if which == "uneven":
+        assert expected[0] == expected[2] == 0 < min(expected[1], expected[3])
+
+
+def test_cka_is_its_definition_in_the_space_of_features():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(40, 7)), rng.normal(size=(40, 5))
+    x, y = one - one.mean(axis=0), other - other.mean(axis=0)
+    norm = np.linalg.norm
+    assert linear_cka(one, other) == pytest.approx(norm(y.T @ x) ** 2 / (norm(x.T @ x) * norm(y.T @ y)))
+    rotation = np.linalg.qr(rng.normal(size=(7, 7)))[0]
+    assert linear_cka(one, 3 * one @ rotation + 2) == pytest.approx(1)
+    assert np.isnan(linear_cka(one, np.ones((40, 3))))
+
+
+def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
+    lm = load(tiny_base, uneven)
+    scores = layer_scores(lm, lm.layers, PAIRS, lm._adapter_files)
+    expected = np.zeros(4)
+    for prompt, reference in PAIRS:
+        squares = np.zeros(4)
+        handles = []
+
+        def watch(layer, module, squares=squares):
+            def see(_, inputs):
+                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                squares[layer] += float((module.scaling["default"] * inputs[0] @ a.T @ b.T).square().sum())
+
+            return see
+
+        for layer, modules in enumerate(lm.layers.modules):
+            handles += [module.register_forward_pre_hook(watch(layer, module)) for module in modules]
+        context, continuation = lm._encode_pair(prompt, reference)
+        with torch.no_grad():
+            lm.model(torch.tensor([(context + continuation[:4])[:-1]]))
+        for handle in handles:
+            handle.remove()
+        expected += np.sqrt(squares)
+    assert scores["lora_output"] == pytest.approx(expected / expected.sum(), rel=1e-4)
+    assert scores["lora_output"][0] == scores["lora_output"][2] == 0
+    # Below the first layer with LoRA base and adapted states are one; behind it they differ.
+    assert scores["cka_distance"][0] == pytest.approx(0, abs=1e-9)
+    assert scores["cka_distance"][1] > 1e-4
+    assert scores["probe_rise"].sum() == pytest.approx(lm.probe(PAIRS).curves[0].over_tokens.mean[-1, 0], rel=1e-4)
+    assert set(scores) == {"update_norm", "lora_output", "cka_distance", "probe_rise"}
+    with pytest.raises(ArgumentError, match="at least two documents"):
+        layer_scores(lm, lm.layers, PAIRS[:1])
+
+
+def test_the_best_layers_by_a_score():
+    family = make_family(["scores"], AdapterShape(6))
+    found = best_layers({"a": [6, 5, 4, 3, 2, 1], "b": [0, 1, 0, 1, float("nan"), 2]}, family)
+    names = {str(variant) for variant in found.variants}
+    assert {"none", "0", "0-1", "0-2", "0-3", "0-4", "0-5"} <= names
+    assert {"5", "1+5", "1+3+5", "0-1+3+5", "0-3+5"} <= names
+    assert len(names) == len(found.variants)
+    assert found.full == Variant.full(6)
+    assert not found.ordered
+
+
+def test_a_sweep_over_the_best_layers(tiny_base, tiny_adapter, tmp_path):
+    lm = load(
+        tiny_base, tiny_adapter, boundary="auto", sweep_family="scores", sweep_limit=4, sweep_dir=str(tmp_path / "s")
+    )
+    record = from_config(evaluate(lm)["config"], "here").tasks["toy"]
+    order = np.argsort(-update_norms(open_adapter(str(tiny_adapter)), 4), kind="stable")
+    swept = {row.variant for row in record.sweep.candidates}
+    assert {str(Variant.of_layers(order[:k].tolist(), 4)) for k in range(5)} <= swept
+    assert record.sweep.family == "scores"
+
+
+def test_the_command_prints_draws_and_needs_no_model_without_a_task(tiny_adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(LoraDropLM, "__init__", lambda *_, **__: pytest.fail("a model is loaded"))
+    assert main(["layers", "--peft", str(tiny_adapter), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    norms = update_norms(open_adapter(str(tiny_adapter)), 4)
+    assert said[0].split() == ["layer", "update_norm", "rank"]
+    assert [line.split()[1] for line in said[1:5]] == [f"{value:.4g}" for value in norms]
+    assert sorted(int(line.split()[2]) for line in said[1:5]) == [1, 2, 3, 4]
+    assert (tmp_path / "out" / "layers.png").stat().st_size > 5000
+    assert (tmp_path / "out" / "layers.json").is_file()
