@@ -16,7 +16,9 @@ from lm_eval_lora_drop.adapter.files import open_adapter
 from lm_eval_lora_drop.adapter.merge import merge_adapter
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.record.schema import KEY
 from lm_eval_lora_drop.variant import Variant
+from tests.report.files import swept
 from tests.tiny import ARCHITECTURES, make_adapter, make_base
 
 LAYERS = 4
@@ -212,42 +214,23 @@ def test_wrong_adapters_are_refused(tiny_adapter, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def run_with(adapter, entry):
-    record = {
-        "adapter": {"path": str(adapter), "fingerprint": open_adapter(str(adapter)).fingerprint()},
-        "tasks": {"t": entry},
-    }
-    return {"results": {"t": {}}, "config": {"lora_drop": record}}
-
-
-SWEPT = {
-    "boundary": 3,
-    "layers": "0-2",
-    "num_layers": LAYERS,
-    "method": "sweep",
-    "metric": "rouge_l",
-    "split": "validation",
-    "sweep": {
-        "chosen": 3,
-        "full_score": 33.7,
-        "boundaries": [
-            {"boundary": 4, "score": 33.7, "stderr": 1.3, "documents": 32},
-            {"boundary": 3, "score": 35.0, "stderr": 1.25, "documents": 32},
-        ],
-    },
-}
+def run_with(adapter):
+    """A results file of a run that chose boundary 3 of 4 of this adapter."""
+    entry = swept()
+    entry["adapter"] |= {"path": str(adapter), "fingerprint": open_adapter(str(adapter)).fingerprint()}
+    return {"results": {"t": {}}, "config": {KEY: entry}, "lm_eval_version": "0.4.13"}
 
 
 def test_command_takes_the_boundary_of_a_run(tiny_base, tiny_adapter, tmp_path, capsys):
     """`--results --task` exports what the run chose and writes down why; another adapter is refused."""
-    (tmp_path / "run.json").write_text(json.dumps(run_with(tiny_adapter, SWEPT)))
+    (tmp_path / "run.json").write_text(json.dumps(run_with(tiny_adapter)))
     base = ["export", "--results", str(tmp_path / "run.json"), "--task", "t", "-o"]
     assert cli.main([*base, str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "boundary 3" in said
     assert "parameters dropped" in said
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "32 documents of split `validation` by rouge_l: 35 ± 1.25; the whole adapter scored 33.7" in card
+    assert "40 documents of split `validation` by exact_match: 0.65 ± 0.07; the whole adapter scored 0.5" in card
     want = under(tiny_base, tiny_adapter, Variant.below(3, LAYERS))
     assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
     other = make_adapter(tiny_base, tmp_path / "other", seed=9)
@@ -264,7 +247,7 @@ def test_command_takes_a_folder_of_results(tiny_adapter, tmp_path, capsys):
     assert cli.main(command) == 1
     assert "no results file" in capsys.readouterr().err
     first = tmp_path / "runs" / "a" / "results_2026-01-01T00-00-00.json"
-    first.write_text(json.dumps(run_with(tiny_adapter, SWEPT)))
+    first.write_text(json.dumps(run_with(tiny_adapter)))
     (tmp_path / "runs" / "b" / "results_2026-01-02T00-00-00.json").write_text("{}")
     assert cli.main([*command, "--task", "nope"]) == 1
     assert "--task must be one of them, got nope" in capsys.readouterr().err
@@ -272,15 +255,15 @@ def test_command_takes_a_folder_of_results(tiny_adapter, tmp_path, capsys):
     assert "boundary 3" in capsys.readouterr().out
     first.with_name("results_2026-01-03T00-00-00.json").write_text(first.read_text())
     assert cli.main([*command[:-1], str(tmp_path / "out2")]) == 1
-    assert "holds 2 runs: results_2026-01-01T00-00-00.json, results_2026-01-03" in capsys.readouterr().err
+    assert "holds 2 runs (results_2026-01-01T00-00-00.json, results_2026-01-03" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--boundary", "auto"], "needs a sweep"),
-        (["--boundary", "9" * 5000], "must be a number of layers"),
-        (["--boundary", "-1"], "must be a number of layers, default or full, got '-1'"),
+        (["--boundary", "9" * 5000], "boundary must be an integer from 0"),
+        (["--boundary", "-1"], "boundary must be an integer from 0"),
         (["--layers", "0-9"], "layers must lie in 0..3"),
         (["--layers", "0-3x0"], "a strength must be a number above 0"),
         (["--layers", "0-3.nope"], "no LoRA is left"),

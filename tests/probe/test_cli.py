@@ -47,9 +47,9 @@ def test_it_writes_the_record_the_table_and_the_figures(arguments, tmp_path, cap
     assert record["task"] == "probe_toy"
     assert record["split"] == "validation"
     assert sorted(record["doc_ids"]) == list(range(7))
-    assert record["left_out"] == 1
+    assert [one["reason"] for one in record["left_out"]] == ["equals an evaluated document"]
     assert record["adapter"]["fingerprint"].startswith("sha256:")
-    assert [curve["name"] for curve in record["probe"]["curves"]] == ["full", "K = 3", "base", "layers 0+2"]
+    assert [curve["name"] for curve in record["probe"]["curves"]] == ["full", "K = 3", "base", "0+2"]
     assert record["probe"]["tokens"] == 2
     table = (out / "probe.txt").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
@@ -74,13 +74,18 @@ def test_without_a_boundary_it_reads_its_own(arguments, tmp_path):
         (["--layers", "4"], "layers must lie in 0..3"),
         (["--task", "no_such_task"], "--task must name one lm-eval task"),
         (["--limit", "1"], "at least two documents"),
-        (["--tokens", "0"], "at least 1 reference token"),
         (["--formats", "gif"], "png, svg, pdf, got gif"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_way_out(more, message, arguments, capsys):
     assert main(arguments(*more)) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_number_of_tokens_is_refused_by_the_parser(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments("--tokens", "0"))
+    assert "--tokens: must be an integer from 1" in capsys.readouterr().err
 
 
 def test_a_task_without_other_documents_than_the_evaluated_is_refused(arguments, capsys):

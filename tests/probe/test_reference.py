@@ -49,7 +49,7 @@ def test_every_boundary_scores_as_by_hand(lm, make_runner):
     scorer = ReferenceLoglikelihood(lm, documents)
     runner = make_runner(lm, lm.layers)
     items = {}
-    for answers in runner([Work(document, (4, 2, 0)) for document in documents]):
+    for answers in runner([Work(document, tuple(Variant.below(k, 4) for k in (4, 2, 0))) for document in documents]):
         for answer in answers:
             items[answer.variant.boundary, answer.document.doc_id] = scorer.item(answer)
     for boundary in (4, 2, 0):

@@ -35,7 +35,7 @@ def test_the_last_layer_is_the_harness_loglikelihood_of_the_first_token(lm):
 
 def test_the_record_holds_every_curve_the_full_one_first(lm):
     record = json.loads(json.dumps(probe(lm, lm.layers, PAIRS, SETS, progress=False).to_json(), allow_nan=False))
-    assert [curve["name"] for curve in record["curves"]] == ["full", "K = 2", "layers 0+3", "base"]
+    assert [curve["name"] for curve in record["curves"]] == ["full", "K = 2", "0+3", "base"]
     assert [curve["layers"] for curve in record["curves"]] == ["0-3", "0-1", "0+3", "none"]
     full, half, _, base = record["curves"]
     assert np.shape(full["by_token"]["probability"]["mean"]) == (4, 4)

@@ -49,7 +49,7 @@ def test_from_a_pilot_and_a_guess(tmp_path, capsys):
         ([], "nothing to plan from. Give runs with a sweep"),
         (["--discordance", "2"], "above 0 and at most 1, got 2"),
         (["--spread", "3", "--power", "1"], "--power is a share between 0 and 1"),
-        (["--spread", "3", "--difference", "0"], "must not be 0"),
+        (["--spread", "3", "--difference", "0"], "must be above 0, got 0"),
     ],
 )
 def test_what_is_wrong_is_said(argv, message, capsys):
