@@ -20,7 +20,7 @@ from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.schema import AlsoRecord, Method, SweepRecord, TaskRecord, ValidationRecord
+from lm_eval_lora_drop.record.schema import AlsoRecord, Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweeping import prior
 from lm_eval_lora_drop.sweeping.beyond.also import Also, open_also
 from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
@@ -173,7 +173,7 @@ class Search:
             "sweep",
             fingerprint,
             metric=scorer.metric,
-            validation=_validation(binding, source, drawn, documents),
+            validation=validation.drawn_documents(binding, source, drawn, documents),
             sweep=sweep,
             candidate_parameters={
                 row.variant: backend.count_parameters(Variant.parse(row.variant, backend.shape.num_layers))[0]
@@ -252,7 +252,7 @@ class Search:
             task=other.binding.name,
             metric=other.metric,
             aggregation=found.aggregation,
-            validation=_validation(other.binding, other.binding, other.drawn, documents),
+            validation=validation.drawn_documents(other.binding, other.binding, other.drawn, documents),
             candidates=found.candidates,
             journal=str(journal.path),
         )
@@ -327,7 +327,7 @@ class Search:
             Variant.below(result.boundary, self.backend.shape.num_layers),
             "probe",
             fingerprint,
-            validation=_validation(binding, source, drawn, drawn.documents),
+            validation=validation.drawn_documents(binding, source, drawn, drawn.documents),
             probe=result.to_json(),
             warnings=(*_of_another(binding, source), *drawn.warnings, *result.warnings),
         )
@@ -386,17 +386,4 @@ def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:
     return (
         f"no document of its own could be searched on: what is kept was found on documents of task {source.name} "
         "(sweep_task), by that task's metric.",
-    )
-
-
-def _validation(
-    binding: Binding, source: Binding, drawn: ValidationSet, documents: Sequence[Document]
-) -> ValidationRecord:
-    clusters = tuple(document.cluster for document in documents)
-    return ValidationRecord(
-        split=drawn.split,
-        doc_ids=tuple(document.doc_id for document in documents),
-        left_out=drawn.left_out,
-        clusters=clusters if any(clusters) else None,
-        task=None if source is binding else source.name,
     )

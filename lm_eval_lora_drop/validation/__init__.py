@@ -6,7 +6,7 @@ reference answers; `fields` says what of a document its prompt shows; `similarit
 """
 
 from lm_eval_lora_drop.validation.bindings import RequestBindings, bind_requests, binding_of
-from lm_eval_lora_drop.validation.draw import draw, draws_from, order, select
+from lm_eval_lora_drop.validation.draw import draw, drawn_documents, draws_from, order, select
 from lm_eval_lora_drop.validation.other_task import other_task
 from lm_eval_lora_drop.validation.prompts import example, reference, references
 
@@ -15,6 +15,7 @@ __all__ = [
     "bind_requests",
     "binding_of",
     "draw",
+    "drawn_documents",
     "draws_from",
     "example",
     "order",

@@ -10,11 +10,12 @@ from typing import Any
 
 from lm_eval.api.task import Task
 
+from lm_eval_lora_drop.record.schema import ValidationRecord
 from lm_eval_lora_drop.validation import fewshot
 from lm_eval_lora_drop.validation.fields import cluster_of
 from lm_eval_lora_drop.validation.leaks import Guard
 from lm_eval_lora_drop.validation.prompts import build
-from lm_eval_lora_drop.work import Binding, LeftOut, ValidationSet
+from lm_eval_lora_drop.work import Binding, Document, LeftOut, ValidationSet
 
 
 @dataclass(frozen=True)
@@ -135,3 +136,17 @@ def _shows_evaluated(task: Task) -> bool:
     if task.has_training_docs():
         return bool(task.config.training_split == _evaluated_split(task))
     return not task.has_validation_docs() or task.config.validation_split == _evaluated_split(task)
+
+
+def drawn_documents(
+    binding: Binding, source: Binding, drawn: ValidationSet, documents: Sequence[Document]
+) -> ValidationRecord:
+    """What is written down of the `documents` a choice for `binding` was made on, which are those of `source`."""
+    clusters = tuple(document.cluster for document in documents)
+    return ValidationRecord(
+        split=drawn.split,
+        doc_ids=tuple(document.doc_id for document in documents),
+        left_out=drawn.left_out,
+        clusters=clusters if any(clusters) else None,
+        task=None if source is binding else source.name,
+    )
