@@ -28,7 +28,8 @@ class CacheGuard:
 
     def __init__(self, answers: MutableMapping[str, Any], setting: Mapping[str, Any], file: str) -> None:
         self.answers = answers
-        self.setting = dict(setting)
+        # As it comes back from the file: tuples are lists there.
+        self.setting = json.loads(json.dumps(dict(setting), default=str))
         self._file = file
         way_out = "Answers would be mixed up: give --use_cache another path for this run, or delete the file."
         stored = answers.get(KEY)

@@ -54,7 +54,7 @@ def test_ordered_families_keep_their_order_and_large_ones_their_marks():
 
 def test_boundaries_stay_on_their_axis_and_a_sweep_without_full_is_drawn_otherwise(tmp_path):
     record = recorded(make_family(["boundary"], AdapterShape(4)), documents=20)
-    assert "boundary K" in figure_of("task", record).axes[0].get_xlabel()
+    assert any("boundary K" in axes.get_xlabel() for axes in figure_of("task", record).axes)
     family = make_family(["window"], AdapterShape(4))
     without = recorded(type(family)(family.name, family.variants[1:], False), documents=20)
     with pytest.raises(ArgumentError, match="was not among the candidates"):

@@ -174,7 +174,7 @@ def test_a_sweep_asks_no_judge_unless_it_optimises_gpt_score(serve, tiny_base, t
     evaluate("rouge_l")
     assert len(server.requests) <= 2  # the evaluated documents
     record = evaluate("gpt_score")
-    assert record["metric"] == "gpt_score"
-    assert all(0 <= entry["score"] <= 100 for entry in record["sweep"]["boundaries"])
+    assert record["metric"]["name"] == "gpt_score"
+    assert all(0 <= entry["score"] <= 100 for entry in record["sweep"]["candidates"])
     assert len(server.requests) > 2
     assert max(server.billed.values()) == 1

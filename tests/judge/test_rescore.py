@@ -56,12 +56,12 @@ def test_every_line_is_scored_once_and_written_back(run, capsys):
     assert data["configs"]["t"]["metadata"]["gpt_score"]["calls_before"] == 6
 
 
-def test_a_folder_that_takes_no_file_is_found_before_anything_is_paid(run, tmp_path, capsys):
+def test_samples_behind_a_symbolic_link_are_not_read_and_nothing_is_paid(run, tmp_path, capsys):
     path, samples, panel, server = run
     moved = samples.rename(tmp_path / "elsewhere.jsonl")
     samples.symlink_to(moved)
     assert main(["judge", "rescore", str(path), "--panel", str(panel)]) == 1
-    assert "no symbolic link" in capsys.readouterr().err
+    assert "no logged samples" in capsys.readouterr().err
     assert server.requests == []
 
 

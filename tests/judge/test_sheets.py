@@ -135,7 +135,7 @@ def test_a_bad_sheet_is_refused_with_the_place(sheet, tmp_path, harm, said, caps
     [
         (b"", "are gone"),
         (f"sheet,pair,{','.join(COLUMNS)}\n".encode(), "there are no rows"),
-        (b"\xff\xfe\x00s", "cannot be read as CSV in UTF-8"),
+        (b"\xff\xfe\x00s", "must be a filled sheet in UTF-8"),
     ],
     ids=["empty", "header alone", "UTF-16"],
 )
