@@ -17,7 +17,8 @@ from peft.tuners.lora.layer import Embedding, Linear, LoraLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from lm_eval_lora_drop.adapter.places import ATTENTION, MLP, find_decoder_layers, kind_of, split_outside
+from lm_eval_lora_drop.adapter.names import ATTENTION, MLP, kind_of
+from lm_eval_lora_drop.adapter.places import find_decoder_layers, split_outside
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Keep, Variant
 

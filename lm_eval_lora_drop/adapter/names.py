@@ -11,6 +11,8 @@ from lm_eval_lora_drop.errors import AdapterError
 from lm_eval_lora_drop.variant import Keep, Variant
 
 PREFIX = "base_model.model."
+ATTENTION = "attention"
+MLP = "mlp"
 # The first numbered part of a name is the decoder layer; a later one may be an expert of it.
 IN_LAYER = re.compile(r"(?P<stack>.*?[^.]+)\.(?P<index>\d+)\.")
 _LORA = re.compile(r"\.(?P<part>lora_[A-Za-z_]+|token_adapter\.trainable_tokens_[a-z]+)(?:\.(?P<value>.+))?$")
@@ -18,8 +20,12 @@ _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "wor
 
 
 def kind_of(path: str) -> str:
-    """What a module of a decoder layer belongs to, by its name there: `attention`, else `mlp`."""
-    return "attention" if any("attn" in part or "attention" in part for part in path.lower().split(".")) else "mlp"
+    """What a module at `path` within a decoder layer belongs to: `attention`, else `mlp`.
+
+    Every decoder layer is an attention (or what stands for it) and a feed-forward part; the latter is not always a
+    module of its own (OPT has `fc1` and `fc2` in the layer itself).
+    """
+    return ATTENTION if any("attn" in part or "attention" in part for part in path.lower().split(".")) else MLP
 
 
 @dataclass(frozen=True)

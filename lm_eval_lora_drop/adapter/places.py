@@ -12,9 +12,6 @@ from transformers import PreTrainedModel
 
 from lm_eval_lora_drop.errors import AdapterError
 
-ATTENTION = "attention"
-MLP = "mlp"
-
 
 def find_decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The list of decoder layers of a causal language model, whatever the architecture calls it.
@@ -34,15 +31,6 @@ def find_decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
             "with --model hf."
         )
     return min(fitting, key=lambda pair: pair[0])[1]
-
-
-def kind_of(path: str) -> str:
-    """What a module at `path` within a decoder layer belongs to: `attention`, else `mlp`.
-
-    Every decoder layer is an attention (or what stands for it) and a feed-forward part; the latter is not always a
-    module of its own (OPT has `fc1` and `fc2` in the layer itself).
-    """
-    return ATTENTION if any("attn" in part or "attention" in part for part in path.lower().split(".")) else MLP
 
 
 def split_outside(
