@@ -1,35 +1,84 @@
-"""`lora-drop study --config study.yaml`."""
+"""`lora-drop study --config study.yaml` and `lora-drop reproduce`, the study of the paper."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import package_folder
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.study.config import Study
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `study` to `lora-drop`."""
+    """Add `study` and `reproduce` to `lora-drop`."""
     parser = subparsers.add_parser(
         "study",
         help="train, sweep and test: tasks x trainings x choices in one file, resumable",
         description="Trains the adapters that a study names and that are missing, evaluates every choice of what to "
-        "keep of them as an ordinary run of lm_eval, and goes on where it was. See docs/study.md.",
+        "keep of them as an ordinary run of lm_eval, writes a report, and goes on where it was. See docs/study.md.",
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, YAML")
+    _add_options(parser)
+    parser.set_defaults(func=_study)
+    parser = subparsers.add_parser(
+        "reproduce",
+        help="the paper's study, with seeds and what it leaves open: from data to report",
+        description="The study of configs/studies/paper.yaml (Llama-3.1-8B-Instruct, one GPU), or with --small the "
+        "same on SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/study.md.",
+    )
+    parser.add_argument("--small", action="store_true", help="what a CPU can do, without data to fetch")
+    parser.add_argument("--model", metavar="NAME", help="another base model: a folder or a Hub id")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="these of the study's tasks only")
+    _add_options(parser)
+    parser.set_defaults(func=_reproduce)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="in place of the file's output")
-    parser.add_argument("--only", choices=("train", "evaluate"), help="one half of the work")
+    parser.add_argument(
+        "--only",
+        choices=("train", "evaluate", "report"),
+        help="one part of the work; report writes the report of what is done",
+    )
     parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
-    parser.set_defaults(func=_study)
 
 
 def _study(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.commands.train import require_trl
     from lm_eval_lora_drop.study.config import read_study
 
-    study = read_study(args.config, args.output)
-    if study.trainings and args.only != "evaluate":
+    return _run(read_study(args.config, args.output), args)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.study.config import read_study
+
+    name = "paper_small.yaml" if args.small else "paper.yaml"
+    study = read_study(package_folder("configs") / "studies" / name, args.output)
+    if args.model:
+        study = dataclasses.replace(study, model_args={**study.model_args, "pretrained": args.model})
+    if args.tasks:
+        names = [task.name for task in study.tasks]
+        if unknown := [task for task in args.tasks if task not in names]:
+            raise ArgumentError(f"--tasks must name tasks of the study, got {', '.join(unknown)}. {', '.join(names)}.")
+        study = dataclasses.replace(
+            study,
+            tasks=tuple(task for task in study.tasks if task.name in args.tasks),
+            trainings=tuple(one for one in study.trainings if one.task.name in args.tasks),
+        )
+    return _run(study, args)
+
+
+def _run(study: Study, args: argparse.Namespace) -> int:
+    from lm_eval_lora_drop.commands.train import require_trl
+
+    if study.trainings and args.only not in ("evaluate", "report"):
         require_trl()
     from lm_eval_lora_drop.study.plan import bill, plan, read_cell
     from lm_eval_lora_drop.study.trainings import is_trained
@@ -44,6 +93,7 @@ def _study(args: argparse.Namespace) -> int:
         return 0
     from lm_eval.utils import setup_logging
 
+    from lm_eval_lora_drop.study.pages import write_report
     from lm_eval_lora_drop.study.run import run_study
     from lm_eval_lora_drop.study.table import table, write_table
 
@@ -52,9 +102,13 @@ def _study(args: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(args.threads)
-    failed = run_study(study, train=args.only != "evaluate", evaluate=args.only != "train")
+    failed: list[str] = []
+    if args.only != "report":
+        failed = run_study(study, train=args.only != "evaluate", evaluate=args.only != "train")
     print(table(study))
     print(f"all cells: {write_table(study)}")
+    if args.only != "train":
+        print("report:", *write_report(study, failed))
     for sentence in failed:
         print(f"not run: {sentence}", file=sys.stderr)
     return 1 if failed else 0

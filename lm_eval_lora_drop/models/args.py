@@ -90,7 +90,7 @@ class LoraDropArgs:
         size, select = ours.get("sweep_size"), ours.get("sweep_select")
         return cls(
             spec=spec,
-            sweep_family=_families(families, size),
+            sweep_family=parse_families(families, size),
             sweep_size=None if size is None else _integer("sweep_size", size, minimum=0),
             sweep_boundaries=None if given is None else parse_sweep_boundaries(given),
             sweep_also=() if ours.get("sweep_also") is None else parse_also(ours["sweep_also"]),
@@ -234,7 +234,12 @@ def _refuse_for_the_backend(rest: Mapping[str, Any]) -> None:
         raise ArgumentError(f"batch_size must be an integer of at least 1, auto or auto:N, got {batch}.")
 
 
-def _families(value: Any, size: Any) -> tuple[str, ...]:
+def parse_families(value: Any, size: Any = None) -> tuple[str, ...]:
+    """The families of candidates that `sweep_family` names, joined by `+`; `size` is what came as `sweep_size`.
+
+    Raises:
+        ArgumentError: no such family, or families that cannot be joined.
+    """
     names = tuple(_word("sweep_family", name.strip(), tuple(FAMILIES)) for name in shown(value, 1000).split("+"))
     if len(set(names)) < len(names):
         raise ArgumentError(f"sweep_family must name every family once, got {value}: one is named twice.")

@@ -95,6 +95,25 @@ def corpus_test(
     )
 
 
+def pseudo_values(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Floats:
+    """`(documents,)`: what each document adds to the corpus score, whose mean is the score.
+
+    The jackknife's pseudo-values (Efron & Tibshirani, 1993, chapter 11), shifted by their bias.
+    """
+    counts = np.asarray(metric._extract_corpus_statistics(hypotheses, [references]), dtype=np.float64)
+    total = counts.sum(axis=0)
+    documents = len(counts)
+
+    def score(totals: Floats) -> Floats:
+        return np.array([metric._compute_score_from_stats(row).score for row in totals.tolist()])
+
+    whole = float(score(total[None])[0])
+    if documents < 2:
+        return np.full(documents, whole)
+    values = documents * whole - (documents - 1) * score(total - counts)
+    return np.asarray(values + (whole - values.mean()), dtype=np.float64)
+
+
 def _interval(score: Callable[[Floats], Floats], left: Floats, right: Floats) -> tuple[float, float]:
     units = len(left)
     if units < 2:

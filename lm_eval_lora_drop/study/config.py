@@ -11,6 +11,7 @@ from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml, user_path
+from lm_eval_lora_drop.models.args import parse_families
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, shown
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
 
@@ -37,6 +38,39 @@ _NOT_SETTINGS = ("seeds", "tasks", "choices")
 DEFAULT_CHOICES = ("full", "base", "auto", "default")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What to keep of an adapter: as `boundary` and `layers` of the model say it, or by a sweep over other candidates
+    than boundaries (`family`, the model's `sweep_family`)."""
+
+    spec: VariantSpec
+    family: str | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is the base model, the same for every adapter."""
+        return self.spec.kind == "base"
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether validation documents decide by a sweep."""
+        return self.spec.kind == "auto"
+
+    @property
+    def model_args(self) -> dict[str, str]:
+        """What it adds to the study's model_args."""
+        name, _, value = str(self.spec).partition("=")
+        return {name: value} | ({"sweep_family": self.family} if self.family else {})
+
+    @property
+    def label(self) -> str:
+        """For tables: `full`, `auto`, `20`, `layers=10-31`, `sweep_family=upper`."""
+        return str(self).removeprefix("boundary=")
+
+    def __str__(self) -> str:
+        return f"sweep_family={self.family}" if self.family else str(self.spec)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyTask:
     """A task of the study: `name` is the study's word for it. `evaluation` goes to `lm_eval.simple_evaluate`."""
@@ -56,7 +90,7 @@ class StudyTraining:
     name: str
     task: StudyTask
     settings: TrainingSettings
-    choices: tuple[VariantSpec, ...]
+    choices: tuple[Choice, ...]
 
     @property
     def folder(self) -> str:
@@ -69,7 +103,7 @@ class StudyAdapter:
     """An adapter that exists already, evaluated on every task."""
 
     path: str
-    choices: tuple[VariantSpec, ...]
+    choices: tuple[Choice, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +194,7 @@ def _tasks(path: Path, data: Mapping[str, Any]) -> tuple[StudyTask, ...]:
 
 
 def _trainings(
-    path: Path, data: Mapping[str, Any], tasks: tuple[StudyTask, ...], choices: tuple[VariantSpec, ...]
+    path: Path, data: Mapping[str, Any], tasks: tuple[StudyTask, ...], choices: tuple[Choice, ...]
 ) -> tuple[StudyTraining, ...]:
     entries = _mapping(path, data.get("trainings") or {}, "trainings")
     found: list[tuple[int, int, StudyTraining]] = []
@@ -190,17 +224,17 @@ def _trainings(
     return tuple(training for _, _, training in sorted(found, key=lambda one: one[:2]))
 
 
-def _choices(path: Path, given: Any, where: str) -> tuple[VariantSpec, ...]:
-    found = []
+def _choices(path: Path, given: Any, where: str) -> tuple[Choice, ...]:
+    found: list[Choice] = []
     for text in _texts(path, given, where):
         name, equals, value = text.partition("=")
         try:
-            if equals and name == "layers":
-                found.append(parse_layers(value))
-            elif equals and name == "boundary":
-                found.append(parse_boundary(value))
+            if equals and name == "sweep_family":
+                found.append(Choice(parse_boundary("auto"), "+".join(parse_families(value))))
+            elif equals and name == "layers":
+                found.append(Choice(parse_layers(value)))
             else:
-                found.append(parse_boundary(text))
+                found.append(Choice(parse_boundary(value if equals and name == "boundary" else text)))
         except ArgumentError as error:
             raise ArgumentError(f"{path}: {where}: {error}") from None
     if not found:

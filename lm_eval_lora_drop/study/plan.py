@@ -13,8 +13,7 @@ from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.fingerprint import digest, short
-from lm_eval_lora_drop.spec import VariantSpec
-from lm_eval_lora_drop.study.config import Study, StudyTask, StudyTraining
+from lm_eval_lora_drop.study.config import Choice, Study, StudyTask, StudyTraining
 from lm_eval_lora_drop.study.trainings import adapter_folder, is_trained
 from lm_eval_lora_drop.train.record import read_record
 
@@ -30,7 +29,7 @@ class Cell:
     task: StudyTask
     adapter: str
     training: StudyTraining | None
-    choice: VariantSpec
+    choice: Choice
     metric: str | None = None
 
     @property
@@ -42,8 +41,7 @@ class Cell:
     @property
     def model_args(self) -> dict[str, str]:
         """What this cell adds to the study's model_args."""
-        name, _, value = str(self.choice).partition("=")
-        return {name: value} | ({"sweep_metric": self.metric} if self.metric else {})
+        return self.choice.model_args | ({"sweep_metric": self.metric} if self.metric else {})
 
 
 def plan(study: Study) -> tuple[tuple[StudyTraining | None, tuple[Cell, ...]], ...]:
@@ -63,15 +61,15 @@ def plan(study: Study) -> tuple[tuple[StudyTraining | None, tuple[Cell, ...]], .
 
 
 def _cells(
-    task: StudyTask, adapter: str, training: StudyTraining | None, choices: Sequence[VariantSpec], based: set[str]
+    task: StudyTask, adapter: str, training: StudyTraining | None, choices: Sequence[Choice], based: set[str]
 ) -> tuple[Cell, ...]:
     cells = []
     for choice in choices:
-        if choice.kind == "base":
+        if choice.is_base:
             if task.name in based:
                 continue
             based.add(task.name)
-        metrics: Sequence[str | None] = task.metrics if choice.kind == "auto" and task.metrics else [None]
+        metrics: Sequence[str | None] = task.metrics if choice.is_swept and task.metrics else [None]
         cells += [Cell(task, adapter, training, choice, metric) for metric in metrics]
     return tuple(cells)
 

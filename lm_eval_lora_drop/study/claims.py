@@ -1,0 +1,161 @@
+"""What a study can decide, task by task: each claim two arms, their paired difference, and a verdict in words.
+
+The claims are the questions that the paper (arXiv 2503.23360) leaves open: does dropping help at all, by which choice;
+would training fewer layers in the first place do the same; is it more than regularisation. All p-values of a study are
+one family (Holm, 1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lm_eval_lora_drop.rounding import decimals_for, number
+from lm_eval_lora_drop.statistics.crossed import CrossedMean, crossed_mean
+from lm_eval_lora_drop.statistics.significance import LEVEL, holm, span
+from lm_eval_lora_drop.study.config import Study, StudyTask
+from lm_eval_lora_drop.study.evidence import Arm
+from lm_eval_lora_drop.train.settings import TrainingSettings
+
+Outcome = Literal["holds", "worse", "open"]
+_REGULARISED = ("lora_dropout", "weight_decay")
+_ONE_ADAPTER = "one adapter: another seed may differ"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`statement` says that `ours` is better than `theirs`; `mean` is how much better, positive is better.
+
+    `p_holm` is corrected over all claims of the study. `metric` is the task's first.
+    """
+
+    task: StudyTask
+    statement: str
+    ours: Arm
+    theirs: Arm
+    metric: str
+    mean: CrossedMean
+    p_holm: float
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the claim holds, its opposite does, or neither can be told."""
+        if self.p_holm >= LEVEL or self.mean.value == 0:
+            return "open"
+        return "holds" if self.mean.value > 0 else "worse"
+
+    @property
+    def verdict(self) -> str:
+        """A sentence, with what it rests on."""
+        places = decimals_for(self.mean.stderr, self.mean.value)
+        low, high = (number(limit, places, sign=True) for limit in self.mean.interval)
+        rests = f"{self.mean.documents} documents and {self.mean.seeds} seed{'s' if self.mean.seeds > 1 else ''}"
+        only = f" ({_ONE_ADAPTER})" if self.mean.seeds == 1 else ""
+        match self.outcome:
+            case "holds":
+                said = f"holds here, on {rests}"
+            case "worse":
+                said = f"does not hold here: it is worse, on {rests}"
+            case _:
+                said = f"cannot be told from {rests}: between {low} and {high}"
+        return said + only
+
+
+def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:
+    """All claims that the finished cells speak to, in the order of the study's tasks.
+
+    Raises:
+        ArgumentError: a task's first metric is neither a mean nor a corpus metric that can be rebuilt.
+    """
+    found: list[tuple[str, Arm, Arm, CrossedMean]] = []
+    for task in study.tasks:
+        mine = [arm for arm in arms if arm.task.name == task.name]
+        for statement, ours, theirs in _pairs(study, mine):
+            shared = [seed for seed in ours.seeds if seed in theirs.seeds]
+            if shared:
+                found.append(
+                    (statement, ours.of(shared), theirs.of(shared), _difference(ours.of(shared), theirs.of(shared)))
+                )
+    adjusted = holm([mean.p_value for *_, mean in found])
+    return tuple(
+        Claim(ours.task, statement, ours, theirs, ours.metrics[0][0], mean, p)
+        for (statement, ours, theirs, mean), p in zip(found, adjusted, strict=True)
+    )
+
+
+def _pairs(study: Study, arms: Sequence[Arm]) -> list[tuple[str, Arm, Arm]]:
+    settings = {one.name: one.settings for one in study.trainings if arms and one.task.name == arms[0].task.name}
+    pairs = []
+    wholes = [arm for arm in arms if arm.choice == "full"]
+    base = next((arm for arm in arms if arm.choice == "base"), None)
+    for whole in wholes:
+        if base is not None and whole.training == wholes[0].training:
+            # The base model answers the same whatever seed an adapter has.
+            repeated = Arm(base.task, base.training, base.choice, whole.seeds, base.runs * len(whole.seeds))
+            pairs.append((f"training ({whole.training}) helps the base model", whole, repeated))
+        pairs += [
+            (f"{_said(arm.choice)} is better than the whole adapter ({arm.training})", arm, whole)
+            for arm in arms
+            if arm.training == whole.training and arm.choice != "full"
+        ]
+    if not wholes:
+        return pairs
+    main = wholes[0]
+    dropped = next((arm for arm in arms if arm.training == main.training and arm.choice not in ("full", "base")), None)
+    for rival in wholes[1:]:
+        kind = _kind(settings.get(main.training), settings.get(rival.training))
+        if kind is None:
+            continue
+        pairs.append((f"{kind} ({rival.training}) is better than the plain training", rival, main))
+        if dropped is not None:
+            pairs.append((f"{_said(dropped.choice)} is better than {kind} ({rival.training})", dropped, rival))
+        equal = next((arm for arm in arms if arm.training == main.training and _keeps_as_much(arm, rival)), None)
+        if equal is not None and equal is not dropped:
+            pairs.append(
+                (f"{_said(equal.choice)} is better than {kind} ({rival.training}), which is as large", equal, rival)
+            )
+    return pairs
+
+
+def _said(choice: str) -> str:
+    words = {
+        "auto": "dropping above the K of a sweep",
+        "default": "dropping above the paper's default K",
+        "probe": "dropping above the K of the layer probe",
+    }
+    if choice.isdigit():
+        return f"dropping above K = {choice}"
+    family = choice.removeprefix("sweep_family=")
+    if family != choice:
+        return f"the choice of a sweep over {family}"
+    return words.get(choice, choice)
+
+
+def _kind(main: TrainingSettings | None, other: TrainingSettings | None) -> str | None:
+    """What the other training does in place of dropping, None where it is no rival of it."""
+    if main is None or other is None:
+        return None
+    if other.layers != main.layers:
+        return "training fewer layers"
+    if any(getattr(other, name) > getattr(main, name) for name in _REGULARISED):
+        return "regularising the training"
+    return None
+
+
+def _keeps_as_much(arm: Arm, rival: Arm) -> bool:
+    def kept(one: Arm) -> set[int | None]:
+        return {record.kept_parameters for record in one.records}
+
+    return arm.choice != "full" and kept(arm) == kept(rival) and len(kept(arm)) == 1
+
+
+def _difference(ours: Arm, theirs: Arm) -> CrossedMean:
+    metric, filter_name = ours.metrics[0]
+    one, two = ours.values(metric, filter_name), theirs.values(metric, filter_name)
+    sign = -1 if ours.higher_is_better(metric) is False else 1
+    return crossed_mean(
+        sign * (one - two), span=span(np.concatenate([one.ravel(), two.ravel()])), clusters=ours.clusters(filter_name)
+    )

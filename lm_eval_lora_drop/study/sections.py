@@ -1,0 +1,267 @@
+"""What a study's report says, as headings, sentences and tables; `pages` writes them as HTML, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.report.outputs import contains
+from lm_eval_lora_drop.rounding import NOTHING, decimals_for, decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.statistics.crossed import CrossedMean, crossed_mean
+from lm_eval_lora_drop.statistics.significance import span
+from lm_eval_lora_drop.study.claims import Claim
+from lm_eval_lora_drop.study.config import Study, StudyTask
+from lm_eval_lora_drop.study.evidence import Arm
+from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+from lm_eval_lora_drop.sweeping.trust import trust
+
+
+@dataclass(frozen=True)
+class Section:
+    """`table` is a head and its rows, all text; `figure` the stem of an image beside the page, and what it shows."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
+    figure: tuple[str, str] | None = None
+
+
+CLAIMS_FIGURE = "claims"
+PUBLISHED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "lora_drop_hotpotqa": {"contains_em": ("73.1", "73.0", "74.1"), "f1": ("80.4", "79.9", "80.3")},
+    "lora_drop_gsm8k": {"exact_match": ("73.1", "73.9", "74.3")},
+    "lora_drop_samsum": {"rouge_l": ("38.2", "37.7", "38.1")},
+    "lora_drop_wmt23_en_zh": {"bleu": ("33.0", "33.3", "35.8")},
+    "lora_drop_ecommerce": {"acc": ("68.6", NOTHING, "69.8")},
+}
+"""arXiv 2503.23360, Llama-3.1-8B-Instruct: fine-tuned, partially fine-tuned (bottom 20 of 32 layers trained), dropped;
+its exact match is the share of answers that contain the label."""
+
+
+def sections(study: Study, arms: Sequence[Arm], claims: Sequence[Claim], failed: Sequence[str] = ()) -> list[Section]:
+    """The whole report."""
+    found = [_headline(claims, failed), *(_scores(task, arms) for task in study.tasks)]
+    if claims:
+        found.append(_claims(claims))
+    found += [_boundaries(arms), _outputs(arms), _published(study)]
+    return [section for section in found if section is not None]
+
+
+def _headline(claims: Sequence[Claim], failed: Sequence[str]) -> Section:
+    said = [f"{claim.task.name}: {claim.statement}: {claim.verdict}." for claim in claims if _is_the_question(claim)]
+    if not said:
+        said = [
+            "No cell with a part of an adapter has finished beside one with the whole: there is nothing to say yet."
+        ]
+    said += [f"Not run: {sentence}" for sentence in failed]
+    return Section("Does dropping help?", tuple(said))
+
+
+def _is_the_question(claim: Claim) -> bool:
+    return (
+        claim.ours.choice.startswith("auto")
+        and claim.theirs.choice == "full"
+        and (claim.ours.training == claim.theirs.training)
+    )
+
+
+def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
+    mine = [arm for arm in arms if arm.task.name == task.name]
+    if not mine:
+        return None
+    metrics = [key for key in mine[0].metrics if mine[0].higher_is_better(key[0])]
+    columns = []
+    for metric in metrics:
+        means = [_mean(arm, metric) for arm in mine]
+        places = decimals_of_column((mean.value, mean.stderr) for mean in means if mean is not None)
+        columns.append([NOTHING if mean is None else with_error(mean.value, mean.stderr, places) for mean in means])
+    rows = [
+        [arm.training or "base model", arm.choice, str(len(arm.runs)), _kept(arm), *cells]
+        for arm, *cells in zip(mine, *columns, strict=True)
+    ]
+    documents = len(next(iter(mine[0].runs[0].documents.values())).doc_ids)
+    return Section(
+        f"Scores on {task.name}",
+        (
+            f"Task {task.task}, {documents} test documents. After ± the standard error over documents and seeds; with "
+            "one seed over documents alone.",
+        ),
+        (["training", "kept of it", "seeds", "adapter parameters", *(name for name, _ in metrics)], rows),
+    )
+
+
+def _mean(arm: Arm, metric: tuple[str, str]) -> CrossedMean | None:
+    try:
+        values = arm.values(*metric)
+    except ArgumentError:  # an aggregation that is no mean: the score has no such error
+        return None
+    return crossed_mean(values, span=span(values.ravel()), clusters=arm.clusters(metric[1]))
+
+
+def _kept(arm: Arm) -> str:
+    counts = [record.kept_parameters for record in arm.records]
+    if not counts:
+        return NOTHING
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _claims(claims: Sequence[Claim]) -> Section:
+    rows = []
+    for claim in claims:
+        mean, places = claim.mean, decimals_for(claim.mean.stderr, claim.mean.value)
+        low, high = (number(limit, places, sign=True) for limit in mean.interval)
+        rows.append(
+            [
+                claim.task.name, claim.statement, claim.metric, number(mean.value, places, sign=True),
+                f"{low} to {high}", str(mean.seeds), _p(claim.p_holm), claim.verdict,
+            ]
+        )  # fmt: skip
+    return Section(
+        "Claims",
+        (
+            "Each is a paired difference over the same documents and seeds, positive where the claim is right, with "
+            "its 95 % interval over documents and seeds (a two-way random-effects layout; with one seed over documents "
+            f"alone). The p-values are corrected for all {len(claims)} comparisons of this study together (Holm); the "
+            "intervals each stand alone.",
+        ),
+        (["task", "claim", "metric", "difference", "95 % interval", "seeds", "p", "verdict"], rows),
+        (CLAIMS_FIGURE, "Every claim's difference with its 95 % interval"),
+    )
+
+
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
+
+
+def _boundaries(arms: Sequence[Arm]) -> Section | None:
+    rows = []
+    for arm in arms:
+        if not arm.choice.startswith("auto"):
+            continue
+        chosen = [record.boundary for record in arm.records]
+        again = [_chosen_again(record_index, arm) for record_index in range(len(arm.records))]
+        layers = arm.records[0].num_layers
+        known = [boundary for boundary in chosen if boundary is not None]
+        rows.append(
+            [
+                arm.task.name, arm.training, " ".join(NOTHING if one is None else str(one) for one in chosen),
+                f"{min(known)} to {max(known)} of {layers}" if known else NOTHING,
+                ", ".join(text for _, text in again), ", ".join(share for share, _ in again),
+            ]
+        )  # fmt: skip
+    if not rows:
+        return None
+    return Section(
+        "Is the boundary stable?",
+        (
+            "K by the sweep for each seed. Beside it how far chance in the validation documents alone moves it: the "
+            "range that holds 90 % of the choices on resamples of each sweep's documents, and how often they are the "
+            "same.",
+        ),
+        (["task", "training", "K by seed", "over seeds", "K on resampled documents", "same choice"], rows),
+    )
+
+
+def _chosen_again(place: int, arm: Arm) -> tuple[str, str]:
+    try:
+        shares = trust(RecordedSweep.from_record(arm.records[place])).choice_share
+    except ArgumentError:
+        return NOTHING, NOTHING
+    same = shares.get(arm.records[place].kept, 0.0)
+    boundaries = sorted((one.boundary, share) for one, share in shares.items() if one.boundary is not None)
+    if not boundaries:
+        return percent(same), NOTHING
+    cumulated = np.cumsum([share for _, share in boundaries])
+    low = boundaries[int(np.searchsorted(cumulated, 0.05))][0]
+    high = boundaries[min(int(np.searchsorted(cumulated, 0.95)), len(boundaries) - 1)][0]
+    return percent(same), f"{low} to {high}"
+
+
+def _outputs(arms: Sequence[Arm]) -> Section | None:
+    """Verbosity, format errors and containment: whether a lost point is lost content (the paper's section 6.7)."""
+    rows = []
+    for arm in arms:
+        whole = next(
+            (one for one in arms if (one.task, one.training, one.choice) == (arm.task, arm.training, "full")), None
+        )
+        metric, filter_name = arm.metrics[0]
+        worse, kept, reference = _containment(arm, whole, metric, filter_name)
+        rows.append([arm.task.name, arm.name, *_shape(arm), worse, kept, reference])
+    if not rows:
+        return None
+    return Section(
+        "What the outputs look like",
+        (
+            "Words (or characters) of an answer, and the share of answers cut off at the longest length, empty, or "
+            "read by no rule of the task. Then the documents on which a part scores lower than its whole adapter, and "
+            "how many of those answers still contain the whole adapter's answer, or the reference: a longer answer "
+            "that holds the right one lost its point by form, not by content.",
+        ),
+        (
+            [
+                "task", "system", "length", "cut off", "empty", "unread", "scores lower on",
+                "contain the whole's answer", "contain the reference",
+            ],
+            rows,
+        ),
+    )  # fmt: skip
+
+
+def _shape(arm: Arm) -> list[str]:
+    names = dict(arm.metrics)
+
+    def mean(metric: str) -> float:
+        return float(np.mean([run.scores[metric, names[metric]].value for run in arm.runs]))
+
+    length = next((number(mean(name), 1) for name in ("words", "characters") if name in names), NOTHING)
+    return [length, *(percent(mean(name)) if name in names else NOTHING for name in ("cut_off", "empty", "unread"))]
+
+
+def _containment(arm: Arm, whole: Arm | None, metric: str, filter_name: str) -> tuple[str, str, str]:
+    seeds = [seed for seed in arm.seeds if whole is not None and seed in whole.seeds]
+    if whole is None or arm.choice == "full" or not seeds:
+        return NOTHING, NOTHING, NOTHING
+    sign = -1 if arm.higher_is_better(metric) is False else 1
+    try:
+        lost = sign * (whole.of(seeds).values(metric, filter_name) - arm.of(seeds).values(metric, filter_name)) > 0
+    except ArgumentError:
+        return NOTHING, NOTHING, NOTHING
+    pairs = [
+        (mine, theirs)
+        for row, ours, others in zip(
+            lost, arm.of(seeds).samples(filter_name), whole.of(seeds).samples(filter_name), strict=True
+        )
+        for is_lost, mine, theirs in zip(row, ours, others, strict=True)
+        if is_lost
+    ]
+    if not pairs:
+        return f"0 of {lost.size}", NOTHING, NOTHING
+    kept = sum(contains(mine.raw, theirs.raw) for mine, theirs in pairs) / len(pairs)
+    reference = sum(contains(mine.raw, mine.target) for mine, _ in pairs) / len(pairs)
+    return f"{len(pairs)} of {lost.size}", percent(kept), percent(reference)
+
+
+def _published(study: Study) -> Section | None:
+    rows = [
+        [task.name, metric, *values] for task in study.tasks for metric, values in PUBLISHED.get(task.task, {}).items()
+    ]
+    if not rows:
+        return None
+    return Section(
+        "What the paper printed",
+        (
+            "arXiv 2503.23360, Llama-3.1-8B-Instruct. One seed, no intervals. Partially fine-tuned is another "
+            "training, with LoRA on the bottom 20 of 32 layers; its exact match counts answers that contain the label.",
+        ),
+        (["task", "metric", "fine-tuned", "partially fine-tuned", "upper layers dropped"], rows),
+    )
+
+
+def is_finite(claim: Claim) -> bool:
+    """Whether a claim has an interval that can be drawn."""
+    return all(math.isfinite(limit) for limit in claim.mean.interval)

@@ -1,0 +1,89 @@
+"""Means over seeds and documents, against an analysis of variance by statsmodels and against simulation."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+from scipy import stats
+from statsmodels.stats.anova import anova_lm
+
+from lm_eval_lora_drop.statistics.crossed import crossed_mean
+from lm_eval_lora_drop.statistics.intervals import mean_interval
+from lm_eval_lora_drop.statistics.significance import mean_test
+
+
+def draw(rng, seeds, documents, of_seeds=0.3, of_documents=1.0, rest=1.0):
+    return (
+        rng.normal(0, of_seeds, (seeds, 1))
+        + rng.normal(0, of_documents, (1, documents))
+        + rng.normal(0, rest, (seeds, documents))
+    )
+
+
+def test_the_variance_is_that_of_an_analysis_of_variance():
+    values = draw(np.random.default_rng(3), 4, 30)
+    seed, document = np.indices(values.shape)
+    frame = pd.DataFrame({"y": values.ravel(), "seed": seed.ravel(), "document": document.ravel()})
+    table = anova_lm(smf.ols("y ~ C(seed) + C(document)", frame).fit())
+    a, b, rest = (table.loc[name, "mean_sq"] for name in ("C(seed)", "C(document)", "Residual"))
+    variance = (a + b - rest) / values.size
+    degrees = (a + b - rest) ** 2 / (a**2 / 3 + b**2 / 29 + rest**2 / 87)
+    found = crossed_mean(values, span=np.ptp(values))
+    assert found.stderr == pytest.approx(math.sqrt(variance))
+    assert found.degrees == pytest.approx(degrees)
+    reach = stats.t.ppf(0.975, degrees) * math.sqrt(variance)
+    assert found.interval == pytest.approx((values.mean() - reach, values.mean() + reach))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(values.mean()) / math.sqrt(variance), degrees))
+    assert found.over_seeds == pytest.approx(values.mean(axis=1).std(ddof=1))
+
+
+@pytest.mark.parametrize("of_seeds", [0.0, 0.3])
+def test_it_covers_where_seeds_differ_and_documents_alone_do_not(of_seeds):
+    """The input that makes an interval over documents false: adapters that differ by their seed."""
+    rng = np.random.default_rng(7)
+    ours = alone = 0
+    for _ in range(400):
+        values = draw(rng, 3, 60, of_seeds=of_seeds)
+        low, high = crossed_mean(values, span=np.ptp(values)).interval
+        ours += low <= 0 <= high
+        low, high = mean_interval(values.mean(axis=0), span=np.ptp(values))
+        alone += low <= 0 <= high
+    assert ours / 400 >= 0.93
+    assert (alone / 400 < 0.85) == (of_seeds > 0)
+
+
+def test_one_seed_is_the_test_over_documents():
+    rng = np.random.default_rng(5)
+    one, two = (rng.random(40) < 0.5).astype(float), (rng.random(40) < 0.6).astype(float)
+    found = crossed_mean((two - one)[None], span=1.0)
+    alone = mean_test(one, two)
+    assert (found.value, found.p_value) == (pytest.approx(alone.difference), alone.p_value)
+    assert found.interval == pytest.approx(alone.interval)
+    assert math.isinf(found.degrees)
+
+
+def test_few_differing_documents_are_not_made_sure_by_seeds():
+    """Two documents of 100 gained under each of three seeds: the variance is small, and two documents prove nothing."""
+    values = np.zeros((3, 100))
+    values[:, :2] = 1.0
+    found = crossed_mean(values, span=1.0)
+    assert found.p_value == 0.5
+    assert found.interval[0] < 0 < found.interval[1]
+
+
+def test_nothing_differs():
+    found = crossed_mean(np.zeros((3, 50)), span=1.0)
+    assert (found.value, found.p_value) == (0.0, 1.0)
+    assert found.interval[0] < 0 < found.interval[1]
+
+
+def test_clusters_are_units():
+    """Each document twice, as a cluster: as sure as each once, not surer."""
+    values = draw(np.random.default_rng(11), 3, 40)
+    once = crossed_mean(values, span=np.ptp(values))
+    twice = crossed_mean(np.repeat(values, 2, axis=1), span=np.ptp(values), clusters=np.repeat(np.arange(40), 2))
+    assert twice.stderr == pytest.approx(once.stderr)
+    assert twice.value == pytest.approx(once.value)
+    assert twice.documents == 80

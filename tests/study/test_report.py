@@ -1,0 +1,150 @@
+"""A study's report: from cells as lm_eval writes them to claims, and the same claims in three formats."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+
+from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.find import find_runs
+from lm_eval_lora_drop.statistics import corpus
+from lm_eval_lora_drop.statistics.significance import holm
+from lm_eval_lora_drop.study import pages, sections
+from lm_eval_lora_drop.study.claims import claims
+from lm_eval_lora_drop.study.config import read_study
+from lm_eval_lora_drop.study.evidence import arms
+from lm_eval_lora_drop.study.plan import cell_folder, plan
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, tiny_base):
+    """A study that has run: two seeds, two rivals, on a tiny model."""
+    folder = tmp_path_factory.mktemp("studied")
+    path = folder / "study.yaml"
+    training = {"epochs": 1, "batch_size": 4, "learning_rate": 0.05, "max_length": 200, "precision": "float32"}
+    config = {
+        "model_args": {
+            "pretrained": str(tiny_base), "dtype": "float32", "device": "cpu", "sweep_limit": 4,
+            "sweep_dir": str(folder / "sweeps"), "sweep_metric": "reference_loglikelihood",
+        },
+        "output": str(folder / "out"),
+        "tasks": {
+            "problems": {
+                "task": "lora_drop_demo",
+                "metadata": {"train_documents": 8, "validation_documents": 6, "test_documents": 7},
+                "training": training,
+                "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
+            }
+        },
+        "trainings": {
+            "full": {"seeds": [0, 1]},
+            "bottom": {"layers": "0-2", "seeds": [0, 1], "choices": ["full"]},
+            "dropout": {"lora_dropout": 0.1, "choices": ["full"]},
+        },
+        "choices": ["full", "base", "auto", 3, "sweep_family=upper"],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    assert cli.main(["study", "--config", str(path)]) == 0
+    return path
+
+
+def test_the_claims_are_those_of_the_cells(studied):
+    study = read_study(studied)
+    gathered = arms(study)
+    assert [(arm.training, arm.choice, arm.seeds) for arm in gathered] == [
+        ("full", "full", (0, 1)),
+        ("", "base", (0,)),
+        ("full", "auto", (0, 1)),
+        ("full", "3", (0, 1)),
+        ("full", "sweep_family=upper", (0, 1)),
+        ("bottom", "full", (0, 1)),
+        ("dropout", "full", (0,)),
+    ]
+    found = claims(study, gathered)
+    assert [one.statement for one in found] == [
+        "training (full) helps the base model",
+        "dropping above the K of a sweep is better than the whole adapter (full)",
+        "dropping above K = 3 is better than the whole adapter (full)",
+        "the choice of a sweep over upper is better than the whole adapter (full)",
+        "training fewer layers (bottom) is better than the plain training",
+        "dropping above the K of a sweep is better than training fewer layers (bottom)",
+        "dropping above K = 3 is better than training fewer layers (bottom), which is as large",
+        "regularising the training (dropout) is better than the plain training",
+        "dropping above the K of a sweep is better than regularising the training (dropout)",
+    ]
+    assert [one.p_holm for one in found] == holm([one.mean.p_value for one in found])
+    # By hand, from the results files alone.
+    for one in found:
+        metric = one.ours.metrics[0]
+        ours, theirs = ([run.scores[metric].value for run in side.runs] for side in (one.ours, one.theirs))
+        assert one.mean.value == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-12)
+        assert one.mean.seeds == len(ours)
+    assert found[-1].verdict.endswith("(one adapter: another seed may differ)")
+
+
+def test_three_formats_say_the_same(studied, capsys):
+    study = read_study(studied)
+    assert cli.main(["study", "--config", str(studied), "--only", "report"]) == 0
+    said = capsys.readouterr().out
+    content = sections.sections(study, arms(study), claims(study, arms(study)))
+    for suffix in ("md", "html", "tex"):
+        path = study.output / f"report.{suffix}"
+        assert str(path) in said
+        text = path.read_text()
+        for section in content:
+            assert section.title in text
+    titles = [section.title for section in content]
+    assert titles == [
+        "Does dropping help?",
+        "Scores on problems",
+        "Claims",
+        "Is the boundary stable?",
+        "What the outputs look like",
+    ]
+    page = (study.output / "report.html").read_text()
+    assert 'src="http' not in page
+    assert "<script" not in page
+    html.parser.HTMLParser().feed(page)
+    assert (study.output / "claims.png").stat().st_size > 1000
+
+
+def test_what_a_study_calls_things_is_escaped():
+    evil = sections.Section("t", ("<b>&_",), (["a|b"], [["<script>alert(1)</script>|x", "50 % & $_{\\"]]))
+    assert "<script" not in pages.page([evil], None)
+    assert "<script" not in pages.markdown([evil])
+    assert "\\|x" in pages.markdown([evil])
+    tex = pages.latex([evil])
+    assert re.search(r"(?<!\\)[&%$_](?!\d)", tex.replace(" & ", "").replace("tabular", "")) is None or "\\%" in tex
+    assert "\\&" in tex
+    assert "\\_" in tex
+
+
+def test_other_documents_are_refused(studied, tmp_path):
+    """A cell whose documents changed in between is not compared with the rest."""
+    study = read_study(studied)
+    cells = [cell for _, group in plan(study) for cell in group]
+    folder = cell_folder(study, cells[2])
+    (file,) = folder.rglob("samples_*.jsonl")
+    before = file.read_text()
+    rows = [json.loads(line) for line in before.splitlines()]
+    rows[1]["doc_hash"] = "0" * 64
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        with pytest.raises(ArgumentError, match="has not evaluated the same documents as"):
+            arms(study)
+    finally:
+        file.write_text(before)
+    assert not find_runs([folder])[1]
+
+
+def test_pseudo_values_mean_the_corpus_score():
+    metric = corpus.corpus_metric("bleu")
+    hypotheses = ["the cat sat on the mat", "a dog runs fast today", "we go home now please"]
+    references = ["the cat sat on a mat", "a dog ran fast today", "we are going home now"]
+    values = corpus.pseudo_values(metric, hypotheses, references)
+    assert values.mean() == pytest.approx(metric.corpus_score(hypotheses, [references]).score)
+    assert values.std() > 0
