@@ -41,16 +41,37 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
         assert found.passed, str(found)
         assert found.loglikelihoods > 0
         assert found.largest <= 1e-3 or dtype == "bfloat16"
-        work = [Work(document, taken) for document in docs[:2]]
-        if dtype == "float32" and docs[0].requests[0].request_type == "generate_until":
+        spoken = docs[0].requests[0].request_type == "generate_until"
+        answered = taken[: check_module.SPEAKERS] if spoken else taken
+        work = [Work(document, answered) for document in docs[:2]]
+        if dtype == "float32" and spoken:
             assert {(str(a.variant), a.document.doc_id): a.responses for a in found.answers} == answers(
                 plain_runner(lm, lm.layers), work
             )
             assert found.tokens > 0
         assert {(a.variant, a.document.doc_id) for a in found.answers} == {
-            (v, w.document.doc_id) for v in taken for w in work
+            (v, w.document.doc_id) for v in answered for w in work
         }
         assert lm.batch_size_per_gpu == 2
+
+
+def test_of_long_answers_the_beginning_is_compared_and_none_is_used(tiny_base, tiny_adapter):
+    """An answer cut for the check must never stand for the document's own."""
+    lm = load(tiny_base, tiny_adapter)
+    long = generating(until=["never said"], max_gen_toks=None, max_new_tokens=40)
+    plain, seen = plain_runner(lm, lm.layers), set()
+
+    def watched(work):
+        seen.update(r.args[1]["max_gen_toks"] for w in work for r in w.document.requests if isinstance(r.args[1], dict))
+        return plain(work)
+
+    found = check_shared(lm, lm.layers, partial(shared_runner, lm, lm.layers), watched, long, below_four())
+    assert found.passed, str(found)
+    assert found.answers == ()
+    assert seen == {check_module.TOKENS}
+    assert min(found.tokens, found.loglikelihoods) > 0
+    asked = [request.args[1] for document in long for request in document.requests]
+    assert all(kwargs["max_new_tokens"] == 40 for kwargs in asked)
 
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
