@@ -66,7 +66,7 @@ POPULATIONS = (
 def measure(population: Population, seeds: int, documents: int, samples: int) -> dict[str, object]:
     """Shares of samples in which the intervals miss 0, the truth."""
     rng = np.random.default_rng(1)
-    covered = dict.fromkeys(("crossed", "documents", "bootstrap"), 0)
+    covered = dict.fromkeys(("crossed", "over_documents", "bootstrap"), 0)
     rejected = 0
     width = 0.0
     for _ in range(samples):
@@ -78,7 +78,7 @@ def measure(population: Population, seeds: int, documents: int, samples: int) ->
         rejected += found.p_value < 0.05
         limits = {
             "crossed": found.interval,
-            "documents": mean_interval(values.mean(axis=0), span=largest),
+            "over_documents": mean_interval(values.mean(axis=0), span=largest),
             "bootstrap": bootstrap(values, rng),
         }
         for name, (lowest, highest) in limits.items():

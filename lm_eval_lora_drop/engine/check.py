@@ -37,7 +37,7 @@ CANDIDATES = 3
 SPEAKERS = 2
 """Of these, how many the plain pass generates text under: its decoding, a candidate at a time with two rows, is the
 dearest part of the check."""
-TOKENS = 16
+TOKENS = 8
 """Of generated text, how many are compared: the beginning stands for the rest, whose every step does the same. With all
 of up to 64 tokens the check took 12 % of an exhaustive sweep of 100 documents."""
 SLACK = 4.0

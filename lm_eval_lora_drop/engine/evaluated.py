@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,9 @@ from lm_eval_lora_drop.work import HarnessModel
 log = logging.getLogger(__name__)
 
 CHECKED = 4
-"""Requests that HFLM and the decoder both answer before the decoder answers the rest."""
+"""Requests that HFLM and the decoder both answer before the decoder answers any alone."""
+WORTH = 4
+"""Batches that there must be for the decoder to be tried: one is HFLM's for the check, one each is timed."""
 
 
 def why_left_to_harness(lm: HarnessModel, requests: Sequence[Instance]) -> str | None:
@@ -50,56 +53,104 @@ def answer_requests(lm: HarnessModel, requests: Sequence[Instance], disable_tqdm
     """Answer generation requests as HFLM does, with whatever layers are kept now.
 
     HFLM's batches run until their last row has finished; here finished rows leave and waiting ones take their place.
-    A few requests are answered both ways first (`CHECKED`); where the answers part at more than a near tie, or where
-    the model cannot be decoded this way, HFLM answers all the others too, and a warning says why. Running out of memory
-    halves the batch.
+    How much that saves depends on the answers and on the machine, so it is tried: HFLM answers one batch, of which the
+    decoder answers some again (`CHECKED`); where they part at more than a near tie, or where the model cannot be
+    decoded this way, HFLM answers everything else too, and a warning says why. Then each answers a batch, and the
+    faster one the rest: never slower than HFLM by more than this trial. Running out of memory halves the batch.
     """
-    few = _spread(requests)
-    given = lm.harness_answers("generate_until", [requests[index] for index in few], disable_tqdm=True)
-    answers: dict[int, str] = dict(zip(few, given, strict=True))
-    others = [index for index in range(len(requests)) if index not in answers]
-    reason = _why_not_trusted(lm, requests, answers) if others else None
-    if reason is None:
-        shown = tqdm(total=len(others), disable=disable_tqdm or lm.rank != 0, desc="Running generate_until requests")
-        with shown as progress:
-            try:
-                for place, text in _decode(lm, [requests[index] for index in others]):
-                    answers[others[place]] = text
-                    lm.cache_hook.add_partial("generate_until", requests[others[place]].args, text)
-                    progress.update()
-            # Nobody can list what a model's own code may raise when its batch is not what it expects.
-            except Exception as error:
-                if out_of_memory(error):
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-    if reason is not None:
-        log.warning("left to HFLM's own generate_until: %s", reason)
-    left = [index for index in others if index not in answers]
-    if left:
-        given = lm.harness_answers("generate_until", [requests[index] for index in left], disable_tqdm)
-        answers.update(zip(left, given, strict=True))
-    return [answers[index] for index in range(len(requests))]
+    run = _Run(lm, requests, disable_tqdm)
+    size = max(lm.batch_size, CHECKED)
+    if len(requests) >= WORTH * size:
+        reason = run.try_decoder(size)
+        if reason is not None:
+            log.warning("left to HFLM's own generate_until: %s", reason)
+    run.by_harness(run.open, disable_tqdm)
+    return [run.answers[index] for index in range(len(requests))]
 
 
-def _spread(requests: Sequence[Instance]) -> list[int]:
-    """The indices of `CHECKED` requests, from the shortest prompt to the longest, so that rows are padded."""
-    by_length = sorted(range(len(requests)), key=lambda index: len(requests[index].args[0]))
-    places = np.linspace(0, len(by_length) - 1, min(CHECKED, len(by_length))).round().astype(int)
-    return [by_length[place] for place in places]
+class _Run:
+    """The requests of one call and their answers so far."""
+
+    def __init__(self, lm: HarnessModel, requests: Sequence[Instance], disable_tqdm: bool) -> None:
+        self.answers: dict[int, str] = {}
+        self._lm = lm
+        self._requests = requests
+        self._quiet = disable_tqdm or lm.rank != 0
+
+    @property
+    def open(self) -> list[int]:
+        """The indices of the requests without an answer."""
+        return [index for index in range(len(self._requests)) if index not in self.answers]
+
+    def by_harness(self, indices: Sequence[int], disable_tqdm: bool = True) -> None:
+        """Answered by HFLM itself."""
+        if indices:
+            asked = [self._requests[index] for index in indices]
+            given = self._lm.harness_answers("generate_until", asked, disable_tqdm)
+            self.answers.update(zip(indices, given, strict=True))
+
+    def by_decoder(self, indices: Sequence[int], disable_tqdm: bool = True) -> None:
+        """Answered by the decoder, each kept as it comes."""
+        asked = [self._requests[index] for index in indices]
+        with tqdm(total=len(asked), disable=disable_tqdm, desc="Running generate_until requests") as progress:
+            for place, text in _decode(self._lm, asked):
+                self.answers[indices[place]] = text
+                self._lm.cache_hook.add_partial("generate_until", asked[place].args, text)
+                progress.update()
+
+    def try_decoder(self, size: int) -> str | None:
+        """A batch that is checked, a batch by each, and the rest by the decoder if it was the faster one; why the
+        decoder cannot be trusted, if it cannot."""
+        first = self._spread(size)
+        self.by_harness(first)
+        again = _shortest(self.answers, first)
+        asked, said = [self._requests[index] for index in again], [self.answers[index] for index in again]
+        reason = why_not_trusted(self._lm, asked, said)
+        if reason is not None:
+            return reason
+        try:
+            before = time.perf_counter()
+            self.by_harness(self._spread(size))
+            between = time.perf_counter()
+            self.by_decoder(self._spread(size))
+            if is_faster(time.perf_counter() - between, between - before):
+                self.by_decoder(self.open, self._quiet)
+        # Nobody can list what a model's own code may raise when its batch is not what it expects.
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def _spread(self, count: int) -> list[int]:
+        """So many of the open requests, from the shortest prompt to the longest, so that rows are padded."""
+        by_length = sorted(self.open, key=lambda index: len(self._requests[index].args[0]))
+        places = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).round().astype(int)
+        return [by_length[place] for place in places]
 
 
-def _why_not_trusted(lm: HarnessModel, requests: Sequence[Instance], expected: Mapping[int, str]) -> str | None:
-    """Why the decoder may not answer these requests: what it makes of some is not `expected`, by more than rounding."""
-    few = list(expected)
+def is_faster(ours: float, theirs: float) -> bool:
+    """Whether the decoder took fewer seconds for a batch than HFLM for one like it."""
+    return ours < theirs
+
+
+def _shortest(answers: Mapping[int, str], indices: Sequence[int]) -> list[int]:
+    """The `CHECKED` of these with the shortest answers that say something: soon decoded to their end."""
+    spoken = [index for index in indices if answers[index]] or list(indices)
+    return sorted(spoken, key=lambda index: len(answers[index]))[:CHECKED]
+
+
+def why_not_trusted(lm: HarnessModel, requests: Sequence[Instance], expected: Sequence[str]) -> str | None:
+    """Why the decoder may not answer such requests: what it makes of these is not `expected`, by more than rounding."""
     try:
-        for place, text in _decode(lm, [requests[index] for index in few]):
-            theirs = expected[few[place]]
+        for place, text in _decode(lm, requests):
+            theirs = expected[place]
             if text == theirs:
                 continue
-            by, allowed = parting(lm, requests[few[place]], text, theirs)
+            by, allowed = parting(lm, requests[place], text, theirs)
             if not by <= allowed:
                 return (
-                    f"a check found {text!r} where HFLM says {theirs!r} (document {requests[few[place]].doc_id}): "
+                    f"a check found {text!r} where HFLM says {theirs!r} (document {requests[place].doc_id}): "
                     f"their tokens are {by:.3g} apart in log-likelihood where {allowed:.3g} is rounding"
                 )
     # As when all are answered.
@@ -108,6 +159,12 @@ def _why_not_trusted(lm: HarnessModel, requests: Sequence[Instance], expected: M
             raise
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def decode_requests(lm: HarnessModel, requests: Sequence[Instance]) -> list[str]:
+    """All of them by the decoder, unchecked."""
+    texts = dict(_decode(lm, requests))
+    return [texts[index] for index in range(len(requests))]
 
 
 def _decode(lm: HarnessModel, requests: Sequence[Instance]) -> Iterator[tuple[int, str]]:

@@ -3,7 +3,7 @@
 import pytest
 import transformers
 
-from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
+from lm_eval_lora_drop.engine.evaluated import decode_requests, why_left_to_harness
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import why_not_rows
 from lm_eval_lora_drop.engine.session import Counters
@@ -116,6 +116,6 @@ def test_the_evaluated_split_is_answered_as_by_the_harness(monkeypatch, tmp_path
     requests = [request for document in asked()["generate_until"] for request in document.requests]
     expected = lm.harness_answers("generate_until", list(requests), disable_tqdm=True)
     if why_left_to_harness(lm, requests) is None:
-        assert answer_requests(lm, requests, disable_tqdm=True) == expected
+        assert decode_requests(lm, requests) == expected
     else:
         assert why_not_rows(lm)

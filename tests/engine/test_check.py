@@ -36,7 +36,7 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
     lm = load(tiny_base, tiny_adapter, dtype=dtype)
     candidates = below_four()
     taken = choose_candidates(candidates)
-    for docs in (generating(), choosing()):
+    for docs in (generating(max_gen_toks=check_module.TOKENS), choosing()):
         found = check(lm, docs, candidates)
         assert found.passed, str(found)
         assert found.loglikelihoods > 0

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lm_eval_lora_drop.engine import check, decode
-from lm_eval_lora_drop.engine.evaluated import CHECKED, answer_requests
+from lm_eval_lora_drop.engine import check, decode, evaluated
+from lm_eval_lora_drop.engine.evaluated import CHECKED, WORTH, answer_requests
 from tests.engine.test_shared import generating, load
 
 
@@ -15,7 +15,19 @@ def llama(tiny_base, tiny_adapter):
 
 @pytest.fixture
 def requests():
-    return [request for before in ("", "The answer: ") for one in generating(before) for request in one.requests]
+    """Enough for the decoder to be tried: batches of `CHECKED`, for the model's own are smaller."""
+    return [
+        request
+        for before in ("", "The answer: ", "So: ", "And: ")
+        for one in generating(before)
+        for request in one.requests
+    ]
+
+
+@pytest.fixture(autouse=True)
+def decoder_wins(monkeypatch):
+    """Which of two is faster is no matter for a test."""
+    monkeypatch.setattr(evaluated, "is_faster", lambda ours, theirs: min(ours, theirs) > 0)
 
 
 def expected(lm, requests):
@@ -49,9 +61,24 @@ def test_where_both_agree_the_decoder_answers_the_rest(llama, requests, monkeypa
     answers = expected(llama, requests)
     calls = asked_of_harness(llama, monkeypatch)
     assert answer_requests(llama, requests, disable_tqdm=True) == answers
-    assert calls == [CHECKED]
-    assert len(requests) > CHECKED
+    assert calls == [CHECKED, CHECKED]
+    assert len(requests) >= WORTH * CHECKED
     assert not caplog.records
+
+
+def test_a_slower_decoder_answers_its_batch_and_no_more(llama, requests, monkeypatch, caplog):
+    answers = expected(llama, requests)
+    monkeypatch.setattr(evaluated, "is_faster", lambda ours, theirs: False)
+    calls = asked_of_harness(llama, monkeypatch)
+    assert answer_requests(llama, requests, disable_tqdm=True) == answers
+    assert calls == [CHECKED, CHECKED, len(requests) - 3 * CHECKED]
+    assert not caplog.records
+
+
+def test_the_faster_one_is_the_one_with_fewer_seconds(monkeypatch):
+    monkeypatch.undo()
+    assert evaluated.is_faster(1.0, 2.0)
+    assert not evaluated.is_faster(2.0, 1.0)
 
 
 def test_where_they_part_the_harness_answers_all_and_the_log_says_why(llama, requests, monkeypatch, caplog):
@@ -72,7 +99,7 @@ def test_texts_that_part_at_a_near_tie_are_no_reason(llama, requests, monkeypatc
     monkeypatch.setattr(check, "FLOOR", 100.0)
     found = answer_requests(llama, requests, disable_tqdm=True)
     assert found != answers
-    assert sum(a == b for a, b in zip(found, answers, strict=True)) >= CHECKED
+    assert sum(a == b for a, b in zip(found, answers, strict=True)) >= 2 * CHECKED
     assert not caplog.records
 
 
@@ -87,8 +114,8 @@ def test_a_decoder_that_fails_is_left_to_the_harness(llama, requests, monkeypatc
     assert "LinAlgError: no such thing" in caplog.text
 
 
-def test_no_more_requests_than_are_checked_are_the_harness_own(llama, requests, monkeypatch):
-    few = requests[:CHECKED]
+def test_few_requests_are_the_harness_own(llama, requests, monkeypatch):
+    few = requests[: WORTH * CHECKED - 1]
     answers = expected(llama, few)
     shifted_positions(monkeypatch)
     assert answer_requests(llama, few, disable_tqdm=True) == answers

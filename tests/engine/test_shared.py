@@ -8,7 +8,7 @@ from lm_eval.api.instance import Instance
 from torch import nn
 
 from lm_eval_lora_drop.engine import decode
-from lm_eval_lora_drop.engine.evaluated import answer_requests
+from lm_eval_lora_drop.engine.evaluated import decode_requests
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
@@ -339,4 +339,4 @@ def test_the_evaluated_split_is_answered_as_by_the_harness(llama, batch_size, be
     for boundary in (0, 2, 4):
         with llama.layers.keep(Variant.below(boundary, 4)):
             expected = llama.harness_answers("generate_until", list(requests), disable_tqdm=True)
-            assert answer_requests(llama, requests, disable_tqdm=True) == expected
+            assert decode_requests(llama, requests) == expected
