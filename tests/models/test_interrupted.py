@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.models.evaluate_toy"
 PAIRS = 10 * 5  # validation documents x boundaries
-CHECKED = 2 * 3  # of these the check before the shared pass has answered, two documents under three candidates
+CHECKED = 2 * 2  # of these the check before the shared pass has answered, two documents under two candidates
 
 
 @pytest.fixture
