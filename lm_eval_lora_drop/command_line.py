@@ -29,7 +29,8 @@ log = logging.getLogger("lm_eval.lora_drop")
 MODEL_TYPES = ("hf-lora-drop", "vllm-lora-drop")
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells report it."""
-_FALSE_START = re.compile(r"expected `key=value`, got (?P<item>.*)")
+_FALSE_START = re.compile(r"argument --model_args\S*: .*expected `key=value`, got (?P<item>.*)", re.DOTALL)
+_NO_VALUE = re.compile(r"argument (?P<option>[^\s/:]+)\S*: invalid .* value: (?P<value>.*)", re.DOTALL)
 
 
 @contextmanager
@@ -127,13 +128,17 @@ def check(
 
 
 def explain_parser(error: Callable[[str], NoReturn]) -> Callable[[str], NoReturn]:
-    """The `error` method of the harness's parser, knowing what a comma in model_args does to `layers=0,1,2`."""
+    """The `error` method of the harness's parser, in one line, and knowing what a comma does to `layers=0,1,2`."""
 
     def explained(message: str) -> NoReturn:
-        match = _FALSE_START.search(message)
-        if match and any(name in argument for argument in sys.argv for name in MODEL_TYPES):
+        if not any(name in argument for argument in sys.argv for name in MODEL_TYPES):
+            error(message)
+        if match := _FALSE_START.search(message):
             _end(f"lm_eval: {_comma(match['item'], sys.argv)}", 2)
-        error(message)
+        if match := _NO_VALUE.search(message):
+            # argparse names the function that reads the option, which the harness has made by partial().
+            message = f"{match['option']} cannot be {shown(match['value'])}"
+        _end(f"lm_eval: {shown(message, 600)}. See lm_eval run --help.", 2)
 
     return explained
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.report import natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 
@@ -40,8 +41,8 @@ def add_parser(subparsers: Any) -> None:
     sheet = commands.add_parser("sheet", help="write a blinded CSV and an HTML form for human raters")
     _runs(sheet)
     sheet.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    sheet.add_argument("--number", type=int, default=30, help="random pairs (default 30, as in the paper)")
-    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--number", type=positive, default=30, help="random pairs (default 30, as in the paper)")
+    sheet.add_argument("--seed", type=natural, default=0)
     sheet.set_defaults(func=_sheet)
 
     collect = commands.add_parser("collect", help="win rate and agreement from filled sheets")
@@ -94,6 +95,8 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.score import score
     from lm_eval_lora_drop.judge.task import read_items
 
+    if not args.results.exists():
+        raise ArgumentError(f"{args.results} does not exist. Give a results file of lm_eval, or its folder.")
     panel = _panel(args)
     saved = args.results.suffix == ".jsonl"
     judged = [] if saved else judged_tasks(args.results)
@@ -182,7 +185,9 @@ def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
     shared = [
         name for name in one.tasks if name in two.tasks and "judge" in (one.tasks[name].config.get("metadata") or {})
     ]
-    if args.task is None and len(shared) != 1:
+    if args.task is None and not shared:
+        raise ArgumentError("the runs share no task whose metadata says what a judge has to know. Name two that do.")
+    if args.task is None and len(shared) > 1:
         raise ArgumentError(
             f"the runs share {len(shared)} tasks for judges ({', '.join(shared)}); name one with --task."
         )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.report import positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder
 
@@ -46,7 +47,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         choices=("train", "evaluate", "report"),
         help="one part of the work; report writes the report of what is done",
     )
-    parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's choice)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
 
@@ -66,7 +67,9 @@ def _reproduce(args: argparse.Namespace) -> int:
     if args.tasks:
         names = [task.name for task in study.tasks]
         if unknown := [task for task in args.tasks if task not in names]:
-            raise ArgumentError(f"--tasks must name tasks of the study, got {', '.join(unknown)}. {', '.join(names)}.")
+            raise ArgumentError(
+                f"--tasks must name tasks of the study, got {', '.join(unknown)}. There are: {', '.join(names)}."
+            )
         study = dataclasses.replace(
             study,
             tasks=tuple(task for task in study.tasks if task.name in args.tasks),
