@@ -34,8 +34,10 @@ _NO_VALUE = re.compile(r"argument (?P<option>[^\s/:]+)\S*: invalid .* value: (?P
 
 
 @contextmanager
-def within() -> Iterator[None]:
+def within(model: str | None) -> Iterator[None]:
     """Run the harness's `run` inside: checks first, and errors a user can cause end in a line and an exit code.
+
+    `model` is what was typed after --model; a configuration file may name another.
 
     Raises:
         SystemExit: 1 after such an error, 130 after SIGINT.
@@ -85,9 +87,9 @@ def within() -> Iterator[None]:
     except LoraDropError as error:
         _end(f"lm_eval: {error}", 1)
     except KeyboardInterrupt:
-        if not given:
+        if not given and not _is_ours(model):
             raise
-        _end(f"lm_eval: interrupted. {_what_stays(given['args'])}", INTERRUPTED)
+        _end(f"lm_eval: interrupted. {_what_stays(given.get('args'))}", INTERRUPTED)
     finally:
         EvaluatorConfig.from_cli, EvaluatorConfig.process_tasks = staticmethod(from_cli), process_tasks
 
@@ -195,7 +197,9 @@ def _end(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _what_stays(args: LoraDropArgs) -> str:
+def _what_stays(args: LoraDropArgs | None) -> str:
+    if args is None:
+        return "Nothing had begun."
     if not args.spec.needs_validation:
         return "No sweep was running; with --use_cache FILE the answers of a run are kept."
     where = f" under {args.sweep_dir}" if args.sweep_dir else ""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.questions import Question
 
 
+_KEPT = "Every answer that came is in the judges' cache: the same command asks for the others only."
+
+
 def add_parser(subparsers: Any) -> None:
     """Add `judge` to `lora-drop`."""
     parser = subparsers.add_parser("judge", help="GPT-Score, pairwise preference, sheets for human raters")
@@ -30,13 +33,13 @@ def add_parser(subparsers: Any) -> None:
     )
     _panel_arguments(rescore)
     rescore.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
-    rescore.set_defaults(func=_rescore)
+    rescore.set_defaults(func=_rescore, kept=_KEPT)
 
     pairwise = commands.add_parser("pairwise", help="which of two runs' outputs a panel prefers")
     _runs(pairwise)
     _panel_arguments(pairwise)
     pairwise.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
-    pairwise.set_defaults(func=_pairwise)
+    pairwise.set_defaults(func=_pairwise, kept=_KEPT)
 
     sheet = commands.add_parser("sheet", help="write a blinded CSV and an HTML form for human raters")
     _runs(sheet)

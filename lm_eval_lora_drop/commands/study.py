@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.study.config import Study
 
 
+_KEPT = "What was finished is kept: the same command goes on from there."
+
+
 def add_parser(subparsers: Any) -> None:
     """Add `study` and `reproduce` to `lora-drop`."""
     parser = subparsers.add_parser(
@@ -26,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, YAML")
     _add_options(parser)
-    parser.set_defaults(func=_study)
+    parser.set_defaults(func=_study, kept=_KEPT)
     parser = subparsers.add_parser(
         "reproduce",
         help="the paper's study, with seeds and what it leaves open: from data to report",
@@ -37,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help="another base model: a folder or a Hub id")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="these of the study's tasks only")
     _add_options(parser)
-    parser.set_defaults(func=_reproduce)
+    parser.set_defaults(func=_reproduce, kept=_KEPT)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -82,7 +82,7 @@ def add_parser(subparsers: Any) -> None:
         help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the data and one example, train nothing")
-    parser.set_defaults(func=_train)
+    parser.set_defaults(func=_train, kept="The same command goes on from the last checkpoint.")
 
 
 def _train(args: argparse.Namespace) -> int:

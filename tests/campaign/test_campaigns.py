@@ -95,20 +95,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         read_text(tmp_path, "a study")
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
-    import resource
-    import signal
-
+def test_a_full_disk_leaves_what_was_there(tmp_path, small_disk):
     file = tmp_path / "b.txt"
     write_atomically(file, "first")
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(LoraDropError, match="cannot be written"):
-            write_atomically(file, "x" * 100_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with small_disk(1000), pytest.raises(LoraDropError, match="cannot be written"):
+        write_atomically(file, "x" * 100_000)
     assert file.read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
 
