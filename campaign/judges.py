@@ -6,7 +6,8 @@ Four judges (OpenAI's, Anthropic's and Google's interface with a schema, OpenAI'
 through the real SDKs; the vendor (`campaign.judge_vendor`) fails in some fifty ways. The processes that ask are killed
 by SIGKILL at random moments, sometimes one of two that share the work, and started anew. Run again with the same
 folder, the campaign goes on where it stopped. At the end every verdict is compared with what the vendor meant, every
-bill with what was needed, and every file that was written is searched for the keys.
+bill with what was needed, and every file that was written is searched for the keys: journal, cache, logs at DEBUG, and
+whatever a library leaves in the home and temporary folders, which lie in the campaign's.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path(".campaign/judges"))
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    home = args.folder.absolute() / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ |= dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(home))
     state = _state(args)
     keys = {name: os.environ[name] for name in VARIABLES.values()}
     command = [sys.executable, "-m", "campaign.judge_vendor", str(args.folder), str(state["port"])]

@@ -29,12 +29,15 @@ log = logging.getLogger("lm_eval.lora_drop")
 MODEL_TYPES = ("hf-lora-drop", "vllm-lora-drop")
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells report it."""
-_FALSE_START = re.compile(r"expected `key=value`, got (?P<item>.*)")
+_FALSE_START = re.compile(r"argument --model_args\S*: .*expected `key=value`, got (?P<item>.*)", re.DOTALL)
+_NO_VALUE = re.compile(r"argument (?P<option>[^\s/:]+)\S*: invalid .* value: (?P<value>.*)", re.DOTALL)
 
 
 @contextmanager
-def within() -> Iterator[None]:
+def within(model: str | None) -> Iterator[None]:
     """Run the harness's `run` inside: checks first, and errors a user can cause end in a line and an exit code.
+
+    `model` is what was typed after --model; a configuration file may name another.
 
     Raises:
         SystemExit: 1 after such an error, 130 after SIGINT.
@@ -84,9 +87,9 @@ def within() -> Iterator[None]:
     except LoraDropError as error:
         _end(f"lm_eval: {error}", 1)
     except KeyboardInterrupt:
-        if not given:
+        if not given and not _is_ours(model):
             raise
-        _end(f"lm_eval: interrupted. {_what_stays(given['args'])}", INTERRUPTED)
+        _end(f"lm_eval: interrupted. {_what_stays(given.get('args'))}", INTERRUPTED)
     finally:
         EvaluatorConfig.from_cli, EvaluatorConfig.process_tasks = staticmethod(from_cli), process_tasks
 
@@ -127,13 +130,17 @@ def check(
 
 
 def explain_parser(error: Callable[[str], NoReturn]) -> Callable[[str], NoReturn]:
-    """The `error` method of the harness's parser, knowing what a comma in model_args does to `layers=0,1,2`."""
+    """The `error` method of the harness's parser, in one line, and knowing what a comma does to `layers=0,1,2`."""
 
     def explained(message: str) -> NoReturn:
-        match = _FALSE_START.search(message)
-        if match and any(name in argument for argument in sys.argv for name in MODEL_TYPES):
+        if not any(name in argument for argument in sys.argv for name in MODEL_TYPES):
+            error(message)
+        if match := _FALSE_START.search(message):
             _end(f"lm_eval: {_comma(match['item'], sys.argv)}", 2)
-        error(message)
+        if match := _NO_VALUE.search(message):
+            # argparse names the function that reads the option, which the harness has made by partial().
+            message = f"{match['option']} cannot be {shown(match['value'])}"
+        _end(f"lm_eval: {shown(message, 600)}. See lm_eval run --help.", 2)
 
     return explained
 
@@ -190,7 +197,9 @@ def _end(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _what_stays(args: LoraDropArgs) -> str:
+def _what_stays(args: LoraDropArgs | None) -> str:
+    if args is None:
+        return "Nothing had begun."
     if not args.spec.needs_validation:
         return "No sweep was running; with --use_cache FILE the answers of a run are kept."
     where = f" under {args.sweep_dir}" if args.sweep_dir else ""

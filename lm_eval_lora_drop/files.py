@@ -79,6 +79,8 @@ def read_text(path: Path, what: str, *, most: int = 16 << 20) -> str:
             raise ArgumentError(f"{path} must be a file ({what}), got a folder, pipe or device.")
         with path.open("rb") as file:
             raw = file.read(most + 1)
+    except ArgumentError:
+        raise
     except (OSError, ValueError) as error:
         raise ArgumentError(f"{path} must be {what}; it cannot be read ({_reason(error)}).") from error
     if len(raw) > most:

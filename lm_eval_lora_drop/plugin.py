@@ -117,7 +117,7 @@ def _begin_and_end(module: Any) -> None:
 
         EvaluationTracker.save_results_aggregated = noting
         try:
-            with within():
+            with within(getattr(args, "model", None)):
                 original(args)
         finally:
             EvaluationTracker.save_results_aggregated = save

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import resource
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,23 @@ def _log_of_this_test_only():
     before = harness.handlers[:], harness.level, harness.propagate
     yield
     harness.handlers[:], harness.level, harness.propagate = before
+
+
+@pytest.fixture
+def small_disk():
+    """`with small_disk(n)`: whatever this process writes beyond n bytes of a file is refused, as by a full disk."""
+
+    @contextmanager
+    def disk(size):
+        limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+
+    return disk
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from peft import PeftType
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from lm_eval_lora_drop.adapter.names import read_names
@@ -35,7 +35,10 @@ WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
 _LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
 _MAX_CONFIG = 16 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+_FULL = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
+)
 
 _NAMES = {"type": "array", "items": {"type": "string"}}
 _NUMBERS = {"type": ["object", "null"], "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
@@ -150,15 +153,28 @@ def new_folder(destination: Path) -> Iterator[Path]:
         folder.mkdir()
         try:
             yield folder
+            # On the disk before it has its name: after a power cut a file that was only handed over may be empty.
+            for file in folder.rglob("*"):
+                _sync(file)
             check_new(destination)
             os.rename(folder, destination)
-        except OSError as error:
-            if error.errno not in _FULL:
+            _sync(destination.parent)
+        except (OSError, SafetensorError) as error:
+            # safetensors has one class for a full disk and for tensors that it does not take.
+            if not (error.errno in _FULL if isinstance(error, OSError) else "I/O error" in str(error)):
                 raise
             raise _unwritable(destination, error) from error
 
 
-def _unwritable(destination: Path, error: OSError | ValueError) -> ArgumentError:
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(destination: Path, error: Exception) -> ArgumentError:
     why = getattr(error, "strerror", None) or error
     return ArgumentError(f"{str(destination)[:200]!r} cannot be written ({why}). Name a folder that can.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,10 +40,11 @@ def merge_adapter(
     base = pretrained or files.config.get("base_model_name_or_path")
     if not base:
         raise AdapterError(f"{files.source} does not name its base model. Give it with --pretrained.")
-    with new_folder(destination) as folder, tempfile.TemporaryDirectory(prefix="lora-drop-") as scratch:
+    with new_folder(destination) as folder:
         from transformers import AutoConfig, AutoTokenizer
 
-        adapter = Path(scratch) / "adapter"
+        # Beside what it becomes, on the disk that the user has chosen; removed with the folder around both.
+        adapter = folder.parent / "adapter"
         try:
             config = AutoConfig.from_pretrained(base)
         except (OSError, ValueError) as error:

@@ -127,7 +127,7 @@ def _recorded(path: Path, task: str | None) -> tuple[Run, str, TaskRecord]:
     ours = [run for run in runs if run.record is not None and run.record.tasks]
     if not ours:
         why = f" {issues[0]}" if issues else ""
-        raise ArgumentError(f"{path} holds no run of hf-lora-drop.{why}")
+        raise ArgumentError(f"{path} holds no run of hf-lora-drop: give the results of one.{why}")
     having = [run for run in ours if task is None or task in run.tasks]
     if len(having) > 1:
         names = ", ".join(run.path.name for run in having[:5])

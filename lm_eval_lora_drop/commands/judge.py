@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.report import natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.pairwise import Pair
     from lm_eval_lora_drop.judge.panel import Panel
     from lm_eval_lora_drop.judge.questions import Question
+
+
+_KEPT = "Every answer that came is in the judges' cache: the same command asks for the others only."
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,19 +33,19 @@ def add_parser(subparsers: Any) -> None:
     )
     _panel_arguments(rescore)
     rescore.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
-    rescore.set_defaults(func=_rescore)
+    rescore.set_defaults(func=_rescore, kept=_KEPT)
 
     pairwise = commands.add_parser("pairwise", help="which of two runs' outputs a panel prefers")
     _runs(pairwise)
     _panel_arguments(pairwise)
     pairwise.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
-    pairwise.set_defaults(func=_pairwise)
+    pairwise.set_defaults(func=_pairwise, kept=_KEPT)
 
     sheet = commands.add_parser("sheet", help="write a blinded CSV and an HTML form for human raters")
     _runs(sheet)
     sheet.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    sheet.add_argument("--number", type=int, default=30, help="random pairs (default 30, as in the paper)")
-    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--number", type=positive, default=30, help="random pairs (default 30, as in the paper)")
+    sheet.add_argument("--seed", type=natural, default=0)
     sheet.set_defaults(func=_sheet)
 
     collect = commands.add_parser("collect", help="win rate and agreement from filled sheets")
@@ -94,6 +98,8 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.score import score
     from lm_eval_lora_drop.judge.task import read_items
 
+    if not args.results.exists():
+        raise ArgumentError(f"{args.results} does not exist. Give a results file of lm_eval, or its folder.")
     panel = _panel(args)
     saved = args.results.suffix == ".jsonl"
     judged = [] if saved else judged_tasks(args.results)
@@ -182,7 +188,9 @@ def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
     shared = [
         name for name in one.tasks if name in two.tasks and "judge" in (one.tasks[name].config.get("metadata") or {})
     ]
-    if args.task is None and len(shared) != 1:
+    if args.task is None and not shared:
+        raise ArgumentError("the runs share no task whose metadata says what a judge has to know. Name two that do.")
+    if args.task is None and len(shared) > 1:
         raise ArgumentError(
             f"the runs share {len(shared)} tasks for judges ({', '.join(shared)}); name one with --task."
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_eval_lora_drop.commands.probe import add_task_arguments, bind_task, load_task
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,7 +56,7 @@ def _layers(args: argparse.Namespace) -> int:
         )
         told = {"task": args.task, "adapter": files.fingerprint(), "documents": documents}
         told["scores"] = {name: [float(f"{value:.6g}") for value in values] for name, values in scores.items()}
-        (args.output / "layers.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write_atomically(args.output / "layers.json", json.dumps(told, indent=1) + "\n")
         print("\n".join(map(str, [args.output / "layers.json", *figures])))
     return 0
 

@@ -27,7 +27,8 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.check",
     "lm_eval_lora_drop.commands.publish",
 )
-"""Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs."""
+"""Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs. A command that can be
+interrupted and goes on sets `kept`, a sentence on what is there for the next time."""
 
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells report it."""
@@ -36,8 +37,9 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong, 130 after
     SIGINT."""
-    args = make_parser().parse_args(argv)
+    args = argparse.Namespace(command="", kept="")
     try:
+        make_parser().parse_args(argv, args)
         return int(args.func(args))
     except LoraDropError as error:
         _say(args.command, str(error))
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(args.command, f"{error}")
         return 1
     except KeyboardInterrupt:
-        _say(args.command, "interrupted. What was finished is kept: the same command goes on from there.")
+        _say(args.command, f"interrupted. {args.kept or 'It keeps nothing: start it anew.'}")
         return INTERRUPTED
 
 
@@ -77,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _say(command: str, message: str) -> None:
     lines = [visible(line) for line in message.split("\n") if line.strip()]
-    print(f"lora-drop {command}: {' '.join(lines[:3])}", file=sys.stderr)
+    print(f"{' '.join(['lora-drop', command]).strip()}: {' '.join(lines[:3])}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.report import positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.study.config import Study
+
+
+_KEPT = "What was finished is kept: the same command goes on from there."
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, YAML")
     _add_options(parser)
-    parser.set_defaults(func=_study)
+    parser.set_defaults(func=_study, kept=_KEPT)
     parser = subparsers.add_parser(
         "reproduce",
         help="the paper's study, with seeds and what it leaves open: from data to report",
@@ -36,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--model", metavar="NAME", help="another base model: a folder or a Hub id")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="these of the study's tasks only")
     _add_options(parser)
-    parser.set_defaults(func=_reproduce)
+    parser.set_defaults(func=_reproduce, kept=_KEPT)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +50,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         choices=("train", "evaluate", "report"),
         help="one part of the work; report writes the report of what is done",
     )
-    parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's choice)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
 
@@ -66,7 +70,9 @@ def _reproduce(args: argparse.Namespace) -> int:
     if args.tasks:
         names = [task.name for task in study.tasks]
         if unknown := [task for task in args.tasks if task not in names]:
-            raise ArgumentError(f"--tasks must name tasks of the study, got {', '.join(unknown)}. {', '.join(names)}.")
+            raise ArgumentError(
+                f"--tasks must name tasks of the study, got {', '.join(unknown)}. There are: {', '.join(names)}."
+            )
         study = dataclasses.replace(
             study,
             tasks=tuple(task for task in study.tasks if task.name in args.tasks),

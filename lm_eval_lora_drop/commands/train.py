@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from lm_eval_lora_drop.commands.report import natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
@@ -62,7 +63,7 @@ def add_parser(subparsers: Any) -> None:
             group.add_argument(f"--{one.name}", action="store_true", default=None, help=_HELP[one.name])
         else:
             group.add_argument(f"--{one.name}", metavar=one.name.split("_")[-1].upper(), help=_HELP[one.name] + default)
-    parser.add_argument("--num_fewshot", type=int, help="examples in the prompt (default: the task's)")
+    parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
     parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
     parser.add_argument("--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
     parser.add_argument("--system_instruction", help="as in lm_eval")
@@ -71,21 +72,23 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--revision", help="of the base model on the Hub")
     parser.add_argument("--base_name", metavar="NAME", help="what the adapter calls its base model (default: --model)")
     parser.add_argument("--device", help="cpu, to leave a GPU alone (default: the GPU where there is one)")
-    parser.add_argument("--threads", type=int, help="of the CPU (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's choice)")
     parser.add_argument("--trust_remote_code", action="store_true", help="as in lm_eval")
     parser.add_argument("--keep_checkpoints", action="store_true", help="do not remove them at the end")
     parser.add_argument(
         "--sweep_checkpoints",
-        type=int,
+        type=positive,
         metavar="N",
         help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the data and one example, train nothing")
-    parser.set_defaults(func=_train)
+    parser.set_defaults(func=_train, kept="The same command goes on from the last checkpoint.")
 
 
 def _train(args: argparse.Namespace) -> int:
-    settings = read_settings({**_file(args.config), **_given(args)}, str(args.config or "lora-drop train"))
+    file = _file(args.config)
+    read_settings(file, str(args.config))  # what is wrong in the file is said of the file
+    settings = read_settings({**file, **_given(args)})
     require_trl()
     import torch
     from lm_eval.utils import setup_logging

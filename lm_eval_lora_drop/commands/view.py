@@ -32,10 +32,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="folders written by lm_eval --output_path; may be empty yet"
     )
-    parser.add_argument("--port", type=natural, default=0, help="to listen on (default: any that is free)")
+    parser.add_argument("--port", type=_port, default=0, help="to listen on (default: any that is free)")
     parser.add_argument("--baseline", metavar="NAME", help="(part of) a system's name (default: the whole adapter)")
     parser.add_argument("--documents", type=natural, default=50, help="to show, for each pair or K (default 50)")
     parser.set_defaults(func=_view)
+
+
+def _port(text: str) -> int:
+    if natural(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a port, 0 to 65535, got {text}")
+    return natural(text)
 
 
 def _view(args: argparse.Namespace) -> int:
@@ -66,7 +72,7 @@ class Viewer(ThreadingHTTPServer):
         self._made: tuple[str, str] | None = None
         try:
             super().__init__((_HOST, port), _Handler)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise ArgumentError(f"port {port} cannot be used ({error}). Leave --port out to get a free one.") from error
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.judge.panel import Panel
 from lm_eval_lora_drop.judge.score import Item, Scores
 from lm_eval_lora_drop.judge.spending import Bill
@@ -139,20 +140,13 @@ def _check_writable(path: Path) -> None:
 
 def _replace(path: Path, content: bytes) -> None:
     """All or nothing: a crash or a full disk leaves the old file."""
-    beside = path.with_name(f".{path.name[-100:]}.{os.getpid()}")
     try:
-        try:
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
+        write_atomically(path, content)
+    except ArgumentError as error:
+        why = getattr(error.__cause__, "strerror", None) or error
         raise ArgumentError(
-            f"{path} cannot be written ({error.strerror or error}). The answers are in the judges' cache: make room, "
-            "and the same command costs nothing."
+            f"{path} cannot be written ({why}). The answers are in the judges' cache: make room, and the same command "
+            "costs nothing."
         ) from error
 
 

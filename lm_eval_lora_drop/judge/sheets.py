@@ -77,11 +77,16 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
             tie or empty.
     """
     try:
-        key = json.loads(read_text(key_path, "the key of a sheet"))
+        key = json.loads(read_text(key_path, "key.json of `lora-drop judge sheet`"))
         swapped = {str(entry["pair"]): bool(entry["swapped"]) for entry in key["pairs"]}
         systems, sheet = list(key["systems"]), key["sheet"]
+    except ArgumentError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArgumentError(f"{key_path} is no key of `lora-drop judge sheet` ({type(error).__name__}).") from error
+        raise ArgumentError(
+            f"{key_path} must be key.json of `lora-drop judge sheet`, with a sheet, its systems and pairs; it has none "
+            "of them that can be read. Name the file that was written beside the sheet."
+        ) from error
     raters = [_read(path, sheet, swapped) for path in sheets]
     found: dict[str, Any] = {"systems": systems, "pairs": len(swapped), "raters": len(raters), "criteria": {}}
     for column in COLUMNS:

@@ -25,7 +25,7 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.files import read_rows
+from lm_eval_lora_drop.files import read_rows, write_atomically
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Panel, panel_from
 from lm_eval_lora_drop.judge.questions import KINDS
@@ -196,12 +196,15 @@ class _PanelMean:
 
 
 def save_items(folder: Path, task: str, items: Sequence[Item]) -> Path:
-    """Write the outputs that judges are about to see, a JSON object per line. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the outputs that judges are about to see, a JSON object per line; all of them, or no file.
+
+    Raises:
+        ArgumentError: they cannot be written.
+    """
     name = re.sub(r"[^\w.-]+", "-", task)[:100]
     path = folder / f"{name}_{time.strftime('%Y-%m-%dT%H-%M-%S')}_{time.time_ns() % 10**9:09d}.jsonl"
-    lines = (json.dumps(vars(item), ensure_ascii=True) + "\n" for item in items)
-    path.write_text("".join(lines), encoding="ascii")
+    # A file that ends between two lines would be read as one of fewer outputs.
+    write_atomically(path, "".join(json.dumps(vars(item), ensure_ascii=True) + "\n" for item in items))
     return path
 
 

@@ -229,7 +229,8 @@ def _refuse_for_the_backend(rest: Mapping[str, Any]) -> None:
     dtype = rest.get("dtype", "auto")
     if isinstance(dtype, str | int | float) and str(shown(dtype)).removeprefix("torch.") not in _DTYPES:
         _word("dtype", shown(dtype), _DTYPES)
-    batch = shown(as_integer(rest.get("batch_size") or 1))
+    given = rest.get("batch_size")
+    batch = "1" if given is None else shown(as_integer(given))
     if not re.fullmatch(r"auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8}", batch):
         raise ArgumentError(f"batch_size must be an integer of at least 1, auto or auto:N, got {batch}.")
 
@@ -250,8 +251,8 @@ def parse_families(value: Any, size: Any = None) -> tuple[str, ...]:
         )
     if size is not None and "random" not in names:
         raise ArgumentError(
-            f"sweep_size is the size of the sets of the family random, got sweep_size={size} and sweep_family={value}. "
-            "Leave it out, or sweep that family too."
+            f"sweep_size is the size of the sets of the family random, got sweep_size={_quoted(size)} and "
+            f"sweep_family={value}. Leave it out, or sweep that family too."
         )
     return names
 
@@ -285,4 +286,4 @@ def _truth(name: str, value: Any) -> bool:
 
 
 def _quoted(value: Any) -> str:
-    return repr(shown(value)) if isinstance(value, str) else shown(value)
+    return repr(shown(value)) if isinstance(value, str) else shown(as_integer(value))

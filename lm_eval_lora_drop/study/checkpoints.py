@@ -147,16 +147,20 @@ class SweepCheckpoints(TrainerCallback):
         )
 
     def _keep(self, checkpoint: Path) -> None:
-        target, scratch = self._folder / BEST, self._folder / f"{BEST}.new"
-        shutil.rmtree(scratch, ignore_errors=True)
+        target, scratch, before = (self._folder / f"{BEST}{suffix}" for suffix in ("", ".new", ".before"))
+        for rest in (scratch, before):
+            shutil.rmtree(rest, ignore_errors=True)
         scratch.mkdir()
         for file in checkpoint.glob("adapter_*"):
             shutil.copy2(file, scratch / file.name)
         best = self.best()
         assert best is not None
         (scratch / "best.json").write_text(json.dumps(plain(asdict(best)), indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
+        # Renamed, not emptied: a kill leaves a whole folder of this name or none, never half of one.
+        if target.exists():
+            target.replace(before)
         scratch.replace(target)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 @contextmanager

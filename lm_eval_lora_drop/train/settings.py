@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.spec import parse_layers
 from lm_eval_lora_drop.variant import Variant, format_integers
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -62,6 +63,11 @@ class TrainingSettings:
     checkpoints: int = 10
 
     def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            self._check(one.name, not isinstance(value, float) or math.isfinite(value), "a finite number")
+        if self.layers not in (ALL_LAYERS, PAPER_LAYERS):
+            parse_layers(self.layers)
         self._check("rank", self.rank >= 1, "at least 1")
         self._check("lora_dropout", 0 <= self.lora_dropout < 1, "from 0 to below 1")
         self._check("epochs", self.epochs > 0, "above 0")
@@ -123,8 +129,8 @@ class TaskSettings:
     system_instruction: str | None = None
 
 
-def read_settings(given: Mapping[str, Any], where: str) -> TrainingSettings:
-    """Settings out of a file's keys and values.
+def read_settings(given: Mapping[str, Any], where: str = "") -> TrainingSettings:
+    """Settings out of keys and values; `where` is the file that they stand in, for messages.
 
     Raises:
         ArgumentError: an unknown key, or a value of the wrong kind.
@@ -143,11 +149,12 @@ def read_settings(given: Mapping[str, Any], where: str) -> TrainingSettings:
     }
     defaults = {one.name: one.default for one in dataclasses.fields(TrainingSettings)}
     values: dict[str, Any] = {}
+    before = f"{where}: " if where else ""
     for key, value in given.items():
         if key not in defaults:
             near = difflib.get_close_matches(str(key), list(defaults), n=1)
             hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(defaults)}."
-            raise ArgumentError(f"{where} has an unknown setting {key!r}. {hint}")
+            raise ArgumentError(f"{before}there is no setting {str(key)[:80]!r}. {hint}")
         if value is None and defaults[key] is None:
             continue
         # YAML reads 1e-4 as a text: its numbers want a dot.
@@ -157,9 +164,9 @@ def read_settings(given: Mapping[str, Any], where: str) -> TrainingSettings:
         wanted = kinds.get(key, (int,))
         if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
             names = " or ".join(kind.__name__ for kind in wanted)
-            raise ArgumentError(f"{where}: {key} must be of kind {names}, got {value!r}.")
+            raise ArgumentError(f"{before}{key} must be of kind {names}, got {value!r}.")
         values[key] = tuple(value) if isinstance(value, list) else value
     try:
         return TrainingSettings(**values)
     except ArgumentError as error:
-        raise ArgumentError(f"{where}: {error}") from None
+        raise ArgumentError(f"{before}{error}") from None

@@ -4,18 +4,20 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import time
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import patterns
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import open_adapter
+from lm_eval_lora_drop.adapter.merge import merge_adapter
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
 
@@ -211,18 +213,53 @@ def test_a_place_that_cannot_be_written(adapter, tmp_path, target):
         export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / target)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_full_disk(adapter, tmp_path, monkeypatch):
+@pytest.mark.parametrize("write", [export_adapter, merge_adapter])
+@pytest.mark.parametrize("size", [100, 5000])
+def test_a_full_disk(adapter, tmp_path, small_disk, write, size):
+    """Full at the weights, which safetensors tells by an exception of its own."""
+    before = sorted(tmp_path.iterdir())
+    with (
+        small_disk(size),
+        pytest.raises(ArgumentError, match="out.* cannot be written .*File too large.* Name a folder"),
+    ):
+        write(adapter, Variant.below(2, LAYERS), tmp_path / "out")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_kill_in_the_middle_of_the_weights_leaves_no_folder_of_that_name(adapter, tmp_path, monkeypatch):
     from lm_eval_lora_drop.adapter import export
 
-    def full(*args, **kwargs):
-        with open("/dev/full", "w") as file:
-            file.write("x" * 100_000)
+    def half(tensors, path, metadata):
+        save_file(tensors, path, metadata=metadata)
+        os.truncate(path, path.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(export, "save_file", full)
-    with pytest.raises(ArgumentError, match="No space left"):
-        export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "save_file", half)
+        child = os.fork()
+        if not child:
+            try:
+                export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out")
+            finally:
+                os._exit(0)
+        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert not (tmp_path / "out").exists()
+    export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out")
+    open_adapter(str(tmp_path / "out"))
+
+
+def test_what_is_exported_is_on_the_disk_before_it_has_its_name(adapter, tmp_path, monkeypatch):
+    synced, fsync = set(), os.fsync
+
+    def noting(descriptor):
+        fsync(descriptor)
+        synced.add((os.fstat(descriptor).st_ino, (tmp_path / "out").exists()))
+
+    monkeypatch.setattr(os, "fsync", noting)
+    export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out")
+    files = list((tmp_path / "out").iterdir())
+    assert len(files) >= 3
+    assert {(file.stat().st_ino, False) for file in files} <= synced
 
 
 JSON = st.recursive(

@@ -2,6 +2,9 @@
 
 import random
 import shlex
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -53,7 +56,9 @@ def test_reports_over_bad_runs_are_complete(number, tmp_path):
 def test_the_commands_are_many_and_the_rule_finds_what_it_is_for():
     where = dict.fromkeys(("base", "adapter", "run", "runs", "unswept", "out", "empty", "text", "pipe", "task"), "x")
     found = commands.commands(where)
-    assert len({shlex.join(words) for words, _ in found}) >= 150
+    assert len({shlex.join(words) for words, _ in found}) >= 250
+    assert all(names for _, names in found)
+    assert not any("ARGUMENT" in word for words, _ in found for word in words)
     assert commands.wrong(1, "lora-drop: layers must be x", 1.0, "layers") is None
     for code, said, cpu in [
         (0, "layers", 1.0),
@@ -64,6 +69,17 @@ def test_the_commands_are_many_and_the_rule_finds_what_it_is_for():
         (1, "layers", 99.0),
     ]:
         assert commands.wrong(code, said, cpu, "layers") is not None
+
+
+def test_bad_commands_are_answered_clearly(tiny_base, tiny_adapter, tmp_path):
+    shutil.copytree(tiny_base, tmp_path / "base")
+    shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(tiny_base), str(tmp_path / "base")))
+    command = [sys.executable, "-m", "campaign.commands", "--sample", "30", "--seed", "3", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "| commands that cannot work: not clear by the rule | 30 | 0 |" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -79,20 +95,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         read_text(tmp_path, "a study")
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path):
-    import resource
-    import signal
-
+def test_a_full_disk_leaves_what_was_there(tmp_path, small_disk):
     file = tmp_path / "b.txt"
     write_atomically(file, "first")
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(LoraDropError, match="cannot be written"):
-            write_atomically(file, "x" * 100_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with small_disk(1000), pytest.raises(LoraDropError, match="cannot be written"):
+        write_atomically(file, "x" * 100_000)
     assert file.read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
 

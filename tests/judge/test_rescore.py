@@ -99,3 +99,35 @@ def test_a_file_of_something_else_is_refused(tmp_path, line):
     (tmp_path / "x.jsonl").write_text(line + "\n")
     with pytest.raises(ArgumentError, match=r"x\.jsonl"):
         read_items(tmp_path / "x.jsonl")
+
+
+def test_a_full_disk_leaves_no_half_list_of_outputs(tmp_path, small_disk):
+    """One that ended between two lines would be read as one of fewer outputs."""
+    items = [Item("summary", "s" * 100, "r", f"p{i}") for i in range(500)]
+    with small_disk(20_000), pytest.raises(ArgumentError, match="cannot be written"):
+        save_items(tmp_path / "judged", "t", items)
+    assert list((tmp_path / "judged").iterdir()) == []
+
+
+def test_who_may_read_the_results_stays_as_it_was(run):
+    path, samples, panel, _ = run
+    for file in (path, samples):
+        file.chmod(0o640)
+    assert main(["judge", "rescore", str(path), "--panel", str(panel)]) == 0
+    assert [file.stat().st_mode & 0o777 for file in (path, samples)] == [0o640] * 2
+
+
+def test_a_full_disk_leaves_the_results_and_says_that_the_answers_are_kept(run, small_disk, capsys):
+    path, samples, panel, server = run
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, "padding": "x" * 600_000}))  # more than the cache takes
+    before = path.read_bytes(), samples.read_bytes()
+    assert main(["judge", "rescore", str(path), "--panel", str(panel)]) == 0
+    path.write_bytes(before[0])
+    samples.write_bytes(before[1])
+    with small_disk(500_000):
+        code = main(["judge", "rescore", str(path), "--panel", str(panel), "--offline"])
+    assert code == 1
+    assert "File too large). The answers are in the judges' cache: make room" in capsys.readouterr().err
+    assert path.read_bytes() == before[0]
+    assert len(server.requests) == len(OUTPUTS)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,19 @@ def test_a_candidate_beyond_the_model_is_refused():
     args, _ = take(sweep_boundaries="0-31")
     with pytest.raises(ArgumentError, match="sweep_boundaries: .*0 to 30 .*got 31"):
         args.candidates(AdapterShape(30))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, auto or auto:N, got 0"),
+        ({"batch_size": ""}, "batch_size must be an integer of at least 1, auto or auto:N, got ."),
+        ({"sweep_limit": -3.0}, "sweep_limit must be an integer of at least 1, got -3."),
+        ({"sweep_seed": -1.0}, "sweep_seed must be an integer of at least 0, got -1."),
+        ({"sweep_size": -1.0}, "got sweep_size=-1 and sweep_family=boundary."),
+    ],
+)
+def test_numbers_are_said_as_they_were_typed(given, message):
+    """The harness makes -3.0 of -3, and of batch_size=0 something that Python takes for nothing."""
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        LoraDropArgs.take(given, {"batch_size"})

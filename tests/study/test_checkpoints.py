@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import peft
 import pytest
@@ -102,3 +104,23 @@ def test_goes_on_with_the_training(training, tmp_path):
     again = SweepCheckpoints(TASK, tmp_path / "s", ARGS)
     train(dataclasses.replace(training, callbacks=lambda _: [again]))
     assert again.points == whole.points
+
+
+def test_a_kill_while_the_best_is_replaced_leaves_whole_folders(training, tmp_path, monkeypatch):
+    """Whatever bears the name of the best is all of it, or nothing does."""
+    swept = tmp_path / "swept"
+    callback = SweepCheckpoints(TASK, swept, ARGS)
+    train(dataclasses.replace(training, callbacks=lambda _: [callback], keep_checkpoints=True))
+    names = sorted(file.name for file in (swept / "best").iterdir())
+    seen, rmtree = [], shutil.rmtree
+
+    def watching(path, *rest, **named):
+        seen.append(Path(path).name)
+        rmtree(path, *rest, **named)
+        assert not (swept / "best").exists() or sorted(file.name for file in (swept / "best").iterdir()) == names
+
+    monkeypatch.setattr(shutil, "rmtree", watching)
+    callback._keep(training.output / "checkpoints" / "checkpoint-4")
+    assert "best" not in seen
+    assert sorted(file.name for file in (swept / "best").iterdir()) == names
+    assert [path.name for path in swept.iterdir() if path.name.startswith("best")] == ["best"]

@@ -1,0 +1,127 @@
+"""What is typed wrong after `lora-drop` is answered with the rule, what came and the way out, and nothing else."""
+
+import json
+
+import pytest
+import yaml
+
+from lm_eval_lora_drop.command_line import explain_parser
+from lm_eval_lora_drop.commands.main import main
+from tests.judge.runs import write_judged
+from tests.report.files import swept, write_run
+
+
+@pytest.fixture
+def said(capsys):
+    """What a command that must fail writes on standard error, without the name of the command."""
+
+    def run(*words):
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        err = capsys.readouterr().err
+        assert code in (1, 2)
+        assert len(err.splitlines()) == 1
+        return err.partition(": ")[2]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rank", "x"], "rank must be of kind int, got 'x'."),
+        (["--layers", "x"], "layers must be layers and ranges joined by '+'"),
+        (["--learning_rate", "inf"], "learning_rate must be a finite number, got inf."),
+        (["--lora_alpha", "nan"], "lora_alpha must be a finite number, got nan."),
+        (["--threads", "0"], "argument --threads: must be an integer from 1 to "),
+        (["--sweep_checkpoints", "-1"], "argument --sweep_checkpoints: must be an integer from 1 to "),
+        (["--num_fewshot", "-1"], "argument --num_fewshot: must be an integer from 0 to "),
+    ],
+)
+def test_train(words, message, said, tmp_path):
+    """Before the task is loaded: there is none of this name."""
+    told = said("train", "--model", "/nope", "--task", "nope", "-o", tmp_path / "out", *words)
+    assert told.startswith(message)
+
+
+def test_train_says_whether_the_file_or_the_option_is_wrong(said, tmp_path):
+    command = ["train", "--model", "/nope", "--task", "nope", "-o", tmp_path / "out", "--config", tmp_path / "a.yaml"]
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 4}))
+    assert said(*command, "--epochs", "0").startswith("epochs must be above 0")
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 0}))
+    assert said(*command, "--epochs", "1").startswith(f"{tmp_path / 'a.yaml'}: rank must be at least 1")
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rnak": 4}))
+    assert said(*command) == f"{tmp_path / 'a.yaml'}: there is no setting 'rnak'. Did you mean rank?\n"
+
+
+def test_a_port_that_there_is_none_of(said, tmp_path):
+    write_run(tmp_path, {"acc": [0.0, 1.0]})
+    assert said("view", tmp_path, "--port", "65536").startswith(
+        "argument --port: must be a port, 0 to 65535, got 65536"
+    )
+
+
+def test_a_folder_in_place_of_a_file_is_said_once(said, tmp_path):
+    told = said("study", "--config", tmp_path)
+    assert told == f"{tmp_path} must be a file (a study, YAML), got a folder, pipe or device.\n"
+
+
+def test_reproduce_names_the_tasks_there_are(said):
+    assert "got nope. There are: hotpotqa, gsm8k" in said("reproduce", "--tasks", "nope")
+
+
+def test_judges(said, tmp_path):
+    run = write_run(tmp_path / "run", {"acc": [0.0, 1.0]}, lora_drop=swept())
+    assert said("judge", "rescore", "/nope").startswith("/nope does not exist. Give a results file")
+    for words in (["rescore", run], ["pairwise", run, run]):
+        assert said("judge", *words, "--panel", "nope").startswith("'nope' is no panel file")
+    assert "share no task" in said("judge", "sheet", run, run, "-o", tmp_path / "out")
+    judged = write_judged(tmp_path / "judged", ["a", "b"], name="x")
+    told = said("judge", "sheet", judged, judged, "-o", tmp_path / "out", "--number", "0")
+    assert told.startswith("argument --number: must be an integer from 1 to ")
+    (tmp_path / "key.json").write_text(json.dumps({"sheet": "s"}))
+    told = said("judge", "collect", tmp_path / "key.json", tmp_path / "key.json")
+    assert told.startswith(f"{tmp_path / 'key.json'} must be key.json of `lora-drop judge sheet`, with ")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "argument --seed: invalid functools.partial(<function f at 0x7f>, 3) value: 'x'",
+            "lm_eval: --seed cannot be 'x'. See lm_eval run --help.\n",
+        ),
+        (
+            "argument --num_fewshot/-f: invalid int value: 'x'",
+            "lm_eval: --num_fewshot cannot be 'x'. See lm_eval run --help.\n",
+        ),
+        (
+            "argument --gen_kwargs: expected `key=value`, got 'x'",
+            "lm_eval: argument --gen_kwargs: expected `key=value`, got 'x'. See lm_eval run --help.\n",
+        ),
+        (
+            "argument --model_args/-a: expected `key=value`, got '1'",
+            "lm_eval: a comma separates model_args, none can stand inside layers, got layers=0,1,2. Write "
+            "layers=0+1+2.\n",
+        ),
+    ],
+)
+def test_options_of_the_harness(message, line, monkeypatch, capsys):
+    """What its parser says, in a line; under other model types it says it as it always did."""
+
+    class TheirsError(Exception):
+        pass
+
+    def error(text):
+        raise TheirsError(text)
+
+    words = ["lm_eval", "--model", "hf-lora-drop", "--model_args", "pretrained=b,layers=0,1,2"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        explain_parser(error)(message)
+    assert (end.value.code, capsys.readouterr().err) == (2, line)
+    monkeypatch.setattr("sys.argv", ["lm_eval", "--model", "hf"])
+    with pytest.raises(TheirsError, match="argument"):
+        explain_parser(error)(message)

@@ -1,0 +1,177 @@
+"""Ctrl-C: one line, exit code 130, and the same command goes on from what was finished. Real processes and signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.judge.runs import write_judged
+from tests.judge.servers import KEYS, VARIABLES, JudgeServer, Say, score_json
+from tests.test_plugin import ARMED
+
+ROOT = Path(__file__).parents[2]
+# Only the test's own tasks are listed: the harness's thousands are not what is tried here.
+LM_EVAL = """
+from lm_eval.tasks._index import TaskIndex
+build = TaskIndex.build
+TaskIndex.build = staticmethod(lambda paths, **named: build([path for path in paths if str(path) == MINE], **named))
+sys.argv = ["lm_eval", *ARGUMENTS]
+from lm_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+
+
+def start(*words, **environment):
+    """A process that a terminal's Ctrl-C would reach, whatever the process that runs the tests has set."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def until(true, process):
+    """Wait for what must come while the process lives."""
+    while not true():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def interrupted(process):
+    """The line that a process ends with; nothing else it says may be a traceback."""
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    return said.rstrip("\n").split("\n")[-1]
+
+
+@pytest.fixture
+def lm_eval(tiny_base, tiny_adapter, tmp_path):
+    """Start `lm_eval --model hf-lora-drop` on a task with twenty-four validation documents."""
+    for split, size in (("validation", 24), ("test", 2)):
+        rows = [{"question": f"{split} {i}?", "answer": str(i)} for i in range(size)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {
+        "task": "toy_of_this_test",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {s: str(tmp_path / f"{s}.jsonl") for s in ("validation", "test")}},
+        "validation_split": "validation",
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 4, "do_sample": False},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1},
+    }
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "toy.yaml").write_text(yaml.safe_dump(task))
+
+    def run(model_args, program=LM_EVAL):
+        arguments = [
+            *("run", "--model", "hf-lora-drop", "--device", "cpu", "--batch_size", "1"),
+            *("--model_args", f"pretrained={tiny_base},peft={tiny_adapter},dtype=float32,{model_args}"),
+            *("--tasks", "toy_of_this_test", "--include_path", str(tmp_path / "tasks")),
+        ]
+        code = f"{ARMED}MINE = {str(tmp_path / 'tasks')!r}\nARGUMENTS = {arguments!r}\n{program}"
+        return start("-c", code, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+
+    return run
+
+
+def test_a_sweep_under_lm_eval_goes_on_from_its_journal(lm_eval, tmp_path):
+    model_args = f"sweep_dir={tmp_path / 'sweeps'},sweep_limit=24,sweep_engine=plain,sweep_log=none"
+
+    def answered():
+        lines = [line for file in (tmp_path / "sweeps").glob("*.jsonl") for line in file.read_text().split("\n")[1:-1]]
+        return [json.loads(line) for line in lines]
+
+    first = lm_eval(model_args)
+    until(lambda: len(answered()) >= 10, first)
+    said = interrupted(first)
+    assert said.startswith("lm_eval: interrupted. The journal under ")
+    assert said.endswith("has what the sweep answered: the same command goes on from there.")
+    before = answered()
+    assert 10 <= len(before) < 120
+    second = lm_eval(model_args)
+    _, told = second.communicate()
+    assert second.returncode == 0, told
+    after = answered()
+    assert after[: len(before)] == before
+    pairs = Counter((line["variant"], line["key"]) for line in after)
+    assert len(pairs) == 120
+    assert set(pairs.values()) == {1}
+
+
+def test_lm_eval_before_its_first_answer(lm_eval):
+    kill = "    os.kill(os.getpid(), signal.SIGINT)\n"
+    program = LM_EVAL.replace("TaskIndex.build = ", f"import os, signal\ndef stop(*_, **__):\n{kill}TaskIndex.build = ")
+    program = program.replace("staticmethod(lambda paths, **named: ", "staticmethod(lambda paths, **named: stop() or ")
+    process = lm_eval("boundary=2", program)
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert said == "lm_eval: interrupted. No sweep was running; with --use_cache FILE the answers of a run are kept.\n"
+
+
+def test_lora_drop_while_it_starts():
+    code = """
+import os, signal, sys
+class Stop:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "lm_eval_lora_drop.commands.view":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop)
+from lm_eval_lora_drop.commands.main import main
+sys.exit(main(["plan", "--discordance", "0.1"]))
+"""
+    process = start("-c", code)
+    out, said = process.communicate()
+    assert (process.returncode, out, said) == (130, "", "lora-drop: interrupted. It keeps nothing: start it anew.\n")
+
+
+def test_judges_are_not_asked_again_for_what_they_have_answered(tmp_path):
+    free, asked = threading.Event(), []
+
+    def behaviour(request, _):
+        asked.append(request.prompt)
+        if len(asked) > 5:
+            free.wait(60)
+        return Say(score_json(7))
+
+    run = write_judged(tmp_path, [f"text {i}" for i in range(9)], name="x")
+    environment = {VARIABLES[name]: key for name, key in KEYS.items()}
+    environment["LORA_DROP_JUDGE_CACHE"] = str(tmp_path / "judges.sqlite")
+    with JudgeServer(behaviour) as server:
+        panel = {"judges": [server.judge("openai")], "concurrency": {"openai": 2}, "timeout": 100.0}
+        (tmp_path / "panel.yaml").write_text(yaml.safe_dump(panel))
+        command = ["-m", "lm_eval_lora_drop.commands.main", "judge", "rescore", str(run)]
+        command += ["--panel", str(tmp_path / "panel.yaml")]
+        first = start(*command, **environment)
+        until(lambda: len(asked) == 7, first)  # two wait; a place was free for each, so the five before are stored
+        said = interrupted(first)
+        assert said == (
+            "lora-drop judge: interrupted. Every answer that came is in the judges' cache: the same command asks for "
+            "the others only."
+        )
+        free.set()
+        second = start(*command, **environment)
+        out, told = second.communicate()
+        assert second.returncode == 0, told
+    assert "9 verdicts" in out
+    assert [Counter(asked)[prompt] for prompt in asked[:5]] == [1] * 5
+    assert len(set(asked)) == 9
+    assert len(asked) == 9 + 2
