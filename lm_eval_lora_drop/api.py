@@ -14,13 +14,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.find import find_runs
+from lm_eval_lora_drop.record.find import find_runs, run_of
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
@@ -49,6 +49,8 @@ class TaskResult:
     answer: Answer
     path: Path | None
     """The results file, None where the run was not saved."""
+    results: Mapping[str, Any] = field(repr=False, compare=False)
+    """What `lm_eval.simple_evaluate` returned, or the results file holds."""
 
     @property
     def variant(self) -> Variant:
@@ -130,6 +132,7 @@ class TaskResult:
             AdapterError: no LoRA adapter.
         """
         from lm_eval_lora_drop.adapter.files import open_adapter
+        from lm_eval_lora_drop.publishing.publication import card_results
 
         source = adapter if adapter is not None else self.run.adapter.path
         if source is None:
@@ -146,13 +149,16 @@ class TaskResult:
                     f"{self.run.adapter.fingerprint}. Give the right one as adapter=..."
                 )
         origin = f"{self.verdict} Task `{self.name}`{f', run `{self.path.name}`' if self.path else ''}."
+        evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
 
-            return merge_adapter(str(source), self.variant, Path(destination), dtype=dtype, origin=origin)
+            return merge_adapter(
+                str(source), self.variant, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated
+            )
         from lm_eval_lora_drop.adapter.export import export_adapter
 
-        return export_adapter(str(source), self.variant, Path(destination), origin=origin)
+        return export_adapter(str(source), self.variant, Path(destination), origin=origin, evaluated=evaluated)
 
     def __repr__(self) -> str:
         return f"TaskResult({self.name!r}, {self.variant.label}: {self.verdict})"
@@ -293,7 +299,8 @@ def sweep(
     from lm_eval_lora_drop.models.hf import LoraDropLM
 
     peft = None if adapter is None else str(adapter)
-    lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", **model_args})
+    # The default of lm-eval's command line: the first GPU, or what there is. That of its class insists on a GPU.
+    lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", "device": "cuda:0", **model_args})
     tracker = _tracker(output_path)
     further = dict(evaluate or {})
     if "task_manager" not in further:
@@ -342,7 +349,7 @@ def from_results(results: Mapping[str, Any], path: Path | None = None) -> Result
         raise ArgumentError("these are results of another model type. Evaluate with model hf-lora-drop.")
     said = {answer.task: answer for answer in answers(results, record)}
     tasks = {
-        name: TaskResult(name, task, evaluated_score(results, name, task), record, said[name], path)
+        name: TaskResult(name, task, evaluated_score(results, name, task), record, said[name], path, results)
         for name, task in record.tasks.items()
     }
     return Result(tasks, record, path)

@@ -27,8 +27,20 @@ def decimals_for(stderr: float | None, value: float | None = None) -> int:
         return min(max(0, 1 - exponent), _MOST_DECIMALS)
     if value is None or not math.isfinite(value) or value == 0:
         return 2
-    exponent = int(f"{abs(value):.2e}".partition("e")[2])
-    return min(max(0, 2 - exponent), 4)
+    return min(_decimals_of_digits(value, 3), 4)
+
+
+def _decimals_of_digits(value: float, digits: int) -> int:
+    exponent = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
+    return max(0, digits - 1 - exponent)
+
+
+def decimals_of_difference(difference: float, interval: tuple[float, float] | None) -> int:
+    """How many decimals a difference, its 95 % interval and the two scores are shown with.
+
+    Such an interval is about four standard errors wide.
+    """
+    return decimals_for(None if interval is None else (interval[1] - interval[0]) / 4, difference)
 
 
 def decimals_of_column(rows: Iterable[tuple[float | None, float | None]]) -> int:
@@ -56,6 +68,32 @@ def with_error(value: float | None, stderr: float | None, decimals: int | None =
     if text == NOTHING or stderr is None or not math.isfinite(stderr):
         return text
     return f"{text} ± {number(stderr, places)}"
+
+
+def significant(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """A number that has no standard error (a spread, a tolerance) with so many significant digits: `0.16`, `2.4e-06`
+    below a ten-thousandth; `-` where it is not known."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if 0 < abs(value) < 1e-4:
+        return f"{value:{'+' if sign else ''}.{digits - 1}e}"
+    return number(value, _decimals_of_digits(value, digits) if value else 0, sign=sign)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with two digits of its own, three decimals from 0.1 on, never 0; "" where nothing was tested."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.0995 else f"{p:.2g}"
+
+
+def duration_text(seconds: float | None) -> str:
+    """Whole seconds up to 90, then minutes, then hours: `48 s`, `12 min`, `2.4 h`; `-` where it is not known."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 90:
+        return f"{number(seconds, 0)} s"
+    return f"{number(seconds / 60, 0)} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
 
 
 def percent(share: float) -> str:

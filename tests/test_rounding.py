@@ -7,7 +7,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lm_eval_lora_drop.rounding import decimals_for, decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.rounding import (
+    decimals_for,
+    decimals_of_column,
+    decimals_of_difference,
+    duration_text,
+    number,
+    p_value,
+    percent,
+    significant,
+    with_error,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +77,52 @@ def test_no_number_is_minus_zero_or_not_a_number(value, decimals, sign):
 )
 def test_a_share_is_all_or_nothing_only_when_it_is(share, shown):
     assert percent(share) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (0.0884, 2, "0.088"),
+        (0.0996, 2, "0.10"),
+        (1234.5, 2, "1234"),
+        (0.04, 1, "0.04"),
+        (0.0, 3, "0"),
+        (2.44e-6, 2, "2.4e-06"),
+        (-2.44e-6, 2, "-2.4e-06"),
+        (1e-4, 2, "0.00010"),
+        (None, 2, "-"),
+        (math.nan, 2, "-"),
+    ],
+)
+def test_a_number_without_a_standard_error_keeps_its_digits(value, digits, shown):
+    assert significant(value, digits) == shown
+
+
+@given(st.floats(1e-4, 9.4), st.integers(1, 6))
+def test_significant_digits_are_those_of_decimal_arithmetic(value, digits):
+    exact = Decimal(value)
+    rounded = exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=ROUND_HALF_EVEN)
+    assert Decimal(significant(value, digits)) == rounded
+
+
+def test_a_difference_is_shown_to_the_place_of_the_standard_error_that_its_interval_tells():
+    # A standard error of 0.0347 makes an interval 3.92 times as wide.
+    assert decimals_of_difference(-0.04, (-0.108, 0.028)) == decimals_for(0.0347) == 3
+    assert decimals_of_difference(2.5, (-9.0, 14.0)) == decimals_for(5.9) == 1
+    assert decimals_of_difference(0.0412, None) == 4
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [(0.344, "0.344"), (0.0996, "0.100"), (0.0123, "0.012"), (1.0, "1.000"), (3.2e-9, "3.2e-09"), (None, "")],
+)
+def test_a_p_value_is_never_nothing(p, shown):
+    assert p_value(p) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.2, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (86400, "24.0 h"), (None, "-")],
+)
+def test_a_time_is_shown_in_the_unit_that_fits(seconds, shown):
+    assert duration_text(seconds) == shown

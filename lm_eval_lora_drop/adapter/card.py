@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,16 @@ from typing import Any
 import yaml
 
 from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.rounding import percent
 from lm_eval_lora_drop.variant import Variant
+
+
+@dataclass(frozen=True)
+class CardResults:
+    """What a card says of an evaluation: `results` of the Hub's `model-index`, and a section of Markdown."""
+
+    results: Sequence[Mapping[str, Any]]
+    section: str
 
 
 @dataclass(frozen=True)
@@ -49,16 +58,16 @@ class Exported:
             sizes = f"{self.source_size:,} bytes before, {self.size:,} now"
         said = (
             f"{self.destination}: {f'{self.merged_into} with ' if self.merged_into else ''}LoRA of {self.layers}\n"
-            f"{self.dropped_parameters:,} of {total:,} parameters dropped ({self.dropped_parameters / total:.1%}), "
-            f"{self.parameters:,} kept; {sizes}"
+            f"{self.dropped_parameters:,} of {total:,} parameters dropped "
+            f"({percent(self.dropped_parameters / total)}), {self.parameters:,} kept; {sizes}"
         )
         if self.peft_only and not self.merged_into:
             said += f"\nPEFT loads it; vLLM and llama.cpp do not take {', '.join(self.peft_only)}"
         return said
 
 
-def model_card(config: Mapping[str, Any], exported: Exported, origin: str) -> str:
-    """README.md with the Hub's front matter; `config` is the adapter's."""
+def model_card(config: Mapping[str, Any], exported: Exported, origin: str, evaluated: CardResults | None = None) -> str:
+    """README.md with the Hub's front matter; `config` is the adapter's, `evaluated` what is exported scored."""
     merged = exported.merged_into
     base = merged or config.get("base_model_name_or_path")
     head: dict[str, Any] = {"base_model": base} if base else {}
@@ -67,6 +76,9 @@ def model_card(config: Mapping[str, Any], exported: Exported, origin: str) -> st
         head |= {"base_model_relation": "merge", "library_name": "transformers", "tags": ["merge", "lora-drop"]}
     else:
         head |= {"library_name": "peft", "tags": ["lora", "lora-drop"]}
+    name = exported.destination.name
+    if evaluated is not None:
+        head["model-index"] = [{"name": name, "results": [dict(one) for one in evaluated.results]}]
     total = exported.parameters + exported.dropped_parameters
     what = (
         f"A model: `{base}` with a LoRA adapter folded into its weights"
@@ -83,7 +95,7 @@ def model_card(config: Mapping[str, Any], exported: Exported, origin: str) -> st
     return f"""---
 {front}---
 
-# {exported.destination.name}
+# {name}
 
 {what}, with the LoRA of {exported.layers} only; the rest of the LoRA was dropped.
 
@@ -96,6 +108,13 @@ def model_card(config: Mapping[str, Any], exported: Exported, origin: str) -> st
 ```python
 {load}
 ```
-
+{_scores(evaluated, merged=merged is not None)}
 Written by `lora-drop export`, lm-eval-lora-drop {__version__}.
 """
+
+
+def _scores(evaluated: CardResults | None, *, merged: bool) -> str:
+    if evaluated is None:
+        return ""
+    how = "The scores were taken before the LoRA was folded in: base model and adapter side by side."
+    return f"\n{evaluated.section}\n" + (f"\n{how}\n" if merged else "")

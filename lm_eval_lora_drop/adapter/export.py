@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
-from lm_eval_lora_drop.adapter.card import Exported, model_card
+from lm_eval_lora_drop.adapter.card import CardResults, Exported, model_card
 from lm_eval_lora_drop.adapter.files import AdapterFiles, load_tensors, new_folder
 from lm_eval_lora_drop.adapter.fold import LoraPair, common_scaling
 from lm_eval_lora_drop.adapter.names import IN_LAYER, TensorName, one_stack, read_names
@@ -35,12 +35,17 @@ _A, _B = ("lora_A", "lora_embedding_A"), ("lora_B", "lora_embedding_B")
 
 
 def export_adapter(
-    source: str | Path, kept: Variant, destination: Path, *, origin: str = "It was given by hand."
+    source: str | Path,
+    kept: Variant,
+    destination: Path,
+    *,
+    origin: str = "It was given by hand.",
+    evaluated: CardResults | None = None,
 ) -> Exported:
     """Write the adapter `source` (folder or Hub id) with what `kept` keeps of it to the new folder `destination`.
 
     Loaded by PEFT it answers as the variant does. `origin` is a sentence for the model card: where the choice came
-    from.
+    from; `evaluated` is what the variant scored, for the card too.
 
     Raises:
         AdapterError: not a LoRA adapter, one whose layers cannot be told apart, or one that cannot be kept this way.
@@ -68,7 +73,7 @@ def export_adapter(
         exported = _account(files, tensors, staying, kept, destination, folder)
         # safetensors makes its files readable by their owner alone.
         shutil.copymode(folder / adapter_files.CONFIG, folder / adapter_files.WEIGHTS)
-        (folder / "README.md").write_text(model_card(files.config, exported, origin), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(files.config, exported, origin, evaluated), encoding="utf-8")
     return exported
 
 

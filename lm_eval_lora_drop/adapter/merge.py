@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.adapter import files as adapter_files
-from lm_eval_lora_drop.adapter.card import Exported, model_card
+from lm_eval_lora_drop.adapter.card import CardResults, Exported, model_card
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import AdapterFiles, new_folder
 from lm_eval_lora_drop.adapter.names import read_names
@@ -26,10 +26,12 @@ def merge_adapter(
     pretrained: str | None = None,
     dtype: str = "auto",
     origin: str = "It was given by hand.",
+    evaluated: CardResults | None = None,
 ) -> Exported:
     """Write the base model with what `kept` keeps folded into its weights to the new folder `destination`.
 
-    `pretrained` is the base model, if not the one that the adapter names; `dtype` that of the weights (`DTYPES`).
+    `pretrained` is the base model, if not the one that the adapter names; `dtype` that of the weights (`DTYPES`);
+    `origin` and `evaluated` as for `export_adapter`.
 
     Raises:
         AdapterError: as `export_adapter`; no base model is known, it is quantised, or the adapter cannot be folded in.
@@ -58,7 +60,7 @@ def merge_adapter(
         AutoTokenizer.from_pretrained(str(adapter) if has_tokenizer else base).save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         exported = dataclasses.replace(exported, destination=destination, size=size, merged_into=base)
-        (folder / "README.md").write_text(model_card(files.config, exported, origin), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(files.config, exported, origin, evaluated), encoding="utf-8")
     return exported
 
 

@@ -47,7 +47,8 @@ def _check(args: argparse.Namespace) -> int:
     prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit)
     if args.export is not None and not args.export.is_dir():
         raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is none.")
-    source, kept, _ = choice(args, "check")
+    made = choice(args, "check")
+    source, kept = made.source, made.kept
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
     from lm_eval_lora_drop.adapter.files import open_adapter
 

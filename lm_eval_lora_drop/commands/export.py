@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.rounding import with_error
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
 from lm_eval_lora_drop.variant import Variant
 
@@ -44,8 +46,19 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", metavar="MODEL", help="the base model, if not the one the adapter names")
 
 
-def choice(args: argparse.Namespace, command: str) -> tuple[str, Variant, str]:
-    """The adapter, what is kept of it, and a sentence on where that came from.
+@dataclass(frozen=True)
+class Choice:
+    """An adapter, what is kept of it, a sentence on where that came from, and the run and task it came from."""
+
+    source: str
+    kept: Variant
+    origin: str
+    run: Run | None = None
+    task: str | None = None
+
+
+def choice(args: argparse.Namespace, command: str) -> Choice:
+    """What the options of `add_choice` say.
 
     Raises:
         ArgumentError: not exactly one choice, a malformed one, or a run that does not have it.
@@ -59,7 +72,7 @@ def choice(args: argparse.Namespace, command: str) -> tuple[str, Variant, str]:
     if args.results is not None:
         run, task, record = _recorded(args.results, args.task)
         source = _same_adapter(args.peft, run)
-        return source, record.kept, _origin(task, record, run.path)
+        return Choice(source, record.kept, _origin(task, record, run.path), run, task)
     if args.peft is None:
         raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
     spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
@@ -72,7 +85,7 @@ def choice(args: argparse.Namespace, command: str) -> tuple[str, Variant, str]:
     kept = spec.resolve(layers)
     assert kept is not None
     how = f"the paper's default, 15 of 32 layers scaled to {layers}" if spec.kind == "default" else "given by hand"
-    return args.peft, kept, f"{how} ({spec})."
+    return Choice(args.peft, kept, f"{how} ({spec}).")
 
 
 def num_layers(source: str, pretrained: str | None) -> int:
@@ -109,12 +122,21 @@ def _export(args: argparse.Namespace) -> int:
 
     check_new(args.output)
     check_dtype(args.dtype)
-    source, kept, origin = choice(args, "export")
+    made = choice(args, "export")
+    evaluated = None
+    # Another base model has other scores than the one that was evaluated.
+    if made.run is not None and made.task is not None and not (args.merge and args.pretrained):
+        from lm_eval_lora_drop.publishing.publication import card_results
+
+        evaluated = card_results(made.run, made.task)
+    said: dict[str, Any] = {"origin": made.origin, "evaluated": evaluated}
     if args.merge:
-        exported = merge_adapter(source, kept, args.output, pretrained=args.pretrained, dtype=args.dtype, origin=origin)
+        exported = merge_adapter(
+            made.source, made.kept, args.output, pretrained=args.pretrained, dtype=args.dtype, **said
+        )
         print(f"merged model written to {args.output}")
     else:
-        exported = export_adapter(source, kept, args.output, origin=origin)
+        exported = export_adapter(made.source, made.kept, args.output, **said)
     print(exported.summary())
     return 0
 
@@ -177,5 +199,4 @@ def _origin(task: str, record: TaskRecord, path: Path) -> str:
 
 def score_text(row: CandidateRecord) -> str:
     """A candidate's score with its standard error."""
-    score = "none" if row.score is None else f"{row.score:.4g}"
-    return score if row.stderr is None else f"{score} ± {row.stderr:.2g}"
+    return with_error(row.score, row.stderr)

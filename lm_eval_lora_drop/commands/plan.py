@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.report import natural, warn, write
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.rounding import duration_text, number, percent, significant
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.record.schema import TaskRecord
@@ -246,26 +247,18 @@ def _render(plan: dict[str, Any], power: float) -> str:
 
     def line(row: dict[str, Any]) -> list[str]:
         size, difference = row["documents"], row["difference"]
-        cells = ["-" if size is None else f"{size:,}", "none" if difference is None else f"{difference:.3g}"]
-        return [*cells, _time(row["seconds"])] if timed else cells
+        cells = ["-" if size is None else f"{size:,}", "none" if difference is None else significant(difference)]
+        return [*cells, duration_text(row["seconds"])] if timed else cells
 
     seen = "" if plan["documents"] is None else f", on {plan['documents']} documents"
-    how = f"standard deviation of the differences {plan['spread']:.3g}"
+    how = f"standard deviation of the differences {significant(plan['spread'])}"
     if plan["discordance"] is not None:
-        how = f"{plan['discordance']:.1%} of the documents change"
+        how = f"{number(100 * plan['discordance'], 1)} % of the documents change"
     tables = [
-        (f"What so many documents show (p < .05 in {power:.0%} of such cases):", plan["shown"]),
+        (f"What so many documents show (p < .05 in {percent(power)} of such cases):", plan["shown"]),
         ("What a difference takes:", plan["needed"]),
     ]
     parts = [f"{plan['pilot']}{seen}: {how}"]
     for title, rows in tables:
         parts.append(f"{title}\n\n{tabulate([line(row) for row in rows], heads, disable_numparse=True)}")
     return "\n\n".join(parts)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,6 +18,7 @@ from lm_eval_lora_drop.judge.spending import Bill
 from lm_eval_lora_drop.judge.task import METRIC, RECORD, item_of, judge_fields
 from lm_eval_lora_drop.record.find import find_runs, read_run
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun, json_object
+from lm_eval_lora_drop.rounding import decimals_for, number, with_error
 
 
 @dataclass
@@ -153,12 +154,12 @@ def _replace(path: Path, content: bytes) -> None:
 def summary(name: str, scores: Scores) -> str:
     """A few lines for a terminal."""
     details: dict[str, Any] = scores.to_json()
-    lines = [f"{name}: GPT-Score {scores.mean:.2f} % ± {scores.stderr:.2f} on {details['items']} outputs"]
+    lines = [f"{name}: GPT-Score {with_error(scores.mean, scores.stderr)} % on {details['items']} outputs"]
     for judge, found in details["judges"].items():
-        shown = "no verdict" if found["mean"] is None else f"{found['mean']:.2f} %"
+        shown = "no verdict" if found["mean"] is None else f"{number(found['mean'], decimals_for(scores.stderr))} %"
         lines.append(f"  {judge}: {shown}, {found['verdicts']} verdicts")
     if len(details["judges"]) > 1:
-        lines.append(f"  agreement (Krippendorff's alpha): {scores.agreement:.3f}")
+        lines.append(f"  agreement (Krippendorff's alpha): {number(scores.agreement, 2)}")
     lines.append(f"  {bill_line(scores.answers.bill, scores.panel)}")
     return "\n".join(lines + [f"  warning: {warning}" for warning in details["warnings"]])
 

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import find_peaks
 
+from lm_eval_lora_drop.rounding import decimals_for, number, percent
+
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
@@ -61,8 +63,10 @@ def find_rise(curve: Floats, resamples: Floats) -> Rise:
     climb = float(curve[top] - curve[low])
     error = float(np.std(resamples[:, top] - resamples[:, low], ddof=1))
     if climb < LEAST_CLIMB or climb < LEAST_CLIMB_IN_ERRORS * error:
+        places = decimals_for(error, climb)
         warning = (
-            f"the curve is flat, or too noisy to tell: it climbs by {climb:.4f}, with a standard error of {error:.4f}. "
+            f"the curve is flat, or too noisy to tell: it climbs by {number(climb, places)}, with a standard error of "
+            f"{number(error, places)}. "
             "Take more validation documents, or find the boundary with a sweep (boundary=auto)"
         )
         return Rise(None, None, climb, error, (), (warning,))
@@ -105,6 +109,6 @@ def _warnings(layer: int, rises: tuple[int, ...], interval: tuple[int, int], num
     if interval[1] - interval[0] > max(2, num_layers / 5):
         warnings.append(
             f"the curve is noisy: its rise point lies anywhere between the layers {interval[0]} and {interval[1]} "
-            f"({CONFIDENCE:.0%} of bootstrap resamples). Take more validation documents"
+            f"({percent(CONFIDENCE)} of bootstrap resamples). Take more validation documents"
         )
     return tuple(warnings)

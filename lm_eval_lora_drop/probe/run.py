@@ -16,6 +16,7 @@ from lm_eval_lora_drop.probe.encoding import Encoded, encode
 from lm_eval_lora_drop.probe.lens import MEASURES, read_layers
 from lm_eval_lora_drop.probe.moments import RESAMPLES, Bootstrap, Moments
 from lm_eval_lora_drop.probe.rise import CONFIDENCE, Rise, find_rise
+from lm_eval_lora_drop.rounding import decimals_of_column, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import HarnessModel
 
@@ -147,10 +148,15 @@ class ProbeResult:
         width = max(17, *(len(curves.name) for curves in self.curves))
         head = f"Probability of the first {self.tokens} reference tokens by layer, mean ± standard error, "
         lines = [head + f"{self.documents} documents", "layer" + "".join(f"  {c.name:>{width}}" for c in self.curves)]
+        # tolist: plain floats, a column of one number of decimals per variant.
+        places = [
+            decimals_of_column(zip(c.over_tokens.mean[:, 0].tolist(), c.over_tokens.stderr[:, 0].tolist(), strict=True))
+            for c in self.curves
+        ]
         for layer in range(self.num_layers):
             cells = [
-                f"{curves.over_tokens.mean[layer, 0]:.4f} ± {curves.over_tokens.stderr[layer, 0]:.4f}"
-                for curves in self.curves
+                with_error(curves.over_tokens.mean[layer, 0], curves.over_tokens.stderr[layer, 0], decimals)
+                for curves, decimals in zip(self.curves, places, strict=True)
             ]
             mark = "  rise point" if layer == self.rise.layer else ""
             lines.append(f"{layer:5d}" + "".join(f"  {cell:>{width}}" for cell in cells) + mark)
@@ -163,7 +169,7 @@ class ProbeResult:
             return f"No rise point; boundary K = {self.boundary}."
         first, last = self.rise.interval
         return (
-            f"Rise point: layer {self.rise.layer} ({CONFIDENCE:.0%} of bootstrap resamples: {first} to {last}); "
+            f"Rise point: layer {self.rise.layer} ({percent(CONFIDENCE)} of bootstrap resamples: {first} to {last}); "
             f"boundary K = {self.boundary}."
         )
 

@@ -19,13 +19,15 @@ from typing import Any
 
 import yaml
 
+from lm_eval_lora_drop.adapter.card import CardResults
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.figures.style import file_name
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.publishing.common import Publisher, dataset_of, interval
 from lm_eval_lora_drop.publishing.every_eval_ever import evaluation_record
-from lm_eval_lora_drop.record.runs import Run, TaskRun
+from lm_eval_lora_drop.record.runs import Run, Score, TaskRun
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
+from lm_eval_lora_drop.rounding import NOTHING, decimals_for, number
 from lm_eval_lora_drop.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
@@ -95,6 +97,16 @@ def publication(run: Run, publisher: Publisher, *, task: str | None = None, card
     return Publication(files, tuple(notes))
 
 
+def card_results(run: Run, task: str) -> CardResults | None:
+    """What the card of an export says of the scores of one task; None where the run holds none (`--predict_only`)."""
+    record = run.record
+    found = [] if record is None else _scored(run, record, task)
+    if record is None or not found:
+        return None
+    results = _model_index(record, found, task)[0]["results"]
+    return CardResults(results, _section(run, record, found))
+
+
 @dataclass(frozen=True)
 class _Task:
     name: str
@@ -110,15 +122,20 @@ def _published(run: Run, task: str | None) -> tuple[RunRecord, list[_Task]]:
         raise ArgumentError(f"{run.path} is no run of hf-lora-drop, and only such are published. Evaluate with it.")
     if task is not None and task not in record.tasks:
         raise ArgumentError(f"--task must be a task of {run.path}, got {task}. There are: {', '.join(record.tasks)}.")
+    found = _scored(run, record, task)
+    if not found:
+        raise ArgumentError(f"{run.path} holds no score to publish: evaluate without --predict_only.")
+    return record, found
+
+
+def _scored(run: Run, record: RunRecord, task: str | None) -> list[_Task]:
     said = {answer.task: answer for answer in answers(run.data, record)}
     found = []
     for name, one in record.tasks.items():
         score = evaluated_score(run.data, name, one)
         if task in (None, name) and score is not None and name in run.tasks:
             found.append(_Task(name, run.tasks[name], one, score, said[name]))
-    if not found:
-        raise ArgumentError(f"{run.path} holds no score to publish: evaluate without --predict_only.")
-    return record, found
+    return found
 
 
 # The card.
@@ -129,7 +146,7 @@ def _card(run: Run, record: RunRecord, found: list[_Task], publisher: Publisher,
     base = record.adapter.base_model or record.base.name
     head = {"base_model": base, "library_name": "peft", **head}
     head["tags"] = list(dict.fromkeys([*(head.get("tags") or []), "lora", "lora-drop"]))
-    head["model-index"] = _model_index(record, found, publisher)
+    head["model-index"] = _model_index(record, found, publisher.model_name(record))
     section = _section(run, record, found)
     if given is None:
         what = f"A LoRA adapter for `{base}`, evaluated with the layers that the table names."
@@ -170,7 +187,7 @@ def _section(run: Run, record: RunRecord, found: list[_Task]) -> str:
             f"{one.record.kept.label} (`{one.record.variant}`)",
             str(score.metric),
             row.test,
-            "-" if bounds is None else f"{bounds[0]:.4g} to {bounds[1]:.4g}",
+            NOTHING if bounds is None else _bounds(score.score, bounds),
             "-" if score.documents is None else f"{score.documents:,}",
             row.validation,
         ]
@@ -186,6 +203,12 @@ def _section(run: Run, record: RunRecord, found: list[_Task]) -> str:
     return "\n".join([START, "## Results", "", *rows, "", *verdicts, "", *facts, END])
 
 
+def _bounds(score: Score, bounds: tuple[float, float], scale: int = 1) -> str:
+    """The interval, to the digits that its score is shown with."""
+    places = decimals_for(None if score.stderr is None else scale * score.stderr, scale * score.value)
+    return " to ".join(number(scale * end, places) for end in bounds)
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
@@ -198,7 +221,7 @@ def day_of(run: Run) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
 
 
-def _model_index(record: RunRecord, found: list[_Task], publisher: Publisher) -> list[dict[str, Any]]:
+def _model_index(record: RunRecord, found: list[_Task], name: str) -> list[dict[str, Any]]:
     from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
     results = []
@@ -226,7 +249,7 @@ def _model_index(record: RunRecord, found: list[_Task], publisher: Publisher) ->
                 },
             )
         )
-    index: list[dict[str, Any]] = eval_results_to_model_index(publisher.model_name(record), results)
+    index: list[dict[str, Any]] = eval_results_to_model_index(name, results)
     return index
 
 
@@ -250,7 +273,7 @@ def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> t
         f"LoRA of {one.record.kept.label} of {one.record.num_layers} layers ({one.record.variant})",
         f"adapter {record.adapter.fingerprint}",
         str(score.metric),
-        f"95 % interval {bounds[0] * scale:.4g} to {bounds[1] * scale:.4g}" if bounds else "no interval",
+        f"95 % interval {_bounds(score.score, bounds, scale)}" if bounds else "no interval",
         f"{one.run.num_fewshot}-shot" if one.run.num_fewshot is not None else "",
         f"lm-eval {run.lm_eval_version} task {one.name}",
     ]

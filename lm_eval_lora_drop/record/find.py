@@ -92,14 +92,23 @@ def _read_run(path: Path) -> Run | Issue:
     data = json_object(text)
     if data is None:
         return Issue(path, "is no complete JSON object (truncated, perhaps by a run that was killed); left out.")
-    results = data.get("results")
-    if not isinstance(results, dict):
+    if not isinstance(data.get("results"), dict):
         return Issue(path, "has no table `results`, so it is no results file of lm_eval; left out.")
-    run = Run(path, _date_of(path, data), data)
     try:
-        run.record = from_config(run.config, path)
+        return run_of(data, path)
     except ArgumentError as error:
         return Issue(path, f"{str(error).removeprefix(f'{path}: ')} Left out.")
+
+
+def run_of(data: dict[str, Any], path: Path) -> Run:
+    """The run in a results dictionary of the harness; samples are looked for beside `path`, its file.
+
+    Raises:
+        ArgumentError: what is written down of the search is damaged.
+    """
+    results = data["results"]
+    run = Run(path, _date_of(path, data), data)
+    run.record = from_config(run.config, path)
     if not run.lm_eval_version.startswith(KNOWN_RELEASE):
         said = f"lm-eval {run.lm_eval_version}" if run.lm_eval_version else "an lm-eval that does not name its release"
         run.issues.append(Issue(path, f"was written by {said}; read as one of {KNOWN_RELEASE}x, check what is shown."))

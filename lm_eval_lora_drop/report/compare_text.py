@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from lm_eval_lora_drop.report.compare import MetricComparison, SystemComparison, TaskComparison
 from lm_eval_lora_drop.report.outputs import ErrorAnalysis
+from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, percent, significant
 
 _WIDTH = 120
 
@@ -29,7 +30,8 @@ def render(found: SystemComparison) -> str:
 
 def _legend(found: SystemComparison) -> str:
     text = (
-        f"Interval: {found.level:.0%}; it contains 0 exactly if p is at least {1 - found.level:.2g}. p: two-sided. "
+        f"Interval: {percent(found.level)}; it contains 0 exactly if p is at least "
+        f"{number(1 - found.level, 2)}. p: two-sided. "
         "p (Holm): a task's first metric, corrected over the tasks that the two systems share"
     )
     if len(found.others) > 1:
@@ -53,18 +55,19 @@ def _task(task: TaskComparison, names: dict[str, str], others: int) -> str:
     rows = []
     for row in task.metrics:
         metric = row.metric if row.filter == "none" else f"{row.metric},{row.filter}"
+        places = decimals_of_difference(row.difference, row.interval)
         arrow = {True: " ↑", False: " ↓", None: ""}[row.higher_is_better]
         rows.append(
             [
                 f"A → {names[row.other]}",
                 metric + arrow,
-                f"{row.baseline_score:.4g}",
-                f"{row.other_score:.4g}",
-                f"{row.difference:+.3g}",
-                "" if row.interval is None else f"[{row.interval[0]:+.3g}, {row.interval[1]:+.3g}]",
-                p_text(row.p_value),
-                p_text(row.p_holm),
-                p_text(row.p_table),
+                number(row.baseline_score, places),
+                number(row.other_score, places),
+                number(row.difference, places, sign=True),
+                _interval(row, places),
+                p_value(row.p_value),
+                p_value(row.p_holm),
+                p_value(row.p_table),
                 "" if row.gained is None else f"{row.gained}/{row.lost}",
                 _test_name(row),
             ]
@@ -83,11 +86,10 @@ def _task(task: TaskComparison, names: dict[str, str], others: int) -> str:
     return "\n\n".join([f"{title}\n\n{table}", *(_errors(errors, names[errors.other]) for errors in task.errors)])
 
 
-def p_text(p: float | None) -> str:
-    """A p-value with two digits of its own, never 0."""
-    if p is None:
+def _interval(row: MetricComparison, places: int) -> str:
+    if row.interval is None:
         return ""
-    return f"{p:.3f}" if p >= 0.0995 else f"{p:.2g}"
+    return " to ".join(number(end, places, sign=True) for end in row.interval)
 
 
 def _test_name(row: MetricComparison) -> str:
@@ -95,24 +97,24 @@ def _test_name(row: MetricComparison) -> str:
 
 
 def _errors(errors: ErrorAnalysis, name: str) -> str:
-    if not errors.worse:
+    if errors.contain is None:
         return f"{name} scores lower than A on no document ({errors.metric})."
     lines = [
         f"Where {name} scores lower than A ({errors.metric}): {errors.worse} of {errors.documents} documents.",
-        f"  {errors.contain:.0%} of these outputs contain A's output.",
+        f"  {percent(errors.contain)} of these outputs contain A's output.",
         f"  Length: {_ratio(errors.length_ratio)} characters for each of A's there, {_ratio(errors.length_ratio_all)} "
         "over all documents.",
-        f"  More than one word: {errors.over_one_word_baseline:.0%} of A's outputs, {errors.over_one_word_other:.0%} "
-        f"of {name}'s.",
+        f"  More than one word: {percent(errors.over_one_word_baseline)} of A's outputs, "
+        f"{percent(errors.over_one_word_other)} of {name}'s.",
     ]
     if errors.worst:
         lines.append("  The worst first:")
     for document in errors.worst:
-        lines.append(f"    doc_id {document['doc_id']}, {document['loss']:.3g} lower")
+        lines.append(f"    doc_id {document['doc_id']}, {significant(document['loss'])} lower")
         for who, text in (("reference", document["target"]), ("A", document["baseline"]), (name, document["other"])):
             lines.append(f"      {who:<9} {textwrap.shorten(text, _WIDTH, placeholder=' ...')}")
     return "\n".join(lines)
 
 
 def _ratio(value: float | None) -> str:
-    return "no" if value is None else f"{value:.2f}"
+    return "no" if value is None else number(value, 2)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lm_eval_lora_drop.report.compare import MetricComparison, SystemComparison, TaskComparison
-from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.family import first_metric
 from lm_eval_lora_drop.report.systems import System
-from lm_eval_lora_drop.rounding import decimals_for, number, with_error
+from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, with_error
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.verdict.sweep_text import verdict
 
@@ -51,7 +50,7 @@ def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]
 def _test(found: SystemComparison, task: TaskComparison, row: MetricComparison) -> str:
     if row.difference == 0:
         return f"{task.task}: {row.other} and {found.baseline} score the same {row.metric}."
-    digits = places(row.difference, row.interval)
+    digits = decimals_of_difference(row.difference, row.interval)
     text = (
         f"{task.task}: {row.other} has {row.metric} {number(row.other_score, digits)}, {found.baseline} "
         f"{number(row.baseline_score, digits)}, on the same {task.documents} documents"
@@ -70,14 +69,6 @@ def _test(found: SystemComparison, task: TaskComparison, row: MetricComparison) 
     low, high = row.interval
     return (
         f"{text}: {said} (difference {number(row.difference, digits, sign=True)}, 95 % interval "
-        f"{number(low, digits, sign=True)} to {number(high, digits, sign=True)}, p = {p_text(row.p_value)}, "
-        f"corrected {p_text(row.p_holm)}, over the whole page {p_text(row.p_table)})."
+        f"{number(low, digits, sign=True)} to {number(high, digits, sign=True)}, p = {p_value(row.p_value)}, "
+        f"corrected {p_value(row.p_holm)}, over the whole page {p_value(row.p_table)})."
     )
-
-
-def places(difference: float, interval: tuple[float, float] | None) -> int:
-    """How many decimals a difference and the two scores are shown with.
-
-    A 95 % interval is about four standard errors wide.
-    """
-    return decimals_for(None if interval is None else (interval[1] - interval[0]) / 4, difference)

@@ -11,6 +11,7 @@ import jinja2
 from tabulate import tabulate
 
 from lm_eval_lora_drop.report.leaderboard import Leaderboard, ScoreCell
+from lm_eval_lora_drop.rounding import decimals_of_column, number, with_error
 from lm_eval_lora_drop.text import visible
 
 _LATEX = {
@@ -56,8 +57,8 @@ def to_terminal(table: Leaderboard) -> str:
 def to_markdown(table: Leaderboard) -> str:
     """A GitHub table, best scores bold."""
 
-    def cell(one: ScoreCell) -> str:
-        text = _escape_markdown(_plain(one))
+    def cell(one: ScoreCell, places: int) -> str:
+        text = _escape_markdown(_plain(one, places))
         return f"**{text}**" if one.best else text
 
     heads, rows = _rows(table, cell)
@@ -68,8 +69,8 @@ def to_markdown(table: Leaderboard) -> str:
 def to_latex(table: Leaderboard) -> str:
     """A booktabs table; needs `\\usepackage{booktabs}`."""
 
-    def cell(one: ScoreCell) -> str:
-        text = _escape_latex(_plain(one))
+    def cell(one: ScoreCell, places: int) -> str:
+        text = _escape_latex(_plain(one, places))
         return rf"\textbf{{{text}}}" if one.best else text
 
     heads, rows = _rows(table, cell)
@@ -106,12 +107,12 @@ def plain_cell(text: str) -> str:
 
 def to_html(table: Leaderboard) -> str:
     """A `<table>`, escaped."""
-    heads, _ = _rows(table, _plain)
+    heads, shown = _rows(table, _plain)
     rows = []
-    for line in table.lines:
+    for line, (name, *texts, rank) in zip(table.lines, shown, strict=True):
         cells = [line.cells.get(column.task) for column in table.columns]
-        shown = [("–", False) if cell is None else (_plain(cell), cell.best) for cell in cells]
-        rows.append([visible(line.system), *shown, (_rank(line.mean_rank), False)])
+        best = [cell is not None and cell.best for cell in cells]
+        rows.append([name, *zip(texts, best, strict=True), (rank, False)])
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TABLE)
     return template.render(heads=heads, rows=rows)
 
@@ -125,24 +126,29 @@ FORMATS: dict[str, Callable[[Leaderboard], str]] = {
 }
 
 
-def _rows(table: Leaderboard, show: Callable[[ScoreCell], str]) -> tuple[list[str], list[list[str]]]:
+def _rows(table: Leaderboard, show: Callable[[ScoreCell, int], str]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows; `show` is given a cell and the decimals of its column."""
     heads = ["system", *(column.title for column in table.columns), "mean rank"]
+    places = {column.task: _places(table, column.task) for column in table.columns}
     rows = []
     for line in table.lines:
-        cells = [line.cells.get(column.task) for column in table.columns]
-        rows.append([visible(line.system), *("–" if c is None else show(c) for c in cells), _rank(line.mean_rank)])
+        cells = [(line.cells.get(task), decimals) for task, decimals in places.items()]
+        shown = ("–" if cell is None else show(cell, decimals) for cell, decimals in cells)
+        rows.append([visible(line.system), *shown, _rank(line.mean_rank)])
     return [visible(head) for head in heads], rows
 
 
+def _places(table: Leaderboard, task: str) -> int:
+    cells = (line.cells.get(task) for line in table.lines)
+    return decimals_of_column((cell.score, cell.stderr) for cell in cells if cell is not None)
+
+
 def _rank(rank: float | None) -> str:
-    return "–" if rank is None else f"{rank:.2f}"
+    return "–" if rank is None else number(rank, 2)
 
 
-def _plain(cell: ScoreCell) -> str:
-    text = f"{cell.score:.4g}" if abs(cell.score) >= 1 else f"{cell.score:.4f}"
-    if cell.stderr is not None:
-        text += f" ± {cell.stderr:.2g}"
-    text += cell.mark
+def _plain(cell: ScoreCell, places: int) -> str:
+    text = with_error(cell.score, cell.stderr, places) + cell.mark
     if cell.boundary is not None:
         text += f" (K={cell.boundary})"
     return text if cell.comparable else f"[{text}]"

@@ -24,14 +24,13 @@ from lm_eval_lora_drop.figures.style import data_uri
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.report.compare import SystemComparison, compare
-from lm_eval_lora_drop.report.compare_text import p_text
-from lm_eval_lora_drop.report.headlines import headlines, places
+from lm_eval_lora_drop.report.headlines import headlines
 from lm_eval_lora_drop.report.leaderboard import build, find_system
 from lm_eval_lora_drop.report.leaderboard_text import legend, to_html
 from lm_eval_lora_drop.report.outputs import marked
 from lm_eval_lora_drop.report.over_k import over_k
 from lm_eval_lora_drop.report.systems import System, group, without_broken
-from lm_eval_lora_drop.rounding import number
+from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, percent, significant
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.text import visible
 from lm_eval_lora_drop.verdict.stability import assess, sentences, swept_tasks
@@ -161,7 +160,7 @@ def render(template: str, *, state: str | None, **shown: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(number=number, sweep_decimals=sweep_decimals)
+    environment.globals.update(number=number, percent=percent, significant=significant, sweep_decimals=sweep_decimals)
     return environment.get_template(template).render(
         version=__version__,
         state=state,
@@ -208,9 +207,9 @@ def _rows(found: SystemComparison) -> dict[str, Any]:
     plain = asdict(found)
     for task in plain["tasks"]:
         for row in task["metrics"]:
-            row["p_text"], row["p_holm_text"] = p_text(row["p_value"]), p_text(row["p_holm"])
-            row["p_table_text"] = p_text(row["p_table"])
-            row["places"] = places(row["difference"], row["interval"])
+            row["p_text"], row["p_holm_text"] = p_value(row["p_value"]), p_value(row["p_holm"])
+            row["p_table_text"] = p_value(row["p_table"])
+            row["places"] = decimals_of_difference(row["difference"], row["interval"])
     return plain
 
 

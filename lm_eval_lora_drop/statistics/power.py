@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.rounding import percent, significant
 from lm_eval_lora_drop.statistics.clusters import Codes, mean_stderr
 
 Floats = NDArray[np.float64]
@@ -195,19 +196,20 @@ def duration(documents: int, candidates: int, pairs_per_second: float) -> float:
     return documents * candidates / pairs_per_second
 
 
-def sentence(documents: int, known: PairedVariation, example: float, *, digits: int = 3) -> str:
+def sentence(documents: int, known: PairedVariation, example: float) -> str:
     """One line for the end of a sweep: what its documents can show, and what `example`, a difference, would take."""
     found = detectable_difference(documents, known)
     shown = (
         f"{documents} documents cannot show a difference of two candidates at all"
         if found is None
-        else f"{documents} documents show a difference of two candidates from {found:.{digits}g} on"
+        else f"{documents} documents show a difference of two candidates from {significant(found, 2)} on"
     )
     needed = documents_needed(example, known)
     many = f"more than {MOST_DOCUMENTS:,}" if needed is None else f"{needed:,}"
     how = (
-        f"{known.discordance:.0%} of the documents change"
+        f"{percent(known.discordance)} of the documents change"
         if known.discordance is not None
-        else f"their differences have a standard deviation of {known.spread:.{digits}g}"
+        else f"their differences have a standard deviation of {significant(known.spread, 2)}"
     )
-    return f"{shown} (p < {ALPHA:g} in {POWER:.0%} of such cases, where {how}); {example:.{digits}g} takes {many}."
+    takes = f"{significant(example, 1)} takes {many}"
+    return f"{shown} (p < {ALPHA:g} in {percent(POWER)} of such cases, where {how}); {takes}."

@@ -172,26 +172,6 @@ def trust(recorded: RecordedSweep, *, resamples: int | None = None, seed: int = 
     )
 
 
-def verdict(found: Trust, chosen: Variant, full: Variant | None) -> str:
-    """The choice and what the documents say of it, in one sentence that is true however equal the candidates are."""
-    if full is not None and chosen == full:
-        return f"Keep the whole adapter: on these {found.documents} documents the rule prefers no other candidate."
-    boundary = chosen.boundary
-    kept = f"Keep {chosen}" if boundary is None else f"Keep {boundary} of {chosen.num_layers} layers"
-    if full is None or chosen not in found.gains:
-        return f"{kept}: the whole adapter was not among the candidates, so nothing is said about a gain."
-    gain = found.gains[chosen]
-    if gain.evidence is Evidence.CANNOT_TELL:
-        return f"{kept}: {found.documents} documents cannot tell it from the whole adapter."
-    said = {
-        Evidence.BETTER: f"better than the whole adapter on documents like these {found.documents}",
-        Evidence.WORSE: f"worse than the whole adapter on documents like these {found.documents}",
-        Evidence.NOT_DISTINGUISHABLE: f"not distinguishable from the whole adapter on {found.documents} documents",
-    }[gain.evidence]
-    expected = "" if found.corrected_gain is None else f"gain corrected for the choice {found.corrected_gain:+.3g}, "
-    return f"{kept}: {said} ({expected}95 % interval over all candidates {gain.low:+.3g} to {gain.high:+.3g})."
-
-
 def stability(
     recorded: RecordedSweep, sizes: Sequence[int] | None = None, *, repeats: int | None = None, seed: int = 0
 ) -> list[Size]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from lm_eval_lora_drop.rounding import duration_text
+
 
 def plan_of_sweep(
     task: str,
@@ -29,7 +31,7 @@ def plan_of_sweep(
     if seconds_per_pair is None:
         time = "not known before a first sweep; sweep_limit=4 without sweep_dry_run writes a journal to go by"
     else:
-        time = f"{most}{_duration(left * seconds_per_pair / processes)}, at the journal's own speed"
+        time = f"{most}{duration_text(left * seconds_per_pair / processes)}, at the journal's own speed"
     return "\n".join(
         [
             f"Dry run of {task}, {metric}: nothing was answered.",
@@ -39,9 +41,3 @@ def plan_of_sweep(
             f"  memory     {memory}",
         ]
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -123,9 +123,9 @@ def planning(task: TaskRecord) -> str | None:
     if not known.spread > 0:
         return None
     found = detectable_difference(recorded.documents, known)
-    # One digit: nobody plans for a difference of 0.0617.
+    # One digit, as it is shown: nobody plans for a difference of 0.0617.
     example = float(f"{(known.unit or known.spread) / 10 if found is None else found / 2:.0e}")
-    return f"{sentence(recorded.documents, known, example, digits=2)}"
+    return sentence(recorded.documents, known, example)
 
 
 def verdict(task: TaskRecord) -> str:

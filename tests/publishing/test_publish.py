@@ -18,6 +18,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
+import lm_eval_lora_drop as lora_drop
+from lm_eval_lora_drop.adapter.files import open_adapter
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.publishing.common import Publisher, interval
@@ -125,9 +127,69 @@ def test_the_card_has_a_table_and_a_model_index_of_the_hubs_shape(tmp_path):
     table = [line for line in card.splitlines() if line.startswith("| ")]
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 8 for line in table)
     assert len(table) == 4
-    assert "K = 7 (`0-6`) | rouge_l | 33.0 ± 2.1 | 28.87 to 37.21 | 200 | 27.0 ± 1.5 |" in table[1]
+    assert "K = 7 (`0-6`) | rouge_l | 33.0 ± 2.1 | 28.9 to 37.2 | 200 | 27.0 ± 1.5 |" in table[1]
     assert DIGEST in card
     assert "Keep the bottom 7 of 10 layers" in card
+
+
+@pytest.fixture
+def swept_adapter(tmp_path, tiny_adapter):
+    """Results of two tasks whose adapter is the tiny one, K = 2 of 4 kept for the first."""
+    found = results(["lora_drop_samsum", "gsm8k"])
+    kept = {"num_layers": 4, "variant": "0-1", "kept_parameters": 10, "dropped_parameters": 10, "sweep": None}
+    record = found["config"]["lora_drop"]
+    record["tasks"]["lora_drop_samsum"] |= kept | {"method": "given"}
+    record["adapter"] |= {"path": str(tiny_adapter), "fingerprint": open_adapter(str(tiny_adapter)).fingerprint()}
+    return write_results(tmp_path / "out", found)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_exports_card_has_the_scores_of_what_it_holds_and_publish_finds_its_place(
+    swept_adapter, tmp_path, capsys, merge
+):
+    new = tmp_path / "smaller"
+    options = ["--results", str(swept_adapter), "--task", "lora_drop_samsum", "-o", str(new)]
+    assert main(["export", *options, *(["--merge"] if merge else [])]) == 0
+    card = (new / "README.md").read_text(encoding="utf-8")
+    head = front(card)
+    assert_fits({"model-index": head["model-index"]}, *template("model_index.yaml"))
+    (parsed,) = ModelCard(card).data.eval_results
+    assert (parsed.task_name, parsed.metric_type, parsed.metric_value) == ("lora_drop_samsum", "rouge_l", 33.04)
+    assert parsed.metric_args["variant"] == "0-1"
+    assert ModelCard(card).data.model_name == "smaller"
+    assert "gsm8k" not in card
+    assert "| rouge_l | 33.0 ± 2.1 |" in card
+    assert ("before the LoRA was folded in" in card) == merge
+    # The same place in the card: a later publish replaces it.
+    again = made(tmp_path / "b", card=card).files["README.md"]
+    assert again.count(START) == again.count(END) == 1
+    # The same from Python.
+    from_python = tmp_path / "python" / "smaller"
+    lora_drop.read(swept_adapter)["lora_drop_samsum"].export(from_python, merge=merge)
+    said = ModelCard((from_python / "README.md").read_text(encoding="utf-8")).data
+    assert [one.unique_identifier for one in said.eval_results] == [parsed.unique_identifier]
+    assert said.eval_results == [parsed]
+
+
+def test_an_export_claims_no_score_that_was_not_its_own(swept_adapter, tiny_base, tiny_adapter, tmp_path):
+    """Nothing by hand, nothing of a run without scores, nothing with another base model."""
+
+    def card(*options):
+        new = tmp_path / f"new{len(list(tmp_path.iterdir()))}"
+        assert main(["export", "-o", str(new), *options]) == 0
+        return (new / "README.md").read_text(encoding="utf-8")
+
+    of_run = ["--results", str(swept_adapter), "--task", "lora_drop_samsum"]
+    assert "model-index" in card(*of_run)
+    by_hand = ["--peft", str(tiny_adapter), "--boundary", "2", "--pretrained", str(tiny_base)]
+    assert "model-index" not in card(*by_hand)
+    assert "model-index" not in card(*of_run, "--merge", "--pretrained", str(tiny_base))
+    predicted = json.loads(swept_adapter.read_text())
+    predicted["results"] = {name: {"alias": name} for name in predicted["results"]}
+    swept_adapter.write_text(json.dumps(predicted))
+    unscored = card(*of_run)
+    assert "model-index" not in unscored
+    assert START not in unscored
 
 
 def test_results_go_into_a_card_once(tmp_path):
@@ -217,6 +279,22 @@ def test_the_interval_is_cut_where_the_metric_ends():
     # Percentages under the same name are left alone.
     assert interval("f1", Score(98.0, 2.0))[1] > 100
     assert interval("f1", Score(0.5, None)) is None
+
+
+def test_documents_that_all_score_alike_have_no_interval_of_a_point(tmp_path):
+    """0 of 200 right has a standard error of 0, and is no proof that the next document is wrong."""
+    assert interval("exact_match", Score(0.0, 0.0)) is None
+    done = made(tmp_path, results(score=0.0, stderr=0.0))
+    assert "| rouge_l | 0.00 ± 0.00 | - | 200 |" in done.files["README.md"]
+    assert (
+        front(done.files["README.md"])["model-index"][0]["results"][0]["metrics"][0]["args"].get(
+            "confidence_interval_95"
+        )
+        is None
+    )
+    found = {one["evaluation_result_id"]: one for one in the_record(done.files)["evaluation_results"]}
+    uncertainty = found["lora_drop_samsum/rouge_l/none"]["score_details"]["uncertainty"]
+    assert "confidence_interval" not in uncertainty
 
 
 @pytest.fixture

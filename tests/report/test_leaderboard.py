@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.report.compare import compare
-from lm_eval_lora_drop.report.compare_text import p_text
 from lm_eval_lora_drop.report.leaderboard import leaderboard
 from lm_eval_lora_drop.report.leaderboard_text import FORMATS
 from lm_eval_lora_drop.report.page import write_report
 from lm_eval_lora_drop.report.systems import open_system
+from lm_eval_lora_drop.rounding import p_value
 from tests.report.files import swept, write_run
 
 
@@ -87,7 +88,7 @@ def test_a_pair_has_one_p(tmp_path):
                 assert bool(cell.mark) == (row.p_holm < 0.05)
                 verdict = rf"{task.task}: {name} has .*?corrected ([\d.e-]+), over the whole page ([\d.e-]+)"
                 said = re.findall(verdict, page)
-                assert said == ([(p_text(row.p_holm), p_text(row.p_table))] if row.difference else [])
+                assert said == ([(p_value(row.p_holm), p_value(row.p_table))] if row.difference else [])
                 seen += 1
     assert seen == 5
     assert any(cell.mark for cell in cells.values())
@@ -112,7 +113,7 @@ def test_other_documents_are_bracketed(runs, capsys):
     assert cli.main(["leaderboard", str(runs)]) == 0
     said = capsys.readouterr()
     assert "[1.000]" not in said.out
-    assert "[1]" in said.out
+    assert "[1.00]" in said.out
     assert "short" in said.err
 
 
@@ -133,7 +134,7 @@ def test_formats(runs):
     shown = {name: show(table) for name, show in FORMATS.items()}
     assert r"\toprule" in shown["latex"]
     assert r"<b>\&\_|50\%" in shown["latex"]
-    assert r"base\_line & 0.5000 & \textbf{2.095} & 2.00" in shown["latex"]
+    assert r"base\_line & 0.50 & \textbf{2.09} & 2.00" in shown["latex"]
     assert r"\<b\>&\_\|50%" in shown["markdown"]
     assert "**" in shown["markdown"]
     assert "&lt;b&gt;&amp;_|50%" in shown["html"]
@@ -154,3 +155,19 @@ def test_baseline_and_metric_are_checked(runs, capsys):
     assert cli.main(["leaderboard", str(runs), "--metric", "cost", "-o", str(runs / "out.txt")]) == 0
     assert "qa em" not in (runs / "out.txt").read_text()
     assert [column.title for column in leaderboard([runs], metrics=["mt:cost"]).columns] == ["qa em ↑", "mt cost ↓"]
+
+
+def test_a_column_has_one_number_of_decimals_that_of_its_standard_errors(tmp_path):
+    """Never 9.808 beside 32.2, in no format but CSV."""
+    scores = {"one": (32.2, 5.6), "two": (9.808, 1.234), "three": (0.0, 0.0)}
+    for name, (score, stderr) in scores.items():
+        file = write_run(tmp_path / name, {"em": [1.0, 0.0]}, name=name, scores={"em": score})
+        data = json.loads(file.read_text())
+        data["results"]["t"]["em_stderr,none"] = stderr
+        file.write_text(json.dumps(data))
+    table = leaderboard([tmp_path])
+    for name, show in FORMATS.items():
+        if name != "csv":
+            shown = show(table).replace(r"$\pm$", "±")
+            assert sorted(re.findall(r"[\d.]+ ± [\d.]+", shown)) == ["0.0 ± 0.0", "32.2 ± 5.6", "9.8 ± 1.2"], name
+    assert "9.808" in FORMATS["csv"](table)

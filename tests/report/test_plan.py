@@ -39,7 +39,7 @@ def test_from_a_pilot_and_a_guess(tmp_path, capsys):
     assert pilot["spread"] == pytest.approx(3.4034, abs=1e-3)
     assert [row["difference"] for row in pilot["needed"]] == [1, 2, 5, 10]
     said = capsys.readouterr().out
-    assert "10.0% of the documents change" in said
+    assert "10.0 % of the documents change" in said
     assert "sweep of" not in said
 
 

@@ -17,7 +17,7 @@ from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.paired import simultaneous_band
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.sweeping.select import choose, places_of
-from lm_eval_lora_drop.sweeping.trust import Evidence, gains_over_full, stability, trust, verdict
+from lm_eval_lora_drop.sweeping.trust import Evidence, gains_over_full, stability, trust
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -54,10 +54,6 @@ def coins(shares: list[float], documents: int, seed: int) -> np.ndarray:
     return (np.random.default_rng(seed).random((len(shares), documents)) < np.array(shares)[:, None]).astype(float)
 
 
-def said(record: RecordedSweep) -> str:
-    return verdict(trust(record, resamples=200), record.chosen, record.full)
-
-
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_clear_winner_is_chosen_always(sign: int) -> None:
     values = coins([0.5, 0.95, 0.1] if sign == 1 else [0.5, 0.05, 0.9], 100, seed=0)
@@ -70,7 +66,6 @@ def test_a_clear_winner_is_chosen_always(sign: int) -> None:
     assert gain.value == pytest.approx(abs(values[1].mean() - values[0].mean()))
     assert found.corrected_gain == pytest.approx(gain.value, abs=0.02)
     assert abs(found.optimism) < 0.02
-    assert said(record).startswith("Keep 1 of 2 layers: better than the whole adapter on documents like these 100 (")
 
 
 def test_the_winners_curse_is_taken_off() -> None:
@@ -144,17 +139,16 @@ def test_a_few_documents_cannot_tell() -> None:
     """Four documents, all gained, with a standard error of zero: once "more than two standard errors"."""
     record = recorded([[0.0] * 4, [1.0] * 4])
     assert trust(record).gains[record.chosen].evidence is Evidence.CANNOT_TELL
-    assert said(record) == "Keep 0 of 1 layers: 4 documents cannot tell it from the whole adapter."
 
 
 def test_a_small_gain_is_not_distinguishable_and_a_rule_may_take_what_is_worse() -> None:
     full = np.array([1.0] * 50 + [0.0] * 50)
     better = full.copy()
     better[50:53] = 1.0
-    assert said(recorded([full, better])).startswith(
-        "Keep 0 of 1 layers: not distinguishable from the whole adapter on 100 documents (gain corrected for the "
-        "choice +"
-    )
+    record = recorded([full, better])
+    found = trust(record)
+    assert found.gains[record.chosen].evidence is Evidence.NOT_DISTINGUISHABLE
+    assert found.corrected_gain > 0
     worse = full.copy()
     worse[:20] = 0.0
     record = recorded([full, worse])
@@ -173,11 +167,10 @@ def test_after_a_race_those_that_were_retired_count_too() -> None:
 
 def test_the_whole_adapter_and_no_whole_adapter() -> None:
     record = recorded(coins([0.9, 0.1], 50, seed=0))
-    assert said(record) == "Keep the whole adapter: on these 50 documents the rule prefers no other candidate."
+    assert record.chosen == record.full
     without = recorded(coins([0.2, 0.8, 0.5], 50, seed=0), with_full=False)
     found = trust(without)
     assert (found.gains, found.corrected_gain) == ({}, None)
-    assert "nothing is said about a gain" in said(without)
 
 
 def test_ties_go_to_the_larger_boundary_as_in_the_sweep() -> None:

@@ -129,8 +129,8 @@ def test_a_line_of_planning_says_what_these_documents_can_show():
     """10 of 100 documents change: statsmodels' power of the exact test is behind `power`, here its own words count."""
     full = [1.0] * 50 + [0.0] * 50
     text = planning(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5))
-    assert text.startswith("100 documents show a difference of two candidates from 0.088 on (p < 0.05 in 80% of such")
-    assert "where 10% of the documents change" in text
+    assert text.startswith("100 documents show a difference of two candidates from 0.088 on (p < 0.05 in 80 % of such")
+    assert "where 10 % of the documents change" in text
     assert "; 0.04 takes " in text
     assert sweep_table(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5)).splitlines()[-1] == text
 
