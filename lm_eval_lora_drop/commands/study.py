@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from lm_eval_lora_drop.files import package_folder
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.study.config import Study
+    from lm_eval_lora_drop.study.executors import Executor
 
 
 _KEPT = "What was finished is kept: the same command goes on from there."
@@ -50,7 +52,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         choices=("train", "evaluate", "report"),
         help="one part of the work; report writes the report of what is done",
     )
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's choice)")
+    parser.add_argument(
+        "--executor",
+        choices=("ray",),
+        help="where trainings and cells run: on a Ray cluster, many at a time (default: here, one after another)",
+    )
+    parser.add_argument(
+        "--threads", type=positive, help="of the CPU, for each worker (default: PyTorch's choice, 1 on Ray)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
 
@@ -84,7 +93,8 @@ def _reproduce(args: argparse.Namespace) -> int:
 def _run(study: Study, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.commands.train import require_trl
 
-    if study.trainings and args.only not in ("evaluate", "report"):
+    train = args.only not in ("evaluate", "report")
+    if study.trainings and train:
         require_trl()
     from lm_eval_lora_drop.study.plan import bill, plan, read_cell
     from lm_eval_lora_drop.study.trainings import is_trained
@@ -94,7 +104,7 @@ def _run(study: Study, args: argparse.Namespace) -> int:
             print(f"{'done ' if is_trained(study, training) else 'to do'}  training {training.folder}")
         for cell in cells:
             print(f"{'done ' if read_cell(study, cell) else 'to do'}    {cell.name}")
-    print(bill(study), flush=True)
+    print(bill(study, train=train), flush=True)
     if args.dry_run:
         return 0
     from lm_eval.utils import setup_logging
@@ -110,7 +120,8 @@ def _run(study: Study, args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     failed: list[str] = []
     if args.only != "report":
-        failed = run_study(study, train=args.only != "evaluate", evaluate=args.only != "train")
+        with _executor(study, args) as executor:
+            failed = run_study(study, train=train, evaluate=args.only != "train", executor=executor)
     print(table(study))
     print(f"all cells: {write_table(study)}")
     if args.only != "train":
@@ -118,3 +129,11 @@ def _run(study: Study, args: argparse.Namespace) -> int:
     for sentence in failed:
         print(f"not run: {sentence}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _executor(study: Study, args: argparse.Namespace) -> AbstractContextManager[Executor]:
+    from lm_eval_lora_drop.study.executors import OneAfterAnother, OnRay
+
+    if args.executor != "ray":
+        return nullcontext(OneAfterAnother())
+    return OnRay(threads=args.threads or 1, gpu=study.model_args.get("device") != "cpu")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.study.config import Choice, Study, StudyTask, StudyTraining
-from lm_eval_lora_drop.study.trainings import adapter_folder, is_trained
+from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, free_bytes, is_trained, megabytes
 from lm_eval_lora_drop.train.record import read_record
 
 DONE = "cell.json"
@@ -44,20 +43,34 @@ class Cell:
         return self.choice.model_args | ({"sweep_metric": self.metric} if self.metric else {})
 
 
-def plan(study: Study) -> tuple[tuple[StudyTraining | None, tuple[Cell, ...]], ...]:
+class Unit(NamedTuple):
+    """What is done in one go, and by one worker where there are several: a training, then the cells of its adapter.
+    `training` is None for an adapter that the study did not train."""
+
+    training: StudyTraining | None
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """For the terminal."""
+        return self.training.folder if self.training else self.cells[0].adapter
+
+
+def plan(study: Study) -> tuple[Unit, ...]:
     """The work in order: each training with the cells of its adapter, then the adapters that exist already.
 
     The base model is the same whatever adapter is loaded, so a task's `base` is run once, with its first adapter.
     """
     based: set[str] = set()
-    groups: list[tuple[StudyTraining | None, tuple[Cell, ...]]] = []
+    units: list[Unit] = []
     for training in study.trainings:
         found = _cells(training.task, str(adapter_folder(study, training)), training, training.choices, based)
-        groups.append((training, found))
+        units.append(Unit(training, found))
     for adapter in study.adapters:
         found = tuple(cell for task in study.tasks for cell in _cells(task, adapter.path, None, adapter.choices, based))
-        groups.append((None, found))
-    return tuple(groups)
+        if found:
+            units.append(Unit(None, found))
+    return tuple(units)
 
 
 def _cells(
@@ -102,7 +115,8 @@ def read_cell(study: Study, cell: Cell) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Bill:
-    """What is done and what is left. Seconds and bytes left are None until there is one of the kind to go by."""
+    """What is done and what is left. Seconds are None until there is one of the kind to go by, bytes where the base
+    model's configuration cannot be read, for the reason in `unknown`."""
 
     trainings: int
     trained: int
@@ -111,6 +125,7 @@ class Bill:
     training_seconds_left: float | None
     cell_seconds_left: float | None
     bytes_left: int | None
+    unknown: str
     free_bytes: int
 
     def __str__(self) -> str:
@@ -118,29 +133,39 @@ class Bill:
             f"{self.trainings} trainings, {self.trained} done" + _time(self.training_seconds_left),
             f"{self.cells} cells, {self.evaluated} done" + _time(self.cell_seconds_left),
         ]
-        left = "" if self.bytes_left is None else f"about {self.bytes_left / 1e6:,.0f} MB more to write, "
-        return "\n".join([*lines, f"{left}{self.free_bytes / 1e6:,.0f} MB free"])
+        if self.bytes_left is None:
+            needed = f"what the trainings need is not known ({self.unknown})"
+        else:
+            needed = f"about {megabytes(self.bytes_left)} more for adapters and checkpoints"
+        return "\n".join([*lines, f"disk: {needed}, {megabytes(self.free_bytes)} free"])
 
 
-def bill(study: Study) -> Bill:
-    """Count what is done, and reckon what is left by the mean of what is done."""
+def bill(study: Study, *, train: bool = True) -> Bill:
+    """Count what is done, and reckon what is left: time by the mean of what is done, disk by `bytes_left`.
+
+    Args:
+        study: the study.
+        train: whether what is missing will be trained.
+    """
     trained = [one for one in study.trainings if is_trained(study, one)]
-    folders = [adapter_folder(study, one) for one in trained]
-    seconds = [record.seconds for folder in folders if (record := read_record(folder)) is not None]
-    sizes = [sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) for folder in folders]
+    records = [read_record(adapter_folder(study, one)) for one in trained]
     cells = [cell for _, group in plan(study) for cell in group]
     done = [entry for cell in cells if (entry := read_cell(study, cell)) is not None]
-    missing = len(study.trainings) - len(trained)
-    existing = next(path for path in (study.output.absolute(), *study.output.absolute().parents) if path.is_dir())
+    unknown, left = "", None
+    try:
+        left = bytes_left(study) if train else 0
+    except ArgumentError as error:
+        unknown = str(error)
     return Bill(
         trainings=len(study.trainings),
         trained=len(trained),
         cells=len(cells),
         evaluated=len(done),
-        training_seconds_left=_left(seconds, missing),
+        training_seconds_left=_left([one.seconds for one in records if one], len(study.trainings) - len(trained)),
         cell_seconds_left=_left([float(entry["seconds"]) for entry in done], len(cells) - len(done)),
-        bytes_left=None if not sizes else round(sum(sizes) / len(sizes) * missing),
-        free_bytes=shutil.disk_usage(existing).free,
+        bytes_left=left,
+        unknown=unknown,
+        free_bytes=free_bytes(study),
     )
 
 

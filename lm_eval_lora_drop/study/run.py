@@ -10,8 +10,10 @@ import gc
 import inspect
 import json
 import logging
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +27,41 @@ from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.record.schema import from_config
-from lm_eval_lora_drop.study.config import Study
-from lm_eval_lora_drop.study.plan import DONE, Cell, cell_folder, plan, read_cell
-from lm_eval_lora_drop.study.trainings import is_trained, run_training
+from lm_eval_lora_drop.study.config import Study, StudyTraining
+from lm_eval_lora_drop.study.executors import Executor, OneAfterAnother
+from lm_eval_lora_drop.study.plan import DONE, Cell, Unit, cell_folder, plan, read_cell
+from lm_eval_lora_drop.study.trainings import adapter_folder, check_room, is_trained, run_training
 from lm_eval_lora_drop.train.documents import check_trainable
 from lm_eval_lora_drop.train.examples import load_binding, task_manager
 from lm_eval_lora_drop.train.lora import load_tokenizer
+from lm_eval_lora_drop.train.record import tidy
 
 log = logging.getLogger(__name__)
 _LOCK = ".study.lock"
+_UNITS = ".locks"
+_PATIENCE = 60
+"""Seconds: workers of a command that was killed end with it, but not at once."""
 _HFLM = inspect.signature(HFLM.__init__).parameters
 
 
-def run_study(study: Study, *, train: bool = True, evaluate: bool = True) -> list[str]:
+def run_study(
+    study: Study, *, train: bool = True, evaluate: bool = True, executor: Executor | None = None
+) -> list[str]:
     """Run what is missing; returns a sentence for each training or cell that could not be run.
 
+    Args:
+        study: the study.
+        train: train the adapters that are missing.
+        evaluate: evaluate the cells that are missing.
+        executor: where the units run (None: one after another, here).
+
     Raises:
-        ArgumentError: a task, the base model or the output folder cannot be used, said before anything is trained; or
-            another command is working in the folder.
+        ArgumentError: a task, the base model, the output folder or its disk cannot be used, said before anything is
+            trained; or another command is working in the folder.
     """
+    executor = executor or OneAfterAnother()
     try:
         study.output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(study.output / _LOCK, timeout=0)
@@ -54,15 +71,17 @@ def run_study(study: Study, *, train: bool = True, evaluate: bool = True) -> lis
     except OSError as error:
         raise ArgumentError(f"output must be a folder that can be written, got {study.output} ({error}).") from error
     with lock:
-        check_study(study, train=train)
-        return _Runner(study).run(train=train, evaluate=evaluate)
+        check_study(study, train=train, at_once=executor.at_once)
+        work = Runner(study, train=train, evaluate=evaluate).run
+        return [sentence for said in executor.map(work, plan(study)) for sentence in said]
 
 
-def check_study(study: Study, *, train: bool) -> None:
-    """Load every task and the tokenizer, and find the adapters that are to exist.
+def check_study(study: Study, *, train: bool, at_once: int = 1) -> None:
+    """Load every task and the tokenizer, find the adapters that are to exist, and room for `at_once` trainings at a
+    time.
 
     Raises:
-        ArgumentError: something is missing, or a task cannot be trained on.
+        ArgumentError: something is missing, a task cannot be trained on, or the disk is too small.
     """
     remote = bool(study.model_args.get("trust_remote_code", False))
     revision = study.model_args.get("revision")
@@ -73,40 +92,70 @@ def check_study(study: Study, *, train: bool) -> None:
             check_trainable(binding)
     for adapter in study.adapters:
         adapter_files.open_adapter(adapter.path)
+    if train:
+        check_room(study, at_once)
 
 
-class _Runner:
-    """Keeps the model and the index of tasks from cell to cell."""
+class Runner:
+    """Does the work of units, and keeps the model from one to the next. A new one can be pickled."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, *, train: bool, evaluate: bool) -> None:
         self._study = study
+        self._train_missing = train
+        self._evaluate_missing = evaluate
         self._model: LoraDropLM | None = None
         self._loaded: str | None = None
-        self._failed: list[str] = []
 
-    def run(self, *, train: bool, evaluate: bool) -> list[str]:
-        for training, cells in plan(self._study):
-            if training is not None and not self._try(training.folder, lambda one=training: self._train(one, train)):
-                continue
-            for cell in cells if evaluate else ():
-                if read_cell(self._study, cell) is None:
-                    log.info("cell %s", cell.name)
-                    self._try(cell.name, lambda one=cell: self._evaluate(one))
-        return self._failed
+    def run(self, unit: Unit) -> list[str]:
+        """Train the unit's adapter and evaluate its cells where that is missing; returns a sentence for each that
+        could not be done.
 
-    def _try(self, name: str, work: Any) -> bool:
+        Raises:
+            ArgumentError: the study's folder is not there, or another process is at work on the unit.
+        """
+        output = self._study.output.absolute()
+        if not (output / _LOCK).exists():
+            raise ArgumentError(f"output must be a folder that every worker sees; this one does not see {output}.")
+        if self._missing(unit) == (None, []):
+            return []
+        folder = output / _UNITS
+        folder.mkdir(exist_ok=True)
+        try:
+            # A worker that a cluster takes for dead may be alive when its unit runs again elsewhere.
+            with FileLock(folder / f"{short(digest(unit.name), 16)}.lock", timeout=_PATIENCE):
+                return self._run(*self._missing(unit))
+        except Timeout:
+            raise ArgumentError("another process works on it. Wait for its end, and start again.") from None
+
+    def _missing(self, unit: Unit) -> tuple[StudyTraining | None, list[Cell]]:
+        training, cells = unit
+        if training is not None and is_trained(self._study, training):
+            tidy(adapter_folder(self._study, training))
+            training = None
+        wanted = cells if self._evaluate_missing else ()
+        return training, [cell for cell in wanted if read_cell(self._study, cell) is None]
+
+    def _run(self, training: StudyTraining | None, missing: Sequence[Cell]) -> list[str]:
+        failed: list[str] = []
+        if training is not None and not self._try(failed, training.folder, partial(self._train, training)):
+            return failed
+        for cell in missing:
+            log.info("cell %s", cell.name)
+            self._try(failed, cell.name, partial(self._evaluate, cell))
+        return failed
+
+    @staticmethod
+    def _try(failed: list[str], name: str, work: Callable[[], None]) -> bool:
         try:
             work()
         except LoraDropError as error:
-            self._failed.append(f"{name}: {error}")
+            failed.append(f"{name}: {error}")
             log.error("%s: %s", name, error)
             return False
         return True
 
-    def _train(self, training: Any, allowed: bool) -> None:
-        if is_trained(self._study, training):
-            return
-        if not allowed:
+    def _train(self, training: StudyTraining) -> None:
+        if not self._train_missing:
             raise ArgumentError("not trained yet. Run the study without --only evaluate.")
         log.info("training %s", training.folder)
         self._model = self._loaded = None  # the trainer needs the memory
@@ -121,6 +170,8 @@ class _Runner:
         model.use(args)
         manager = task_manager(study.include_path, {**study.model_args, **cell.task.metadata})
         folder = cell_folder(study, cell)
+        if folder.exists():  # results of a run that was killed before it was done: another run beside this one
+            shutil.rmtree(folder)
         arguments = {**study.model_args, "peft": cell.adapter, **cell.model_args}
         tracker = EvaluationTracker(output_path=str(folder))
         results: Any = simple_evaluate(

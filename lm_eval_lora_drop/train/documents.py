@@ -44,8 +44,7 @@ def check_trainable(binding: Binding) -> str:
             f"{binding.name} must have a training split to be trained on, and has none. Name one as training_split in "
             "a task file of your own (docs/training.md)."
         )
-    evaluated = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    if split == evaluated:
+    if split == validation.evaluated_split(task):
         raise ArgumentError(f"{binding.name} is evaluated on split {split!r}, so an adapter must not be trained on it.")
     return str(split)
 

@@ -18,9 +18,9 @@ from jinja2.exceptions import TemplateError
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.train.settings import TaskSettings
 from lm_eval_lora_drop.validation import fewshot, prompts
-from lm_eval_lora_drop.validation.draw import _shows_evaluated
 from lm_eval_lora_drop.validation.fields import cluster_of
 from lm_eval_lora_drop.validation.leaks import Guard
+from lm_eval_lora_drop.validation.splits import shows_evaluated
 from lm_eval_lora_drop.work import Binding, Document
 
 
@@ -118,7 +118,7 @@ def example_builder(binding: Binding, seed: int) -> Iterator[Callable[[int, Any]
     task = binding.task
     # Its texts are made for nothing where there are no examples to be compared with them.
     guard: Any = Guard(task, list(task.training_docs()), ()) if task.config.num_fewshot else None
-    with fewshot.own_examples(task, seed, guard, cluster_of(task), (), _shows_evaluated(task)) as shown:
+    with fewshot.own_examples(task, seed, guard, cluster_of(task), (), shows_evaluated(task)) as shown:
 
         def build(doc_id: int, doc: Any) -> Example:
             if shown is not None:

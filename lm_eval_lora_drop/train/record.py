@@ -1,7 +1,8 @@
-"""`training.json`: what a training was, written beside its adapter, and the one reader of it."""
+"""`training.json`: what a training was, written beside its adapter, and the one reader of it; what goes before it."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.plain import plain
 
 FILE = "training.json"
+STARTED = "started.json"
+CHECKPOINTS = "checkpoints"
 SCHEMA = 1
 
 
@@ -96,3 +99,10 @@ def read_record(folder: Path) -> TrainingRecord | None:
         return None
     except (OSError, msgspec.DecodeError) as error:
         raise ArgumentError(f"{file} cannot be read as the record of a training ({error}). Move it away.") from error
+
+
+def tidy(folder: Path, *, keep_checkpoints: bool = False) -> None:
+    """Remove from a finished adapter's folder what served the training only; a kill may have left it."""
+    (folder / STARTED).unlink(missing_ok=True)
+    if not keep_checkpoints:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

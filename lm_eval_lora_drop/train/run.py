@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,13 +30,21 @@ from lm_eval_lora_drop.train.card import write_card
 from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
 from lm_eval_lora_drop.train.examples import Example, example_builder, load_binding
 from lm_eval_lora_drop.train.progress import ProgressBar
-from lm_eval_lora_drop.train.record import SCHEMA, DataRecord, StepRecord, TrainingRecord, read_record, write_record
+from lm_eval_lora_drop.train.record import (
+    CHECKPOINTS,
+    SCHEMA,
+    STARTED,
+    DataRecord,
+    StepRecord,
+    TrainingRecord,
+    read_record,
+    tidy,
+    write_record,
+)
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
 from lm_eval_lora_drop.train.tokens import Encoded, answer_end, encode
 
 log = logging.getLogger(__name__)
-CHECKPOINTS = "checkpoints"
-_STARTED = "started.json"
 _LOCK = ".lock"
 
 
@@ -139,6 +146,8 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
     if known is not None:
         if known.digest != identity:
             raise ArgumentError(f"{folder} holds an adapter that was trained otherwise. Choose another output.")
+        if state.is_main_process:
+            tidy(folder, keep_checkpoints=training.keep_checkpoints)
         log.info("%s: trained before", folder)
         return known
     resumed = _check_started(folder, identity, state)
@@ -168,9 +177,7 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         write_card(record, folder)
         write_record(record, folder)
-        (folder / _STARTED).unlink(missing_ok=True)
-        if not training.keep_checkpoints:
-            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        tidy(folder, keep_checkpoints=training.keep_checkpoints)
     state.wait_for_everyone()
     return record
 
@@ -187,7 +194,7 @@ def _identity(training: Training, prepared: Prepared) -> str:
 
 def _check_started(folder: Path, identity: str, state: PartialState) -> int:
     """How often this training was begun before; its checkpoints belong to these settings, or it is refused."""
-    file = folder / _STARTED
+    file = folder / STARTED
     started: dict[str, Any] = {"digest": identity, "times": 0}
     if file.is_file():
         try:

@@ -1,14 +1,16 @@
 """Which documents a search reads: binds requests to their task, builds prompts and answers, draws, refuses leakage.
 
 `bindings` notes on every request which task it came from; `prompts` is the one builder of a task's prompts and
-reference answers; `fields` says what of a document its prompt shows; `similarity` compares texts; `leaks` and
-`fewshot` keep evaluated documents out; `other_task` loads the one to search on instead; `draw` puts all of it together.
+reference answers; `splits` says which split is evaluated; `fields` says what of a document its prompt shows;
+`similarity` compares texts; `leaks` and `fewshot` keep evaluated documents out; `other_task` loads the one to search on
+instead; `draw` puts all of it together.
 """
 
 from lm_eval_lora_drop.validation.bindings import RequestBindings, bind_requests, binding_of
-from lm_eval_lora_drop.validation.draw import draw, drawn_documents, draws_from, order, select
+from lm_eval_lora_drop.validation.draw import draw, drawn_documents, order, select
 from lm_eval_lora_drop.validation.other_task import other_task
 from lm_eval_lora_drop.validation.prompts import example, reference, references
+from lm_eval_lora_drop.validation.splits import draws_from, evaluated_split, shows_evaluated
 
 __all__ = [
     "RequestBindings",
@@ -17,10 +19,12 @@ __all__ = [
     "draw",
     "drawn_documents",
     "draws_from",
+    "evaluated_split",
     "example",
     "order",
     "other_task",
     "reference",
     "references",
     "select",
+    "shows_evaluated",
 ]

@@ -15,6 +15,7 @@ from lm_eval_lora_drop.validation import fewshot
 from lm_eval_lora_drop.validation.fields import cluster_of
 from lm_eval_lora_drop.validation.leaks import Guard
 from lm_eval_lora_drop.validation.prompts import build
+from lm_eval_lora_drop.validation.splits import draws_from, evaluated_split, shows_evaluated
 from lm_eval_lora_drop.work import Binding, Document, LeftOut, ValidationSet
 
 
@@ -29,16 +30,6 @@ class Selection:
     guard: Guard
 
 
-def draws_from(task: Task) -> str | None:
-    """The split that validation documents come from: validation, else training; None where there is no other."""
-    evaluated = _evaluated_split(task)
-    if task.has_validation_docs() and task.config.validation_split != evaluated:
-        return str(task.config.validation_split)
-    if task.has_training_docs() and task.config.training_split != evaluated:
-        return str(task.config.training_split)
-    return None
-
-
 def order(size: int, seed: int) -> list[int]:
     """All indices of a split of `size` documents, in the order in which they are drawn."""
     return random.Random(seed).sample(range(size), size)
@@ -49,9 +40,9 @@ def select(task: Task, limit: int, seed: int, *, evaluated_task: Task | None = N
     split = draws_from(task)
     if split is not None:
         docs = task.validation_docs() if split == task.config.validation_split else task.training_docs()
-    elif evaluated_task is not None and _evaluated_split(task) is not None:
+    elif evaluated_task is not None and evaluated_split(task) is not None:
         # Nothing of this task is evaluated, so it may give what it has.
-        split, docs = str(_evaluated_split(task)), task.eval_docs
+        split, docs = str(evaluated_split(task)), task.eval_docs
     else:
         return None
     if not hasattr(docs, "__getitem__"):
@@ -92,7 +83,7 @@ def draw(binding: Binding, limit: int, seed: int, *, evaluated_task: Task | None
         return None
     docs = [selection.docs[index] for index in selection.doc_ids]
     cluster = cluster_of(task)
-    from_evaluated = evaluated_task is None and _shows_evaluated(task)
+    from_evaluated = evaluated_task is None and shows_evaluated(task)
     left_out, warnings = selection.left_out, []
     if len(docs) < limit:
         reasons = Counter(one.reason for one in left_out)
@@ -110,7 +101,7 @@ def draw(binding: Binding, limit: int, seed: int, *, evaluated_task: Task | None
             left_out += examples.left_out()
             if from_evaluated:
                 warnings.append(
-                    f"the task takes its few-shot examples from the evaluated split {_evaluated_split(task)!r}; the "
+                    f"the task takes its few-shot examples from the evaluated split {evaluated_split(task)!r}; the "
                     f"validation documents are shown documents of split {selection.split!r} instead"
                 )
             if examples.fewer:
@@ -119,23 +110,6 @@ def draw(binding: Binding, limit: int, seed: int, *, evaluated_task: Task | None
                     "has no more that are not evaluated"
                 )
     return ValidationSet(tuple(documents), selection.split, left_out, tuple(warnings))
-
-
-def _evaluated_split(task: Task) -> str | None:
-    split = task.config.test_split if task.has_test_docs() else task.config.validation_split
-    return None if split is None else str(split)
-
-
-def _shows_evaluated(task: Task) -> bool:
-    """Whether the task's few-shot examples are the evaluated split, by the rules of `ConfigurableTask.fewshot_docs`."""
-    given = task.fewshot_cfg
-    if given.split is not None:
-        return bool(given.split == _evaluated_split(task))
-    if given.samples is not None:
-        return False
-    if task.has_training_docs():
-        return bool(task.config.training_split == _evaluated_split(task))
-    return not task.has_validation_docs() or task.config.validation_split == _evaluated_split(task)
 
 
 def drawn_documents(

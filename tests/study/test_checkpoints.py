@@ -8,7 +8,10 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.study.checkpoints import SweepCheckpoints
@@ -59,22 +62,12 @@ def test_curve_and_best(training, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
-    """The score of the last checkpoint at the whole adapter, computed on its files by plain forward passes:
-    nats per reference token, the mean over documents."""
-    callback = SweepCheckpoints(TASK, tmp_path / "swept", ARGS)
-    train(dataclasses.replace(training, callbacks=lambda _: [callback]))
-    point = callback.points[4]
-    binding = load_binding(TASK)
-    lm = LoraDropLM(
-        str(training.base),
-        str(training.output / "checkpoints" / "checkpoint-4"),
-        boundary="full",
-        device="cpu",
-        dtype="float32",
-    )
+def likelihood(base, adapter):
+    """The whole adapter on the validation documents, from its files by plain forward passes: nats per reference token,
+    the mean over documents."""
+    lm = LoraDropLM(str(base), str(adapter), boundary="full", device="cpu", dtype="float32")
     total = []
-    for document in draw(binding, 5, 0).documents:
+    for document in draw(load_binding(TASK), 5, 0).documents:
         prompt = document.requests[0].args[0]
         answer = f" {document.doc['steps']}\n#### {document.doc['answer']}"
         context, continuation = lm._encode_pair(prompt, answer)
@@ -83,8 +76,52 @@ def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
         places = range(len(context) - 1, len(context) + len(continuation) - 1)
         said = sum(logits[place, token].item() for place, token in zip(places, continuation, strict=True))
         total.append(said / len(continuation))
-    per_document = sum(total) / len(total)
-    assert point.full_score == pytest.approx(per_document, rel=1e-3)
+    return sum(total) / len(total)
+
+
+def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
+    callback = SweepCheckpoints(TASK, tmp_path / "swept", ARGS)
+    train(dataclasses.replace(training, callbacks=lambda _: [callback]))
+    want = likelihood(training.base, training.output / "checkpoints" / "checkpoint-4")
+    assert callback.points[4].full_score == pytest.approx(want, rel=1e-3)
+
+
+def test_in_a_trainer_of_somebody_elses(tiny_base, tmp_path):
+    """TRL's SFTTrainer as its own documentation sets it up, prompts and answers tokenised by TRL: three checkpoints,
+    three points, the best one kept, and every score that of the checkpoint's own files."""
+    binding = load_binding(TASK)
+    documents = list(binding.task.training_docs())[:12]
+    data = Dataset.from_list(
+        [
+            {"prompt": binding.task.doc_to_text(one), "completion": f" {one['steps']}\n#### {one['answer']}"}
+            for one in documents
+        ]
+    )
+    callback = SweepCheckpoints(TASK, tmp_path / "swept", ARGS)
+    trainer = SFTTrainer(
+        model=str(tiny_base),
+        args=SFTConfig(
+            output_dir=str(tmp_path / "trl"), max_steps=3, save_steps=1, per_device_train_batch_size=4,
+            learning_rate=0.02, max_length=200, report_to="none", use_cpu=True, disable_tqdm=True, bf16=False,
+            gradient_checkpointing=False, seed=3,
+        ),
+        train_dataset=data,
+        peft_config=peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
+        callbacks=[callback],
+    )  # fmt: skip
+    trainer.train()
+    assert type(trainer) is SFTTrainer
+    curve = json.loads((tmp_path / "swept" / "checkpoints.json").read_text())
+    assert [point["step"] for point in curve] == [1, 2, 3]
+    assert len({point["full_score"] for point in curve}) == 3
+    best = max(curve, key=lambda point: point["score"])
+    assert json.loads((tmp_path / "swept" / "best" / "best.json").read_text()) == best
+    saved = peft.load_peft_weights(str(tmp_path / "trl" / f"checkpoint-{best['step']}"), device="cpu")
+    kept = peft.load_peft_weights(str(tmp_path / "swept" / "best"), device="cpu")
+    assert all(torch.equal(saved[name], kept[name]) for name in saved)
+    for point in curve:
+        want = likelihood(tiny_base, tmp_path / "trl" / f"checkpoint-{point['step']}")
+        assert point["full_score"] == pytest.approx(want, rel=1e-3)
 
 
 class StopAt(TrainerCallback):

@@ -1,6 +1,8 @@
 """A whole study on a tiny model: trained, evaluated as ordinary runs, resumed, refused before anything is trained."""
 
+import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +16,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
-from lm_eval_lora_drop.study.trainings import adapter_folder
+from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, check_room
 
 METADATA = {"train_documents": 8, "validation_documents": 6, "test_documents": 5}
 
@@ -87,10 +90,13 @@ def test_a_study_from_training_to_table(file, capsys):
         ("full", 1, "boundary=full"), ("full", 1, "boundary=auto"), ("full", 1, "layers=1+3"),
     ]  # fmt: skip
     done = bill(study)
-    assert (done.trained, done.evaluated) == (3, 8)
+    assert (done.trained, done.evaluated, done.bytes_left) == (3, 8, 0)
 
     stamps = {
-        one: one.stat().st_mtime_ns for one in study.output.rglob("*") if one.is_file() and one.name != "study.json"
+        one: one.stat().st_mtime_ns
+        for folder in ("adapters", "cells")
+        for one in (study.output / folder).rglob("*")
+        if one.is_file()
     }
     assert cli.main(["study", "--config", str(path)]) == 0
     assert {one: one.stat().st_mtime_ns for one in stamps} == stamps
@@ -137,6 +143,28 @@ def test_killed_and_started_again(file, tmp_path):
     assert table(out) == table(whole)
 
 
+def test_what_a_kill_left_is_cleared_away(file):
+    """Killed after a cell's results were written and before it was done, the cell has one run, not two; killed after
+    an adapter was complete and before its checkpoints were removed, they are removed by the next command."""
+    path = file(trainings={"full": {}}, choices=["full"])
+    assert cli.main(["study", "--config", str(path)]) == 0
+    study = read_study(path)
+    ((training, (cell,)),) = plan(study)
+    done = cell_folder(study, cell) / "cell.json"
+    done.unlink()
+    checkpoints = adapter_folder(study, training) / "checkpoints"
+    (checkpoints / "checkpoint-2").mkdir(parents=True)
+    (checkpoints / "checkpoint-2" / "optimizer.pt").write_bytes(b"x")
+    (checkpoints.parent / "started.json").write_text("{}")
+    before = (checkpoints.parent / "training.json").read_text()
+    assert cli.main(["study", "--config", str(path)]) == 0
+    assert done.is_file()
+    assert len(list(cell_folder(study, cell).rglob("results_*.json"))) == 1
+    assert not checkpoints.exists()
+    assert not (checkpoints.parent / "started.json").exists()
+    assert (checkpoints.parent / "training.json").read_text() == before
+
+
 def test_a_full_cell_is_what_hf_says(file):
     """The trained adapter, whole, evaluated by the harness's own `hf` on the same task: the same outputs."""
     path = file(trainings={"full": {}}, choices=["full"])
@@ -179,14 +207,79 @@ def test_a_full_cell_is_what_hf_says(file):
         ({"tasks": ["lora_drop_dmo"]}, "is no task"),
         ({"tasks": ["lora_drop_all"]}, "is a group"),
         ({"model_args": {"pretrained": "/nope"}}, "there is no folder /nope"),
+        ({"model_args": {"pretrained": "no-such-owner/no-such-model"}}, "model=no-such-owner/no-such-model cannot"),
         ({"adapters": ["/nope/adapter"]}, "/nope/adapter"),
+        ({"trainings": {"full": {}, "low": {"layers": "0-9"}}}, "trainings.low: layers must lie in 0..3"),
+        ({"trainings": {"full": {}, "few": {"target_modules": ["nope"]}}}, "trainings.few: target_modules must name"),
+        ({"trainings": {"full": {}, "vast": {"rank": 10**9}}}, "output must be on a disk with room"),
     ],
 )
 def test_wrong_studies_are_named_before_anything_is_trained(changes, message, file, capsys):
     path = file(**changes)
     assert cli.main(["study", "--config", str(path)]) == 1
-    assert message in capsys.readouterr().err
+    said = [line for line in capsys.readouterr().err.split("\n") if line.startswith("lora-drop study: ")]
+    assert len(said) == 1
+    assert message in said[0]
     assert not list(path.parent.glob("out/adapters/*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of its own, of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_no_room_on_a_real_small_disk(file, small_disk, capsys):
+    """One megabyte: a study that fits runs to its end, one that does not is refused before anything is trained, and
+    the plan has said both."""
+    path = file(trainings={"full": {}}, choices=["full"])
+    fits = ["study", "--config", str(path), "--output", str(small_disk / "fits")]
+    assert cli.main([*fits, "--dry-run"]) == 0
+    assert re.search(r"disk: about 0\.\d MB more for adapters and checkpoints, 1\.\d MB free", capsys.readouterr().out)
+    assert cli.main([*fits, "--only", "train"]) == 0
+    path = file(trainings={"full": {"seeds": list(range(20))}}, choices=["full"])
+    capsys.readouterr()
+    assert cli.main(["study", "--config", str(path), "--output", str(small_disk / "large")]) == 1
+    said = capsys.readouterr()
+    needed = re.search(r"disk: about (\d\.\d) MB more for adapters and checkpoints", said.out)
+    assert float(needed[1]) > 1
+    assert f"checkpoints of 1 training, about {needed[1]} MB; {small_disk}/large has " in said.err
+    assert not (small_disk / "large" / "adapters").exists()
+
+
+def test_room_is_reckoned_with_what_is_there(file):
+    """The largest checkpoints of those that go on at a time, and every adapter that is missing; a byte less free and
+    it is refused, and nothing that is done is counted."""
+    study = read_study(file(trainings={"full": {"seeds": [0, 1, 2]}, "rank2": {"rank": 2}}, choices=["full"]))
+    alone = [
+        bytes_left(dataclasses.replace(study, trainings=(one,))) for one in (study.trainings[0], study.trainings[1])
+    ]
+    small, large = sorted(alone)
+    check_room(study, free=bytes_left(study))
+    with pytest.raises(ArgumentError, match="checkpoints of 1 training, about"):
+        check_room(study, free=bytes_left(study) - 1)
+    with pytest.raises(ArgumentError, match="checkpoints of 4 trainings, about"):
+        check_room(study, at_once=9, free=bytes_left(study))
+    assert bytes_left(study, at_once=4) == bytes_left(study, at_once=9) == 3 * large + small
+    folder = adapter_folder(study, study.trainings[0]) / "checkpoints" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    (folder / "optimizer.pt").write_bytes(b"x" * 1000)
+    assert bytes_left(study, at_once=4) == 3 * large + small - 1000
+
+
+def test_a_plan_without_its_base_model(file, capsys):
+    """A dry run names the cells all the same, and says what it does not know."""
+    path = file(model_args={"pretrained": "no-such-owner/no-such-model"})
+    assert cli.main(["study", "--config", str(path), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "8 cells, 0 done" in said
+    assert "disk: what the trainings need is not known (model=no-such-owner/no-such-model cannot be loaded" in said
 
 
 def test_a_task_without_training_split(file, tmp_path, capsys):

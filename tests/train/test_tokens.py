@@ -110,6 +110,36 @@ def test_generated_chat(answer, template, tokenizer, harness):
     assert text_of(tokenizer, [*before, *after]) == text_of(tokenizer, whole)
 
 
+@pytest.mark.parametrize("template", [TURNS, INSTRUCT])
+@pytest.mark.parametrize("answer", ["the answer", "in\nthe text", "1111111"])
+def test_chat_masks_are_those_of_transformers(answer, template, tokenizer, harness):
+    """Token by token the mask that Transformers makes of the same conversation, where the template itself marks what
+    the assistant says."""
+    turn = {TURNS: "{{ message['content'] }}<|end|>", INSTRUCT: " {{ message['content'] }}</s>"}[template]
+    before, _, after = template.rpartition(turn)
+    marked = f"{before}{{% generation %}}{turn}{{% endgeneration %}}{after}"
+    if template == TURNS:  # one line for every role: the assistant's alone is marked
+        theirs = f"{{% if message['role'] == 'assistant' %}}{{% generation %}}{turn}{{% endgeneration %}}"
+        marked = template.replace(turn, f"{theirs}{{% else %}}{turn}{{% endif %}}")
+    messages = [{"role": "user", "content": "Is it in the text?"}]
+    tokenizer.chat_template = marked
+    conversation = [*messages, {"role": "assistant", "content": answer}]
+    want = tokenizer.apply_chat_template(conversation, return_dict=True, return_assistant_tokens_mask=True)
+    tokenizer.chat_template = template
+    prompt = harness.apply_chat_template(messages)
+    end = answer_end(tokenizer, chat=True)
+    encoded = encode(tokenizer, Example(0, prompt, answer, generates=True), end, 512)
+    ids = list(encoded.input_ids)
+    if tokenizer(prompt).input_ids != tokenizer(prompt, add_special_tokens=False).input_ids and template == TURNS:
+        assert ids.pop(0) == tokenizer.bos_token_id  # what the template leaves out the harness puts before it
+    mask = [int(label != IGNORED) for label in encoded.labels][-len(ids) :]
+    # Behind the assistant's turn the template goes on, and a model is done.
+    said = sum(want["assistant_masks"][: len(ids)])
+    assert said == sum(want["assistant_masks"]) > 1
+    assert ids == want["input_ids"][: len(ids)]
+    assert mask == want["assistant_masks"][: len(ids)]
+
+
 @pytest.mark.parametrize(("prompt", "answer"), PAIRS)
 def test_scored_as_the_harness_splits(prompt, answer, tokenizer, harness):
     """A choice's likelihood is taken of the tokens that `_encode_pair` gives: those have the loss, and no others. Where
