@@ -11,12 +11,13 @@ import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
-from lm_eval_lora_drop.figures.style import BLUE, GREY, STYLE, VERMILLION, clean
+from lm_eval_lora_drop.figures import style
+from lm_eval_lora_drop.figures.style import STYLE, clean
 
 _LOOKS = {
-    "holds": (BLUE, "o", "holds here"),
-    "worse": (VERMILLION, "s", "is worse"),
-    "open": (GREY, "D", "cannot be told"),
+    "holds": (style.BLUE, "o", "holds here"),
+    "worse": (style.VERMILLION, "s", "is worse"),
+    "open": (style.GREY, "D", "cannot be told"),
 }
 _COLUMNS = 62
 

@@ -10,20 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.figures.style import (
-    BLACK,
-    BLUE,
-    FORMATS,
-    GREY,
-    SKY,
-    STYLE,
-    VERMILLION,
-    Picture,
-    clean,
-    file_name,
-    save_figure,
-    shorten,
-)
+from lm_eval_lora_drop.figures import style
+from lm_eval_lora_drop.figures.style import FORMATS, STYLE, Picture, clean, file_name, save_figure, shorten
 from lm_eval_lora_drop.figures.sweep import sweep_figure
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
@@ -107,19 +95,19 @@ def _shown(rows: Sequence[tuple[Variant, Gain]], recorded: RecordedSweep) -> lis
 
 
 def _draw(axes: Axes, rows: Sequence[tuple[Variant, Gain]], recorded: RecordedSweep) -> None:
-    axes.axvline(0, color=BLUE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    axes.axvline(0, color=style.BLUE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     for place, (variant, gain) in enumerate(rows):
         if variant != recorded.full:
             label = "95 % interval over all candidates" if place == _first_compared(rows, recorded) else None
-            axes.plot([gain.low, gain.high], [place, place], color=SKY, linewidth=3, label=label, zorder=2)
+            axes.plot([gain.low, gain.high], [place, place], color=style.SKY, linewidth=3, label=label, zorder=2)
     marks: tuple[tuple[str, Callable[[Variant], bool], str, str, float], ...] = (
-        ("chosen", lambda kept: kept == recorded.chosen, "D", VERMILLION, 6),
-        ("whole adapter", lambda kept: kept == recorded.full, "s", BLUE, 6),
-        ("base model", lambda kept: kept.is_base, "^", GREY, 6),
+        ("chosen", lambda kept: kept == recorded.chosen, "D", style.VERMILLION, 6),
+        ("whole adapter", lambda kept: kept == recorded.full, "s", style.BLUE, 6),
+        ("base model", lambda kept: kept.is_base, "^", style.GREY, 6),
     )
     for place, (variant, gain) in enumerate(rows):
         if not any(applies(variant) for _, applies, *_ in marks):
-            axes.plot([gain.value], [place], "o", color=BLACK, markersize=3.5, zorder=3)
+            axes.plot([gain.value], [place], "o", color=style.BLACK, markersize=3.5, zorder=3)
     for name, applies, marker, colour, size in marks:
         for place, (variant, gain) in enumerate(rows):
             if applies(variant):

@@ -13,36 +13,22 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from lm_eval_lora_drop.figures import style
 from lm_eval_lora_drop.figures.axes import layer_axis
-from lm_eval_lora_drop.figures.style import (
-    BLACK,
-    BLUE,
-    FORMATS,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    STYLE,
-    VERMILLION,
-    clean,
-    file_name,
-    save_figure,
-    shorten,
-)
+from lm_eval_lora_drop.figures.style import FORMATS, STYLE, clean, file_name, save_figure, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LOOKS = [
-    (BLUE, "-", "s"),
-    (VERMILLION, "--", "D"),
-    (GREY, "-.", "^"),
-    (GREEN, ":", "o"),
-    (PURPLE, (0, (5, 1, 1, 1, 1, 1)), "v"),
-    (ORANGE, (0, (8, 2)), "P"),
-    (SKY, (0, (2, 1)), "X"),
-    (BLACK, "-", "."),
+    (style.BLUE, "-", "s"),
+    (style.VERMILLION, "--", "D"),
+    (style.GREY, "-.", "^"),
+    (style.GREEN, ":", "o"),
+    (style.PURPLE, (0, (5, 1, 1, 1, 1, 1)), "v"),
+    (style.ORANGE, (0, (8, 2)), "P"),
+    (style.SKY, (0, (2, 1)), "X"),
+    (style.BLACK, "-", "."),
 ]
 """Colour, line style and marker of the series, in their order."""
 
@@ -77,7 +63,7 @@ def rise_figure(task: str, probe: Mapping[str, Any]) -> Figure:
             axes.axvspan(first - 0.5, last + 0.5, color="#E5E5E5", zorder=0, label="95 % interval of the rise point")
             axes.axvline(
                 rise["layer"],
-                color=BLACK,
+                color=style.BLACK,
                 linewidth=0.9,
                 linestyle=(0, (4, 3)),
                 zorder=1,
@@ -133,10 +119,10 @@ def difference_figure(task: str, probe: Mapping[str, Any]) -> Figure:
     shown = [curve for curve in others if curve["boundary"] != 0] or others
     with mpl.rc_context(STYLE):
         figure, axes = _one_panel(task, probe)
-        axes.axhline(0, color=BLACK, linewidth=0.9, zorder=1)
-        for curve, (colour, style, marker) in zip(shown, _looks(len(shown) + 1)[1:], strict=True):
+        axes.axhline(0, color=style.BLACK, linewidth=0.9, zorder=1)
+        for curve, (colour, dashes, marker) in zip(shown, _looks(len(shown) + 1)[1:], strict=True):
             series = curve["probability_less_full"]["over_tokens"]
-            _line(axes, series["mean"], series["stderr"], f"{curve['name']} less full", colour, style, marker)
+            _line(axes, series["mean"], series["stderr"], f"{curve['name']} less full", colour, dashes, marker)
             if curve["boundary"]:
                 axes.axvline(curve["boundary"] - 0.5, color=colour, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.set_ylabel("difference in probability\nof the reference token")
@@ -163,7 +149,7 @@ def _draw(axes: Axes, curves: Sequence[Mapping[str, Any]], series: Callable[[Map
 
 
 def _line(
-    axes: Axes, mean: Sequence[float], stderr: Sequence[float | None], label: str, colour: str, style: Any, marker: str
+    axes: Axes, mean: Sequence[float], stderr: Sequence[float | None], label: str, colour: str, dashes: Any, marker: str
 ) -> None:
     middle = np.array(mean, dtype=float)
     error = np.array([0.0 if value is None else value for value in stderr])
@@ -173,7 +159,7 @@ def _line(
         layers,
         middle,
         color=colour,
-        linestyle=style,
+        linestyle=dashes,
         linewidth=1.4,
         marker=marker,
         markersize=4,

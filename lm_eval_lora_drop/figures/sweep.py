@@ -12,21 +12,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.figures import style
 from lm_eval_lora_drop.figures.axes import boundary_axis
-from lm_eval_lora_drop.figures.style import (
-    BLACK,
-    BLUE,
-    FORMATS,
-    GREY,
-    SKY,
-    STYLE,
-    VERMILLION,
-    Picture,
-    clean,
-    file_name,
-    save_figure,
-    shorten,
-)
+from lm_eval_lora_drop.figures.style import FORMATS, STYLE, Picture, clean, file_name, save_figure, shorten
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
 from lm_eval_lora_drop.rounding import decimals_of_column, with_error
 from lm_eval_lora_drop.variant import Variant
@@ -125,15 +113,15 @@ def _draw_scores(axes: Axes, points: Sequence[_Point], *, joined: bool) -> None:
             at,
             [s - e for s, e in zip(score, error, strict=True)],
             [s + e for s, e in zip(score, error, strict=True)],
-            color=SKY,
+            color=style.SKY,
             alpha=0.3,
             linewidth=0,
             label="± 1 standard error",
         )
-        axes.plot(at, score, color=BLACK, linewidth=1.2)
+        axes.plot(at, score, color=style.BLACK, linewidth=1.2)
     else:
-        axes.errorbar(at, score, yerr=error, fmt="none", ecolor=SKY, elinewidth=3, label="± 1 standard error")
-    for retired, face, label in ((False, BLACK, None), (True, "white", "retired early (fewer documents)")):
+        axes.errorbar(at, score, yerr=error, fmt="none", ecolor=style.SKY, elinewidth=3, label="± 1 standard error")
+    for retired, face, label in ((False, style.BLACK, None), (True, "white", "retired early (fewer documents)")):
         some = [point for point in points if point.retired is retired]
         if some:
             axes.plot(
@@ -142,7 +130,7 @@ def _draw_scores(axes: Axes, points: Sequence[_Point], *, joined: bool) -> None:
                 linestyle="none",
                 marker="o",
                 markersize=4 if retired else 3.5,
-                color=BLACK,
+                color=style.BLACK,
                 markerfacecolor=face,
                 label=label,
             )
@@ -155,9 +143,9 @@ def _mark(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
     chosen = [point for point in points if str(point.kept) == sweep.chosen]
     # Full is larger and below, so that both show where the whole adapter was chosen.
     marks = (
-        (rule, chosen, "D", VERMILLION, 7, 4),
-        ("full", [point for point in points if point.kept.is_full], "s", BLUE, 9, 3),
-        ("base", [point for point in points if point.kept.is_base], "^", GREY, 7, 3),
+        (rule, chosen, "D", style.VERMILLION, 7, 4),
+        ("full", [point for point in points if point.kept.is_full], "s", style.BLUE, 9, 3),
+        ("base", [point for point in points if point.kept.is_base], "^", style.GREY, 7, 3),
     )
     for name, found, marker, colour, size, order in marks:
         for point in found[:1]:
@@ -173,7 +161,7 @@ def _mark(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
                 label=f"{name}, {shorten(point.kept.label, 30)}: {with_error(point.score, point.stderr, decimals)}",
             )
     for point in chosen:
-        axes.axvline(point.at, color=VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(point.at, color=style.VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
 
 
 def _gains(record: TaskRecord) -> dict[Variant, Gain]:
@@ -194,18 +182,18 @@ def _draw_gains(axes: Axes, gains: Sequence[tuple[_Point, Gain]], sweep: SweepRe
     value = [gain.value for _, gain in gains]
     # Full differs from itself nowhere: its interval would only say how wide the band is where nothing differs.
     edges = [(0.0, 0.0) if point.kept.is_full else (gain.low, gain.high) for point, gain in gains]
-    axes.axhline(0, color=BLUE, linewidth=0.9)
+    axes.axhline(0, color=style.BLUE, linewidth=0.9)
     if joined:
         low, high = [low for low, _ in edges], [high for _, high in edges]
-        axes.fill_between(at, low, high, color=SKY, alpha=0.3, linewidth=0)
-        axes.plot(at, value, color=BLACK, linewidth=1.2, marker="o", markersize=2.5)
+        axes.fill_between(at, low, high, color=style.SKY, alpha=0.3, linewidth=0)
+        axes.plot(at, value, color=style.BLACK, linewidth=1.2, marker="o", markersize=2.5)
     else:
-        axes.vlines(at, [low for low, _ in edges], [high for _, high in edges], color=SKY, linewidth=3)
-        axes.plot(at, value, color=BLACK, linestyle="none", marker="o", markersize=3)
+        axes.vlines(at, [low for low, _ in edges], [high for _, high in edges], color=style.SKY, linewidth=3)
+        axes.plot(at, value, color=style.BLACK, linestyle="none", marker="o", markersize=3)
     for point, gain in gains:
         if str(point.kept) == sweep.chosen:
-            axes.plot([point.at], [gain.value], "D", color=VERMILLION, markersize=6, zorder=4, clip_on=False)
-            axes.axvline(point.at, color=VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+            axes.plot([point.at], [gain.value], "D", color=style.VERMILLION, markersize=6, zorder=4, clip_on=False)
+            axes.axvline(point.at, color=style.VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.set_ylabel("difference to full\n(above 0: better)")
     # A title and no legend: the band may fill the panel.
     axes.set_title("paired, with the 95 % band that holds for all candidates together", fontsize=9)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lm_eval_lora_drop.figures.style import BLACK, BLUE, GREY, STYLE, VERMILLION, clean, shorten
+from lm_eval_lora_drop.figures import style
+from lm_eval_lora_drop.figures.style import STYLE, clean, shorten
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.verdict.trade_text import Traded, traded
 
@@ -64,18 +65,18 @@ def _draw(axes: Axes, rows: Sequence[Traded], values: Sequence[float | None], pa
     axes.plot(
         [x for x, _ in front],
         [y for _, y in front],
-        color=BLACK,
+        color=style.BLACK,
         linewidth=1,
         marker="o",
         markersize=4,
         label="Pareto front",
     )
     behind = [(x, y) for x, y, row in points if not row.fronts[panel]]
-    axes.plot([x for x, _ in behind], [y for _, y in behind], "o", color=GREY, markersize=3, alpha=0.6, zorder=1)
+    axes.plot([x for x, _ in behind], [y for _, y in behind], "o", color=style.GREY, markersize=3, alpha=0.6, zorder=1)
     marks = (
-        ("whole adapter", lambda row: row.variant.is_full, "s", BLUE, 8, 3),
-        ("base model", lambda row: row.variant.is_base, "^", GREY, 7, 3),
-        ("chosen", lambda row: str(row.variant) == chosen, "D", VERMILLION, 6, 4),
+        ("whole adapter", lambda row: row.variant.is_full, "s", style.BLUE, 8, 3),
+        ("base model", lambda row: row.variant.is_base, "^", style.GREY, 7, 3),
+        ("chosen", lambda row: str(row.variant) == chosen, "D", style.VERMILLION, 6, 4),
     )
     for name, applies, marker, colour, size, order in marks:
         found = [(x, y) for x, y, row in points if applies(row)][:1]
