@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.report import natural, positive
+from lm_eval_lora_drop.commands.options import natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.report import natural, warn, write
+from lm_eval_lora_drop.commands.options import natural, warn, write
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.rounding import duration_text, number, percent, significant
 

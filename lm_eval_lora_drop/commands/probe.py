@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.report import natural, positive
+from lm_eval_lora_drop.commands.options import json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, write_atomically
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
@@ -49,7 +49,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
     parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
     parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
-    parser.add_argument("--metadata", type=_json, default={}, help="JSON handed to the task, as in lm_eval")
+    parser.add_argument("--metadata", type=json_object, default={}, help="JSON handed to the task, as in lm_eval")
     parser.add_argument("--device", default="cuda:0", help="as in lm_eval (default: cuda:0, else cpu)")
     parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")
 
@@ -165,13 +165,3 @@ def bind_task(lm: Any, task: Task, args: argparse.Namespace) -> Binding:
             "chat_template": template,
         },
     )
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'must be JSON, e.g. \'{{"data_dir": "data"}}\' ({error})') from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
-    return value

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lm_eval_lora_drop.commands.options import natural, warn, write
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.text import visible
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _PATHS = "folders written by lm_eval --output_path (searched to any depth), or results files"
 
@@ -25,6 +20,12 @@ def add_parser(subparsers: Any) -> None:
     _add_stability(subparsers)
     _add_leaderboard(subparsers)
     _add_report(subparsers)
+
+
+def _reads_runs(subparsers: Any, name: str, help_: str, description: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=help_, description=description)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_PATHS)
+    return parser
 
 
 def _add_compare(subparsers: Any) -> None:
@@ -65,12 +66,12 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _add_stability(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
+    parser = _reads_runs(
+        subparsers,
         "stability",
-        help="how sure is the chosen boundary? resamples the recorded scores of a sweep",
-        description="Repeats a sweep's choice on resampled validation documents, without running the model again.",
+        "how sure is the chosen boundary? resamples the recorded scores of a sweep",
+        "Repeats a sweep's choice on resampled validation documents, without running the model again.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_PATHS)
     parser.add_argument("--task", action="append", help="this task only (may be repeated)")
     parser.add_argument("--sizes", type=natural, nargs="+", metavar="N", help="subset sizes (default 10 20 50 100 ...)")
     parser.add_argument("--seed", type=natural, default=0, help="of the resampling (default 0)")
@@ -107,12 +108,12 @@ def _stability(args: argparse.Namespace) -> int:
 
 
 def _add_leaderboard(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
+    parser = _reads_runs(
+        subparsers,
         "leaderboard",
-        help="all runs as one table, systems by tasks",
-        description="Sets any number of runs side by side, systems by tasks, with mean rank and significance marks.",
+        "all runs as one table, systems by tasks",
+        "Sets any number of runs side by side, systems by tasks, with mean rank and significance marks.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_PATHS)
     parser.add_argument("--baseline", metavar="NAME", help="(part of) the name of the system to test against")
     parser.add_argument(
         "--metric", action="append", default=[], help="metric or task:metric (default: each task's first)"
@@ -143,12 +144,12 @@ def _leaderboard(args: argparse.Namespace) -> int:
 
 
 def _add_report(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
+    parser = _reads_runs(
+        subparsers,
         "report",
-        help="one self-contained HTML page of all runs",
-        description="Writes one HTML page: summary, leaderboard, sweeps, stability, outputs side by side, settings.",
+        "one self-contained HTML page of all runs",
+        "Writes one HTML page: summary, leaderboard, sweeps, stability, outputs side by side, settings.",
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_PATHS)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, e.g. report.html")
     parser.add_argument("--baseline", metavar="NAME", help="(part of) a system's name (default: the whole adapter)")
     parser.add_argument("--title", default="Which layers does the adapter need?")
@@ -169,32 +170,3 @@ def _report(args: argparse.Namespace) -> int:
     warn(issues)
     print(f"{args.output}: {len(page.encode('utf-8', 'surrogateescape')):,} bytes")
     return 0
-
-
-def natural(text: str) -> int:
-    """An integer >= 0, for argparse."""
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 999999999, got {text[:80]!r}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """An integer >= 1, for argparse."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer from 1 to 999999999, got {text[:80]!r}")
-    return int(text)
-
-
-def warn(issues: Iterable[object]) -> None:
-    """What was wrong with the files, once each, on standard error."""
-    for issue in dict.fromkeys(map(str, issues)):
-        print(f"warning: {visible(issue)}", file=sys.stderr)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all, making its folder.
-
-    Raises:
-        ArgumentError: the file cannot be written.
-    """
-    write_atomically(path, text)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.report import positive
+from lm_eval_lora_drop.commands.options import positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lm_eval_lora_drop.commands.report import natural, positive
+from lm_eval_lora_drop.commands.options import json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
@@ -68,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
     parser.add_argument("--system_instruction", help="as in lm_eval")
     parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
-    parser.add_argument("--metadata", type=_json, default={}, help="JSON handed to the task, as in lm_eval")
+    parser.add_argument("--metadata", type=json_object, default={}, help="JSON handed to the task, as in lm_eval")
     parser.add_argument("--revision", help="of the base model on the Hub")
     parser.add_argument("--base_name", metavar="NAME", help="what the adapter calls its base model (default: --model)")
     parser.add_argument("--device", help="cpu, to leave a GPU alone (default: the GPU where there is one)")
@@ -182,13 +181,3 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
             except (yaml.YAMLError, ValueError, RecursionError):
                 found[one.name] = value  # its rule then says what came
     return found
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be JSON, got {text!r} ({error})") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
-    return value

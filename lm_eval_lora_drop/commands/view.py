@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lm_eval_lora_drop.commands.report import natural
+from lm_eval_lora_drop.commands.options import natural
 from lm_eval_lora_drop.errors import ArgumentError
 
 _HOST = "127.0.0.1"
