@@ -29,7 +29,8 @@ _ONE_ADAPTER = "one adapter: another seed may differ"
 class Claim:
     """`statement` says that `ours` is better than `theirs`; `mean` is how much better, positive is better.
 
-    `p_holm` is corrected over all claims of the study. `metric` is the task's first.
+    `p_holm` is corrected over all claims of the study; None where both arms are the same, because a search kept the
+    whole adapter under every seed. `metric` is the task's first.
     """
 
     task: StudyTask
@@ -38,18 +39,22 @@ class Claim:
     theirs: Arm
     metric: str
     mean: CrossedMean
-    p_holm: float
+    p_holm: float | None
 
     @property
     def outcome(self) -> Outcome:
         """Whether the claim holds, its opposite does, or neither can be told."""
-        if self.p_holm >= LEVEL or self.mean.value == 0:
+        if self.p_holm is None or self.p_holm >= LEVEL or self.mean.value == 0:
             return "open"
         return "holds" if self.mean.value > 0 else "worse"
 
     @property
     def verdict(self) -> str:
         """A sentence, with what it rests on."""
+        if self.p_holm is None:
+            return "nothing to decide: the whole adapter was kept" + (
+                " under every seed" if self.mean.seeds > 1 else ""
+            )
         places = decimals_for(self.mean.stderr, self.mean.value)
         low, high = (number(limit, places, sign=True) for limit in self.mean.interval)
         rests = f"{self.mean.documents} documents and {self.mean.seeds} seed{'s' if self.mean.seeds > 1 else ''}"
@@ -79,11 +84,17 @@ def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:
                 found.append(
                     (statement, ours.of(shared), theirs.of(shared), _difference(ours.of(shared), theirs.of(shared)))
                 )
-    adjusted = holm([mean.p_value for *_, mean in found])
+    same = [_is_same(ours, theirs) for _, ours, theirs, _ in found]
+    adjusted = iter(holm([mean.p_value for (*_, mean), one in zip(found, same, strict=True) if not one]))
     return tuple(
-        Claim(ours.task, statement, ours, theirs, ours.metrics[0][0], mean, p)
-        for (statement, ours, theirs, mean), p in zip(found, adjusted, strict=True)
+        Claim(ours.task, statement, ours, theirs, ours.metrics[0][0], mean, None if one else next(adjusted))
+        for (statement, ours, theirs, mean), one in zip(found, same, strict=True)
     )
+
+
+def _is_same(ours: Arm, theirs: Arm) -> bool:
+    """Whether both are the same adapters, whole."""
+    return ours.training == theirs.training and all(record.kept.is_full for record in ours.records + theirs.records)
 
 
 def _pairs(study: Study, arms: Sequence[Arm]) -> list[tuple[str, Arm, Arm]]:
@@ -122,7 +133,7 @@ def _pairs(study: Study, arms: Sequence[Arm]) -> list[tuple[str, Arm, Arm]]:
 
 def _said(choice: str) -> str:
     words = {
-        "auto": "dropping above the K of a sweep",
+        "auto": "keeping what a sweep chooses",
         "default": "dropping above the paper's default K",
         "probe": "dropping above the K of the layer probe",
     }

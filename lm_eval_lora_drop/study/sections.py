@@ -111,6 +111,7 @@ def _kept(arm: Arm) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> Section:
+    tests = sum(claim.p_holm is not None for claim in claims)
     rows = []
     for claim in claims:
         mean, places = claim.mean, decimals_for(claim.mean.stderr, claim.mean.value)
@@ -126,7 +127,7 @@ def _claims(claims: Sequence[Claim]) -> Section:
         (
             "Each is a paired difference over the same documents and seeds, positive where the claim is right, with "
             "its 95 % interval over documents and seeds (a two-way random-effects layout; with one seed over documents "
-            f"alone). The p-values are corrected for all {len(claims)} comparisons of this study together (Holm); the "
+            f"alone). The p-values are corrected for all {tests} comparisons of this study together (Holm); the "
             "intervals each stand alone.",
         ),
         (["task", "claim", "metric", "difference", "95 % interval", "seeds", "p", "verdict"], rows),
@@ -134,7 +135,9 @@ def _claims(claims: Sequence[Claim]) -> Section:
     )
 
 
-def _p(value: float) -> str:
+def _p(value: float | None) -> str:
+    if value is None:
+        return NOTHING
     return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
 
 
@@ -150,7 +153,7 @@ def _boundaries(arms: Sequence[Arm]) -> Section | None:
         rows.append(
             [
                 arm.task.name, arm.training, " ".join(NOTHING if one is None else str(one) for one in chosen),
-                f"{min(known)} to {max(known)} of {layers}" if known else NOTHING,
+                _range(known, layers),
                 ", ".join(text for _, text in again), ", ".join(share for share, _ in again),
             ]
         )  # fmt: skip
@@ -165,6 +168,13 @@ def _boundaries(arms: Sequence[Arm]) -> Section | None:
         ),
         (["task", "training", "K by seed", "over seeds", "K on resampled documents", "same choice"], rows),
     )
+
+
+def _range(boundaries: Sequence[int], layers: int) -> str:
+    if not boundaries:
+        return NOTHING
+    low, high = min(boundaries), max(boundaries)
+    return f"{low} of {layers}" if low == high else f"{low} to {high} of {layers}"
 
 
 def _chosen_again(place: int, arm: Arm) -> tuple[str, str]:
@@ -263,5 +273,5 @@ def _published(study: Study) -> Section | None:
 
 
 def is_finite(claim: Claim) -> bool:
-    """Whether a claim has an interval that can be drawn."""
-    return all(math.isfinite(limit) for limit in claim.mean.interval)
+    """Whether a claim has an interval to be drawn."""
+    return claim.p_holm is not None and all(math.isfinite(limit) for limit in claim.mean.interval)
