@@ -54,6 +54,17 @@ def test_reports_over_bad_runs_are_complete(number, tmp_path):
     assert reports.wrong(tmp_path) is None
 
 
+@pytest.mark.skipif(not reports.CHROMIUM.exists(), reason="no Chromium")
+def test_the_browsers_log_tells_what_a_page_requests(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<title>t</title><img src="http://127.0.0.1:9/a.png">')
+    assert reports.browse(page)[1] == ["http://127.0.0.1:9/a.png"]
+    page.write_text("<title>t</title><p>good</p>")
+    shown, requested = reports.browse(page)
+    assert "good" in shown
+    assert requested == []
+
+
 def test_the_commands_are_many_and_the_rule_finds_what_it_is_for():
     where = dict.fromkeys(("base", "adapter", "run", "runs", "unswept", "out", "empty", "text", "pipe", "task"), "x")
     found = commands.commands(where)
