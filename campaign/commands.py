@@ -1,6 +1,6 @@
 """Commands that cannot work, typed as a user types them: is what comes back of help?
 
-    python -m campaign.commands [--folder .campaign/commands] [--only N] [--sample N]
+    python -m campaign.commands [--folder .campaign/commands] [--only N] [--sample N [--match REGEX]]
 
 The rule, for each: the exit code is not 0; no traceback; at most three lines on standard error besides log lines;
 the argument (or file) that is wrong is named in them, and no more than 30 seconds of CPU were used. The commands stand
@@ -173,6 +173,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(".campaign/commands"))
     parser.add_argument("--only", type=int, help="this command alone, with what it says")
     parser.add_argument("--sample", type=int, help="so many of them, drawn, without the harness's own tasks")
+    parser.add_argument("--match", help="with --sample: besides, all whose words match this")
     parser.add_argument("--seed", type=int, default=0, help="of the drawing")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +186,9 @@ def main() -> int:
         return 0
     numbers = list(range(len(found)))
     if args.sample is not None:
-        numbers = sorted(random.Random(args.seed).sample(numbers, args.sample))
+        drawn = random.Random(args.seed).sample(numbers, args.sample)
+        match = [n for n in numbers if args.match and re.search(args.match, shlex.join(found[n][0]))]
+        numbers = sorted({*drawn, *match})
     state = load(args.folder, {"commands": numbers})
     for place in range(state["done"], len(numbers)):
         number = numbers[place]

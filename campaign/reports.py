@@ -5,12 +5,13 @@
 Each folder holds two good runs and one that is damaged or hostile (as in `campaign.fuzz`; markup, overrides of the
 writing direction, formulas, links out of the folder, a pipe). `report` and `leaderboard` must end without an exception
 but ours, show the good runs, and show no markup of a run as markup. Where there is a Chromium at /usr/bin/chromium each
-page is opened in it: no script of a run runs, nothing is requested.
+page is opened in it: no script of a run runs, and by the browser's own log of the network the page requests nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
@@ -34,6 +35,8 @@ ATTACKS = (
     f"<script>document.title='{MARK}'</script>",
     f"<img src=x onerror=\"document.title='{MARK}'\">",
     f"</div></article><svg onload=\"document.title='{MARK}'\">",
+    '</p><link rel="stylesheet" href="http://127.0.0.1:9/a.css"><img src="http://127.0.0.1:9/a.png">',
+    '<meta http-equiv="refresh" content="0;url=http://127.0.0.1:9/">',
     "\u202e]reversed[\u2066",
     '=HYPERLINK("http://127.0.0.1/")',
     "\x1b[2J\x1b]0;title\x07",
@@ -84,15 +87,33 @@ def wrong(folder: Path) -> str | None:
         return "a run's text can reorder the page or steer the terminal"
     if re.search(r"(^|,)\"?[=@]", tables["csv"], re.MULTILINE):
         return "a cell of the CSV is a formula"
-    return _browse(folder / "page.html") if CHROMIUM.exists() else None
-
-
-def _browse(page: Path) -> str | None:
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
-    shown = subprocess.run([*command, page.absolute().as_uri()], capture_output=True, text=True, timeout=120).stdout
+    if not CHROMIUM.exists():
+        return None
+    shown, requested = browse(folder / "page.html")
     if f"<title>{MARK}" in shown:
         return "a script of a run ran"
+    if requested:
+        return f"the page requested {requested[0]}"
     return None if 'id="settings"' in shown and "good-two" in shown else "the browser does not show the whole page"
+
+
+def browse(page: Path) -> tuple[str, list[str]]:
+    """The page as Chromium has it in the end, and the addresses that it requested, in whatever way."""
+    log = page.with_name("network.json")
+    log.unlink(missing_ok=True)
+    command = [
+        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--virtual-time-budget=2000", f"--log-net-log={log.absolute()}", "--dump-dom", page.absolute().as_uri()),
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300).stdout
+    found = json.loads(log.read_text())
+    begun = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    asked = [
+        event["params"] for event in found["events"] if event["type"] == begun and "url" in event.get("params", {})
+    ]
+    # What the browser asks for itself (its updates) comes from no page.
+    return shown, [one["url"] for one in asked if one.get("initiator") != "not an origin"]
 
 
 def main() -> int:

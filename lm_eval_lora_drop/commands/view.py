@@ -72,7 +72,7 @@ class Viewer(ThreadingHTTPServer):
         self._made: tuple[str, str] | None = None
         try:
             super().__init__((_HOST, port), _Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise ArgumentError(f"port {port} cannot be used ({error}). Leave --port out to get a free one.") from error
 
     @property
