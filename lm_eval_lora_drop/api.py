@@ -299,7 +299,8 @@ def sweep(
     from lm_eval_lora_drop.models.hf import LoraDropLM
 
     peft = None if adapter is None else str(adapter)
-    lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", **model_args})
+    # The default of lm-eval's command line: the first GPU, or what there is. That of its class insists on a GPU.
+    lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", "device": "cuda:0", **model_args})
     tracker = _tracker(output_path)
     further = dict(evaluate or {})
     if "task_manager" not in further:

@@ -245,7 +245,7 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=half,
-        use_cpu=training.device == "cpu",
+        use_cpu=(training.device or state.device.type) == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
         packing=False,

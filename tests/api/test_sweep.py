@@ -71,6 +71,13 @@ def test_a_sweep_finds_what_the_harness_finds_and_its_file_reads_back_the_same(
     assert exported is None or (tmp_path / "kept" / "adapter_config.json").is_file()
 
 
+def test_without_a_device_the_machines_own_is_taken(folder, common, tiny_base, tiny_adapter):
+    """lm-eval's class insists on a GPU where none is named, its command line does not."""
+    common.pop("device")
+    found = lora_drop.sweep(str(tiny_base), tiny_adapter, "toy_of_the_api", evaluate=only(folder), **common)
+    assert found["toy_of_the_api"].test is not None
+
+
 def test_a_loaded_model_is_swept_and_left_as_it_was(folder, common, tiny_base, tiny_adapter):
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny_base)
     model = peft.PeftModel.from_pretrained(base, tiny_adapter).eval()

@@ -69,6 +69,13 @@ def same(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_a_machine_without_a_gpu_trains_without_being_told_so(training, precision):
+    """bfloat16 on a CPU is what `auto` takes where the CPU can; the trainer must not look for a GPU for it."""
+    record = train(dataclasses.replace(change(training, precision=precision), device=None))
+    assert len(record.steps) == 6
+
+
 class StopAt(TrainerCallback):
     """Stands for a kill: the step was made, nothing is saved of it."""
 
