@@ -18,6 +18,7 @@ from lm_eval_lora_drop.figures.style import (
     SKY,
     STYLE,
     VERMILLION,
+    Picture,
     clean,
     file_name,
     save_figure,
@@ -79,7 +80,7 @@ def family_figure(task: str, record: TaskRecord) -> Figure:
     rows.sort(key=lambda row: (places[row[0]] * (-1 if falling else 1)) if recorded.ordered else -row[1].value)
     shown = _shown(rows, recorded)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _REST + _LINE * len(shown)), layout="constrained")
+        figure = Picture(figsize=(_WIDTH, _REST + _LINE * len(shown)), layout="constrained")
         axes = figure.subplots()
         _draw(axes, shown, recorded)
         axes.set_xlabel(

@@ -77,6 +77,17 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+class Picture(Figure):
+    """A figure that a notebook shows by itself: matplotlib's own are shown only after `%matplotlib inline` or an import
+    of pyplot (IPython asks an object for `_repr_png_`)."""
+
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        with mpl.rc_context(STYLE):
+            self.savefig(drawn, format="png", dpi=110, metadata=_METADATA["png"])
+        return drawn.getvalue()
+
+
 def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "svg")) -> list[Path]:
     """Write `stem.png`, `stem.svg`, ... and return their paths; the folder is made.
 

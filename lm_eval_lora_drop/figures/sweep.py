@@ -21,6 +21,7 @@ from lm_eval_lora_drop.figures.style import (
     SKY,
     STYLE,
     VERMILLION,
+    Picture,
     clean,
     file_name,
     save_figure,
@@ -66,7 +67,7 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
     points, on_scale = _points(record, sweep)
     gains = _gains(record)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _HEIGHT + (_LOWER if gains else 0)), layout="constrained")
+        figure = Picture(figsize=(_WIDTH, _HEIGHT + (_LOWER if gains else 0)), layout="constrained")
         panels = figure.subplots(
             2 if gains else 1, sharex=True, squeeze=False, height_ratios=[_HEIGHT, _LOWER][: 1 + bool(gains)]
         )

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -62,6 +63,15 @@ def test_plot_is_the_sweeps_figure(saved):
     assert "32 validation documents" in result["samsum"].plot().axes[0].get_title(loc="left")
     with pytest.raises(ArgumentError, match="boundary=auto"):
         result[WILD].plot()
+
+
+def test_a_plot_shows_itself_in_a_notebook_that_has_not_imported_pyplot(saved):
+    """What IPython asks for (IPython.core.formatters): the bytes of a PNG."""
+    shown = lora_drop.read(saved)["samsum"].plot()._repr_png_()
+    width, height = struct.unpack(">II", shown[16:24])
+    assert shown.startswith(b"\x89PNG\r\n")
+    assert width > 600
+    assert height > 400
 
 
 class Page(HTMLParser):
