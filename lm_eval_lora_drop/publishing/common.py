@@ -61,8 +61,11 @@ def dataset_of(task: TaskRun) -> Dataset:
 
 
 def interval(metric: str, score: Score) -> tuple[float, float] | None:
-    """A 95 % interval, normal around the standard error and cut at the metric's bounds; None without one."""
-    if score.stderr is None:
+    """A 95 % interval, normal around the standard error and cut at the metric's bounds.
+
+    None without a standard error, and where it is 0: documents that all score alike do not make a score certain.
+    """
+    if not score.stderr:
         return None
     low, high = score.value - NORMAL_95 * score.stderr, score.value + NORMAL_95 * score.stderr
     if metric in BOUNDS and BOUNDS[metric][0] <= score.value <= BOUNDS[metric][1]:
