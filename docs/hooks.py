@@ -30,8 +30,9 @@ def page(path: str) -> str:
     text, resources = MarkdownExporter().from_notebook_node(nbformat.read(path, as_version=4))
     for name, data in resources["outputs"].items():
         text = text.replace(f"]({name})", f"]({embedded(name, data)})")
-    # Pandas brings a style element of its own, which the site's tables do not need.
-    return re.sub(r"<style scoped>.*?</style>\n?", "", text, flags=re.DOTALL)
+    # Pandas brings a style element and attributes of its own; without them its table looks like the site's.
+    text = re.sub(r"<style scoped>.*?</style>\n?", "", text, flags=re.DOTALL)
+    return text.replace('<table border="1" class="dataframe">', "<table>").replace(' style="text-align: right;"', "")
 
 
 def embedded(name: str, data: bytes) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lm_eval_lora_drop.report.compare import MetricComparison, SystemComparison, TaskComparison
 from lm_eval_lora_drop.report.family import first_metric
 from lm_eval_lora_drop.report.systems import System
-from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, with_error
+from lm_eval_lora_drop.rounding import decimals_of_column, decimals_of_difference, number, p_value, with_error
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.verdict.sweep_text import verdict
 
@@ -27,6 +27,7 @@ class Headline:
 def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]) -> list[Headline]:
     """A headline for each task, in the order in which they are met."""
     found: dict[str, Headline] = {}
+    decimals = _decimals(systems)
     for system in systems:
         for name, task in system.tasks.items():
             headline = found.setdefault(name, Headline(name))
@@ -38,13 +39,26 @@ def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]
             if key is not None:
                 score = task.scores[key]
                 metric = key[0] if key[1] == "none" else ",".join(key)
-                headline.scores.append((system.label, metric, with_error(score.value, score.stderr)))
+                headline.scores.append(
+                    (system.label, metric, with_error(score.value, score.stderr, decimals[name, key]))
+                )
     for comparison in comparisons:
         for compared in comparison.tasks:
             row = next((metric for metric in compared.metrics if metric.represents), None)
             if row is not None:
                 found[compared.task].tests.append(_test(comparison, compared, row))
     return list(found.values())
+
+
+def _decimals(systems: Sequence[System]) -> dict[tuple[str, tuple[str, str]], int]:
+    """Of each task's metric, the decimals that all systems' scores are shown with."""
+    scores: dict[tuple[str, tuple[str, str]], list[tuple[float, float | None]]] = {}
+    for system in systems:
+        for name, task in system.tasks.items():
+            key = first_metric(task)
+            if key is not None:
+                scores.setdefault((name, key), []).append((task.scores[key].value, task.scores[key].stderr))
+    return {of: decimals_of_column(rows) for of, rows in scores.items()}
 
 
 def _test(found: SystemComparison, task: TaskComparison, row: MetricComparison) -> str:

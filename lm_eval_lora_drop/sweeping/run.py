@@ -88,7 +88,7 @@ def run_sweep(
         for wanted in plan.rounds():
             if way is None and _lacking(wanted, table):
                 way = prepare()
-                _take_in(way.answers, documents, scorer, journal, table, peers)
+                _take_in(way.answers, documents, scorer, journal, table, peers, listeners)
             work = _share(documents, _lacking(wanted, table), peers)
             listeners.tell(RoundStarted(sum(len(item.variants) for item in work)))
 
@@ -196,6 +196,7 @@ def _take_in(
     journal: Journal,
     table: Table,
     peers: Peers,
+    listeners: Broadcast,
 ) -> None:
     """Take answers that every process has got by itself, as the first one has them."""
     position_of = {document.key: position for position, document in enumerate(documents)}
@@ -214,7 +215,10 @@ def _take_in(
             journal.append(new)
         return [(answer.variant, position_of[answer.document.key], scorer.item(answer)) for answer in new]
 
-    table.set(in_step(peers, first)[0])
+    pairs = in_step(peers, first)[0]
+    table.set(pairs)
+    # Whoever counts, or names a leader, must know of these too.
+    listeners.tell(Answered(pairs))
 
 
 def _lacking(wanted: Mapping[Variant, Sequence[int]], table: Table) -> dict[int, list[Variant]]:

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.listeners.standing import Standing
+from lm_eval_lora_drop.record.events import Answered, Broadcast, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import SweepRecord
 from lm_eval_lora_drop.sweeping.families import boundaries
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
-from lm_eval_lora_drop.work import Pass
+from lm_eval_lora_drop.work import Pass, Work
 from tests.records import k_of, rows_by_k
 from tests.sweeping.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
 from tests.toy import make_task
@@ -46,6 +48,41 @@ def sweep(
     )
     # Where everything came from the journal nothing was run; the rest of a record must not tell.
     return replace(found, engine="")
+
+
+class Collecting:
+    """A listener that keeps the pairs it was told of, and how the sweep stood when they were all there."""
+
+    def __init__(self) -> None:
+        self.standing: Standing | None = None
+
+    def hear(self, event: Any) -> None:
+        if isinstance(event, SweepStarted):
+            self.standing = Standing(event)
+        elif isinstance(event, Answered) and self.standing is not None:
+            self.standing.add(event.pairs)
+
+
+def test_listeners_hear_of_answers_that_the_check_has_got(task: Any, tmp_path: Path) -> None:
+    """Of the best candidate the check has answered two documents: still it leads, and no pair is missing."""
+    runner, listener, documents = RuleRunner(exact_match_rule(ACCURACY)), Collecting(), make_documents(task)
+    variants = boundaries(range(L + 1), L)
+    best = next(variant for variant in variants.variants if variant.boundary == 4)
+    checked = next(iter(runner([Work(document, (best,)) for document in documents[:2]])))
+    run_sweep(
+        documents,
+        lambda: Pass(runner, "rule", answers=checked),
+        Scorer(task, resolve_metric(task, None)),
+        SweepSettings(variants),
+        Journal(tmp_path, "sha256:" + "ab" * 32, "toy", rank=0, settings={"adapter": "a"}),
+        peers=One(),
+        listeners=Broadcast([listener]),
+    )
+    assert listener.standing is not None
+    assert listener.standing.pairs == (L + 1) * len(documents)
+    leader = listener.standing.leader()
+    assert leader is not None
+    assert leader[0] == best
 
 
 def test_scores_every_boundary_on_every_document_and_takes_the_best(task: Any, tmp_path: Path) -> None:
