@@ -13,11 +13,17 @@ from pathlib import Path
 CAMPAIGNS = {
     "judges": ("--calls", "10000", "--kills", "40"),
     "sweeps": ("--kills", "200"),
+    "studies": ("--kills", "20"),
     "fuzz": ("--inputs", "100000"),
     "commands": (),
     "reports": ("--reports", "100"),
 }
-QUICK = {"judges": ("--calls", "240", "--kills", "4"), "sweeps": ("--kills", "8"), "fuzz": ("--inputs", "2000")}
+QUICK = {
+    "judges": ("--calls", "240", "--kills", "4"),
+    "sweeps": ("--kills", "8"),
+    "studies": ("--kills", "3"),
+    "fuzz": ("--inputs", "2000"),
+}
 
 
 def main() -> int:

@@ -92,9 +92,11 @@ def _train(args: argparse.Namespace) -> int:
     import torch
     from lm_eval.utils import setup_logging
 
+    from lm_eval_lora_drop.models.base import log_with_the_harness
     from lm_eval_lora_drop.train.run import Training, prepare, train
 
     setup_logging("INFO")
+    log_with_the_harness()
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device not in (None, "cpu"):

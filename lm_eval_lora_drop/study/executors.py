@@ -125,6 +125,8 @@ def _work_there(work: Work, unit: Unit, folder: str, threads: int, version: str)
     import torch
     from lm_eval.utils import setup_logging
 
+    from lm_eval_lora_drop.models.base import log_with_the_harness
+
     if __version__ != version:
         return [f"{unit.name}: its worker has lm-eval-lora-drop {__version__}, not {version}. Install it on all nodes."]
     try:
@@ -132,6 +134,7 @@ def _work_there(work: Work, unit: Unit, folder: str, threads: int, version: str)
     except OSError as error:
         return [f"{unit.name}: every node must see {folder}, and its worker does not ({error.strerror})."]
     setup_logging("INFO")
+    log_with_the_harness()
     torch.set_num_threads(threads)
     try:
         return work(unit)

@@ -1,5 +1,6 @@
 """The campaigns, small and seeded, as `make campaign` runs them at length."""
 
+import json
 import random
 import re
 import shlex
@@ -9,10 +10,11 @@ import sys
 
 import pytest
 
-from campaign import commands, fuzz, reports, sweeps
+from campaign import commands, fuzz, reports, studies, sweeps
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.files import read_text, write_atomically
 from lm_eval_lora_drop.report.leaderboard_text import plain_cell
+from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.text import visible
 from tests.sweeping.doubles import make_documents
 from tests.toy import make_task
@@ -46,6 +48,23 @@ def test_killed_sweeps_give_the_same_table(tmp_path):
         assert sweeps.sweep(task, documents, folder, strategy, 0.0) == whole
         asked = (folder / "asked.txt").read_text().split("\n")[:-1]
         assert len(asked) - len(set(asked)) <= kills * sweeps.BATCH * 7
+
+
+def test_a_killed_study_ends_as_one_that_was_not(tmp_path):
+    """Killed three times, then left alone. What is compared tells a difference when there is one."""
+    file, draw = studies.make(tmp_path), random.Random(1)
+    assert studies.ended(studies.start(file, tmp_path / "whole", tmp_path / "whole.txt")) == 0
+    output, said = tmp_path / "killed", tmp_path / "said.txt"
+    for _ in range(3):
+        studies.killed(studies.start(file, output, said), output, said, draw, 6)
+    assert studies.ended(studies.start(file, output, said)) == 0, said.read_text()
+    whole, study = read_study(file), read_study(file, output)
+    assert studies.differing(study, whole) == []
+    table = json.loads((output / "study.json").read_text())
+    table[0]["scores"] = {}
+    (output / "study.json").write_text(json.dumps(table))
+    (output / "adapters" / "colours-full-seed0" / "checkpoints").mkdir()
+    assert studies.differing(study, whole) == ["table", "left over"]
 
 
 @pytest.mark.parametrize("number", range(8))

@@ -24,17 +24,21 @@ from lm_eval_lora_drop.study.trainings import adapter_folder
 
 @pytest.fixture
 def ray(monkeypatch):
-    """Ray, and a cluster of two workers on this machine that other processes find under RAY_ADDRESS."""
+    """Ray, its workers in the environment of a user who has this package."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lm-eval-lora-drop[ray]'")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    # The workers of a cluster have the environment that it was started in.
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     )
-    context = ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
-    monkeypatch.setenv("RAY_ADDRESS", context.address_info["gcs_address"])
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def cluster(ray, monkeypatch):
+    """A cluster of two workers on this machine that other processes find under RAY_ADDRESS."""
+    context = ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    monkeypatch.setenv("RAY_ADDRESS", context.address_info["gcs_address"])
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def outcome(study):
     return table, answers
 
 
-def test_the_same_study_on_two_workers(ray, file, tmp_path, capfd, monkeypatch):
+def test_the_same_study_on_two_workers(cluster, file, tmp_path, capfd, monkeypatch):
     """Paths in the file are relative to where the command is given, as without Ray. A worker is killed while it trains;
     a second command is refused; the table, the adapters and the answers are those of one after another."""
     monkeypatch.chdir(tmp_path)
@@ -157,7 +161,6 @@ def test_how_units_end(ray, tmp_path, monkeypatch):
     """In the order of the units, whatever became of each; the others go on."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RAY_TASK_MAX_RETRIES", "1")
-    ray.shutdown()
     # One that `ray.init()` starts by itself.
     monkeypatch.setenv("RAY_ADDRESS", "local")
     names = ["fine", "refused", "broken", "killed", "once", "partly"]
@@ -174,7 +177,6 @@ def test_how_units_end(ray, tmp_path, monkeypatch):
 
 
 def test_no_cluster_at_the_address(ray, file, monkeypatch, capsys):
-    ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "nonsense")
     assert cli.main(["study", "--config", str(file), "--executor", "ray"]) == 1
     assert "RAY_ADDRESS must be the address of a Ray cluster that runs" in capsys.readouterr().err

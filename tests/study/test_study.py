@@ -129,11 +129,15 @@ def test_killed_and_started_again(file, tmp_path):
             "--threads",
             "1",
         ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        said = tmp_path / "said.txt"
+        with said.open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None and not any(out.rglob(pattern)):
             time.sleep(0.01)
         process.kill()
         process.wait()
+        if pattern == "checkpoint-*/*":  # what it is at stands on the terminal
+            assert "] training problems-full-seed0\n" in said.read_text()
     assert cli.main(["study", "--config", str(path)]) == 0
 
     def table(folder):
