@@ -144,7 +144,7 @@ def test_a_file_that_is_no_filled_sheet_is_refused(sheet, tmp_path, content, sai
     assert main(["judge", "collect", str(sheet / "key.json"), str(tmp_path / "bad.csv")]) == 1
     assert said in capsys.readouterr().err
     assert main(["judge", "collect", str(tmp_path / "bad.csv"), str(sheet / "sheet.csv")]) == 1
-    assert "is no key" in capsys.readouterr().err
+    assert "must be key.json of `lora-drop judge sheet`" in capsys.readouterr().err
 
 
 def test_more_pairs_than_differ_are_refused(tmp_path, capsys):
