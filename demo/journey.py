@@ -149,7 +149,13 @@ class Journey:
         words = ["lora-drop", "view", "runs"]
         print(f"\n$ {shlex.join(words)}", flush=True)
         server = subprocess.Popen(  # noqa: S603
-            self.command(words), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self.command(words),
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # What a shell starts in the background ignores Ctrl-C, and so would all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             assert server.stdout is not None
