@@ -11,8 +11,8 @@ of which the mean squares are known as well as their few degrees of freedom allo
 confidence interval (Weerahandi, 1993, JASA 88, 899-905; Hannig, Iyer & Patterson, 2006, JASA 101, 254-269): sums of
 squares over chi-squares drawn at random take the place of the variance, and a normal draw of that variance that of the
 error. Where only seeds differ it is Student's t with `S - 1` degrees of freedom, where only documents do with `n - 1`.
-Satterthwaite's approximation to it covered .89 to .93 in place of .95, and a bootstrap over so few seeds .71 to .90:
-three values cannot show their own spread. Coverage by simulation: `python benchmarks/coverage_seeds.py`.
+Satterthwaite's approximation to it covered .89 to .93 in place of .95 where seeds differ, a bootstrap over two or three
+seeds .7 to .9: so few values cannot show their own spread. Coverage by simulation: `python benchmarks/coverage_seeds.py`.
 """
 
 from __future__ import annotations
