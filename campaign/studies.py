@@ -92,13 +92,13 @@ def make(folder: Path) -> Path:
 
 def start(file: Path, output: Path, said: Path) -> int:
     """The command in a process of its own; returns its id."""
-    (output / ".study.lock").unlink(missing_ok=True)  # one that was killed leaves it; its coming says that work begins
+    said.unlink(missing_ok=True)
     child = os.fork()
     if child:
         return child
     code = 70
     try:
-        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         # Sweeps of one study must not find those of another.
@@ -119,18 +119,26 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def killed(child: int, output: Path, said: Path, draw: random.Random, seconds: float) -> str | None:
-    """Kill it at a moment up to `seconds` after it began to work (one in ten: at any moment from its start on); what
-    it was at, or None where it had ended before."""
-    if draw.random() > 0.1:
-        while not (output / ".study.lock").exists() and not _is_over(child):
-            time.sleep(0.005)
-    time.sleep(draw.uniform(0, seconds))
+def killed(child: int, said: Path, draw: random.Random, seconds: float) -> str | None:
+    """Kill it at a moment up to `seconds` after it began to work (one in ten: before that); what it was at, or None
+    where it had ended before."""
+    if draw.random() < 0.1:
+        time.sleep(draw.uniform(0, 2))
+    else:
+        began(child, said)
+        time.sleep(draw.uniform(0, seconds))
     os.kill(child, signal.SIGKILL)
     if ended(child) != -signal.SIGKILL:
         return None
     steps = _SAID.findall(said.read_text())
     return "start" if not steps else "sweep or its cell" if "auto" in steps[-1][1] else steps[-1][0]
+
+
+def began(child: int, said: Path) -> float:
+    """Wait until a study is at its first training or cell; when that was."""
+    while not (said.exists() and _SAID.search(said.read_text())) and not _is_over(child):
+        time.sleep(0.01)
+    return time.monotonic()
 
 
 def _is_over(child: int) -> bool:
@@ -180,8 +188,9 @@ def main() -> int:
     for name in ("whole", "sweeps"):
         shutil.rmtree(folder / name, ignore_errors=True)
     file = make(folder)
-    begin = time.monotonic()
-    if ended(start(file, folder / "whole", folder / "whole.txt")):
+    child = start(file, folder / "whole", folder / "whole.txt")
+    begin = began(child, folder / "whole.txt")
+    if ended(child):
         raise SystemExit(f"the study that is not killed fails: {folder / 'whole.txt'}")
     whole, seconds = read_study(file), time.monotonic() - begin
     while state["kills"] < args.kills or (folder / f"study{state['studies']}").exists():
@@ -194,7 +203,7 @@ def main() -> int:
             if state["kills"] == args.kills:
                 code = ended(child)
                 break
-            at = killed(child, output, folder / "said.txt", draw, 2 * seconds / args.kills)
+            at = killed(child, folder / "said.txt", draw, 2 * seconds / args.kills)
             if at is None:
                 code = 0
                 break

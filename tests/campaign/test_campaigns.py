@@ -56,7 +56,7 @@ def test_a_killed_study_ends_as_one_that_was_not(tmp_path):
     assert studies.ended(studies.start(file, tmp_path / "whole", tmp_path / "whole.txt")) == 0
     output, said = tmp_path / "killed", tmp_path / "said.txt"
     for _ in range(3):
-        studies.killed(studies.start(file, output, said), output, said, draw, 6)
+        studies.killed(studies.start(file, output, said), said, draw, 6)
     assert studies.ended(studies.start(file, output, said)) == 0, said.read_text()
     whole, study = read_study(file), read_study(file, output)
     assert studies.differing(study, whole) == []
