@@ -12,7 +12,7 @@ confidence interval (Weerahandi, 1993, JASA 88, 899-905; Hannig, Iyer & Patterso
 squares over chi-squares drawn at random take the place of the variance, and a normal draw of that variance that of the
 error. Where only seeds differ it is Student's t with `S - 1` degrees of freedom, where only documents do with `n - 1`.
 Satterthwaite's approximation to it covered .89 to .93 in place of .95 where seeds differ, a bootstrap over two or three
-seeds .7 to .9: so few values cannot show their own spread. Coverage by simulation: `python benchmarks/coverage_seeds.py`.
+seeds .7 to .9: so few values cannot show their own spread. Coverage: `python benchmarks/coverage_seeds.py`.
 """
 
 from __future__ import annotations
