@@ -40,7 +40,7 @@ from lm_eval_lora_drop.train.examples import task_manager
 from tests.tiny import make_base
 
 TASK = """
-task: colours
+task: words
 dataset_path: json
 dataset_kwargs:
   data_files: {{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl, test: {folder}/test.jsonl}}
@@ -49,7 +49,7 @@ validation_split: validation
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{question}}}}"
-doc_to_choice: ["red", "blue", "green"]
+doc_to_choice: "{{{{choices}}}}"
 doc_to_target: "{{{{answer}}}}"
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
@@ -60,10 +60,16 @@ _SAID = re.compile(r"study\.run:\d+\] (training|cell) (.*)")
 def make(folder: Path) -> Path:
     """A small model, a task of its own, and the study's file; its sweeps are kept in the study's folder."""
     base = make_base(folder / "base")
-    for split, size in (("train", 16), ("validation", 12), ("test", 20)):
-        rows = [{"question": f"The {split} colour {number * 7} is", "answer": number % 3} for number in range(size)]
+    draw = random.Random(0)
+    for split, size in (("train", 16), ("validation", 12), ("test", 60)):
+        # Words without sense: which one a random model finds likeliest changes with any of its weights.
+        words = [["".join(draw.choices("abcdefghij", k=6)) for _ in range(4)] for _ in range(size)]
+        rows = [
+            {"question": f"The {split} word of {number * 7} is", "choices": four, "answer": number % 4}
+            for number, four in enumerate(words)
+        ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "colours.yaml").write_text(TASK.format(folder=folder))
+    (folder / "words.yaml").write_text(TASK.format(folder=folder))
     training = {
         "epochs": 3, "batch_size": 4, "learning_rate": 0.02, "max_length": 200, "precision": "float32",
         "lora_dropout": 0.1, "hold_out": 0, "checkpoints": 6,
@@ -72,14 +78,14 @@ def make(folder: Path) -> Path:
         "model_args": {"pretrained": str(base), "dtype": "float32", "device": "cpu", "sweep_limit": 6},
         "include_path": str(folder),
         "tasks": {
-            "colours": {"task": "colours", "training": training},
+            "words": {"task": "words", "training": training},
             "problems": {
                 "task": "lora_drop_demo", "metadata": DEMO, "training": training,
                 "metrics": ["reference_loglikelihood"],
             },
         },
         "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
-        "trainings": {"full": {"seeds": [0, 1]}, "bottom": {"layers": "0-2", "tasks": ["colours"], "choices": ["full"]}},
+        "trainings": {"full": {"seeds": [0, 1]}, "bottom": {"layers": "0-2", "tasks": ["words"], "choices": ["full"]}},
         "choices": ["full", "base", "auto", 3],
         "output": str(folder / "whole"),
     }  # fmt: skip

@@ -63,7 +63,7 @@ def test_a_killed_study_ends_as_one_that_was_not(tmp_path):
     table = json.loads((output / "study.json").read_text())
     table[0]["scores"] = {}
     (output / "study.json").write_text(json.dumps(table))
-    (output / "adapters" / "colours-full-seed0" / "checkpoints").mkdir()
+    (output / "adapters" / "words-full-seed0" / "checkpoints").mkdir()
     assert studies.differing(study, whole) == ["table", "left over"]
 
 

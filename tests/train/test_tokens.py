@@ -120,7 +120,7 @@ def test_chat_masks_are_those_of_transformers(answer, template, tokenizer, harne
     marked = f"{before}{{% generation %}}{turn}{{% endgeneration %}}{after}"
     if template == TURNS:  # one line for every role: the assistant's alone is marked
         theirs = f"{{% if message['role'] == 'assistant' %}}{{% generation %}}{turn}{{% endgeneration %}}"
-        # A line break behind a block would be trimmed away.
+        # A line break right behind a tag is the tag's own.
         marked = template.replace(f"{turn}\n", f"{theirs}{{% else %}}{turn}{{% endif %}}{{{{ '\\n' }}}}")
     messages = [{"role": "user", "content": "Is it in the text?"}]
     tokenizer.chat_template = marked
