@@ -25,6 +25,7 @@ from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.models.state import Decision, RunState
+from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
@@ -66,8 +67,11 @@ class LoraDropBase(abc.ABC):
 
     args: LoraDropArgs
     shape: AdapterShape
+    kept_answers: KeptAnswers | None = None
+    """Where answers of the evaluated split are looked up and kept, for runs of one process; None: nowhere."""
     cache_hook: Any
     # From the harness class that stands behind this one in a backend's bases.
+    batch_size: Any
     max_length: int
     prefix_token_id: int
     tok_encode: Callable[..., list[int]]
@@ -114,9 +118,27 @@ class LoraDropBase(abc.ABC):
         answers: list[Any] = [None] * len(requests)
         for binding, indices in groups.items():
             mine = [requests[index] for index in indices]
-            given = self._answer(request_type, mine, decisions[binding].kept, disable_tqdm)
+            given = self._answer_or_recall(request_type, mine, decisions[binding].kept, disable_tqdm)
             for index, answer in zip(indices, given, strict=True):
                 answers[index] = answer
+        return answers
+
+    def _answer_or_recall(
+        self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool
+    ) -> list[Any]:
+        if self.kept_answers is None:
+            return self._answer(request_type, requests, kept, disable_tqdm)
+        key = digest(
+            *(self.fingerprint_parts(), str(kept), self.args.merge, request_type, self.batch_size),
+            *(library_versions(), __version__),
+            [request.args for request in requests],
+        )
+        answers = self.kept_answers.get(key, len(requests))
+        if answers is not None:
+            log.info("%s requests were answered before under %s: not asked again", len(requests), kept.label)
+            return answers
+        answers = self._answer(request_type, requests, kept, disable_tqdm)
+        self.kept_answers.put(key, answers)
         return answers
 
     def _dry_run(self, bindings: Sequence[Binding]) -> NoReturn:

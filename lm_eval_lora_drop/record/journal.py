@@ -84,7 +84,7 @@ class Journal:
         for path in sorted(self.folder.glob(f"{glob.escape(self._stem)}.rank*.jsonl")):
             for line in path.read_bytes().split(b"\n")[1:]:
                 try:
-                    record = _read_line(line)
+                    record = read_line(line)
                     if record["key"] in keys and record["seconds"] is not None:
                         times.append(float(record["seconds"]))
                 except (ValueError, KeyError, TypeError):
@@ -102,7 +102,7 @@ class Journal:
                 "variant": str(answer.variant),
                 "doc_id": answer.document.doc_id,
                 "key": answer.document.key,
-                "responses": [_encode(response) for response in answer.responses],
+                "responses": [encode(response) for response in answer.responses],
                 "seconds": None if seconds is None else round(seconds / len(answers), 6),
             }
             for answer in answers
@@ -137,7 +137,7 @@ class Journal:
         self._ready = True
 
     def _write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        data = b"".join(map(_line, lines))
+        data = b"".join(map(write_line, lines))
         # A link that somebody left there does not lead it elsewhere.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         with os.fdopen(descriptor, "ab", buffering=0) as file:
@@ -156,8 +156,8 @@ class Journal:
         unreadable = []
         for number, line in enumerate(lines[1:], start=2):
             try:
-                record = _read_line(line)
-                responses = tuple(_decode(response) for response in record["responses"])
+                record = read_line(line)
+                responses = tuple(decode(response) for response in record["responses"])
                 found[str(record["variant"]), str(record["key"])] = responses
             except (ValueError, KeyError, TypeError):
                 unreadable.append(number)
@@ -173,7 +173,7 @@ class Journal:
 
     def _check_header(self, path: Path, line: bytes) -> None:
         try:
-            header = _read_line(line)
+            header = read_line(line)
             schema, fingerprint, settings = header["schema"], header["fingerprint"], header["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
@@ -214,7 +214,7 @@ def _unwritable(folder: Path, error: OSError) -> ArgumentError:
     )
 
 
-def _line(content: Mapping[str, Any]) -> bytes:
+def write_line(content: Mapping[str, Any]) -> bytes:
     """A JSON object on one line, with the checksum of its text as the last field."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     # A model may emit half of a surrogate pair; it is kept as it came.
@@ -222,8 +222,8 @@ def _line(content: Mapping[str, Any]) -> bytes:
     return body + _CRC + b"%d}\n" % zlib.crc32(body)
 
 
-def _read_line(line: bytes) -> dict[str, Any]:
-    """What `_line` wrote.
+def read_line(line: bytes) -> dict[str, Any]:
+    """What `write_line` wrote.
 
     Raises:
         ValueError: it was altered.
@@ -237,10 +237,10 @@ def _read_line(line: bytes) -> dict[str, Any]:
     return content
 
 
-def _encode(response: Any) -> Any:
-    """JSON has no tuple, no NaN and no infinity; numpy's scalars are no JSON either."""
+def encode(response: Any) -> Any:
+    """A response as JSON: it has no tuple, no NaN and no infinity; numpy's scalars are no JSON either."""
     if isinstance(response, (tuple, list)):
-        return [_encode(part) for part in response]
+        return [encode(part) for part in response]
     if hasattr(response, "item"):
         response = response.item()
     if isinstance(response, float) and not math.isfinite(response):
@@ -248,9 +248,10 @@ def _encode(response: Any) -> Any:
     return response
 
 
-def _decode(response: Any) -> Any:
+def decode(response: Any) -> Any:
+    """What `encode` made of a response."""
     if isinstance(response, list):
-        return tuple(_decode(part) for part in response)
+        return tuple(decode(part) for part in response)
     if isinstance(response, dict):
         return float(response["float"])
     return response

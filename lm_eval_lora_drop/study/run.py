@@ -27,6 +27,7 @@ from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.study.config import Study, StudyTraining
@@ -41,6 +42,7 @@ from lm_eval_lora_drop.train.record import tidy
 log = logging.getLogger(__name__)
 _LOCK = ".study.lock"
 _UNITS = ".locks"
+_ANSWERS = "answers"
 _PATIENCE = 60
 """Seconds: workers of a command that was killed end with it, but not at once."""
 _HFLM = inspect.signature(HFLM.__init__).parameters
@@ -168,6 +170,8 @@ class Runner:
         model = self._load(cell)
         args, _ = LoraDropArgs.take({**study.model_args, **cell.model_args}, known=_HFLM)
         model.use(args)
+        # Processes that answer together must all ask or all know.
+        model.kept_answers = KeptAnswers(study.output / _ANSWERS) if model.world_size == 1 else None
         manager = task_manager(study.include_path, {**study.model_args, **cell.task.metadata})
         folder = cell_folder(study, cell)
         if folder.exists():  # results of a run that was killed before it was done: another run beside this one

@@ -17,6 +17,7 @@ from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
@@ -107,6 +108,24 @@ def test_a_study_from_training_to_table(file, capsys):
         shutil.rmtree(cell_folder(study, cell))
     assert cli.main(["study", "--config", str(path)]) == 0
     assert scores(path) == before
+
+
+def test_what_was_answered_is_not_asked_again(file, monkeypatch):
+    """Two choices that keep the same of one adapter ask the model once; one that keeps less asks it again."""
+    asked = []
+    answer = LoraDropLM._answer
+
+    def counted(self, request_type, requests, kept, disable_tqdm):
+        asked.append((str(kept), len(requests)))
+        return answer(self, request_type, requests, kept, disable_tqdm)
+
+    monkeypatch.setattr(LoraDropLM, "_answer", counted)
+    path = file(trainings={"full": {}}, choices=["full", "layers=0-3", "layers=0-2"])
+    assert cli.main(["study", "--config", str(path)]) == 0
+    assert asked == [("0-3", 5), ("0-2", 5)]
+    runs, _ = find_runs([read_study(path).output])
+    full, same, _ = ([sample.raw for sample in run.tasks["lora_drop_demo"].samples()] for run in runs)
+    assert same == full
 
 
 def test_killed_and_started_again(file, tmp_path):
