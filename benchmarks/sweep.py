@@ -14,8 +14,10 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import common
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.benchmark import Timer
@@ -79,19 +81,52 @@ def main() -> None:
         "ratio": best / shared_seconds,
         "compared": len(plain),
         "mismatches": sum(shared[key] != responses for key, responses in plain.items()),
-        # How much of that the shape of a batch alone does: the plain pass at its first batch size against its last.
-        "mismatches_of_plain_with_itself": sum(by_size[0][key] != responses for key, responses in plain.items()),
+        **flips(shared, by_size[0], plain),
         "rows": counters.rows,
         "layer_rows": counters.layer_rows,
         "layer_tokens": counters.layer_tokens,
         "peak_gigabytes": counters.peak_bytes / 1e9,
     }
+    if lm.device.type == "cuda":
+        figures |= device_calls(lm, work[:8])
     if args.racing:
         figures |= race(args, lm, best)
     common.emit(**figures)
     if args.profile:
         profile(lm, work)
         least_time(lm, counters.layer_tokens)
+
+
+def flips(shared: Any, first: Any, plain: Any) -> dict[str, Any]:
+    """How much of the mismatches the shape of a batch alone does: the plain pass at its first batch size against its
+    last. With the excess of the shared pass over that, as a share of all answers, and its interval; the answers of a
+    document count as one."""
+    from lm_eval_lora_drop.statistics.significance import mean_test
+
+    by_shape = np.array([first[key] != responses for key, responses in plain.items()], dtype=float)
+    by_pass = np.array([shared[key] != responses for key, responses in plain.items()], dtype=float)
+    documents = np.unique([doc_id for _, doc_id in plain], return_inverse=True)[1]
+    found: dict[str, Any] = {"mismatches_of_plain_with_itself": int(by_shape.sum())}
+    if by_shape.any() or by_pass.any():
+        excess = mean_test(by_shape, by_pass, clusters=documents)
+        found |= {"excess": excess.difference, "excess_interval": [round(float(one), 4) for one in excess.interval]}
+    return found
+
+
+def device_calls(lm: Any, work: list[Work]) -> dict[str, Any]:
+    """Kernels that the host launches for a GPU, and times it waits for it, in each pass over some documents."""
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    found = {}
+    for name, runner in (
+        ("shared", shared_runner(lm, lm.layers)),
+        ("plain", plain_runner(lm, lm.layers)),
+    ):
+        with torch.profiler.profile(activities=kinds) as profiled:
+            common.timed(runner, work)
+        counts = {event.key: event.count for event in profiled.key_averages()}
+        found[f"{name}_launches"] = sum(count for key, count in counts.items() if "LaunchKernel" in key)
+        found[f"{name}_waits"] = sum(count for key, count in counts.items() if key.endswith("Synchronize"))
+    return found
 
 
 def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]

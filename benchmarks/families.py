@@ -1,0 +1,167 @@
+"""What every family of candidates chooses and what that scores: the tables of docs/families.md.
+
+    lora-drop study --config configs/studies/families_demo.yaml
+    python -m benchmarks.families configs/studies/families_demo.yaml --write docs/families
+
+Reads studies that were run with one adapter, one task, and a sweep for every family. Each choice stands with its score
+on the validation documents that chose it, the score to expect on new ones (sweeping/trust.py), and its score on the
+test documents, whose paired differences to the whole adapter and to what the sweep over boundaries chose have 95 %
+intervals; p is corrected over the families of a table (Holm).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.record.plain import plain
+from lm_eval_lora_drop.record.schema import TaskRecord
+from lm_eval_lora_drop.rounding import decimals_of_column, number, with_error
+from lm_eval_lora_drop.statistics.significance import PairedTest, holm, mean_test
+from lm_eval_lora_drop.study.config import read_study
+from lm_eval_lora_drop.study.evidence import Arm, arms
+from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+from lm_eval_lora_drop.sweeping.trust import trust
+
+FAMILY = "sweep_family="
+ORDER_OF_BOUNDARIES = "auto"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One family: what it tried and chose, and the scores. `test` over the test documents, with its standard error;
+    `to_full`, `to_boundary`: None where the choice is the same."""
+
+    family: str
+    candidates: int
+    kept: str
+    share: float
+    validation: float | None
+    expected: float | None
+    seconds: float
+    test: float
+    stderr: float
+    to_full: PairedTest | None
+    to_boundary: PairedTest | None
+
+    def to_json(self) -> dict[str, Any]:
+        """For the file beside the page."""
+        tests = {
+            name: None if (test := getattr(self, name)) is None else vars(test) for name in ("to_full", "to_boundary")
+        }
+        return plain({**vars(self), **tests})
+
+
+def rows_of(found: list[Arm]) -> list[Row]:
+    """The rows of one study, in its order; `full` and `base` among them, the base model without tests."""
+    by_choice = {arm.choice: arm for arm in found}
+    full, boundary = by_choice["full"], by_choice[ORDER_OF_BOUNDARIES]
+    metric = full.metrics[0]
+    rows = []
+    for arm in found:
+        (run,) = arm.runs
+        record = run.record
+        assert record is not None
+        values = arm.values(*metric)[0]
+        sweep = record.sweep
+        known = None if sweep is None else trust(RecordedSweep.from_record(record))
+        rows.append(
+            Row(
+                family=_name(arm),
+                candidates=len(sweep.candidates) if sweep else 1,
+                kept=record.kept.label,
+                share=record.kept_parameters / (record.kept_parameters + record.dropped_parameters),
+                validation=None if known is None else known.apparent,
+                expected=None if known is None else known.corrected,
+                seconds=record.seconds,
+                test=float(values.mean()),
+                stderr=float(values.std(ddof=1) / np.sqrt(len(values))),
+                to_full=_against(full, arm, metric),
+                to_boundary=_against(boundary, arm, metric),
+            )
+        )
+    return rows
+
+
+def _name(arm: Arm) -> str:
+    return "boundary" if arm.choice == ORDER_OF_BOUNDARIES else arm.choice.removeprefix(FAMILY)
+
+
+def _record(arm: Arm) -> TaskRecord:
+    (record,) = arm.records
+    return record
+
+
+def _against(baseline: Arm, arm: Arm, metric: tuple[str, str]) -> PairedTest | None:
+    if _record(arm).variant == _record(baseline).variant:
+        return None
+    return mean_test(baseline.values(*metric)[0], arm.values(*metric)[0])
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown, one line a family."""
+    decimals = decimals_of_column((row.test, row.stderr) for row in rows)
+    swept = [row for row in rows if row.validation is not None and row.to_full is not None]
+    p_values = dict(
+        zip((row.family for row in swept), holm([row.to_full.p_value for row in swept if row.to_full]), strict=True)
+    )
+    head = [
+        *("family", "candidates", "chosen", "parameters", "validation", "expected", "test"),
+        *("to full, 95 %", "p (Holm)", "to the boundary, 95 %", "minutes"),
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        p = p_values.get(row.family)
+        cells = [
+            row.family,
+            str(row.candidates) if row.validation is not None else "",
+            f"`{row.kept}`",
+            f"{row.share:.0%}",
+            "" if row.validation is None else number(row.validation, decimals),
+            "" if row.expected is None else number(row.expected, decimals),
+            with_error(row.test, row.stderr, decimals),
+            _difference(row.to_full, decimals),
+            "" if p is None else f"{p:.2g}",
+            _difference(row.to_boundary, decimals),
+            f"{row.seconds / 60:.1f}" if row.validation is not None else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(test: PairedTest | None, decimals: int) -> str:
+    if test is None:
+        return "the same"
+    low, high = (number(value, decimals, sign=True) for value in test.interval)
+    return f"{number(test.difference, decimals, sign=True)} ({low} to {high})"
+
+
+def main() -> None:
+    """Print a table for each study, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", type=Path, nargs="+", metavar="STUDY")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where the one study named was run, if not where it says"
+    )
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where each table is kept as Markdown and JSON")
+    args = parser.parse_args()
+    if args.output and len(args.configs) > 1:
+        parser.error("--output goes with one study")
+    for config in args.configs:
+        rows = rows_of(list(arms(read_study(config, args.output))))
+        print(f"\n{config.stem}\n\n{table(rows)}")
+        if args.write:
+            write_atomically(args.write / f"{config.stem}.md", table(rows))
+            write_atomically(
+                args.write / f"{config.stem}.json", json.dumps([row.to_json() for row in rows], indent=1) + "\n"
+            )
+
+
+if __name__ == "__main__":
+    main()
