@@ -3,8 +3,8 @@
 A forward takes the longest of three times: its products at a share of the vendor's peak rate, reading the weights once
 at a share of the bandwidth, and launching its kernels from Python, which decides where batches are small. One after
 another, every candidate reads all prompts and decodes in batches of `--batch-size`. The shared pass reads each prompt
-through the layer states that differ, L (L + 3) / 2 in place of L (L + 1), and decodes all candidates of all documents in
-batches as large as memory allows, taken here as if they shared nothing after the prompt.
+through the layer states that differ, L (L + 3) / 2 in place of L (L + 1), and decodes all candidates of all documents
+in batches as large as memory allows, taken here as if they shared nothing after the prompt.
 
     python -m benchmarks.cost
     python -m benchmarks.cost --documents 200 --prompt 1500 --answer 8
