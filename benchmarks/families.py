@@ -1,7 +1,7 @@
 """What every family of candidates chooses and what that scores: the tables of docs/families.md.
 
     lora-drop study --config configs/studies/families_demo.yaml
-    python -m benchmarks.families configs/studies/families_demo.yaml --write docs/families
+    python -m benchmarks.families configs/studies/families_*.yaml --write docs/families
 
 Reads studies that were run with one adapter, one task, and a sweep for every family. Each choice stands with its score
 on the validation documents that chose it, the score to expect on new ones (sweeping/trust.py), and its score on the
@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from lm_eval_lora_drop.figures.claims import Bar, claims_figure
+from lm_eval_lora_drop.figures.style import save_figure, shorten
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.rounding import decimals_of_column, number, with_error
-from lm_eval_lora_drop.statistics.significance import PairedTest, holm, mean_test
+from lm_eval_lora_drop.statistics.significance import LEVEL, PairedTest, holm, mean_test
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.evidence import Arm, arms
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
@@ -104,13 +106,29 @@ def _against(baseline: Arm, arm: Arm, metric: tuple[str, str]) -> PairedTest | N
     return mean_test(baseline.values(*metric)[0], arm.values(*metric)[0])
 
 
+def corrected(rows: list[Row]) -> dict[str, float]:
+    """Family -> p of its difference to the whole adapter, over all families that chose something else (Holm)."""
+    tests = {row.family: row.to_full for row in rows if row.validation is not None and row.to_full is not None}
+    return dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
+
+
+def bars(rows: list[Row], where: str) -> list[Bar]:
+    """The same for a figure."""
+    found = []
+    p_values = corrected(rows)
+    for row in rows:
+        if row.family in p_values and row.to_full is not None:
+            told = p_values[row.family] < LEVEL
+            outcome = ("holds" if row.to_full.difference > 0 else "worse") if told else "open"
+            label = f"{row.family}: {shorten(row.kept, 48)}"
+            found.append(Bar(label, where, row.to_full.difference, row.to_full.interval, outcome))
+    return found
+
+
 def table(rows: list[Row]) -> str:
     """Markdown, one line a family."""
     decimals = decimals_of_column((row.test, row.stderr) for row in rows)
-    swept = [row for row in rows if row.validation is not None and row.to_full is not None]
-    p_values = dict(
-        zip((row.family for row in swept), holm([row.to_full.p_value for row in swept if row.to_full]), strict=True)
-    )
+    p_values = corrected(rows)
     head = [
         *("family", "candidates", "chosen", "parameters", "validation", "expected", "test"),
         *("to full, 95 %", "p (Holm)", "to the boundary, 95 %", "minutes"),
@@ -153,14 +171,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.output and len(args.configs) > 1:
         parser.error("--output goes with one study")
+    drawn: list[Bar] = []
     for config in args.configs:
-        rows = rows_of(list(arms(read_study(config, args.output))))
+        found = list(arms(read_study(config, args.output)))
+        rows = rows_of(found)
+        drawn += bars(rows, f"{found[0].metrics[0][0]}, {found[0].task.name}")
         print(f"\n{config.stem}\n\n{table(rows)}")
         if args.write:
             write_atomically(args.write / f"{config.stem}.md", table(rows))
             write_atomically(
                 args.write / f"{config.stem}.json", json.dumps([row.to_json() for row in rows], indent=1) + "\n"
             )
+    if args.write and drawn:
+        save_figure(claims_figure(drawn, "better than the whole adapter"), args.write / "families")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ class Bar:
     outcome: str
 
 
-def claims_figure(bars: Sequence[Bar]) -> Figure:
-    """Claims from top to bottom, a panel for each metric: their units differ."""
+def claims_figure(bars: Sequence[Bar], right_of_zero: str = "the claim is right") -> Figure:
+    """Claims from top to bottom, a panel for each metric: their units differ. The axis says what `right_of_zero` is."""
     panels = [(metric, list(group)) for metric, group in groupby(bars, key=lambda bar: bar.metric)]
     heights = [len(group) + 1 for _, group in panels]
     with mpl.rc_context(STYLE):
@@ -51,6 +51,6 @@ def claims_figure(bars: Sequence[Bar]) -> Figure:
             axes.set_yticks(range(len(group)), ["\n".join(textwrap.wrap(clean(bar.label), _COLUMNS)) for bar in group])
             axes.tick_params(axis="y", labelsize=7.5)
             axes.set_ylim(len(group) - 0.5, -0.5)
-            axes.set_xlabel(clean(f"difference in {metric}, 95 % interval (right of 0: the claim is right)"))
+            axes.set_xlabel(clean(f"difference in {metric}, 95 % interval (right of 0: {right_of_zero})"))
         figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(drawn))
     return figure
