@@ -52,9 +52,8 @@ class Claim:
     def verdict(self) -> str:
         """A sentence, with what it rests on."""
         if self.p_holm is None:
-            return "nothing to decide: the whole adapter was kept" + (
-                " under every seed" if self.mean.seeds > 1 else ""
-            )
+            seeds = " under every seed" if self.mean.seeds > 1 else ""
+            return f"the whole adapter was kept{seeds}: nothing to decide"
         places = decimals_for(self.mean.stderr, self.mean.value)
         low, high = (number(limit, places, sign=True) for limit in self.mean.interval)
         rests = f"{self.mean.documents} documents and {self.mean.seeds} seed{'s' if self.mean.seeds > 1 else ''}"

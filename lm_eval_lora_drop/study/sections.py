@@ -52,13 +52,19 @@ def sections(study: Study, arms: Sequence[Arm], claims: Sequence[Claim], failed:
 
 
 def _headline(claims: Sequence[Claim], failed: Sequence[str]) -> Section:
-    said = [f"{claim.task.name}: {claim.statement}: {claim.verdict}." for claim in claims if _is_the_question(claim)]
+    said = [_answer(claim) for claim in claims if _is_the_question(claim)]
     if not said:
         said = [
             "No cell with a part of an adapter has finished beside one with the whole: there is nothing to say yet."
         ]
     said += [f"Not run: {sentence}" for sentence in failed]
     return Section("Does dropping help?", tuple(said))
+
+
+def _answer(claim: Claim) -> str:
+    if claim.p_holm is None:
+        return f"{claim.task.name}, {claim.ours.training}: {claim.verdict}."
+    return f"{claim.task.name}: {claim.statement}: {claim.verdict}."
 
 
 def _is_the_question(claim: Claim) -> bool:
