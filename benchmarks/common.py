@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from lm_eval.api.samplers import FirstNSampler
 from lm_eval.tasks import TaskManager
+from peft import PeftModel
+from quantised import KINDS, quantisation
+from transformers import AutoModelForCausalLM
 
 from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.models.hf import LoraDropLM
@@ -30,6 +33,7 @@ def parser(description: str, documents: int) -> argparse.ArgumentParser:
     made.add_argument("--peft", default=str(ROOT / "demo" / "adapter"))
     made.add_argument("--dtype", default="float32")
     made.add_argument("--device", default="cpu")
+    made.add_argument("--quantise", choices=KINDS, help="the base model's weights; needs the package named")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--documents", type=int, default=documents)
     return made
@@ -39,6 +43,15 @@ def load(args: argparse.Namespace, **model_args: Any) -> LoraDropLM:
     """The model type under test, on the number of threads asked for."""
     torch.set_num_threads(args.threads)
     given = {"boundary": "full", "batch_size": 16, **model_args}
+    if args.quantise:
+        base = AutoModelForCausalLM.from_pretrained(
+            args.pretrained,
+            quantization_config=quantisation(args.quantise),
+            dtype=getattr(torch, args.dtype),
+            device_map=args.device,
+        )
+        model = PeftModel.from_pretrained(base, args.peft).eval()
+        return LoraDropLM(pretrained=model, tokenizer=args.pretrained, dtype=args.dtype, **given)
     return LoraDropLM(pretrained=args.pretrained, peft=args.peft, dtype=args.dtype, device=args.device, **given)
 
 

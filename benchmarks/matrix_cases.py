@@ -12,6 +12,7 @@ import transformers
 from lm_eval.api.instance import Instance
 from transformers.models.auto import modeling_auto
 
+from benchmarks.quantised import KINDS
 from lm_eval_lora_drop.work import Document
 from tests.tiny import SIZES
 
@@ -304,11 +305,7 @@ def request_cases() -> list[Case]:
 
 def quantised_cases() -> list[Case]:
     """Quantised bases; each needs its package."""
-    kinds = (
-        "bitsandbytes nf4", "bitsandbytes nf4, double", "bitsandbytes fp4", "bitsandbytes LLM.int8",
-        "torchao int8 weight only", "torchao int8 dynamic",
-    )  # fmt: skip
     # Blocks are of 64 weights, and the kernels for CPUs take whole blocks only.
     wide = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4, "head_dim": 16}
     lora = {"target_modules": "all-linear"}
-    return [Case("quantised", kind, family="llama", config=wide, lora=lora, quantisation=kind) for kind in kinds]
+    return [Case("quantised", kind, family="llama", config=wide, lora=lora, quantisation=kind) for kind in KINDS]

@@ -22,6 +22,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from benchmarks.matrix_cases import LARGEST, LAYERS, PROMPTS, Case, make_config, usual
+from benchmarks.quantised import quantisation
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.check import parting
 from lm_eval_lora_drop.engine.evaluated import (
@@ -175,22 +176,8 @@ def _attention(base: Path) -> list[str]:
 
 
 def _quantise(base: Path, kind: str, folder: Path) -> Path:
-    """The model saved with quantised weights: lm-eval's `load_in_4bit=True` is gone with Transformers 5."""
-    package, _, name = kind.partition(" ")
-    if package == "bitsandbytes":
-        bits: dict[str, dict[str, Any]] = {
-            "nf4": {"bnb_4bit_quant_type": "nf4"},
-            "nf4, double": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-            "fp4": {"bnb_4bit_quant_type": "fp4"},
-        }
-        four = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
-        given = {"load_in_8bit": True} if name == "LLM.int8" else {**four, **bits[name]}
-        config: Any = transformers.BitsAndBytesConfig(**given)
-    else:
-        from torchao import quantization
-
-        made = {"int8 weight only": "Int8WeightOnlyConfig", "int8 dynamic": "Int8DynamicActivationInt8WeightConfig"}
-        config = transformers.TorchAoConfig(getattr(quantization, made[name])())
+    """The model saved with quantised weights."""
+    config = quantisation(kind)
     model = transformers.AutoModelForCausalLM.from_pretrained(base, quantization_config=config, dtype=torch.float32)
     model.save_pretrained(folder)
     tiny.make_tokenizer().save_pretrained(folder)

@@ -30,6 +30,7 @@ from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.spec import parse_sweep_boundaries
+from lm_eval_lora_drop.statistics.significance import mean_test
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Work
 
@@ -75,6 +76,7 @@ def main() -> None:
         "new_tokens": args.new_tokens,
         "examples": args.examples,
         "dtype": args.dtype,
+        **({"quantised": args.quantise} if args.quantise else {}),
         "plain_seconds": {size: round(seconds, 1) for size, seconds in plain_seconds.items()},
         "plain_measured_boundaries": len(measured),
         "shared_seconds": shared_seconds,
@@ -101,8 +103,6 @@ def flips(shared: Any, first: Any, plain: Any) -> dict[str, Any]:
     """How much of the mismatches the shape of a batch alone does: the plain pass at its first batch size against its
     last. With the excess of the shared pass over that, as a share of all answers, and its interval; the answers of a
     document count as one."""
-    from lm_eval_lora_drop.statistics.significance import mean_test
-
     by_shape = np.array([first[key] != responses for key, responses in plain.items()], dtype=float)
     by_pass = np.array([shared[key] != responses for key, responses in plain.items()], dtype=float)
     documents = np.unique([doc_id for _, doc_id in plain], return_inverse=True)[1]
