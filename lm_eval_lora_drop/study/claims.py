@@ -63,6 +63,12 @@ class Claim:
                 said = f"holds here, on {rests}"
             case "worse":
                 said = f"does not hold here: it is worse, on {rests}"
+            case _ if self.mean.interval[0] > 0 or self.mean.interval[1] < 0:
+                alone = "better" if self.mean.value > 0 else "worse"
+                said = (
+                    f"cannot be told from {rests} once all comparisons are counted: by itself {alone}, between {low} "
+                    f"and {high}"
+                )
             case _:
                 said = f"cannot be told from {rests}: between {low} and {high}"
         return said + only

@@ -104,6 +104,28 @@ def test_a_search_that_keeps_everything_is_no_test(studied):
     assert [one.p_holm for one in rest] == holm([one.mean.p_value for one in rest])
 
 
+@pytest.mark.parametrize(
+    ("value", "interval", "p_holm", "verdict"),
+    [
+        (2.0, (0.9, 3.1), 0.01, "holds here, on 7 documents and 2 seeds"),
+        (-2.0, (-3.1, -0.9), 0.01, "does not hold here: it is worse, on 7 documents and 2 seeds"),
+        (0.3, (-0.8, 1.4), 0.6, "cannot be told from 7 documents and 2 seeds: between -0.80 and +1.40"),
+        # Its own interval says it, the correction does not: neither alone is the whole truth.
+        (
+            -2.0,
+            (-3.9, -0.1),
+            0.3,
+            "cannot be told from 7 documents and 2 seeds once all comparisons are counted: by itself worse, between "
+            "-3.90 and -0.10",
+        ),
+    ],
+)
+def test_a_verdict_says_what_interval_and_correction_say(studied, value, interval, p_holm, verdict):
+    one = claims(study := read_study(studied), arms(study))[0]
+    mean = dataclasses.replace(one.mean, value=value, interval=interval, stderr=0.55, documents=7, seeds=2)
+    assert dataclasses.replace(one, mean=mean, p_holm=p_holm).verdict == verdict
+
+
 def test_three_formats_say_the_same(studied, capsys):
     study = read_study(studied)
     assert cli.main(["study", "--config", str(studied), "--only", "report"]) == 0
