@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.rounding import with_error
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
@@ -17,19 +18,11 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.record.schema import CandidateRecord, TaskRecord
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `export` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "export",
-        help="write an adapter with what is kept of it only",
-        description="Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or "
-        "the merged model.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     add_choice(parser)
     parser.add_argument("--merge", action="store_true", help="write the base model with the kept LoRA folded in")
     parser.add_argument("--dtype", default="auto", help="with --merge: e.g. bfloat16 (default: as saved)")
-    parser.set_defaults(func=_export)
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +108,11 @@ def num_layers(source: str, pretrained: str | None) -> int:
     return sum(end - first for first, end in ranges) if ranges else layers
 
 
+@command("export", "write an adapter with what is kept of it only", _add_options)
 def _export(args: argparse.Namespace) -> int:
+    """Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or the merged
+    model.
+    """
     from lm_eval_lora_drop.adapter.export import export_adapter
     from lm_eval_lora_drop.adapter.files import check_new
     from lm_eval_lora_drop.adapter.merge import check_dtype, merge_adapter
@@ -139,6 +136,9 @@ def _export(args: argparse.Namespace) -> int:
         exported = export_adapter(made.source, made.kept, args.output, **said)
     print(exported.summary())
     return 0
+
+
+add_parser = _export.add_parser
 
 
 def _recorded(path: Path, task: str | None) -> tuple[Run, str, TaskRecord]:

@@ -8,20 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.commands.probe import add_task_arguments, bind_task, load_task
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `layers` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "layers",
-        help="print and draw how much each layer matters, by the scores that others choose layers by",
-        description="Per decoder layer: the norm of the update (from the files), the norm of the LoRA's output on data "
-        "(LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model (arXiv 2602.05988), and "
-        "the rise of the reference's probability (logit lens). Without --task only the first, and no model is loaded.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
     parser.add_argument(
         "--pretrained", metavar="MODEL", help="base model: a folder or a Hub id (default: the adapter's)"
@@ -29,10 +22,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--task", help="an lm-eval task with reference answers")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where layers.json and the figures go")
     add_task_arguments(parser)
-    parser.set_defaults(func=_layers)
 
 
+@command(
+    "layers", "print and draw how much each layer matters, by the scores that others choose layers by", _add_options
+)
 def _layers(args: argparse.Namespace) -> int:
+    """Per decoder layer: the norm of the update (from the files), the norm of the LoRA's output on data (LoRA-drop,
+    arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model (arXiv 2602.05988), and the rise of the
+    reference's probability (logit lens). Without --task only the first, and no model is loaded.
+    """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.commands.export import num_layers
     from lm_eval_lora_drop.probe.scores import update_norms
@@ -59,6 +58,9 @@ def _layers(args: argparse.Namespace) -> int:
         write_atomically(args.output / "layers.json", json.dumps(told, indent=1) + "\n")
         print("\n".join(map(str, [args.output / "layers.json", *figures])))
     return 0
+
+
+add_parser = _layers.add_parser
 
 
 def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any], int]:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.options import json_object, natural, positive
+from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, write_atomically
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
@@ -21,15 +21,7 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.work import Binding
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `probe` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "probe",
-        help="read the reference's probability at every decoder layer, and find where it rises",
-        description="Reads the probability of the first reference tokens at every decoder layer (logit lens) on a "
-        "task's validation documents: with the full adapter, with the base model, and under the boundaries given (by "
-        "default the one that the rise point speaks for). Writes probe.json, probe.txt and figures.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", required=True, metavar="MODEL", help="base model: a folder or a Hub id")
     parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
     parser.add_argument("--task", required=True, help="an lm-eval task with reference answers")
@@ -39,7 +31,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tokens", type=positive, default=4, help="reference tokens to read (default 4)")
     add_task_arguments(parser)
     parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
-    parser.set_defaults(func=_probe)
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +45,12 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")
 
 
+@command("probe", "read the reference's probability at every decoder layer, and find where it rises", _add_options)
 def _probe(args: argparse.Namespace) -> int:
+    """Reads the probability of the first reference tokens at every decoder layer (logit lens) on a task's validation
+    documents: with the full adapter, with the base model, and under the boundaries given (by default the one that the
+    rise point speaks for). Writes probe.json, probe.txt and figures.
+    """
     specs = [*map(parse_boundary, args.boundary), *map(parse_layers, args.layers)]
     for spec in specs:
         if spec.needs_validation:
@@ -110,6 +106,9 @@ def _probe(args: argparse.Namespace) -> int:
     print(result.table())
     print("\n".join(map(str, [args.output / "probe.json", args.output / "probe.txt", *figures])))
     return 0
+
+
+add_parser = _probe.add_parser
 
 
 def check_writable_folder(path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -14,14 +15,7 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.record.runs import Run
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `publish` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "publish",
-        help="make the model card and evaluation files of a run, and send them when asked",
-        description="Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. "
-        "Without -o and --push it shows them and does nothing else.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", type=Path, metavar="PATH", help="results_<date>.json, or the folder with that one run"
     )
@@ -38,10 +32,13 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--push", action="store_true", help="send the files to --repo")
     parser.add_argument("--create-pr", action="store_true", help="with --push: as a pull request")
-    parser.set_defaults(func=_publish)
 
 
+@command("publish", "make the model card and evaluation files of a run, and send them when asked", _add_options)
 def _publish(args: argparse.Namespace) -> int:
+    """Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. Without -o and
+    --push it shows them and does nothing else.
+    """
     from lm_eval_lora_drop.publishing.common import Publisher
     from lm_eval_lora_drop.publishing.publication import publication
 
@@ -70,6 +67,9 @@ def _publish(args: argparse.Namespace) -> int:
         flags = "--push" if args.repo else "--repo OWNER/NAME --push"
         print(f"Nothing was sent. Add {flags} to send the files to the Hub.")
     return 0
+
+
+add_parser = _publish.add_parser
 
 
 def _one_run(path: Path) -> Run:
