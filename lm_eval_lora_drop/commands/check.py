@@ -11,7 +11,7 @@ from typing import Any
 
 from lm_eval_lora_drop.commands.export import add_choice, choice
 from lm_eval_lora_drop.commands.options import command
-from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -48,9 +48,7 @@ def _check(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
     from lm_eval_lora_drop.adapter.files import open_adapter
 
-    base = args.pretrained or open_adapter(source).config.get("base_model_name_or_path")
-    if not base:
-        raise AdapterError(f"{source} does not name its base model. Give it with --pretrained.")
+    base = open_adapter(source).base_model(args.pretrained)
     with tempfile.TemporaryDirectory(prefix="lora-drop-") as scratch:
         found = check_agreement(
             source,

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.commands.options import command
-from lm_eval_lora_drop.commands.probe import add_task_arguments, bind_task, load_task
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.commands.probe import add_task_arguments, draw_pairs, load_task
 from lm_eval_lora_drop.files import write_atomically
 
 
@@ -37,14 +36,11 @@ def _layers(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.probe.scores import update_norms
 
     files = open_adapter(args.peft)
-    pretrained = args.pretrained or files.config.get("base_model_name_or_path")
     if args.task is None:
         scores: dict[str, Any] = {"update_norm": update_norms(files, num_layers(args.peft, args.pretrained))}
         documents = 0
     else:
-        if not pretrained:
-            raise ArgumentError(f"{args.peft} does not name its base model. Give it with --pretrained.")
-        scores, documents = _on_task(args, pretrained)
+        scores, documents = _on_task(args, files.base_model(args.pretrained))
     print(scores_table(scores))
     if args.output is not None:
         from lm_eval_lora_drop.figures.scores import scores_figure
@@ -64,20 +60,9 @@ add_parser = _layers.add_parser
 
 
 def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any], int]:
-    from lm_eval_lora_drop import validation
-    from lm_eval_lora_drop.models.hf import LoraDropLM
-
     # The task before the model: a misspelt name shall not cost the minutes of loading.
     task = load_task(args.task, args.include_path, args.metadata)
-    lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
-    binding = bind_task(lm, task, args)
-    drawn = validation.draw(binding, args.limit, args.seed)
-    if drawn is None:
-        raise ArgumentError(
-            f"task {args.task} has no validation or training documents besides the evaluated ones. Choose one that has."
-        )
-    references = validation.references(binding, drawn.documents)
-    pairs = [(str(d.requests[0].args[0]), r) for d, r in zip(drawn.documents, references, strict=True)]
+    lm, _, pairs = draw_pairs(pretrained, task, args)
     return dict(lm.layer_scores(pairs)), len(pairs)
 
 

@@ -18,7 +18,8 @@ from lm_eval_lora_drop.variant import Variant
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-    from lm_eval_lora_drop.work import Binding
+    from lm_eval_lora_drop.models.hf import LoraDropLM
+    from lm_eval_lora_drop.work import ValidationSet
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -67,26 +68,12 @@ def _probe(args: argparse.Namespace) -> int:
 
     import msgspec
 
-    from lm_eval_lora_drop import validation
     from lm_eval_lora_drop.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.models.hf import LoraDropLM
     from lm_eval_lora_drop.probe.run import probe, probe_boundary
 
-    lm = LoraDropLM(args.pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
+    lm, drawn, pairs = draw_pairs(args.pretrained, task, args)
     num_layers = lm.layers.num_layers
     sets = [kept for spec in specs if (kept := spec.resolve(num_layers)) is not None]
-    binding = bind_task(lm, task, args)
-    drawn = validation.draw(binding, args.limit, args.seed)
-    if drawn is None:
-        raise ArgumentError(
-            f"task {args.task} has no validation or training documents besides the evaluated ones, so there is nothing "
-            "to probe. Choose a task that has some."
-        )
-    references = validation.references(binding, drawn.documents)
-    pairs = [
-        (str(document.requests[0].args[0]), reference)
-        for document, reference in zip(drawn.documents, references, strict=True)
-    ]
     if not sets:
         found = probe_boundary(lm, lm.layers, pairs, tokens=args.tokens, seed=args.seed)
         sets = [Variant.below(found.boundary, num_layers)]
@@ -148,19 +135,35 @@ def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> 
     return task
 
 
-def bind_task(lm: Any, task: Task, args: argparse.Namespace) -> Binding:
-    """The task, asked as the other options say."""
+def draw_pairs(
+    pretrained: str, task: Task, args: argparse.Namespace
+) -> tuple[LoraDropLM, ValidationSet, list[tuple[str, str]]]:
+    """The model, validation documents of the task asked as the options say, and their (prompt, reference) pairs.
+
+    Raises:
+        ArgumentError: the task has no such documents, or the model cannot be loaded as asked.
+        AdapterError: no LoRA adapter, or one that does not fit the base model.
+    """
+    from lm_eval_lora_drop import validation
+    from lm_eval_lora_drop.models.hf import LoraDropLM
     from lm_eval_lora_drop.work import Binding
 
+    lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
     if args.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=args.num_fewshot)
-    template = lm.apply_chat_template if args.apply_chat_template else None
-    return Binding(
+    chat = args.apply_chat_template
+    binding = Binding(
         task,
         {
             "system_instruction": None,
-            "apply_chat_template": args.apply_chat_template,
-            "fewshot_as_multiturn": args.apply_chat_template,
-            "chat_template": template,
+            "apply_chat_template": chat,
+            "fewshot_as_multiturn": chat,
+            "chat_template": lm.apply_chat_template if chat else None,
         },
     )
+    drawn = validation.draw(binding, args.limit, args.seed)
+    if drawn is None:
+        raise ArgumentError(
+            f"task {args.task} has no validation or training documents besides the evaluated ones. Choose one that has."
+        )
+    return lm, drawn, validation.pairs(binding, drawn.documents)

@@ -12,7 +12,6 @@ from lm_eval_lora_drop.errors import ArgumentError
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.publishing.publication import Publication
-    from lm_eval_lora_drop.record.runs import Run
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +40,7 @@ def _publish(args: argparse.Namespace) -> int:
     """
     from lm_eval_lora_drop.publishing.common import Publisher
     from lm_eval_lora_drop.publishing.publication import publication
+    from lm_eval_lora_drop.record.find import only_run
 
     if args.push and not args.repo:
         raise ArgumentError("--push needs --repo OWNER/NAME: where to send the files.")
@@ -53,7 +53,7 @@ def _publish(args: argparse.Namespace) -> int:
     owner = args.repo.split("/")[0] if args.repo else "unknown"
     publisher = Publisher(args.repo, args.organization or owner, args.relationship, time.time())
     card = None if args.card is None else args.card.read_text(encoding="utf-8")
-    made = publication(_one_run(args.results), publisher, task=args.task, card=card)
+    made = publication(only_run(args.results), publisher, task=args.task, card=card)
     if args.output is not None:
         print("\n".join(map(str, made.write(args.output))))
     elif not args.push:
@@ -70,20 +70,6 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 add_parser = _publish.add_parser
-
-
-def _one_run(path: Path) -> Run:
-    from lm_eval_lora_drop.record.find import find_runs
-
-    runs, issues = find_runs([path])
-    ours = [run for run in runs if run.record is not None]
-    if len(ours) > 1:
-        listed = ", ".join(str(run.path) for run in ours[:5])
-        raise ArgumentError(f"{path} holds {len(ours)} runs of hf-lora-drop ({listed}). Name one results file.")
-    if not ours:
-        why = f" ({'; '.join(map(str, issues))})" if issues else ""
-        raise ArgumentError(f"{path} holds no run of hf-lora-drop{why}, and only such are published.")
-    return ours[0]
 
 
 def _push(made: Publication, repo: str, *, create_pr: bool) -> str:

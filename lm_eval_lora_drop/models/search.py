@@ -128,10 +128,7 @@ class Search:
             scorer = Scorer(source.task, metric)
         family = args.candidates(backend.shape)
         if "scores" in args.sweep_family:
-            asked = zip(drawn.documents, validation.references(source, drawn.documents), strict=True)
-            family = best_layers(
-                backend.layer_scores([(str(document.requests[0].args[0]), text) for document, text in asked]), family
-            )
+            family = best_layers(backend.layer_scores(validation.pairs(source, drawn.documents)), family)
         settings = SweepSettings(
             family=family,
             strategy=args.sweep_strategy,
@@ -316,12 +313,7 @@ class Search:
 
     def _probe(self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str) -> TaskRecord:
         """Read the references' probability layer by layer, and keep the layers below the rise point."""
-        references = validation.references(source, drawn.documents)
-        pairs = [
-            (str(document.requests[0].args[0]), reference)
-            for document, reference in zip(drawn.documents, references, strict=True)
-        ]
-        result = self.backend.probe(pairs)
+        result = self.backend.probe(validation.pairs(source, drawn.documents))
         log.info("%s\n%s", binding.name, result.table())
         return self._record(
             Variant.below(result.boundary, self.backend.shape.num_layers),
