@@ -10,7 +10,6 @@ left lying about.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -26,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from campaign.tries import load, print_table, save
+from campaign.tries import load, options, print_table, save
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.fingerprint import digest
@@ -180,13 +179,8 @@ def differing(study: Study, whole: Study) -> list[str]:
 
 def main() -> int:
     """Run, or go on; 1 where anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/studies"))
-    args = parser.parse_args()
+    args = options(__doc__, "studies", kills=20).parse_args()
     folder = args.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     state = {
         "kills": 0, "studies": 0, "differ": 0, "at": {},
         **load(folder, {"kills": args.kills, "seed": args.seed}),

@@ -10,7 +10,6 @@ counted: at most the batch that was in flight at each kill.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -24,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from campaign.tries import load, print_table, save
+from campaign.tries import load, options, print_table, save
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.sweeping.families import boundaries
@@ -128,12 +127,7 @@ def _die_while_writing(after: int) -> None:
 
 def main() -> int:
     """Run, or go on; 1 where anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/sweeps"))
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    args = options(__doc__, "sweeps", kills=200).parse_args()
     state = {
         "kills": 0,
         "sweeps": 0,
