@@ -149,22 +149,18 @@ class Search:
             scorer.metric.name,
             journal.path,
         )
-        if family.name in GREEDY:
-            sweep, compared = run_greedy(
-                documents, prepare, scorer, settings, journal, peers=backend.peers(), listeners=self.listeners
+
+        def sweep_on(some: Sequence[Document], how: SweepSettings, **prior_: Any) -> SweepRecord:
+            return run_sweep(
+                some, prepare, scorer, how, journal, peers=backend.peers(), listeners=self.listeners, **prior_
             )
+
+        if family.name in GREEDY:
+            sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
             documents = tuple(compared)
         else:
-            sweep = run_sweep(
-                documents,
-                prepare,
-                scorer,
-                settings,
-                journal,
-                peers=backend.peers(),
-                listeners=self.listeners,
-                reference=self._prior(source, documents, prepare, settings, journal),
-            )
+            reference = self._prior(source, documents, prepare, settings, journal)
+            sweep = sweep_on(documents, settings, reference=reference)
         return self._record(
             Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",
