@@ -37,21 +37,8 @@ from lm_eval_lora_drop.study.trainings import adapter_folder
 from lm_eval_lora_drop.train import run as training_run  # noqa: F401
 from lm_eval_lora_drop.train.examples import task_manager
 from tests.tiny import make_base
+from tests.toy import CHOICE, write_task
 
-TASK = """
-task: words
-dataset_path: json
-dataset_kwargs:
-  data_files: {{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl, test: {folder}/test.jsonl}}
-training_split: train
-validation_split: validation
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
 DEMO = {"train_documents": 12, "validation_documents": 6, "test_documents": 5}
 _SAID = re.compile(r"study\.run:\d+\] (training|cell) (.*)")
 
@@ -59,16 +46,15 @@ _SAID = re.compile(r"study\.run:\d+\] (training|cell) (.*)")
 def make(folder: Path) -> Path:
     """A small model, a task of its own, and the study's file; its sweeps are kept in the study's folder."""
     base = make_base(folder / "base")
-    draw = random.Random(0)
+    draw, splits = random.Random(0), {}
     for split, size in (("train", 16), ("validation", 12), ("test", 60)):
         # Words without sense: which one a random model finds likeliest changes with any of its weights.
         words = [["".join(draw.choices("abcdefghij", k=6)) for _ in range(4)] for _ in range(size)]
-        rows = [
-            {"question": f"The {split} word of {number * 7} is", "choices": four, "answer": number % 4}
+        splits[split] = [
+            {"question": f"The {split} word of {number * 7} is", "choices": four, "label": number % 4}
             for number, four in enumerate(words)
         ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "words.yaml").write_text(TASK.format(folder=folder))
+    write_task(folder, "words", splits, **CHOICE)
     training = {
         "epochs": 3, "batch_size": 4, "learning_rate": 0.02, "max_length": 200, "precision": "float32",
         "lora_dropout": 0.1, "hold_out": 0, "checkpoints": 6,

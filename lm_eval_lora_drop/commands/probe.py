@@ -164,6 +164,7 @@ def draw_pairs(
     drawn = validation.draw(binding, args.limit, args.seed)
     if drawn is None:
         raise ArgumentError(
-            f"task {args.task} has no validation or training documents besides the evaluated ones. Choose one that has."
+            f"task {args.task} has no validation or training documents besides the evaluated ones, so there is nothing "
+            "to probe. Choose one that has."
         )
     return lm, drawn, validation.pairs(binding, drawn.documents)
