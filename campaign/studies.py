@@ -36,6 +36,7 @@ from lm_eval_lora_drop.study.run import run_study  # noqa: F401
 from lm_eval_lora_drop.study.trainings import adapter_folder
 from lm_eval_lora_drop.train import run as training_run  # noqa: F401
 from lm_eval_lora_drop.train.examples import task_manager
+from tests.study.studies import table_of
 from tests.tiny import make_base
 from tests.toy import CHOICE, write_task
 
@@ -139,14 +140,11 @@ def _is_over(child: int) -> bool:
 
 def outcome(study: Study) -> dict[str, Any]:
     """What a finished study holds, without times and places."""
-    table = json.loads((study.output / "study.json").read_text())
-    for entry in table:
-        del entry["seconds"], entry["model_args"]
     cells = [cell for unit in plan(study) for cell in unit.cells]
     runs = [find_runs([cell_folder(study, cell)]) for cell in cells]
     folders = [adapter_folder(study, one) for one in study.trainings]
     return {
-        "table": table,
+        "table": table_of(study.output),
         "report": (study.output / "report.md").read_text(),
         "adapters": [digest((one / "adapter_model.safetensors").read_bytes().hex()) for one in folders],
         "losses": [json.loads((one / "training.json").read_text())["steps"] for one in folders],

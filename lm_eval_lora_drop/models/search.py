@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -150,17 +150,17 @@ class Search:
             journal.path,
         )
 
-        def sweep_on(some: Sequence[Document], how: SweepSettings, **prior_: Any) -> SweepRecord:
-            return run_sweep(
-                some, prepare, scorer, how, journal, peers=backend.peers(), listeners=self.listeners, **prior_
-            )
+        def sweep_on(
+            some: Sequence[Document], how: SweepSettings, reference: Mapping[Variant, Sequence[float]] | None = None
+        ) -> SweepRecord:
+            peers, told = backend.peers(), self.listeners
+            return run_sweep(some, prepare, scorer, how, journal, peers=peers, listeners=told, reference=reference)
 
         if family.name in GREEDY:
             sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
             documents = tuple(compared)
         else:
-            reference = self._prior(source, documents, prepare, settings, journal)
-            sweep = sweep_on(documents, settings, reference=reference)
+            sweep = sweep_on(documents, settings, self._prior(source, documents, prepare, settings, journal))
         return self._record(
             Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",

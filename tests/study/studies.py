@@ -1,5 +1,7 @@
 """Small studies of the demo's task, for the tiny model."""
 
+import json
+
 import yaml
 
 METADATA = {"train_documents": 8, "validation_documents": 6, "test_documents": 5}
@@ -22,6 +24,12 @@ def study_of(base, folder, *, metadata=METADATA, training=TRAINING, **parts):
         },
         **parts,
     }  # fmt: skip
+
+
+def table_of(output):
+    """The table of a finished study, without what tells two runs of it apart."""
+    table = json.loads((output / "study.json").read_text())
+    return [{key: entry[key] for key in entry if key not in ("seconds", "model_args")} for entry in table]
 
 
 def write_study(folder, config):

@@ -1,6 +1,5 @@
 """The same study on Ray: the same table; a worker killed by the kernel costs what it was at, and nothing else."""
 
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.executors import OnRay
 from lm_eval_lora_drop.study.plan import Cell, Unit, cell_folder, plan
 from lm_eval_lora_drop.study.trainings import adapter_folder
-from tests.study.studies import METADATA, TRAINING, study_of, write_study
+from tests.study.studies import METADATA, TRAINING, study_of, table_of, write_study
 
 
 @pytest.fixture
@@ -72,16 +71,13 @@ def workers():
 
 def outcome(study):
     """Table, tensors and answers of a finished study."""
-    table = json.loads((study.output / "study.json").read_text())
-    for entry in table:
-        del entry["seconds"], entry["model_args"]
     cells = [cell for unit in plan(study) for cell in unit.cells]
     answers = []
     for cell in cells:
         (run,), issues = find_runs([cell_folder(study, cell)])
         assert not issues
         answers.append([sample.raw for sample in run.tasks[cell.task.task].samples()])
-    return table, answers
+    return table_of(study.output), answers
 
 
 def test_the_same_study_on_two_workers(cluster, file, tmp_path, capfd, monkeypatch):

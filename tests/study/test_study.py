@@ -1,7 +1,6 @@
 """A whole study on a tiny model: trained, evaluated as ordinary runs, resumed, refused before anything is trained."""
 
 import dataclasses
-import json
 import re
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, check_room
-from tests.study.studies import METADATA, study_of, write_study
+from tests.study.studies import METADATA, study_of, table_of, write_study
 from tests.toy import write_task
 
 
@@ -32,10 +31,7 @@ def file(tmp_path, tiny_base):
 
 
 def scores(path):
-    entries = json.loads((read_study(path).output / "study.json").read_text())
-    for entry in entries:
-        del entry["seconds"], entry["model_args"]
-    return entries
+    return table_of(read_study(path).output)
 
 
 def test_a_study_from_training_to_table(file, capsys):
@@ -112,12 +108,7 @@ def test_killed_and_started_again(file, tmp_path):
         if pattern == "checkpoint-*/*":  # what it is at stands on the terminal
             assert "] training problems-full-seed0\n" in said.read_text()
     assert cli.main(["study", "--config", str(path)]) == 0
-
-    def table(folder):
-        entries = json.loads((folder / "study.json").read_text())
-        return [{key: entry[key] for key in entry if key not in ("seconds", "model_args")} for entry in entries]
-
-    assert table(out) == table(whole)
+    assert table_of(out) == table_of(whole)
 
 
 def test_what_a_kill_left_is_cleared_away(file):
