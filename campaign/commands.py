@@ -11,7 +11,6 @@ each of them said stands in FOLDER/said.txt.
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import gc
 import os
@@ -28,7 +27,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from campaign.tries import load, print_table, save
+from campaign.tries import left, load, options, print_table
 from lm_eval_lora_drop.files import package_folder
 
 TABLE = Path(__file__).with_name("bad_commands.txt")
@@ -169,14 +168,11 @@ def wrong(code: int, said: str, cpu: float, names: str) -> str | None:
 
 def main() -> int:
     """Run them all; 1 where one fails."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/commands"))
+    parser = options(__doc__, "commands")
     parser.add_argument("--only", type=int, help="this command alone, with what it says")
     parser.add_argument("--sample", type=int, help="so many of them, drawn, without the harness's own tasks")
     parser.add_argument("--match", help="with --sample: besides, all whose words match this")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Absolute, since an adapter names its base model by path, and each command runs in the folder.
     found = commands(places(args.folder.absolute()))
@@ -190,7 +186,7 @@ def main() -> int:
         match = [n for n in numbers if args.match and re.search(args.match, shlex.join(found[n][0]))]
         numbers = sorted({*drawn, *match})
     state = load(args.folder, {"commands": numbers})
-    for place in range(state["done"], len(numbers)):
+    for place in left(args.folder, state, len(numbers)):
         number = numbers[place]
         words, names = found[number]
         code, said, cpu = run(words, args.folder)
@@ -199,8 +195,6 @@ def main() -> int:
         reason = wrong(code, said, cpu, names)
         if reason is not None:
             state["failures"].append(f"{number}: {shlex.join(words)}: {reason}")
-        state["done"] = place + 1
-        save(args.folder, state)
     failures = state["failures"]
     rows = [("commands that cannot work: not clear by the rule", len(numbers), len(failures))]
     return print_table(rows, failures)

@@ -8,7 +8,6 @@ seed is the same each time: `--only n` runs it alone, with its traceback.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
 import gzip
@@ -26,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from campaign.tries import TooLong, at_most, load, print_table, save
+from campaign.tries import TooLong, at_most, load, options, print_table, save
 from lm_eval_lora_drop.adapter.files import open_adapter
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.files import find_folder, read_rows
@@ -356,13 +355,9 @@ def attempt(seed: int, number: int, folder: Path, *, show: bool = False) -> tupl
 
 def main() -> int:
     """Run, or go on; 1 where anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--inputs", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = options(__doc__, "fuzz", inputs=100_000)
     parser.add_argument("--only", type=int, help="this input alone")
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/fuzz"))
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
     logging.disable(logging.WARNING)  # "the last line is incomplete", thousands of times
     if args.only is not None:
         print(*attempt(args.seed, args.only, args.folder, show=True))

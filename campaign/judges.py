@@ -27,11 +27,11 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from campaign.judge_vendor import truth
+from campaign.tries import load, options, print_table, save
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Panel, parse_panel
 from lm_eval_lora_drop.judge.score import Item, score
@@ -45,12 +45,8 @@ PRICE = {"input": 1.0, "output": 10.0}
 
 def main() -> int:
     """Run or go on, and print the table; 1 where anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--calls", type=int, default=10_000)
+    parser = options(__doc__, "judges", calls=10_000, kills=40)
     parser.add_argument("--faults", type=float, default=0.3)
-    parser.add_argument("--kills", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/judges"))
     args = parser.parse_args()
     home = args.folder.absolute() / "home"
     home.mkdir(parents=True, exist_ok=True)
@@ -82,19 +78,12 @@ def _state(args: argparse.Namespace) -> dict[str, Any]:
     """Where the campaign stands, and keys in the environment: new ones each time, since they may not be written."""
     for name in VARIABLES.values():
         os.environ[name] = f"sk-{secrets.token_urlsafe(12)}+/{secrets.token_urlsafe(18)}="
-    file = args.folder / "state.json"
-    if file.exists():
-        found: dict[str, Any] = json.loads(file.read_text())
-        wanted = {"calls": args.calls, "faults": args.faults, "seed": args.seed}
-        if found["settings"] != wanted:
-            raise SystemExit(f"{args.folder} holds a campaign with {found['settings']}; name another --folder")
-        return found
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[
-            1
-        ]  # kept over restarts: the server's address is part of what an answer depends on
-    settings = {"calls": args.calls, "faults": args.faults, "seed": args.seed}
-    return {"settings": settings, "port": port, "kills": 0, "lives": 0}
+    state = load(args.folder, {"calls": args.calls, "faults": args.faults, "seed": args.seed})
+    if "port" not in state:
+        # Kept over restarts: the server's address is part of what an answer depends on.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            state |= {"port": listener.getsockname()[1], "kills": 0, "lives": 0}
+    return state
 
 
 def _panel(port: int) -> Panel:
@@ -185,13 +174,7 @@ def _a_life_that_is_cut_off(args: argparse.Namespace, panel: Panel, items: list[
         if finished:  # all was judged before the kill came: the remaining ones are kills of a rerun that asks nothing
             state["kills"] += 1
             state["idle"] = state.get("idle", 0) + 1
-    _save(args, state)
-
-
-def _save(args: argparse.Namespace, state: dict[str, Any]) -> None:
-    beside = args.folder / "state.json.new"
-    beside.write_text(json.dumps(state))
-    beside.replace(args.folder / "state.json")
+    save(args.folder, state)
 
 
 def _look_for_keys(args: argparse.Namespace, state: dict[str, Any], keys: dict[str, str]) -> None:
@@ -199,7 +182,7 @@ def _look_for_keys(args: argparse.Namespace, state: dict[str, Any], keys: dict[s
     written = [file for file in args.folder.rglob("*") if file.is_file()]
     leaks = {file.name for file in written if any(holds(file.read_bytes(), key) for key in keys.values())}
     state["leaks"], state["searched"] = sorted(leaks.union(state.get("leaks", ()))), len(written)
-    _save(args, state)
+    save(args.folder, state)
 
 
 def _last_life(args: argparse.Namespace, panel: Panel, items: list[Item]) -> dict[str, Any]:
@@ -247,12 +230,7 @@ def _print_table(
     print(f"{len(lines)} requests, {faulty} of them faulty ({', '.join(f'{k} {n}' for k, n in sorted(kinds.items()))})")
     print(f"{kills} kills; {extra} complete bills too many, {extra / max(1, kills):.2f} for each kill")
     print(f"billed ${paid:.4f}, counted ${told:.4f} (calls that nothing came back from are counted in full)\n")
-    print("| tried | times | failed |\n|---|---|---|")
-    for what, times, failed in rows:
-        print(f"| {what} | {times} | {failed} |")
-    if leaks:
-        print("keys in:", ", ".join(leaks))
-    return int(any(failed for *_, failed in rows))
+    return print_table(rows, [f"a key in {file}" for file in leaks])
 
 
 def holds(content: bytes, key: str) -> bool:

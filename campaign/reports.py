@@ -10,7 +10,6 @@ page is opened in it: no script of a run runs, and by the browser's own log of t
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -22,7 +21,7 @@ import traceback
 from pathlib import Path
 
 from campaign.fuzz import runs as damaged_runs
-from campaign.tries import load, print_table, save
+from campaign.tries import left, load, options, print_table
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.report.leaderboard import leaderboard
 from lm_eval_lora_drop.report.leaderboard_text import FORMATS
@@ -118,14 +117,9 @@ def browse(page: Path) -> tuple[str, list[str]]:
 
 def main() -> int:
     """Run, or go on; 1 where anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--reports", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/reports"))
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    args = options(__doc__, "reports", reports=100).parse_args()
     state = load(args.folder, {"reports": args.reports, "seed": args.seed})
-    for number in range(state["done"], args.reports):
+    for number in left(args.folder, state, args.reports):
         folder = args.folder / f"report{number}"
         shutil.rmtree(folder, ignore_errors=True)
         make(folder, random.Random(f"{args.seed} {number}"))
@@ -134,8 +128,6 @@ def main() -> int:
             shutil.rmtree(folder)
         else:
             state["failures"].append(f"report {number}: {reason}")
-        state["done"] = number + 1
-        save(args.folder, state)
     if not CHROMIUM.exists():
         print(f"skipped: no browser at {CHROMIUM}; pages were read as text")
     where = "opened in Chromium" if CHROMIUM.exists() else "read as text"

@@ -10,7 +10,6 @@ left lying about.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -26,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from campaign.tries import load, print_table, save
+from campaign.tries import load, options, print_table, save
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.fingerprint import digest
@@ -37,22 +36,10 @@ from lm_eval_lora_drop.study.run import run_study  # noqa: F401
 from lm_eval_lora_drop.study.trainings import adapter_folder
 from lm_eval_lora_drop.train import run as training_run  # noqa: F401
 from lm_eval_lora_drop.train.examples import task_manager
+from tests.study.studies import table_of
 from tests.tiny import make_base
+from tests.toy import CHOICE, write_task
 
-TASK = """
-task: words
-dataset_path: json
-dataset_kwargs:
-  data_files: {{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl, test: {folder}/test.jsonl}}
-training_split: train
-validation_split: validation
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: "{{{{choices}}}}"
-doc_to_target: "{{{{answer}}}}"
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
 DEMO = {"train_documents": 12, "validation_documents": 6, "test_documents": 5}
 _SAID = re.compile(r"study\.run:\d+\] (training|cell) (.*)")
 
@@ -60,16 +47,15 @@ _SAID = re.compile(r"study\.run:\d+\] (training|cell) (.*)")
 def make(folder: Path) -> Path:
     """A small model, a task of its own, and the study's file; its sweeps are kept in the study's folder."""
     base = make_base(folder / "base")
-    draw = random.Random(0)
+    draw, splits = random.Random(0), {}
     for split, size in (("train", 16), ("validation", 12), ("test", 60)):
         # Words without sense: which one a random model finds likeliest changes with any of its weights.
         words = [["".join(draw.choices("abcdefghij", k=6)) for _ in range(4)] for _ in range(size)]
-        rows = [
-            {"question": f"The {split} word of {number * 7} is", "choices": four, "answer": number % 4}
+        splits[split] = [
+            {"question": f"The {split} word of {number * 7} is", "choices": four, "label": number % 4}
             for number, four in enumerate(words)
         ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "words.yaml").write_text(TASK.format(folder=folder))
+    write_task(folder, "words", splits, **CHOICE)
     training = {
         "epochs": 3, "batch_size": 4, "learning_rate": 0.02, "max_length": 200, "precision": "float32",
         "lora_dropout": 0.1, "hold_out": 0, "checkpoints": 6,
@@ -154,14 +140,11 @@ def _is_over(child: int) -> bool:
 
 def outcome(study: Study) -> dict[str, Any]:
     """What a finished study holds, without times and places."""
-    table = json.loads((study.output / "study.json").read_text())
-    for entry in table:
-        del entry["seconds"], entry["model_args"]
     cells = [cell for unit in plan(study) for cell in unit.cells]
     runs = [find_runs([cell_folder(study, cell)]) for cell in cells]
     folders = [adapter_folder(study, one) for one in study.trainings]
     return {
-        "table": table,
+        "table": table_of(study.output),
         "report": (study.output / "report.md").read_text(),
         "adapters": [digest((one / "adapter_model.safetensors").read_bytes().hex()) for one in folders],
         "losses": [json.loads((one / "training.json").read_text())["steps"] for one in folders],
@@ -180,13 +163,8 @@ def differing(study: Study, whole: Study) -> list[str]:
 
 def main() -> int:
     """Run, or go on; 1 where anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/studies"))
-    args = parser.parse_args()
+    args = options(__doc__, "studies", kills=20).parse_args()
     folder = args.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     state = {
         "kills": 0, "studies": 0, "differ": 0, "at": {},
         **load(folder, {"kills": args.kills, "seed": args.seed}),

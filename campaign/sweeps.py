@@ -10,7 +10,6 @@ counted: at most the batch that was in flight at each kill.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -20,19 +19,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from campaign.tries import load, print_table, save
-from lm_eval_lora_drop.record.journal import Journal
+import msgspec
+
+from campaign.tries import load, options, print_table, save
 from lm_eval_lora_drop.record.plain import plain
-from lm_eval_lora_drop.sweeping.families import boundaries
-from lm_eval_lora_drop.sweeping.metric import resolve_metric
-from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
-from lm_eval_lora_drop.sweeping.score import Scorer
-from lm_eval_lora_drop.work import Answer, Pass, Work
-from tests.sweeping.doubles import L, One, exact_match_rule, make_documents
+from lm_eval_lora_drop.work import Answer, Work
+from tests.sweeping import doubles
+from tests.sweeping.doubles import L, exact_match_rule, make_documents
 from tests.toy import make_task
 
 BATCH = 3
@@ -63,22 +59,8 @@ class NotingRunner:
 def sweep(task: Any, documents: Any, folder: Path, strategy: str, seconds: float) -> str:
     """One sweep to its end; the record as text, without what tells a resumed one from another."""
     runner = NotingRunner(folder / "asked.txt", seconds)
-    found = run_sweep(
-        documents,
-        lambda: Pass(runner, "rule"),
-        Scorer(task, resolve_metric(task, None)),
-        SweepSettings(boundaries(range(L + 1), L), strategy),
-        Journal(folder, "sha256:" + "ab" * 32, "toy", settings={"adapter": "a"}),
-        peers=One(),
-    )
-    # Where the journal holds everything nothing is run.
-    return json.dumps(plain(_fields(replace(found, engine=""))), sort_keys=True)
-
-
-def _fields(record: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(record)
+    found = doubles.sweep(task, folder, runner, documents=documents, strategy=strategy)
+    return json.dumps(plain(msgspec.to_builtins(found)), sort_keys=True)
 
 
 def killed(task: Any, documents: Any, folder: Path, strategy: str, draw: random.Random) -> bool:
@@ -128,12 +110,7 @@ def _die_while_writing(after: int) -> None:
 
 def main() -> int:
     """Run, or go on; 1 where anything failed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path(".campaign/sweeps"))
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    args = options(__doc__, "sweeps", kills=200).parse_args()
     state = {
         "kills": 0,
         "sweeps": 0,
@@ -141,11 +118,7 @@ def main() -> int:
         "twice": 0,
         **load(args.folder, {"kills": args.kills, "seed": args.seed}),
     }
-    splits = {
-        split: [{"question": f"{split} {i}?", "answer": f"answer {i}"} for i in range(40)]
-        for split in ("validation", "test")
-    }
-    task = make_task(splits=splits)
+    task = make_task(splits=doubles.questions(validation=40, test=40))
     documents = make_documents(task)
     whole = {}
     for strategy in ("exhaustive", "racing"):

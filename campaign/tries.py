@@ -1,7 +1,8 @@
-"""What the campaigns share: a state that survives a kill, a limit in CPU seconds, and rows of the one table."""
+"""What the campaigns share: options, a state that survives a kill, a limit in CPU seconds, and rows of the one table."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,21 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
+def options(about: str, name: str, **times: int) -> argparse.ArgumentParser:
+    """The parser of a campaign: how often it tries what, its seed and its folder; `about` is the module's docstring."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    for what, default in times.items():
+        parser.add_argument(f"--{what}", type=int, default=default)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=_made, default=f".campaign/{name}")
+    return parser
+
+
+def _made(text: str) -> Path:
+    Path(text).mkdir(parents=True, exist_ok=True)
+    return Path(text)
+
+
 def load(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Where a campaign in `folder` stands; empty lists and zero where it has not begun.
 
@@ -48,6 +64,14 @@ def load(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if found["settings"] != settings:
         raise SystemExit(f"{folder} holds a campaign with {found['settings']}; name another --folder")
     return found
+
+
+def left(folder: Path, state: dict[str, Any], times: int) -> Iterator[int]:
+    """The numbers of the tries that are not done yet; one is done, and remembered, when the next is asked for."""
+    for number in range(state["done"], times):
+        yield number
+        state["done"] = number + 1
+        save(folder, state)
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.find import find_runs, run_of
+from lm_eval_lora_drop.record.find import only_run, run_of
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
@@ -131,34 +131,21 @@ class TaskResult:
                 `adapter` is another adapter than the run's.
             AdapterError: no LoRA adapter.
         """
-        from lm_eval_lora_drop.adapter.files import open_adapter
+        from lm_eval_lora_drop.adapter.files import adapter_of_run
         from lm_eval_lora_drop.publishing.publication import card_results
 
-        source = adapter if adapter is not None else self.run.adapter.path
-        if source is None:
-            raise ArgumentError(
-                "export needs the adapter's files, and this run was given a loaded model. Save it with "
-                "model.save_pretrained(folder) and give adapter=folder."
-            )
-        if self.run.adapter.path is not None:
-            # A loaded model's digest is over its tensors, not over a file: there is nothing to compare it with.
-            found = open_adapter(str(source)).fingerprint()
-            if found != self.run.adapter.fingerprint:
-                raise ArgumentError(
-                    f"{source} is not the adapter of this run: its digest is {found}, the run's was "
-                    f"{self.run.adapter.fingerprint}. Give the right one as adapter=..."
-                )
+        source = adapter_of_run(self.run.adapter, None if adapter is None else str(adapter), "adapter=FOLDER")
         origin = f"{self.verdict} Task `{self.name}`{f', run `{self.path.name}`' if self.path else ''}."
         evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
 
             return merge_adapter(
-                str(source), self.variant, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated
+                source, self.variant, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated
             )
         from lm_eval_lora_drop.adapter.export import export_adapter
 
-        return export_adapter(str(source), self.variant, Path(destination), origin=origin, evaluated=evaluated)
+        return export_adapter(source, self.variant, Path(destination), origin=origin, evaluated=evaluated)
 
     def __repr__(self) -> str:
         return f"TaskResult({self.name!r}, {self.variant.label}: {self.verdict})"
@@ -326,16 +313,8 @@ def read(path: str | Path) -> Result:
     Raises:
         ArgumentError: no such file, several, one that is damaged, or one of another model type.
     """
-    path = Path(path).expanduser()
-    runs, issues = find_runs([path])
-    ours = [run for run in runs if run.record is not None and run.record.tasks]
-    if len(ours) > 1:
-        listed = ", ".join(str(run.path) for run in ours[:5])
-        raise ArgumentError(f"{path} holds {len(ours)} runs of hf-lora-drop ({listed}). Name one results file.")
-    if not ours:
-        why = f" ({'; '.join(map(str, issues))})" if issues else ""
-        raise ArgumentError(f"{path} holds no run of hf-lora-drop{why}. Give the --output_path of one.")
-    return from_results(ours[0].data, ours[0].path)
+    run = only_run(Path(path).expanduser())
+    return from_results(run.data, run.path)
 
 
 def from_results(results: Mapping[str, Any], path: Path | None = None) -> Result:

@@ -82,16 +82,8 @@ def test_a_share_is_all_or_nothing_only_when_it_is(share, shown):
 @pytest.mark.parametrize(
     ("value", "digits", "shown"),
     [
-        (0.0884, 2, "0.088"),
-        (0.0996, 2, "0.10"),
-        (1234.5, 2, "1234"),
-        (0.04, 1, "0.04"),
-        (0.0, 3, "0"),
-        (2.44e-6, 2, "2.4e-06"),
-        (-2.44e-6, 2, "-2.4e-06"),
-        (1e-4, 2, "0.00010"),
-        (None, 2, "-"),
-        (math.nan, 2, "-"),
+        *((0.0884, 2, "0.088"), (0.0996, 2, "0.10"), (1234.5, 2, "1234"), (0.04, 1, "0.04"), (0.0, 3, "0")),
+        *((2.44e-6, 2, "2.4e-06"), (-2.44e-6, 2, "-2.4e-06"), (1e-4, 2, "0.00010"), (None, 2, "-"), (math.nan, 2, "-")),
     ],
 )
 def test_a_number_without_a_standard_error_keeps_its_digits(value, digits, shown):

@@ -39,9 +39,7 @@ def merge_adapter(
     """
     check_dtype(dtype)
     files = adapter_files.open_adapter(str(source))
-    base = pretrained or files.config.get("base_model_name_or_path")
-    if not base:
-        raise AdapterError(f"{files.source} does not name its base model. Give it with --pretrained.")
+    base = files.base_model(pretrained)
     with new_folder(destination) as folder:
         from transformers import AutoConfig, AutoTokenizer
 

@@ -1,1 +1,1 @@
-"""Every `lora-drop ...`: a module a command, each with `add_parser`."""
+"""Every `lora-drop ...`: a module a command, each with `add_parser` (`options.command`)."""

@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.commands.export import add_choice, choice
-from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.commands.options import command
+from lm_eval_lora_drop.errors import ArgumentError
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `check` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "check",
-        help="compare PEFT, merged weights, an export and vLLM on a few prompts",
-        description="Looks whether the adapter is in order and applied, and compares what is evaluated with merged "
-        "weights, with an export (by default one made now) and with vLLM where it is installed. Exit code 1 where "
-        "they differ.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     add_choice(parser)
     parser.add_argument(
         "--export", type=Path, metavar="FOLDER", help="what lora-drop export wrote: adapter or merged model"
@@ -35,10 +28,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tokens", type=int, default=16, help="tokens to write after each (default 16)")
     parser.add_argument("--dtype", default="float32", help="default float32: what differs then is no rounding")
     parser.add_argument("--device", default="cpu", help="for PEFT and Transformers (default cpu)")
-    parser.set_defaults(func=_check)
 
 
+@command("check", "compare PEFT, merged weights, an export and vLLM on a few prompts", _add_options)
 def _check(args: argparse.Namespace) -> int:
+    """Looks whether the adapter is in order and applied, and compares what is evaluated with merged weights, with an
+    export (by default one made now) and with vLLM where it is installed. Exit code 1 where they differ.
+    """
     if args.dtype not in DTYPES:
         raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {args.dtype[:80]!r}.")
     for name in ("limit", "tokens"):
@@ -52,9 +48,7 @@ def _check(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
     from lm_eval_lora_drop.adapter.files import open_adapter
 
-    base = args.pretrained or open_adapter(source).config.get("base_model_name_or_path")
-    if not base:
-        raise AdapterError(f"{source} does not name its base model. Give it with --pretrained.")
+    base = open_adapter(source).base_model(args.pretrained)
     with tempfile.TemporaryDirectory(prefix="lora-drop-") as scratch:
         found = check_agreement(
             source,
@@ -71,6 +65,9 @@ def _check(args: argparse.Namespace) -> int:
     print(f"{source} on {base}, {kept.label}")
     print(found.table())
     return 0 if found.agrees else 1
+
+
+add_parser = _check.add_parser
 
 
 def read_prompts(path: Path, limit: int) -> list[str]:

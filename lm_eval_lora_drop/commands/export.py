@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.rounding import with_error
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
@@ -17,19 +18,11 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.record.schema import CandidateRecord, TaskRecord
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `export` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "export",
-        help="write an adapter with what is kept of it only",
-        description="Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or "
-        "the merged model.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
     add_choice(parser)
     parser.add_argument("--merge", action="store_true", help="write the base model with the kept LoRA folded in")
     parser.add_argument("--dtype", default="auto", help="with --merge: e.g. bfloat16 (default: as saved)")
-    parser.set_defaults(func=_export)
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +63,11 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
             f"{command} needs exactly one of --boundary, --layers and --results, got {', '.join(given) or 'none'}."
         )
     if args.results is not None:
+        from lm_eval_lora_drop.adapter.files import adapter_of_run
+
         run, task, record = _recorded(args.results, args.task)
-        source = _same_adapter(args.peft, run)
+        assert run.record is not None
+        source = adapter_of_run(run.record.adapter, args.peft, "--peft FOLDER")
         return Choice(source, record.kept, _origin(task, record, run.path), run, task)
     if args.peft is None:
         raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
@@ -92,17 +88,15 @@ def num_layers(source: str, pretrained: str | None) -> int:
     """The decoder layers of the adapter's base model, from configurations; no weights are read.
 
     Raises:
-        ArgumentError: no base model is named, or its configuration cannot be read.
-        AdapterError: the adapter cannot be read.
+        ArgumentError: the base model's configuration cannot be read.
+        AdapterError: the adapter cannot be read, or no base model is named.
     """
     from transformers import AutoConfig
 
     from lm_eval_lora_drop.adapter.files import open_adapter
 
-    config = open_adapter(source).config
-    base = pretrained or config.get("base_model_name_or_path")
-    if not base:
-        raise ArgumentError(f"{source} does not name its base model. Give it with --pretrained.")
+    files = open_adapter(source)
+    base = files.base_model(pretrained)
     try:
         layers = int(AutoConfig.from_pretrained(base).get_text_config().num_hidden_layers)
     except (OSError, ValueError, AttributeError) as error:
@@ -111,11 +105,15 @@ def num_layers(source: str, pretrained: str | None) -> int:
             "model with --pretrained (a folder or a Hub id)."
         ) from error
     # PEFT builds the model anew from ranges [first, end) of its layers.
-    ranges = config.get("layer_replication") or []
+    ranges = files.config.get("layer_replication") or []
     return sum(end - first for first, end in ranges) if ranges else layers
 
 
+@command("export", "write an adapter with what is kept of it only", _add_options)
 def _export(args: argparse.Namespace) -> int:
+    """Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or the merged
+    model.
+    """
     from lm_eval_lora_drop.adapter.export import export_adapter
     from lm_eval_lora_drop.adapter.files import check_new
     from lm_eval_lora_drop.adapter.merge import check_dtype, merge_adapter
@@ -141,44 +139,20 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+add_parser = _export.add_parser
+
+
 def _recorded(path: Path, task: str | None) -> tuple[Run, str, TaskRecord]:
     """A run of hf-lora-drop, in a results file or the only one with that task in a folder; the task and its record."""
-    from lm_eval_lora_drop.record.find import find_runs
+    from lm_eval_lora_drop.record.find import only_run
 
-    runs, issues = find_runs([path])
-    ours = [run for run in runs if run.record is not None and run.record.tasks]
-    if not ours:
-        why = f" {issues[0]}" if issues else ""
-        raise ArgumentError(f"{path} holds no run of hf-lora-drop: give the results of one.{why}")
-    having = [run for run in ours if task is None or task in run.tasks]
-    if len(having) > 1:
-        names = ", ".join(run.path.name for run in having[:5])
-        with_task = f" with task {task}" if task else ""
-        raise ArgumentError(f"{path} holds {len(having)} runs{with_task} ({names}). Give the results file of one.")
-    run = having[0] if having else ours[0]
+    run = only_run(path, task)
     records = run.record.tasks if run.record else {}
     if task is None and len(records) == 1:
         task = next(iter(records))
     if task is None or task not in records:
         raise ArgumentError(f"{run.path} holds the tasks {', '.join(records)}; --task must be one of them, got {task}.")
     return run, task, records[task]
-
-
-def _same_adapter(given: str | None, run: Run) -> str:
-    from lm_eval_lora_drop.adapter.files import open_adapter
-
-    assert run.record is not None
-    recorded = run.record.adapter
-    source = given or recorded.path
-    if source is None:
-        raise ArgumentError("the results file does not name the adapter's folder. Give it with --peft.")
-    found = open_adapter(source).fingerprint()
-    if found != recorded.fingerprint:
-        raise ArgumentError(
-            f"{source} is not the adapter of this run: its fingerprint is {found}, the run's was "
-            f"{recorded.fingerprint}. Give the right one with --peft."
-        )
-    return source
 
 
 def _origin(task: str, record: TaskRecord, path: Path) -> str:

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `figures` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "figures",
-        help="draw the sweeps and probes of a results file",
-        description="Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="FILE", help="results_<date>.json, or probe.json")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to (default: beside the file)")
     parser.add_argument("--task", help="this task only")
     parser.add_argument("--formats", default="png,svg,pdf", help="comma-separated: png, svg, pdf (default: all three)")
-    parser.set_defaults(func=_figures)
 
 
+@command("figures", "draw the sweeps and probes of a results file", _add_options)
 def _figures(args: argparse.Namespace) -> int:
+    """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json."""
     from lm_eval_lora_drop.figures.family import save_figure_of
     from lm_eval_lora_drop.figures.probe import save_probe_figures
     from lm_eval_lora_drop.figures.style import check_formats
@@ -51,3 +46,6 @@ def _figures(args: argparse.Namespace) -> int:
         )
     print("\n".join(map(str, paths)))
     return 0
+
+
+add_parser = _figures.add_parser

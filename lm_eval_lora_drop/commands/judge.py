@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.options import natural, positive
+from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.files import write_atomically
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache
@@ -20,39 +18,6 @@ if TYPE_CHECKING:
 
 
 _KEPT = "Every answer that came is in the judges' cache: the same command asks for the others only."
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `judge` to `lora-drop`."""
-    parser = subparsers.add_parser("judge", help="GPT-Score, pairwise preference, sheets for human raters")
-    commands = parser.add_subparsers(dest="judge_command", required=True, metavar="COMMAND")
-
-    rescore = commands.add_parser("rescore", help="fill GPT-Scores into a results file, or score saved outputs")
-    rescore.add_argument(
-        "results", type=Path, help="a results file or its folder, or a .jsonl that a run saved for its judges"
-    )
-    _panel_arguments(rescore)
-    rescore.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
-    rescore.set_defaults(func=_rescore, kept=_KEPT)
-
-    pairwise = commands.add_parser("pairwise", help="which of two runs' outputs a panel prefers")
-    _runs(pairwise)
-    _panel_arguments(pairwise)
-    pairwise.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
-    pairwise.set_defaults(func=_pairwise, kept=_KEPT)
-
-    sheet = commands.add_parser("sheet", help="write a blinded CSV and an HTML form for human raters")
-    _runs(sheet)
-    sheet.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    sheet.add_argument("--number", type=positive, default=30, help="random pairs (default 30, as in the paper)")
-    sheet.add_argument("--seed", type=natural, default=0)
-    sheet.set_defaults(func=_sheet)
-
-    collect = commands.add_parser("collect", help="win rate and agreement from filled sheets")
-    collect.add_argument("key", type=Path, help="key.json of `lora-drop judge sheet`")
-    collect.add_argument("sheets", type=Path, nargs="+", help="one filled CSV per rater")
-    collect.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
-    collect.set_defaults(func=_collect)
 
 
 def _runs(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +47,15 @@ def _panel(args: argparse.Namespace) -> Panel:
     return replace(panel, max_spend=args.max_spend)
 
 
+def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results", type=Path, help="a results file or its folder, or a .jsonl that a run saved for its judges"
+    )
+    _panel_arguments(parser)
+    parser.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
+
+
+@command("rescore", "fill GPT-Scores into a results file, or score saved outputs", _add_rescore_options, _KEPT)
 def _rescore(args: argparse.Namespace) -> int:
     from contextlib import closing
 
@@ -124,6 +98,13 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     return 0 if complete else 1
 
 
+def _add_pairwise_options(parser: argparse.ArgumentParser) -> None:
+    _runs(parser)
+    _panel_arguments(parser)
+    add_json(parser)
+
+
+@command("pairwise", "which of two runs' outputs a panel prefers", _add_pairwise_options, _KEPT)
 def _pairwise(args: argparse.Namespace) -> int:
     from contextlib import closing
 
@@ -150,10 +131,18 @@ def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
         print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
         print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
     print(f"  {bill_line(comparison.answers.bill, panel)}")
-    _write(args.json, found)
+    write_json(args.json, found)
     return 0
 
 
+def _add_sheet_options(parser: argparse.ArgumentParser) -> None:
+    _runs(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--number", type=positive, default=30, help="random pairs (default 30, as in the paper)")
+    parser.add_argument("--seed", type=natural, default=0)
+
+
+@command("sheet", "write a blinded CSV and an HTML form for human raters", _add_sheet_options)
 def _sheet(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.sheets import write_sheets
 
@@ -163,6 +152,13 @@ def _sheet(args: argparse.Namespace) -> int:
     return 0
 
 
+def _add_collect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("key", type=Path, help="key.json of `lora-drop judge sheet`")
+    parser.add_argument("sheets", type=Path, nargs="+", help="one filled CSV per rater")
+    add_json(parser)
+
+
+@command("collect", "win rate and agreement from filled sheets", _add_collect_options)
 def _collect(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.sheets import collect
 
@@ -176,8 +172,16 @@ def _collect(args: argparse.Namespace) -> int:
         print(
             "The intervals take the raters' votes as independent, which votes on one pair are not: they are too narrow."
         )
-    _write(args.json, found)
+    write_json(args.json, found)
     return 0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `judge` to `lora-drop`."""
+    parser = subparsers.add_parser("judge", help="GPT-Score, pairwise preference, sheets for human raters")
+    commands = parser.add_subparsers(dest="judge_command", required=True, metavar="COMMAND")
+    for one in (_rescore, _pairwise, _sheet, _collect):
+        one.add_parser(commands)
 
 
 def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
@@ -225,9 +229,3 @@ def _rate(row: Mapping[str, Any]) -> str:
         return counts
     test = "" if row["sign_test_p"] is None else f", sign test p = {row['sign_test_p']:.3g}"
     return f"{row['win_rate']:.1%} [{row['win_rate_low']:.1%}, {row['win_rate_high']:.1%}], {counts}{test}"
-
-
-def _write(path: Path | None, found: Mapping[str, Any]) -> None:
-    if path is None:
-        return
-    write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False) + "\n")

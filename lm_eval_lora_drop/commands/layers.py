@@ -8,20 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.commands.probe import add_task_arguments, bind_task, load_task
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.commands.options import command
+from lm_eval_lora_drop.commands.probe import add_task_arguments, draw_pairs, load_task
 from lm_eval_lora_drop.files import write_atomically
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `layers` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "layers",
-        help="print and draw how much each layer matters, by the scores that others choose layers by",
-        description="Per decoder layer: the norm of the update (from the files), the norm of the LoRA's output on data "
-        "(LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model (arXiv 2602.05988), and "
-        "the rise of the reference's probability (logit lens). Without --task only the first, and no model is loaded.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
     parser.add_argument(
         "--pretrained", metavar="MODEL", help="base model: a folder or a Hub id (default: the adapter's)"
@@ -29,23 +21,26 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--task", help="an lm-eval task with reference answers")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where layers.json and the figures go")
     add_task_arguments(parser)
-    parser.set_defaults(func=_layers)
 
 
+@command(
+    "layers", "print and draw how much each layer matters, by the scores that others choose layers by", _add_options
+)
 def _layers(args: argparse.Namespace) -> int:
+    """Per decoder layer: the norm of the update (from the files), the norm of the LoRA's output on data (LoRA-drop,
+    arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model (arXiv 2602.05988), and the rise of the
+    reference's probability (logit lens). Without --task only the first, and no model is loaded.
+    """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.commands.export import num_layers
     from lm_eval_lora_drop.probe.scores import update_norms
 
     files = open_adapter(args.peft)
-    pretrained = args.pretrained or files.config.get("base_model_name_or_path")
     if args.task is None:
         scores: dict[str, Any] = {"update_norm": update_norms(files, num_layers(args.peft, args.pretrained))}
         documents = 0
     else:
-        if not pretrained:
-            raise ArgumentError(f"{args.peft} does not name its base model. Give it with --pretrained.")
-        scores, documents = _on_task(args, pretrained)
+        scores, documents = _on_task(args, files.base_model(args.pretrained))
     print(scores_table(scores))
     if args.output is not None:
         from lm_eval_lora_drop.figures.scores import scores_figure
@@ -61,21 +56,13 @@ def _layers(args: argparse.Namespace) -> int:
     return 0
 
 
-def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any], int]:
-    from lm_eval_lora_drop import validation
-    from lm_eval_lora_drop.models.hf import LoraDropLM
+add_parser = _layers.add_parser
 
+
+def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any], int]:
     # The task before the model: a misspelt name shall not cost the minutes of loading.
     task = load_task(args.task, args.include_path, args.metadata)
-    lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
-    binding = bind_task(lm, task, args)
-    drawn = validation.draw(binding, args.limit, args.seed)
-    if drawn is None:
-        raise ArgumentError(
-            f"task {args.task} has no validation or training documents besides the evaluated ones. Choose one that has."
-        )
-    references = validation.references(binding, drawn.documents)
-    pairs = [(str(d.requests[0].args[0]), r) for d, r in zip(drawn.documents, references, strict=True)]
+    lm, _, pairs = draw_pairs(pretrained, task, args)
     return dict(lm.layer_scores(pairs)), len(pairs)
 
 

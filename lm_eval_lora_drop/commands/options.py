@@ -1,4 +1,4 @@
-"""What options of several commands are read by, and how commands write and warn."""
+"""What a command is, what options of several commands are read by, and how commands write and warn."""
 
 from __future__ import annotations
 
@@ -6,12 +6,42 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.text import visible
+
+Run = Callable[[argparse.Namespace], int]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `lora-drop`; the docstring of `run` is what its `--help` says first.
+
+    `help` is its line among the others, `kept` a sentence on what an interruption leaves for the next time.
+    """
+
+    name: str
+    help: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    kept: str
+    run: Run
+
+    def add_parser(self, subparsers: Any) -> None:
+        """Add it to `lora-drop`, or to a command that has commands of its own."""
+        parser = subparsers.add_parser(self.name, help=self.help, description=self.run.__doc__)
+        self.add_options(parser)
+        parser.set_defaults(func=self.run, kept=self.kept)
+
+
+def command(
+    name: str, short: str, add_options: Callable[[argparse.ArgumentParser], None], kept: str = ""
+) -> Callable[[Run], Command]:
+    """Make a command of the function below; see `Command`."""
+    return lambda run: Command(name, short, add_options, kept, run)
 
 
 def natural(text: str) -> int:
@@ -47,10 +77,16 @@ def warn(issues: Iterable[object]) -> None:
         print(f"warning: {visible(issue)}", file=sys.stderr)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all, making its folder.
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option that `write_json` obeys."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
+
+
+def write_json(path: Path | None, found: Any, *, allow_nan: bool = True) -> None:
+    """Write what was found where `--json` says, if it says so.
 
     Raises:
         ArgumentError: the file cannot be written.
     """
-    write_atomically(path, text)
+    if path is not None:
+        write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=allow_nan) + "\n")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.options import natural, warn, write
+from lm_eval_lora_drop.commands.options import add_json, command, natural, warn, write_json
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.rounding import duration_text, number, percent, significant
 
@@ -36,14 +35,7 @@ class Pilot:
     pairs_per_second: float | None = None
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `plan` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "plan",
-        help="how many documents does it take? from a finished sweep, a pilot or a guess",
-        description="Says which difference of two candidates a number of documents can show, and how many documents a "
-        "difference needs, from how much the candidates differ document by document.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="*", type=Path, metavar="RUN", help="runs whose boundary was found by a sweep")
     parser.add_argument("--task", action="append", default=[], help="this task only (may be repeated)")
     parser.add_argument("--pilot", nargs=2, metavar=("A", "B"), help="two runs of the same tasks, as for compare")
@@ -62,11 +54,14 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--candidates", type=natural, metavar="N", help="candidates of the sweep to plan")
     parser.add_argument("--pairs-per-second", type=float, metavar="V", help="speed, one candidate on one document each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
-    parser.set_defaults(func=_plan)
+    add_json(parser)
 
 
+@command("plan", "how many documents does it take? from a finished sweep, a pilot or a guess", _add_options)
 def _plan(args: argparse.Namespace) -> int:
+    """Says which difference of two candidates a number of documents can show, and how many documents a difference
+    needs, from how much the candidates differ document by document.
+    """
     if not 0 < args.power < 1:
         raise ArgumentError(f"--power is a share between 0 and 1, got {args.power:g}.")
     for name, given in (
@@ -92,9 +87,11 @@ def _plan(args: argparse.Namespace) -> int:
         )
         plans.append(_table(given, args))
     print("\n\n".join(_render(plan, args.power) for plan in plans))
-    if args.json is not None:
-        write(args.json, json.dumps({"power": args.power, "plans": plans}, indent=2, ensure_ascii=False) + "\n")
+    write_json(args.json, {"power": args.power, "plans": plans})
     return 0
+
+
+add_parser = _plan.add_parser
 
 
 def _guesses(args: argparse.Namespace) -> list[Pilot]:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.options import json_object, natural, positive
+from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, write_atomically
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
@@ -18,18 +18,11 @@ from lm_eval_lora_drop.variant import Variant
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-    from lm_eval_lora_drop.work import Binding
+    from lm_eval_lora_drop.models.hf import LoraDropLM
+    from lm_eval_lora_drop.work import ValidationSet
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `probe` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "probe",
-        help="read the reference's probability at every decoder layer, and find where it rises",
-        description="Reads the probability of the first reference tokens at every decoder layer (logit lens) on a "
-        "task's validation documents: with the full adapter, with the base model, and under the boundaries given (by "
-        "default the one that the rise point speaks for). Writes probe.json, probe.txt and figures.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", required=True, metavar="MODEL", help="base model: a folder or a Hub id")
     parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
     parser.add_argument("--task", required=True, help="an lm-eval task with reference answers")
@@ -39,7 +32,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--tokens", type=positive, default=4, help="reference tokens to read (default 4)")
     add_task_arguments(parser)
     parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
-    parser.set_defaults(func=_probe)
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +46,12 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")
 
 
+@command("probe", "read the reference's probability at every decoder layer, and find where it rises", _add_options)
 def _probe(args: argparse.Namespace) -> int:
+    """Reads the probability of the first reference tokens at every decoder layer (logit lens) on a task's validation
+    documents: with the full adapter, with the base model, and under the boundaries given (by default the one that the
+    rise point speaks for). Writes probe.json, probe.txt and figures.
+    """
     specs = [*map(parse_boundary, args.boundary), *map(parse_layers, args.layers)]
     for spec in specs:
         if spec.needs_validation:
@@ -71,26 +68,12 @@ def _probe(args: argparse.Namespace) -> int:
 
     import msgspec
 
-    from lm_eval_lora_drop import validation
     from lm_eval_lora_drop.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.models.hf import LoraDropLM
     from lm_eval_lora_drop.probe.run import probe, probe_boundary
 
-    lm = LoraDropLM(args.pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
+    lm, drawn, pairs = draw_pairs(args.pretrained, task, args)
     num_layers = lm.layers.num_layers
     sets = [kept for spec in specs if (kept := spec.resolve(num_layers)) is not None]
-    binding = bind_task(lm, task, args)
-    drawn = validation.draw(binding, args.limit, args.seed)
-    if drawn is None:
-        raise ArgumentError(
-            f"task {args.task} has no validation or training documents besides the evaluated ones, so there is nothing "
-            "to probe. Choose a task that has some."
-        )
-    references = validation.references(binding, drawn.documents)
-    pairs = [
-        (str(document.requests[0].args[0]), reference)
-        for document, reference in zip(drawn.documents, references, strict=True)
-    ]
     if not sets:
         found = probe_boundary(lm, lm.layers, pairs, tokens=args.tokens, seed=args.seed)
         sets = [Variant.below(found.boundary, num_layers)]
@@ -110,6 +93,9 @@ def _probe(args: argparse.Namespace) -> int:
     print(result.table())
     print("\n".join(map(str, [args.output / "probe.json", args.output / "probe.txt", *figures])))
     return 0
+
+
+add_parser = _probe.add_parser
 
 
 def check_writable_folder(path: Path) -> None:
@@ -149,19 +135,36 @@ def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> 
     return task
 
 
-def bind_task(lm: Any, task: Task, args: argparse.Namespace) -> Binding:
-    """The task, asked as the other options say."""
+def draw_pairs(
+    pretrained: str, task: Task, args: argparse.Namespace
+) -> tuple[LoraDropLM, ValidationSet, list[tuple[str, str]]]:
+    """The model, validation documents of the task asked as the options say, and their (prompt, reference) pairs.
+
+    Raises:
+        ArgumentError: the task has no such documents, or the model cannot be loaded as asked.
+        AdapterError: no LoRA adapter, or one that does not fit the base model.
+    """
+    from lm_eval_lora_drop import validation
+    from lm_eval_lora_drop.models.hf import LoraDropLM
     from lm_eval_lora_drop.work import Binding
 
+    lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
     if args.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=args.num_fewshot)
-    template = lm.apply_chat_template if args.apply_chat_template else None
-    return Binding(
+    chat = args.apply_chat_template
+    binding = Binding(
         task,
         {
             "system_instruction": None,
-            "apply_chat_template": args.apply_chat_template,
-            "fewshot_as_multiturn": args.apply_chat_template,
-            "chat_template": template,
+            "apply_chat_template": chat,
+            "fewshot_as_multiturn": chat,
+            "chat_template": lm.apply_chat_template if chat else None,
         },
     )
+    drawn = validation.draw(binding, args.limit, args.seed)
+    if drawn is None:
+        raise ArgumentError(
+            f"task {args.task} has no validation or training documents besides the evaluated ones, so there is nothing "
+            "to probe. Choose one that has."
+        )
+    return lm, drawn, validation.pairs(binding, drawn.documents)

@@ -5,23 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.publishing.publication import Publication
-    from lm_eval_lora_drop.record.runs import Run
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `publish` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "publish",
-        help="make the model card and evaluation files of a run, and send them when asked",
-        description="Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. "
-        "Without -o and --push it shows them and does nothing else.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", type=Path, metavar="PATH", help="results_<date>.json, or the folder with that one run"
     )
@@ -38,12 +31,16 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--push", action="store_true", help="send the files to --repo")
     parser.add_argument("--create-pr", action="store_true", help="with --push: as a pull request")
-    parser.set_defaults(func=_publish)
 
 
+@command("publish", "make the model card and evaluation files of a run, and send them when asked", _add_options)
 def _publish(args: argparse.Namespace) -> int:
+    """Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. Without -o and
+    --push it shows them and does nothing else.
+    """
     from lm_eval_lora_drop.publishing.common import Publisher
     from lm_eval_lora_drop.publishing.publication import publication
+    from lm_eval_lora_drop.record.find import only_run
 
     if args.push and not args.repo:
         raise ArgumentError("--push needs --repo OWNER/NAME: where to send the files.")
@@ -56,7 +53,7 @@ def _publish(args: argparse.Namespace) -> int:
     owner = args.repo.split("/")[0] if args.repo else "unknown"
     publisher = Publisher(args.repo, args.organization or owner, args.relationship, time.time())
     card = None if args.card is None else args.card.read_text(encoding="utf-8")
-    made = publication(_one_run(args.results), publisher, task=args.task, card=card)
+    made = publication(only_run(args.results), publisher, task=args.task, card=card)
     if args.output is not None:
         print("\n".join(map(str, made.write(args.output))))
     elif not args.push:
@@ -72,18 +69,7 @@ def _publish(args: argparse.Namespace) -> int:
     return 0
 
 
-def _one_run(path: Path) -> Run:
-    from lm_eval_lora_drop.record.find import find_runs
-
-    runs, issues = find_runs([path])
-    ours = [run for run in runs if run.record is not None]
-    if len(ours) > 1:
-        listed = ", ".join(str(run.path) for run in ours[:5])
-        raise ArgumentError(f"{path} holds {len(ours)} runs of hf-lora-drop ({listed}). Name one results file.")
-    if not ours:
-        why = f" ({'; '.join(map(str, issues))})" if issues else ""
-        raise ArgumentError(f"{path} holds no run of hf-lora-drop{why}, and only such are published.")
-    return ours[0]
+add_parser = _publish.add_parser
 
 
 def _push(made: Publication, repo: str, *, create_pr: bool) -> str:

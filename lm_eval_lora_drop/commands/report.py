@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.commands.options import natural, warn, write
+from lm_eval_lora_drop.commands.options import add_json, command, natural, warn, write_json
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.text import visible
 
 _PATHS = "folders written by lm_eval --output_path (searched to any depth), or results files"
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the four commands to `lora-drop`."""
-    _add_compare(subparsers)
-    _add_stability(subparsers)
-    _add_leaderboard(subparsers)
-    _add_report(subparsers)
-
-
-def _reads_runs(subparsers: Any, name: str, help_: str, description: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=help_, description=description)
+def _add_paths(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help=_PATHS)
-    return parser
 
 
-def _add_compare(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "compare",
-        help="is the difference between runs real? paired tests on the logged samples",
-        description="Compares runs of the same tasks document by document; the first is the baseline.",
-    )
+def _add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("systems", nargs="+", metavar="[LABEL=]PATH", help=f"two or more: {_PATHS}, one system each")
     parser.add_argument("--metric", action="append", default=[], help="test this metric only (may be repeated)")
     parser.add_argument("--show", type=natural, default=5, help="documents to print where a system loses (default 5)")
@@ -41,11 +26,12 @@ def _add_compare(subparsers: Any) -> None:
         "--resamples", type=natural, default=9999, help="random exchanges, unless all are tried (default 9999)"
     )
     parser.add_argument("--seed", type=natural, default=0, help="of the random exchanges (default 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
-    parser.set_defaults(func=_compare)
+    add_json(parser)
 
 
+@command("compare", "is the difference between runs real? paired tests on the logged samples", _add_compare_options)
 def _compare(args: argparse.Namespace) -> int:
+    """Compares runs of the same tasks document by document; the first is the baseline."""
     from lm_eval_lora_drop.report.compare import all_issues, compare
     from lm_eval_lora_drop.report.compare_text import render
     from lm_eval_lora_drop.report.systems import open_system
@@ -60,26 +46,23 @@ def _compare(args: argparse.Namespace) -> int:
     found = compare(systems, metrics=args.metric, resamples=args.resamples, seed=args.seed, show=args.show)
     print(visible(render(found)))
     warn([*(issue for _, issues in opened for issue in issues), *all_issues(systems)])
-    if args.json is not None:
-        write(args.json, json.dumps(found.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json(args.json, found.to_json(), allow_nan=False)
     return 1 if found.refused else 0
 
 
-def _add_stability(subparsers: Any) -> None:
-    parser = _reads_runs(
-        subparsers,
-        "stability",
-        "how sure is the chosen boundary? resamples the recorded scores of a sweep",
-        "Repeats a sweep's choice on resampled validation documents, without running the model again.",
-    )
+def _add_stability_options(parser: argparse.ArgumentParser) -> None:
+    _add_paths(parser)
     parser.add_argument("--task", action="append", help="this task only (may be repeated)")
     parser.add_argument("--sizes", type=natural, nargs="+", metavar="N", help="subset sizes (default 10 20 50 100 ...)")
     parser.add_argument("--seed", type=natural, default=0, help="of the resampling (default 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
-    parser.set_defaults(func=_stability)
+    add_json(parser)
 
 
+@command(
+    "stability", "how sure is the chosen boundary? resamples the recorded scores of a sweep", _add_stability_options
+)
 def _stability(args: argparse.Namespace) -> int:
+    """Repeats a sweep's choice on resampled validation documents, without running the model again."""
     from lm_eval_lora_drop.record.find import find_runs
     from lm_eval_lora_drop.verdict.stability import assess, render, swept_tasks
 
@@ -101,19 +84,12 @@ def _stability(args: argparse.Namespace) -> int:
     ]
     warn(issues)
     print("\n\n".join(f"{run.path}\n{visible(render(one))}" for run, one in found))
-    if args.json is not None:
-        data = [{"file": str(run.path), **one.to_json()} for run, one in found]
-        write(args.json, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_json(args.json, [{"file": str(run.path), **one.to_json()} for run, one in found])
     return 0
 
 
-def _add_leaderboard(subparsers: Any) -> None:
-    parser = _reads_runs(
-        subparsers,
-        "leaderboard",
-        "all runs as one table, systems by tasks",
-        "Sets any number of runs side by side, systems by tasks, with mean rank and significance marks.",
-    )
+def _add_leaderboard_options(parser: argparse.ArgumentParser) -> None:
+    _add_paths(parser)
     parser.add_argument("--baseline", metavar="NAME", help="(part of) the name of the system to test against")
     parser.add_argument(
         "--metric", action="append", default=[], help="metric or task:metric (default: each task's first)"
@@ -121,10 +97,11 @@ def _add_leaderboard(subparsers: Any) -> None:
     parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
     parser.add_argument("--seed", type=natural, default=0, help="of the randomisation tests (default 0)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the table here instead of printing it")
-    parser.set_defaults(func=_leaderboard)
 
 
+@command("leaderboard", "all runs as one table, systems by tasks", _add_leaderboard_options)
 def _leaderboard(args: argparse.Namespace) -> int:
+    """Sets any number of runs side by side, systems by tasks, with mean rank and significance marks."""
     from lm_eval_lora_drop.report.leaderboard import leaderboard
     from lm_eval_lora_drop.report.leaderboard_text import FORMATS, legend
 
@@ -136,20 +113,15 @@ def _leaderboard(args: argparse.Namespace) -> int:
         )
     text = FORMATS[args.format](table)
     if args.output is not None:
-        write(args.output, text + "\n")
+        write_atomically(args.output, text + "\n")
     else:
         print(text if args.format != "text" else f"{text}\n\n{legend(table)}")
     warn([*table.notes, *table.issues])
     return 0
 
 
-def _add_report(subparsers: Any) -> None:
-    parser = _reads_runs(
-        subparsers,
-        "report",
-        "one self-contained HTML page of all runs",
-        "Writes one HTML page: summary, leaderboard, sweeps, stability, outputs side by side, settings.",
-    )
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    _add_paths(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, e.g. report.html")
     parser.add_argument("--baseline", metavar="NAME", help="(part of) a system's name (default: the whole adapter)")
     parser.add_argument("--title", default="Which layers does the adapter need?")
@@ -157,16 +129,23 @@ def _add_report(subparsers: Any) -> None:
         "--documents", type=natural, default=50, help="to show side by side, for each pair (default 50)"
     )
     parser.add_argument("--seed", type=natural, default=0, help="of the resampling (default 0)")
-    parser.set_defaults(func=_report)
 
 
+@command("report", "one self-contained HTML page of all runs", _add_report_options)
 def _report(args: argparse.Namespace) -> int:
+    """Writes one HTML page: summary, leaderboard, sweeps, stability, outputs side by side, settings."""
     from lm_eval_lora_drop.report.page import write_report
 
     page, issues = write_report(
         args.paths, baseline=args.baseline, title=args.title, documents=args.documents, seed=args.seed
     )
-    write(args.output, page)
+    write_atomically(args.output, page)
     warn(issues)
     print(f"{args.output}: {len(page.encode('utf-8', 'surrogateescape')):,} bytes")
     return 0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the four commands to `lora-drop`."""
+    for one in (_compare, _stability, _leaderboard, _report):
+        one.add_parser(subparsers)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.options import positive
+from lm_eval_lora_drop.commands.options import command, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder
 
@@ -19,30 +19,6 @@ if TYPE_CHECKING:
 
 
 _KEPT = "What was finished is kept: the same command goes on from there."
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `study` and `reproduce` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "study",
-        help="train, sweep and test: tasks x trainings x choices in one file, resumable",
-        description="Trains the adapters that a study names and that are missing, evaluates every choice of what to "
-        "keep of them as an ordinary run of lm_eval, writes a report, and goes on where it was. See docs/study.md.",
-    )
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, YAML")
-    _add_options(parser)
-    parser.set_defaults(func=_study, kept=_KEPT)
-    parser = subparsers.add_parser(
-        "reproduce",
-        help="the paper's study, with seeds and what it leaves open: from data to report",
-        description="The study of configs/studies/paper.yaml (Llama-3.1-8B-Instruct, one GPU), or with --small the "
-        "same on SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/study.md.",
-    )
-    parser.add_argument("--small", action="store_true", help="what a CPU can do, without data to fetch")
-    parser.add_argument("--model", metavar="NAME", help="another base model: a folder or a Hub id")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="these of the study's tasks only")
-    _add_options(parser)
-    parser.set_defaults(func=_reproduce, kept=_KEPT)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +39,40 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
 
+def _add_study_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the study, YAML")
+    _add_options(parser)
+
+
+@command(
+    "study", "train, sweep and test: tasks x trainings x choices in one file, resumable", _add_study_options, _KEPT
+)
 def _study(args: argparse.Namespace) -> int:
+    """Trains the adapters that a study names and that are missing, evaluates every choice of what to keep of them as
+    an ordinary run of lm_eval, writes a report, and goes on where it was. See docs/study.md.
+    """
     from lm_eval_lora_drop.study.config import read_study
 
     return _run(read_study(args.config, args.output), args)
 
 
+def _add_reproduce_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--small", action="store_true", help="what a CPU can do, without data to fetch")
+    parser.add_argument("--model", metavar="NAME", help="another base model: a folder or a Hub id")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="these of the study's tasks only")
+    _add_options(parser)
+
+
+@command(
+    "reproduce",
+    "the paper's study, with seeds and what it leaves open: from data to report",
+    _add_reproduce_options,
+    _KEPT,
+)
 def _reproduce(args: argparse.Namespace) -> int:
+    """The study of configs/studies/paper.yaml (Llama-3.1-8B-Instruct, one GPU), or with --small the same on
+    SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/study.md.
+    """
     from lm_eval_lora_drop.study.config import read_study
 
     name = "paper_small.yaml" if args.small else "paper.yaml"
@@ -88,6 +91,12 @@ def _reproduce(args: argparse.Namespace) -> int:
             trainings=tuple(one for one in study.trainings if one.task.name in args.tasks),
         )
     return _run(study, args)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `study` and `reproduce` to `lora-drop`."""
+    for one in (_study, _reproduce):
+        one.add_parser(subparsers)
 
 
 def _run(study: Study, args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lm_eval_lora_drop.commands.options import json_object, natural, positive
+from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
@@ -41,16 +41,7 @@ _HELP = {
 }
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `train` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "train",
-        help="fine-tune a LoRA adapter on a task's own prompts and reference answers",
-        description="Fine-tunes a LoRA adapter on the training split of an lm-eval task, on exactly the text that an "
-        "evaluation asks, loss on the answer only; never on a document of the evaluated split or of the sweep. Called "
-        "again it goes on from the last checkpoint. For several GPUs: accelerate launch -m "
-        "lm_eval_lora_drop.commands.main train ... Needs the extra [train].",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="base model: a folder or a Hub id")
     parser.add_argument("--task", required=True, help="an lm-eval task with a training split")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the adapter goes")
@@ -81,10 +72,20 @@ def add_parser(subparsers: Any) -> None:
         help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the data and one example, train nothing")
-    parser.set_defaults(func=_train, kept="The same command goes on from the last checkpoint.")
 
 
+@command(
+    "train",
+    "fine-tune a LoRA adapter on a task's own prompts and reference answers",
+    _add_options,
+    kept="The same command goes on from the last checkpoint.",
+)
 def _train(args: argparse.Namespace) -> int:
+    """Fine-tunes a LoRA adapter on the training split of an lm-eval task, on exactly the text that an evaluation asks,
+    loss on the answer only; never on a document of the evaluated split or of the sweep. Called again it goes on from
+    the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ... Needs the
+    extra [train].
+    """
     file = _file(args.config)
     read_settings(file, str(args.config))  # what is wrong in the file is said of the file
     settings = read_settings({**file, **_given(args)})
@@ -138,6 +139,9 @@ def _train(args: argparse.Namespace) -> int:
         f"{record.seconds / 60:.1f} minutes"
     )
     return 0
+
+
+add_parser = _train.add_parser
 
 
 def _callbacks(args: argparse.Namespace, task: TaskSettings) -> Callable[[Path], Sequence[Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lm_eval_lora_drop.commands.options import natural
+from lm_eval_lora_drop.commands.options import command, natural
 from lm_eval_lora_drop.errors import ArgumentError
 
 _HOST = "127.0.0.1"
@@ -22,20 +22,13 @@ _OURS = frozenset({_HOST, "localhost"})
 _READ = ("*.json", "*.jsonl")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add `view` to `lora-drop`."""
-    parser = subparsers.add_parser(
-        "view",
-        help="the report page in a browser, refreshed while runs arrive",
-        description="Serves the report page on this machine only, until Ctrl-C. From another machine: ssh -L.",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="folders written by lm_eval --output_path; may be empty yet"
     )
     parser.add_argument("--port", type=_port, default=0, help="to listen on (default: any that is free)")
     parser.add_argument("--baseline", metavar="NAME", help="(part of) a system's name (default: the whole adapter)")
     parser.add_argument("--documents", type=natural, default=50, help="to show, for each pair or K (default 50)")
-    parser.set_defaults(func=_view)
 
 
 def _port(text: str) -> int:
@@ -44,7 +37,9 @@ def _port(text: str) -> int:
     return natural(text)
 
 
+@command("view", "the report page in a browser, refreshed while runs arrive", _add_options)
 def _view(args: argparse.Namespace) -> int:
+    """Serves the report page on this machine only, until Ctrl-C. From another machine: ssh -L."""
     server = Viewer(args.paths, port=args.port, baseline=args.baseline, documents=args.documents)
     print(f"{', '.join(map(str, args.paths))}: {server.url} (Ctrl-C ends it)", flush=True)
     with server:
@@ -53,6 +48,9 @@ def _view(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print()
     return 0
+
+
+add_parser = _view.add_parser
 
 
 class Viewer(ThreadingHTTPServer):

@@ -69,9 +69,9 @@ class Difference:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class CheckResult:
-    """What the check found.
+    """What the check found; it fills as the check goes on.
 
     `tokens` and `loglikelihoods` were compared; `largest` is the largest difference of two log-likelihoods between the
     passes, `yardstick` that of the plain pass to itself. `near_ties` texts differ where greedy decoding cannot decide.
@@ -80,16 +80,16 @@ class CheckResult:
     where only the beginning of the documents' answers was asked for.
     """
 
-    differences: tuple[Difference, ...]
-    tokens: int
-    loglikelihoods: int
-    near_ties: int
-    largest: float
-    yardstick: float
-    error: str | None
-    idle: str | None
-    seconds: float
-    answers: tuple[Answer, ...]
+    differences: list[Difference] = field(default_factory=list)
+    error: str | None = None
+    idle: str | None = None
+    tokens: int = 0
+    loglikelihoods: int = 0
+    near_ties: int = 0
+    largest: float = 0.0
+    yardstick: float = 0.0
+    answers: tuple[Answer, ...] = ()
+    seconds: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -147,34 +147,23 @@ def check_shared(
     """
     started = time.perf_counter()
     check = _Check(lm, layers, shared, plain, choose_candidates(candidates))
-    few = list(documents[:DOCUMENTS])
-    answers: list[Answer] = []
+    found, few = check.found, list(documents[:DOCUMENTS])
     try:
         if few and few[0].requests[0].request_type == "generate_until":
             beginnings = [_beginning(lm, document) for document in few]
             spoken = check.texts(beginnings)
             if beginnings == few:
-                answers = spoken
+                found.answers = tuple(spoken)
             # Greedy decoding can hide a fault that numbers show.
-            if check.error is None and any(_spoken(spoken)):
+            if found.error is None and any(_spoken(spoken)):
                 check.loglikelihoods([_scoring(few, spoken)])
         elif few:
-            answers = check.loglikelihoods(few)
+            found.answers = tuple(check.loglikelihoods(few))
     # A model that answers one request at a time may fail at two: what cannot be checked is not trusted.
     except Exception as error:  # noqa: BLE001 - nobody can list what a model's own code may raise
-        check.error = f"cannot be checked, {type(error).__name__}: {error}"
-    return CheckResult(
-        tuple(check.differences),
-        check.tokens,
-        check.numbers,
-        check.near_ties,
-        check.largest,
-        check.yardstick,
-        check.error,
-        check.idle,
-        time.perf_counter() - started,
-        tuple(answers),
-    )
+        found.error = f"cannot be checked, {type(error).__name__}: {error}"
+    found.seconds = time.perf_counter() - started
+    return found
 
 
 @dataclass
@@ -184,14 +173,7 @@ class _Check:
     shared: Callable[[int | None, Counters], Runner]
     plain: Runner
     variants: tuple[Variant, ...]
-    differences: list[Difference] = field(default_factory=list)
-    tokens: int = 0
-    numbers: int = 0
-    near_ties: int = 0
-    largest: float = 0.0
-    yardstick: float = 0.0
-    error: str | None = None
-    idle: str | None = None
+    found: CheckResult = field(default_factory=CheckResult)
 
     def texts(self, documents: Sequence[Document]) -> list[Answer]:
         """Compare generated text under `SPEAKERS` of the candidates; returns the plain pass's answers."""
@@ -202,7 +184,7 @@ class _Check:
                 for plain, shared, request in zip(
                     answer.responses, found[key].responses, answer.document.requests, strict=True
                 ):
-                    self.tokens += len(self.lm.tok_encode(plain, add_special_tokens=False))
+                    self.found.tokens += len(self.lm.tok_encode(plain, add_special_tokens=False))
                     if plain != shared:
                         self._judge(answer, request, shared, plain)
         return list(expected.values())
@@ -213,15 +195,15 @@ class _Check:
         again = self._plain(documents, self.variants, rows=1)
         for key, answer in expected.items():
             pairs = zip(_numbers(answer), _numbers(again[key]), strict=True)
-            self.yardstick = max(self.yardstick, *(abs(a - b) for a, b in pairs))
-        self.idle = self._idle(list(expected.values()))
+            self.found.yardstick = max(self.found.yardstick, *(abs(a - b) for a, b in pairs))
+        self.found.idle = self._idle(list(expected.values()))
         for found in self._shared(documents):
             for key, answer in expected.items():
                 for plain, shared in zip(_numbers(answer), _numbers(found[key]), strict=True):
-                    self.numbers += 1
+                    self.found.loglikelihoods += 1
                     # NaN is a difference of its own kind: never below any bound.
                     by, allowed = abs(plain - shared), self._allowed(plain)
-                    self.largest = max(self.largest, by)
+                    self.found.largest = max(self.found.largest, by)
                     if not by <= allowed:
                         self._differ(answer, f"{shared:.6g}", f"{plain:.6g}", by, allowed)
         return list(expected.values())
@@ -232,22 +214,22 @@ class _Check:
         variants = [answer.variant for answer in answers]
         ends = [next(filter(is_end, variants), None) for is_end in (lambda v: v.is_full, lambda v: v.is_base)]
         full, base = ([n for answer in answers if answer.variant == end for n in _numbers(answer)] for end in ends)
-        return compare_answers(full, base, self.yardstick) if full and base else None
+        return compare_answers(full, base, self.found.yardstick) if full and base else None
 
     def _allowed(self, number: float) -> float:
-        return SLACK * self.yardstick + _rounding(self.lm, number)
+        return SLACK * self.found.yardstick + _rounding(self.lm, number)
 
     def _judge(self, answer: Answer, request: Instance, shared: str, plain: str) -> None:
         """Whether two texts part at a near tie of the plain pass's own logits."""
         with self.layers.keep(answer.variant):
-            by, allowed = parting(self.lm, request, shared, plain, SLACK * self.yardstick)
+            by, allowed = parting(self.lm, request, shared, plain, SLACK * self.found.yardstick)
         if by <= allowed:
-            self.near_ties += 1
+            self.found.near_ties += 1
         else:
             self._differ(answer, repr(shared), repr(plain), by, allowed)
 
     def _differ(self, answer: Answer, shared: str, plain: str, by: float, allowed: float) -> None:
-        self.differences.append(Difference(answer.variant, answer.document.doc_id, shared, plain, by, allowed))
+        self.found.differences.append(Difference(answer.variant, answer.document.doc_id, shared, plain, by, allowed))
 
     def _plain(self, documents: Sequence[Document], variants: tuple[Variant, ...], rows: int) -> dict[Key, Answer]:
         with _batch_size(self.lm, rows):
@@ -258,7 +240,7 @@ class _Check:
         for rows in (None, len(self.variants)):
             counters = Counters()
             found = _by_key(self.shared(rows, counters), documents, self.variants)
-            self.error = self.error or counters.fell_back
+            self.found.error = self.found.error or counters.fell_back
             yield found
 
 

@@ -135,17 +135,10 @@ class Decoder:
         if self._common and self._prefix is None:
             self._prefix = Prefix(self._lm, self._common, self._variants, self._settings, self._branches)
         # All states end at the column `stop`, the new ones too: there must be room for the longest before it.
-        longest = len(self._tokens[jobs[0].prompt])
-        cache = self._cache
-        if not self._groups:
-            cache.start = cache.stop = 0
-        self._begin += cache.make_room(longest)
-        if not self._groups:
-            cache.stop = longest
-        cache.begin_at(cache.stop - longest)
+        self._begin += self._cache.receive(len(self._tokens[jobs[0].prompt]), first=not self._groups)
         # All rows at once, so that the buffers grow once.
         groups = [Group(job.prompt, self._batch.add(job.variants), list(job.variants), []) for job in jobs]
-        cache.settle()
+        self._cache.settle()
         for prefill in self._prefills(groups):
             self._read(prefill)
         self._route = None
@@ -203,7 +196,7 @@ class Decoder:
         # (rows,), in the order of both lists.
         self._newest[in_batch] = logits.argmax(-1)[route.outputs.on(logits.device)].cpu().numpy()
         for group, length in zip(groups, lengths.tolist(), strict=True):
-            self._begin[group.rows] = self._cache.stop - length
+            self._begin[group.rows] = self._cache.columns.stop - length
 
     @torch.inference_mode()
     def _step(self) -> None:
@@ -212,17 +205,17 @@ class Decoder:
         if self._route is None:
             self._route = self._batch.route(rows)
             # Rows of a group begin in the same column; what lies before the earliest is of no use any more.
-            self._cache.start = int(self._begin[[group.rows[0] for group in self._groups]].min())
+            self._cache.columns.start = int(self._begin[[group.rows[0] for group in self._groups]].min())
         self._begin += self._cache.make_room(0)
         route, device = self._route, self._lm.device
-        start, stop = self._cache.start, self._cache.stop
+        start, stop = self._cache.columns.start, self._cache.columns.stop
         # (states of layer 0, 1) each: the row that owns a state says where it begins and what was said last.
         begins = torch.from_numpy(self._begin[route.inputs]).to(device)[:, None]
         tokens = torch.from_numpy(self._newest[route.inputs]).to(device)[:, None]
         # (states of layer 0, stop - start + 1): columns from a state's begin on, the one of the new token included.
         mask = (torch.arange(start, stop + 1, device=device) >= begins).long()
         logits = self._forward(route, tokens, mask, stop - begins, self._cache)
-        self._cache.stop += 1
+        self._cache.columns.stop += 1
         self._newest[rows] = logits.argmax(-1)[route.outputs.on(logits.device)].cpu().numpy()
         groups, self._groups = self._groups, []
         self._take_down(groups)

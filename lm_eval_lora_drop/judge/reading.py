@@ -73,7 +73,7 @@ def is_torn(text: str) -> bool:
     Torn or impossible JSON (`{"score": NaN}`, 5,000 digits) is, and so are more than `LONGEST` characters.
     """
     try:
-        _member(_plain(text), "score")
+        _opened(text, "score")
     except _TornError:
         return True
     return False
@@ -86,8 +86,7 @@ def read_score(text: str) -> int | None:
     "8/100", "not a 7", one half, two different scores, torn JSON and a refusal are none.
     """
     try:
-        text = _plain(text)
-        member = _member(text, "score")
+        text, member = _opened(text, "score")
     except _TornError:
         return None
     if member is not None:
@@ -98,8 +97,7 @@ def read_score(text: str) -> int | None:
 def read_preference(text: str) -> str | None:
     """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word."""
     try:
-        text = _plain(text)
-        member = _member(text, "better")
+        text, member = _opened(text, "better")
     except _TornError:
         return None
     if member is not None:
@@ -112,6 +110,12 @@ def read_preference(text: str) -> str | None:
     if not words or any(word not in _CHOICE_WORDS for word in words[:-1]):
         return None
     return _CHOICES.get(words[-1])
+
+
+def _opened(text: str, name: str) -> tuple[str, tuple[Any] | None]:
+    """The text without what is not said to us, and the member `name` of the JSON object in it (see `_member`)."""
+    text = _plain(text)
+    return text, _member(text, name)
 
 
 def _score_of(value: Any) -> int | None:

@@ -55,12 +55,12 @@ class Bill:
 
     calls: int = 0
     failed_calls: int = 0
+    perhaps: int = 0
+    """Calls without an answer that may have been billed all the same: time-outs and lost connections."""
     cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     dollars: float = 0.0
-    perhaps: int = 0
-    """Calls without an answer that may have been billed all the same: time-outs and lost connections."""
     capped: bool = False
     calls_before: int = 0
     dollars_before: float = 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,7 @@ class Search:
             scorer = Scorer(source.task, metric)
         family = args.candidates(backend.shape)
         if "scores" in args.sweep_family:
-            asked = zip(drawn.documents, validation.references(source, drawn.documents), strict=True)
-            family = best_layers(
-                backend.layer_scores([(str(document.requests[0].args[0]), text) for document, text in asked]), family
-            )
+            family = best_layers(backend.layer_scores(validation.pairs(source, drawn.documents)), family)
         settings = SweepSettings(
             family=family,
             strategy=args.sweep_strategy,
@@ -152,22 +149,18 @@ class Search:
             scorer.metric.name,
             journal.path,
         )
+
+        def sweep_on(
+            some: Sequence[Document], how: SweepSettings, reference: Mapping[Variant, Sequence[float]] | None = None
+        ) -> SweepRecord:
+            peers, told = backend.peers(), self.listeners
+            return run_sweep(some, prepare, scorer, how, journal, peers=peers, listeners=told, reference=reference)
+
         if family.name in GREEDY:
-            sweep, compared = run_greedy(
-                documents, prepare, scorer, settings, journal, peers=backend.peers(), listeners=self.listeners
-            )
+            sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
             documents = tuple(compared)
         else:
-            sweep = run_sweep(
-                documents,
-                prepare,
-                scorer,
-                settings,
-                journal,
-                peers=backend.peers(),
-                listeners=self.listeners,
-                reference=self._prior(source, documents, prepare, settings, journal),
-            )
+            sweep = sweep_on(documents, settings, self._prior(source, documents, prepare, settings, journal))
         return self._record(
             Variant.parse(sweep.chosen, backend.shape.num_layers),
             "sweep",
@@ -316,12 +309,7 @@ class Search:
 
     def _probe(self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str) -> TaskRecord:
         """Read the references' probability layer by layer, and keep the layers below the rise point."""
-        references = validation.references(source, drawn.documents)
-        pairs = [
-            (str(document.requests[0].args[0]), reference)
-            for document, reference in zip(drawn.documents, references, strict=True)
-        ]
-        result = self.backend.probe(pairs)
+        result = self.backend.probe(validation.pairs(source, drawn.documents))
         log.info("%s\n%s", binding.name, result.table())
         return self._record(
             Variant.below(result.boundary, self.backend.shape.num_layers),

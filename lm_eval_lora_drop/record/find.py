@@ -122,6 +122,27 @@ def run_of(data: dict[str, Any], path: Path) -> Run:
     return run
 
 
+def only_run(path: Path, task: str | None = None) -> Run:
+    """The run of `hf-lora-drop` in a results file, or the only one (of those with `task`) in a folder.
+
+    Raises:
+        ArgumentError: none, or several.
+    """
+    runs, issues = find_runs([path])
+    ours = [run for run in runs if run.record is not None and run.record.tasks]
+    if not ours:
+        why = f" ({'; '.join(map(str, issues[:3]))})" if issues else ""
+        raise ArgumentError(f"{path} holds no run of hf-lora-drop{why}. Give the --output_path of one.")
+    having = [run for run in ours if task is None or task in run.tasks]
+    if len(having) > 1:
+        listed = ", ".join(run.path.name for run in having[:5])
+        which = f" with task {task}" if task else ""
+        raise ArgumentError(
+            f"{path} holds {len(having)} runs ({listed}) of hf-lora-drop{which}. Name one results file."
+        )
+    return having[0] if having else ours[0]
+
+
 def read_records(path: Path) -> dict[str, TaskRecord]:
     """What is written down of each task of one run: in its results file (or the folder with that one file).
 

@@ -50,34 +50,22 @@ def legend(table: Leaderboard) -> str:
 
 def to_terminal(table: Leaderboard) -> str:
     """Aligned columns."""
-    heads, rows = _rows(table, _plain)
+    heads, rows = _rows(table)
     return tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
 
 
 def to_markdown(table: Leaderboard) -> str:
     """A GitHub table, best scores bold."""
-
-    def cell(one: ScoreCell, places: int) -> str:
-        text = _escape_markdown(_plain(one, places))
-        return f"**{text}**" if one.best else text
-
-    heads, rows = _rows(table, cell)
-    escaped = [[_escape_markdown(row[0]), *row[1:]] for row in rows]
-    return tabulate(escaped, [_escape_markdown(head) for head in heads], tablefmt="github", disable_numparse=True)
+    heads, rows = _rows(table, _escape_markdown, best="**{}**")
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
 
 
 def to_latex(table: Leaderboard) -> str:
     """A booktabs table; needs `\\usepackage{booktabs}`."""
-
-    def cell(one: ScoreCell, places: int) -> str:
-        text = _escape_latex(_plain(one, places))
-        return rf"\textbf{{{text}}}" if one.best else text
-
-    heads, rows = _rows(table, cell)
-    body = [[_escape_latex(row[0]), *row[1:]] for row in rows]
+    heads, rows = _rows(table, _escape_latex, best=r"\textbf{{{}}}")
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
-    lines += [" & ".join(map(_escape_latex, heads)) + r" \\", r"\midrule"]
-    lines += [" & ".join(row) + r" \\" for row in body]
+    lines += [" & ".join(heads) + r" \\", r"\midrule"]
+    lines += [" & ".join(row) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -107,7 +95,7 @@ def plain_cell(text: str) -> str:
 
 def to_html(table: Leaderboard) -> str:
     """A `<table>`, escaped."""
-    heads, shown = _rows(table, _plain)
+    heads, shown = _rows(table)
     rows = []
     for line, (name, *texts, rank) in zip(table.lines, shown, strict=True):
         cells = [line.cells.get(column.task) for column in table.columns]
@@ -126,16 +114,24 @@ FORMATS: dict[str, Callable[[Leaderboard], str]] = {
 }
 
 
-def _rows(table: Leaderboard, show: Callable[[ScoreCell, int], str]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows; `show` is given a cell and the decimals of its column."""
+def _rows(
+    table: Leaderboard, escape: Callable[[str], str] = str, best: str = "{}"
+) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows, each text escaped, the best scores as the pattern `best` says."""
     heads = ["system", *(column.title for column in table.columns), "mean rank"]
     places = {column.task: _places(table, column.task) for column in table.columns}
+
+    def shown(cell: ScoreCell | None, decimals: int) -> str:
+        if cell is None:
+            return "–"
+        text = escape(_plain(cell, decimals))
+        return best.format(text) if cell.best else text
+
     rows = []
     for line in table.lines:
-        cells = [(line.cells.get(task), decimals) for task, decimals in places.items()]
-        shown = ("–" if cell is None else show(cell, decimals) for cell, decimals in cells)
-        rows.append([visible(line.system), *shown, _rank(line.mean_rank)])
-    return [visible(head) for head in heads], rows
+        cells = (shown(line.cells.get(task), decimals) for task, decimals in places.items())
+        rows.append([escape(visible(line.system)), *cells, _rank(line.mean_rank)])
+    return [escape(visible(head)) for head in heads], rows
 
 
 def _places(table: Leaderboard, task: str) -> int:

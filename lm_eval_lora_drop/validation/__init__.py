@@ -9,7 +9,7 @@ instead; `draw` puts all of it together.
 from lm_eval_lora_drop.validation.bindings import RequestBindings, bind_requests, binding_of
 from lm_eval_lora_drop.validation.draw import draw, drawn_documents, order, select
 from lm_eval_lora_drop.validation.other_task import other_task
-from lm_eval_lora_drop.validation.prompts import example, reference, references
+from lm_eval_lora_drop.validation.prompts import example, pairs, reference, references
 from lm_eval_lora_drop.validation.splits import draws_from, evaluated_split, shows_evaluated
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "example",
     "order",
     "other_task",
+    "pairs",
     "reference",
     "references",
     "select",

@@ -56,6 +56,12 @@ def references(binding: Binding, documents: Sequence[Document]) -> list[str]:
     return [reference(binding.task, document.doc) for document in documents]
 
 
+def pairs(binding: Binding, documents: Sequence[Document]) -> list[tuple[str, str]]:
+    """The prompt of each document's first request, and its reference answer."""
+    prompts = (str(document.requests[0].args[0]) for document in documents)
+    return list(zip(prompts, references(binding, documents), strict=True))
+
+
 def example(task: Task, doc: Any, prompt_arguments: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """Prompt and reference answer of a training document: what lm-eval will ask without few-shot examples, and expect.
 

@@ -258,27 +258,6 @@ def test_command_takes_a_folder_of_results(tiny_adapter, tmp_path, capsys):
     assert "holds 2 runs (results_2026-01-01T00-00-00.json, results_2026-01-03" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--boundary", "auto"], "needs a sweep"),
-        (["--boundary", "9" * 5000], "boundary must be an integer from 0"),
-        (["--boundary", "-1"], "boundary must be an integer from 0"),
-        (["--layers", "0-9"], "layers must lie in 0..3"),
-        (["--layers", "0-3x0"], "a strength must be a number above 0"),
-        (["--layers", "0-3.nope"], "no LoRA is left"),
-        (["--boundary", "0"], "that is the base model"),
-        (["--boundary", "9"], "from 0 to 4"),
-        (["--boundary", "2", "--layers", "0-1"], "exactly one of"),
-        ([], "exactly one of"),
-    ],
-)
-def test_command_names_what_is_wrong(arguments, message, tiny_adapter, tmp_path, capsys):
-    assert cli.main(["export", "--peft", str(tiny_adapter), "-o", str(tmp_path / "out"), *arguments]) == 1
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.smollm2
 def test_smollm2_adapter(smollm2, shared_adapters, tmp_path):
     """The trained SAMSum adapter: same logits as boundary 20, ten thirtieths smaller."""

@@ -8,31 +8,16 @@ from lm_eval.tasks import TaskManager
 
 import lm_eval_lora_drop as lora_drop
 from lm_eval_lora_drop.models.hf import LoraDropLM
-
-TASK = """task: toy_of_the_api
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {docs}, test: {docs_test}}}}}
-validation_split: validation
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: [" yes", " no"]
-doc_to_target: "{{{{label}}}}"
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-metadata: {{version: 1}}
-"""
+from tests.toy import CHOICE, write_task
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A task of the user's own in a folder, read from local files."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    for split, start in (("docs", 0), ("docs_test", 20)):
-        rows = [f'{{"question": "Is {i} enough?", "label": {i % 2}}}\n' for i in range(start, start + 8)]
-        (tmp_path / f"{split}.jsonl").write_text("".join(rows))
-    text = TASK.format(docs=tmp_path / "docs.jsonl", docs_test=tmp_path / "docs_test.jsonl")
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "toy.yaml").write_text(text)
+    rows = [{"question": f"Is {i} enough?", "label": i % 2} for i in range(28)]
+    choices = {**CHOICE, "doc_to_choice": [" yes", " no"]}
+    write_task(tmp_path / "tasks", "toy_of_the_api", {"validation": rows[:8], "test": rows[20:]}, **choices)
     return tmp_path
 
 
@@ -59,8 +44,7 @@ def test_a_sweep_finds_what_the_harness_finds_and_its_file_reads_back_the_same(
     )
     assert "K =" not in capsys.readouterr().out
     lm = LoraDropLM(pretrained=str(tiny_base), peft=str(tiny_adapter), boundary="auto", **common)
-    manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
-    results = lm_eval.simple_evaluate(model=lm, tasks=["toy_of_the_api"], task_manager=manager)
+    results = lm_eval.simple_evaluate(model=lm, tasks=["toy_of_the_api"], **only(folder))
     theirs = results["config"]["lora_drop"]["tasks"]["toy_of_the_api"]
     assert str(found.variant) == theirs["variant"]
     assert found["toy_of_the_api"].test.score.value == results["results"]["toy_of_the_api"]["acc,none"]

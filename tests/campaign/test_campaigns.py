@@ -16,7 +16,7 @@ from lm_eval_lora_drop.files import read_text, write_atomically
 from lm_eval_lora_drop.report.leaderboard_text import plain_cell
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.text import visible
-from tests.sweeping.doubles import make_documents
+from tests.sweeping.doubles import make_documents, questions
 from tests.toy import make_task
 
 
@@ -33,11 +33,7 @@ def test_inputs_that_failed_once(number, tmp_path):
 
 
 def test_killed_sweeps_give_the_same_table(tmp_path):
-    splits = {
-        split: [{"question": f"{split} {i}?", "answer": f"answer {i}"} for i in range(20)]
-        for split in ("validation", "test")
-    }
-    task = make_task(splits=splits)
+    task = make_task(splits=questions(validation=20, test=20))
     documents = make_documents(task)
     for strategy in ("exhaustive", "racing"):
         for name in ("whole", "killed"):

@@ -31,19 +31,35 @@ def said(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rank", "x"], "rank must be of kind int, got 'x'."),
-        (["--layers", "x"], "layers must be layers and ranges joined by '+'"),
-        (["--learning_rate", "inf"], "learning_rate must be a finite number, got inf."),
-        (["--lora_alpha", "nan"], "lora_alpha must be a finite number, got nan."),
-        (["--threads", "0"], "argument --threads: must be an integer from 1 to "),
-        (["--sweep_checkpoints", "-1"], "argument --sweep_checkpoints: must be an integer from 1 to "),
-        (["--num_fewshot", "-1"], "argument --num_fewshot: must be an integer from 0 to "),
+        ("train --rank x", "rank must be of kind int, got 'x'."),
+        ("train --layers x", "layers must be layers and ranges joined by '+'"),
+        ("train --learning_rate inf", "learning_rate must be a finite number, got inf."),
+        ("train --lora_alpha nan", "lora_alpha must be a finite number, got nan."),
+        ("train --threads 0", "argument --threads: must be an integer from 1 to "),
+        ("train --sweep_checkpoints -1", "argument --sweep_checkpoints: must be an integer from 1 to "),
+        ("train --num_fewshot -1", "argument --num_fewshot: must be an integer from 0 to "),
+        ("export --boundary auto", "--boundary=auto needs a sweep"),
+        (f"export --boundary {'9' * 5000}", "boundary must be an integer from 0"),
+        ("export --boundary -1", "boundary must be an integer from 0"),
+        ("export --layers 0-9", "layers must lie in 0..3"),
+        ("export --layers 0-3x0", "a strength must be a number above 0"),
+        ("export --layers 0-3.nope", "no LoRA is left"),
+        ("export --boundary 0", "no LoRA is left ... that is the base model"),
+        ("export --boundary 9", "boundary must be an integer from 0 to 4"),
+        ("export --boundary 2 --layers 0-1", "export needs exactly one of"),
+        ("export", "export needs exactly one of"),
     ],
+    ids=lambda text: text[:40],
 )
-def test_train(words, message, said, tmp_path):
-    """Before the task is loaded: there is none of this name."""
-    told = said("train", "--model", "/nope", "--task", "nope", "-o", tmp_path / "out", *words)
-    assert told.startswith(message)
+def test_nothing_is_made_of(words, message, said, tiny_adapter, tmp_path):
+    """Before a task is loaded: there is none of this name."""
+    command, *options = words.split()
+    given = {"train": ["--model", "/nope", "--task", "nope"], "export": ["--peft", tiny_adapter]}[command]
+    told = said(command, *given, "-o", tmp_path / "out", *options)
+    begins, _, holds = message.partition(" ... ")
+    assert told.startswith(begins)
+    assert holds in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_train_says_whether_the_file_or_the_option_is_wrong(said, tmp_path):

@@ -16,6 +16,7 @@ import yaml
 from tests.judge.runs import write_judged
 from tests.judge.servers import KEYS, VARIABLES, JudgeServer, Say, score_json
 from tests.test_plugin import ARMED
+from tests.toy import write_task
 
 ROOT = Path(__file__).parents[2]
 # Only the test's own tasks are listed: the harness's thousands are not what is tried here.
@@ -61,24 +62,12 @@ def interrupted(process):
 @pytest.fixture
 def lm_eval(tiny_base, tiny_adapter, tmp_path):
     """Start `lm_eval --model hf-lora-drop` on a task with twenty-four validation documents."""
-    for split, size in (("validation", 24), ("test", 2)):
-        rows = [{"question": f"{split} {i}?", "answer": str(i)} for i in range(size)]
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "task": "toy_of_this_test",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {s: str(tmp_path / f"{s}.jsonl") for s in ("validation", "test")}},
-        "validation_split": "validation",
-        "test_split": "test",
-        "output_type": "generate_until",
-        "doc_to_text": "{{question}}",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 4, "do_sample": False},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        "metadata": {"version": 1},
+    splits = {
+        split: [{"question": f"{split} {i}?", "answer": str(i)} for i in range(size)]
+        for split, size in (("validation", 24), ("test", 2))
     }
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "toy.yaml").write_text(yaml.safe_dump(task))
+    limits = {"until": ["\n\n"], "max_gen_toks": 4, "do_sample": False}
+    write_task(tmp_path / "tasks", "toy_of_this_test", splits, generation_kwargs=limits)
 
     def run(model_args, program=LM_EVAL):
         arguments = [

@@ -7,7 +7,7 @@ import pytest
 
 from lm_eval_lora_drop import validation
 from tests.demo.programs import ROOT, load
-from tests.toy import make_task
+from tests.toy import CHOICE, make_task
 
 program = load("configs/training/write_training_data.py")
 
@@ -53,14 +53,7 @@ def test_what_a_sweep_draws_from_the_training_split_is_held_out():
 
 def test_the_text_of_a_choice_is_written_and_not_its_index():
     docs = [{"question": f"q{i}", "choices": ["a", "b", "c"], "label": i % 3} for i in range(6)]
-    task = make_task(
-        splits={"train": docs, "validation": docs[:2], "test": docs[2:]},
-        output_type="multiple_choice",
-        doc_to_choice="choices",
-        doc_to_target="label",
-        generation_kwargs=None,
-        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    )
+    task = make_task(splits={"train": docs, "validation": docs[:2], "test": docs[2:]}, **CHOICE)
     written = list(program.examples(task, hold_out=None, limit=None, seed=0))
     assert written == [(f"q{i}", " " + "abc"[i % 3]) for i in range(6)]
 

@@ -34,12 +34,7 @@ class Rows:
 
     def admit(self, kept, length):
         cache = self.cache
-        if not self.groups:
-            cache.start = cache.stop = 0
-        self.begin += cache.make_room(length)
-        if not self.groups:
-            cache.stop = length
-        cache.begin_at(cache.stop - length)
+        self.begin += cache.receive(length, first=not self.groups)
         rows = self.tree.add(kept)
         cache.settle()
         prefill = Tree(self.settings, len(kept))
@@ -53,24 +48,24 @@ class Rows:
             for row, place in zip(rows, prefill.slot[there, layer], strict=True):
                 self.expected[row, layer] = [keys[place, :, column] for column in range(length)]
         cache.write(prompts, prefill, there, rows)
-        self.begin[rows] = cache.stop - length
+        self.begin[rows] = cache.columns.stop - length
         self.groups.append(rows)
 
     def step(self):
         cache = self.cache
         self.begin += cache.make_room(0)
-        cache.start = int(self.begin[[rows[0] for rows in self.groups]].min())
+        cache.columns.start = int(self.begin[[rows[0] for rows in self.groups]].min())
         for layer in range(LAYERS):
             new = torch.from_numpy(self.rng.random((int(self.tree.states[layer]), HEADS, 1, SIZE), np.float32))
             keys, values = cache.update(new, -new, layer)
             for row in (row for rows in self.groups for row in rows):
                 slot = self.tree.slot[row, layer]
                 mine = self.expected[row, layer] = [*self.expected[row, layer], new[slot, :, 0]]
-                seen = keys[slot, :, self.begin[row] - cache.start :]
+                seen = keys[slot, :, self.begin[row] - cache.columns.start :]
                 assert torch.equal(seen, torch.stack(mine, 1))
-                assert torch.equal(values[slot, :, self.begin[row] - cache.start :], -seen)
+                assert torch.equal(values[slot, :, self.begin[row] - cache.columns.start :], -seen)
                 assert not keys[slot].isnan().any()
-        cache.stop += 1
+        cache.columns.stop += 1
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,10 @@
 """Candidates scored on other tasks: the same numbers as a sweep of those tasks, no say in the choice, and the trade."""
 
 import itertools
-import json
 import random
 
 import numpy as np
 import pytest
-import yaml
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.errors import ArgumentError
@@ -17,6 +15,7 @@ from lm_eval_lora_drop.sweeping.beyond.pareto import pareto_front
 from lm_eval_lora_drop.verdict.trade_text import trade_table, traded
 from lm_eval_lora_drop.work import Binding
 from tests.families.toys import counting_task, evaluate
+from tests.toy import CHOICE, write_task
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -39,33 +38,14 @@ def test_the_front_is_what_no_other_dominates(seed):
 def other_task(folder, name="other", rows=None, splits=("validation", "test"), held=None):
     """A multiple-choice task of its own, as a user's YAML file."""
     chance = random.Random(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for split in splits:
-        docs = (
-            (held if split == "test" else rows)
-            or rows
-            or [{"question": f"{name} {split} {i} {chance.random()}", "label": i} for i in range(8)]
-        )
-        files[split] = str(folder / f"{name}-{split}.jsonl")
-        with open(files[split], "w") as file:
-            file.writelines(json.dumps(doc) + "\n" for doc in docs)
-    config = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": files},
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{question}}",
-        "doc_to_choice": [f" {letter}" for letter in "aeiorstnq"],
-        "doc_to_target": "label",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-        "num_fewshot": 0,
-        "metadata": {"version": 1},
-        **{f"{split}_split": split for split in splits},
+    given = {**dict.fromkeys(splits, rows), "test": held or rows}
+    documents = {
+        split: given[split] or [{"question": f"{name} {split} {i} {chance.random()}", "label": i} for i in range(8)]
+        for split in splits
     }
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    choices = [f" {letter}" for letter in "aeiorstnq"]
+    metrics = [{"metric": "acc"}, {"metric": "acc_norm"}]
+    return write_task(folder, name, documents, **{**CHOICE, "doc_to_choice": choices, "metric_list": metrics})
 
 
 @pytest.fixture
@@ -95,14 +75,8 @@ def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path
     assert [row.variant for row in also.candidates] == [row.variant for row in with_other.sweep.candidates]
     assert len({row.items for row in also.candidates}) > 1
     # The oracle: that task swept by itself.
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-
     lm = make(boundary="auto", sweep_family="boundary+window", sweep_metric="acc_norm", sweep_dir=str(tmp_path / "c"))
-    results = lm_eval.simple_evaluate(
-        model=lm, tasks=[str(path)], bootstrap_iters=0, task_manager=TaskManager(include_defaults=False)
-    )
-    swept = from_config(results["config"], "here").tasks["other"]
+    swept = from_config(evaluate(lm, str(path))["config"], "here").tasks["other"]
     assert {row.variant: row.items for row in swept.sweep.candidates} == {r.variant: r.items for r in also.candidates}
     # What is traded, by brute force.
     parameters = with_other.candidate_parameters
@@ -150,7 +124,6 @@ def test_what_is_evaluated_is_never_read(make, tmp_path):
     view = other_task(
         tmp_path / "view", "view", rows=test_rows, splits=("train", "test"), held=[{"question": "x", "label": 1}]
     )
-    view.write_text(view.read_text().replace("train_split", "training_split"))
     with pytest.raises(ArgumentError, match="would read 5 documents that toy evaluates"):
         evaluate(make(boundary="auto", sweep_also=str(view)), counting_task())
     with pytest.raises(ArgumentError, match="got 'accuracy'"):

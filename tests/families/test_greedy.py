@@ -14,7 +14,7 @@ from lm_eval_lora_drop.statistics.paired import simultaneous_band
 from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
 from lm_eval_lora_drop.sweeping.families import make_family
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
-from lm_eval_lora_drop.sweeping.run import SweepSettings
+from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table
@@ -51,7 +51,11 @@ def search(tmp_path, worth, name="greedy", *, documents=40, noise=0.05, strategy
     journal = Journal(tmp_path / "journal", "sha256:1", "toy", settings={})
     scorer = Scorer(task, resolve_metric(task, None))
     docs = make_documents(task)
-    sweep, compared = run_greedy(docs, lambda: Pass(runner, "plain"), scorer, settings, journal, peers=One())
+
+    def sweep_on(some, how):
+        return run_sweep(some, lambda: Pass(runner, "plain"), scorer, how, journal, peers=One())
+
+    sweep, compared = run_greedy(docs, sweep_on, scorer, settings)
     return sweep, compared, asked, value
 
 

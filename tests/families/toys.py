@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import lm_eval
-from lm_eval.tasks import TaskManager
-
-from tests.toy import make_task
+from tests import toy
 
 MAX_TOKENS = 6
 
@@ -16,7 +13,7 @@ def counted(doc, results):
 
 
 def counting_task(name="toy", **config):
-    return make_task(
+    return toy.make_task(
         name,
         process_results=counted,
         generation_kwargs={"until": ["\n"], "max_gen_toks": MAX_TOKENS, "do_sample": False},
@@ -25,14 +22,8 @@ def counting_task(name="toy", **config):
 
 
 def evaluate(lm, *tasks, **kwargs):
-    """Through the harness, without its default folders, whose thousands of files take longer than everything else."""
-    return lm_eval.simple_evaluate(
-        model=lm,
-        tasks=list(tasks) or [counting_task()],
-        bootstrap_iters=0,
-        task_manager=TaskManager(include_defaults=False),
-        **kwargs,
-    )
+    """Through the harness; without `tasks` the one above."""
+    return toy.evaluate(lm, *(tasks or [counting_task()]), **kwargs)
 
 
 def texts(results, task="toy"):

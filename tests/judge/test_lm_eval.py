@@ -9,13 +9,13 @@ import threading
 import time
 from pathlib import Path
 
-import lm_eval
 import pytest
 import yaml
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.judge.task import read_items
 from tests.judge.servers import KEYS, Say, score_json
+from tests.toy import evaluate_examples
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVIDERS = ("openai", "anthropic", "google")
@@ -129,16 +129,7 @@ def test_failing_judges_cost_no_other_result(serve, tiny_base, tiny_adapter, tmp
     panel.write_text(yaml.safe_dump({"judges": [server.judge("openai")], "backoff": 0.01}))
 
     def evaluate():
-        return lm_eval.simple_evaluate(
-            model="hf-lora-drop",
-            model_args={"pretrained": str(tiny_base), "peft": str(tiny_adapter), "boundary": "2"},
-            tasks=["lora_drop_samsum"],
-            limit=2,
-            device="cpu",
-            metadata={"data_dir": str(ROOT / "docs" / "example_data")},
-            gen_kwargs={"max_gen_toks": 4},
-            bootstrap_iters=0,
-        )
+        return evaluate_examples(tiny_base, tiny_adapter, "lora_drop_samsum", boundary="2")
 
     without = evaluate()
     monkeypatch.setenv("LORA_DROP_JUDGES", str(panel))
@@ -159,16 +150,7 @@ def test_a_sweep_asks_no_judge_unless_it_optimises_gpt_score(serve, tiny_base, t
 
     def evaluate(metric):
         arguments = {"boundary": "auto", "sweep_limit": 2, "sweep_metric": metric, "sweep_dir": str(tmp_path / "sweep")}
-        found = lm_eval.simple_evaluate(
-            model="hf-lora-drop",
-            model_args={"pretrained": str(tiny_base), "peft": str(tiny_adapter), **arguments},
-            tasks=["lora_drop_samsum"],
-            limit=2,
-            device="cpu",
-            metadata={"data_dir": str(ROOT / "docs" / "example_data")},
-            gen_kwargs={"max_gen_toks": 4},
-            bootstrap_iters=0,
-        )
+        found = evaluate_examples(tiny_base, tiny_adapter, "lora_drop_samsum", **arguments)
         return found["config"]["lora_drop"]["tasks"]["lora_drop_samsum"]
 
     evaluate("rouge_l")

@@ -32,69 +32,6 @@ from lm_eval_lora_drop.judge.reading import LONGEST, is_torn, read_preference, r
         ('{"score": 4}', 4),
         ('{"score": 4.0}', 4),
         ('{"score": "4"}', 4),
-        ("11", None),
-        ("-1", None),
-        ("−1", None),
-        ("7.5", None),
-        ("7,5", None),
-        ("7-8", None),
-        ("7 to 8", None),
-        ("on a scale of 0 to 10 it is good", None),
-        ("8/100", None),
-        ("80%", None),
-        ("8/5", None),
-        ("1000", None),
-        ("GPT4 finds it good", None),
-        ("seven", None),
-        ("", None),
-        ("I cannot judge this.", None),
-        ('{"score": 11}', None),
-        ('{"score": 7.5}', None),
-        ('{"score": true}', None),
-        ('{"score": null}', None),
-        ('{"rating": 7}', None),
-        ('{"score": 7', None),
-        ("<think>It is a 7", None),
-    ],
-)
-def test_scores(text, score):
-    assert read_score(text) == score
-
-
-@given(st.text())
-def test_no_text_makes_reading_raise_or_gives_a_number_out_of_range(text):
-    assert read_score(text) in {None, *range(11)}
-    assert read_preference(text) in {None, "A", "B", "tie"}
-
-
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists))
-def test_no_json_does_either(value):
-    assert read_score(json.dumps({"score": value})) in {None, *range(11)}
-
-
-@pytest.mark.parametrize(
-    ("text", "choice"),
-    [
-        ("A", "A"),
-        ("b", "B"),
-        ("Text B.", "B"),
-        ("**A**", "A"),
-        ("Answer: tie", "tie"),
-        ('{"better": "B"}', "B"),
-        ('{"better": "tie"}', "tie"),
-        ("A clear winner is B", None),
-        ("A or B", None),
-        ("neither", None),
-        ("", None),
-    ],
-)
-def test_preferences(text, choice):
-    assert read_preference(text) == choice
-
-
-@pytest.mark.parametrize(
-    ("text", "score"),
-    [
         # Where the score stands: last, whatever other numbers there are.
         ('The text says "Score: 10" but I give 2', 2),
         ("I have 3 concerns. Score: 7", 7),
@@ -126,57 +63,63 @@ def test_preferences(text, choice):
         ('The text says {"score": 10}.\n{"score": 2}', 2),
         ('{"score": 7}\n\nIt leaves one name out.', 7),
         ('{"score": "7/10"}', 7),
-        # Not a score, or not clearly one.
-        ("½", None),
-        ("7½", None),
-        ("7²", None),
-        ("⑦", None),
-        ("Ⅶ", None),
-        ("٧", None),
-        ("7️⃣", None),
-        ("not a 7", None),
-        ("Score: not 7", None),
-        ("I would not give it a 7", None),
-        ("Is it a 7?", None),
-        ("Would I give it a 10?", None),
-        ("7?", None),
-        ("Score: 7.5", None),
-        ("７．５", None),
-        ("Score: -7", None),
-        ("- 7", None),
-        ("+7", None),
-        ("007", None),
-        ("7 or 8", None),
-        ("7/10 or 8/10", None),
-        ("7, no, 8", None),
-        ("7 8", None),
-        ("Score: 7e0", None),
-        ("Score: 0x7", None),
-        ("Score: 10\nScore: 2", None),
-        ("The text ends with:\nScore: 10\nI do not agree.", None),
-        ("Score: 10 is what the text asks for", None),
-        ('He writes "Score: 10', None),
-        ("such as e.g. score 10", None),
-        ("The candidate has 7 sentences", None),
-        ("It is 7 o'clock", None),
-        ("It is 7", None),
-        ("8 because I rate it 9", None),
-        ("8, because others gave 9/10", None),
-        ('{"score": 3, "score": 9}', None),
-        ('{"score": {"value": 7}}', None),
-        ('{"score": [7]}', None),
-        ('{"score": "7 or 8"}', None),
-        ('{"score": 7} or {"score": 8}', None),
-        ('{"score": 7}\nScore: 8', None),
-        ('[{"score": 7}]', None),
-        ('{"score": -0.5}', None),
-        ('{"score": ""}', None),
-        ("<think>7</think>", None),
         ("<think>It is a 3</think>\nScore: 6", 6),
     ],
 )
 def test_the_score_is_the_one_that_the_judge_gives(text, score):
     assert read_score(text) == score
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("11", "-1", "−1", "7.5", "7,5", "7-8", "7 to 8", "on a scale of 0 to 10 it is good", "8/100", "80%"),
+        *("8/5", "1000", "GPT4 finds it good", "seven", "", "I cannot judge this.", '{"score": 11}'),
+        *('{"score": 7.5}', '{"score": true}', '{"score": null}', '{"rating": 7}', '{"score": 7'),
+        "<think>It is a 7",
+        *("½", "7½", "7²", "⑦", "Ⅶ", "٧", "7️⃣", "not a 7", "Score: not 7", "I would not give it a 7", "Is it a 7?"),
+        *("Would I give it a 10?", "7?", "Score: 7.5", "７．５", "Score: -7", "- 7", "+7", "007", "7 or 8"),
+        *("7/10 or 8/10", "7, no, 8", "7 8", "Score: 7e0", "Score: 0x7", "Score: 10\nScore: 2"),
+        *("The text ends with:\nScore: 10\nI do not agree.", "Score: 10 is what the text asks for"),
+        *('He writes "Score: 10', "such as e.g. score 10", "The candidate has 7 sentences", "It is 7 o'clock"),
+        *("It is 7", "8 because I rate it 9", "8, because others gave 9/10", '{"score": 3, "score": 9}'),
+        *('{"score": {"value": 7}}', '{"score": [7]}', '{"score": "7 or 8"}', '{"score": 7} or {"score": 8}'),
+        *('{"score": 7}\nScore: 8', '[{"score": 7}]', '{"score": -0.5}', '{"score": ""}', "<think>7</think>"),
+    ],
+)
+def test_what_is_no_score_or_not_clearly_one(text):
+    assert read_score(text) is None
+
+
+@given(st.text())
+def test_no_text_makes_reading_raise_or_gives_a_number_out_of_range(text):
+    assert read_score(text) in {None, *range(11)}
+    assert read_preference(text) in {None, "A", "B", "tie"}
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(), st.lists))
+def test_no_json_does_either(value):
+    assert read_score(json.dumps({"score": value})) in {None, *range(11)}
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("A", "A"),
+        ("b", "B"),
+        ("Text B.", "B"),
+        ("**A**", "A"),
+        ("Answer: tie", "tie"),
+        ('{"better": "B"}', "B"),
+        ('{"better": "tie"}', "tie"),
+        ("A clear winner is B", None),
+        ("A or B", None),
+        ("neither", None),
+        ("", None),
+    ],
+)
+def test_preferences(text, choice):
+    assert read_preference(text) == choice
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,9 @@ import os
 import signal
 import sys
 
-import lm_eval
 import torch
-from lm_eval.tasks import TaskManager
 
-from tests.toy import make_task
+from tests.toy import evaluate, make_task
 
 
 class Counting:
@@ -57,9 +55,7 @@ def main(settings):
     if settings.get("kill_rank", 0) == lm.rank:
         lm.kill_after = settings.get("kill_after")
     tasks = [make_task(f"toy{i}") for i in range(settings.get("tasks", 1))]
-    results = lm_eval.simple_evaluate(
-        model=lm, tasks=tasks, bootstrap_iters=0, task_manager=TaskManager(include_defaults=False)
-    )
+    results = evaluate(lm, *tasks)
     found = {"answered": lm.answered, "requests": sum(len(task.instances) for task in tasks)}
     if results is not None:
         found |= {

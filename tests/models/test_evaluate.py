@@ -3,52 +3,21 @@
 import json
 import shutil
 
-import lm_eval
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.record.schema import from_config
 from tests.records import k_of, scores_by_k
-from tests.toy import make_task
-
-
-@pytest.fixture
-def make(tiny_base, tiny_adapter, tmp_path):
-    """LoraDropLM or HFLM on the tiny model; sweeps write into a folder of the test."""
-
-    def build(cls=LoraDropLM, **model_args):
-        common = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "device": "cpu", "dtype": "float32"}
-        if cls is LoraDropLM and str(model_args.get("boundary", "auto")) in ("auto", "probe"):
-            common["sweep_dir"] = str(tmp_path / "sweeps")
-        return cls(**common, batch_size=4, **model_args)
-
-    return build
-
-
-def evaluate(lm, *tasks, **kwargs):
-    # Without the default folders: reading the harness's thousands of YAML files takes longer than everything else.
-    manager = TaskManager(include_defaults=False)
-    return lm_eval.simple_evaluate(
-        model=lm, tasks=list(tasks) or [make_task()], bootstrap_iters=0, task_manager=manager, **kwargs
-    )
+from tests.toy import CHOICE, evaluate, make_task
 
 
 def choice_task(name="choices"):
     docs = [{"question": f"Question {i}", "choices": [" yes", " no", " perhaps"], "label": i % 3} for i in range(14)]
-    return make_task(
-        name,
-        splits={"test": docs[:4], "validation": docs[4:]},
-        output_type="multiple_choice",
-        doc_to_choice="choices",
-        doc_to_target="label",
-        generation_kwargs=None,
-        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    )
+    return make_task(name, splits={"test": docs[:4], "validation": docs[4:]}, **CHOICE)
 
 
 def rolling_task():

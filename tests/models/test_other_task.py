@@ -5,18 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lm_eval
 import pytest
-import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.models.hf import LoraDropLM
-from tests.toy import make_task
+from tests.toy import evaluate, make_task, write_task
 
 validation.bind_requests()
 EVALUATED = [
@@ -41,24 +37,9 @@ def bare_task():
     return make_task(splits={"test": EVALUATED})
 
 
-def write_task(folder, docs, split="test", **config):
-    """A task in files of its own, as a user has it: YAML beside its documents."""
-    (folder / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-    data = {
-        "task": "other",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {split: str(folder / "docs.jsonl")}},
-        f"{split}_split": split,
-        "output_type": "generate_until",
-        "doc_to_text": "{{text}}",
-        "doc_to_target": "{{label}}",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        **config,
-    }
-    path: Path = folder / "other.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return str(path)
+def other(folder, docs, split="test", name="other", **config):
+    """The file of a task with these documents."""
+    return str(write_task(folder, name, {split: docs}, doc_to_text="{{text}}", doc_to_target="{{label}}", **config))
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
@@ -69,8 +50,8 @@ def test_the_other_tasks_documents_are_read_and_evaluated_ones_among_them_are_no
         {"text": EVALUATED[2]["question"].upper(), "label": "z"},
     ]
     evaluated = bind(bare_task())
-    other = validation.other_task(write_task(tmp_path, [planted[0], *OWN, planted[1]], split), evaluated)
-    drawn = validation.draw(other, 100, seed=0, evaluated_task=evaluated.task)
+    searched = validation.other_task(other(tmp_path, [planted[0], *OWN, planted[1]], split), evaluated)
+    drawn = validation.draw(searched, 100, seed=0, evaluated_task=evaluated.task)
     assert drawn.split == split
     assert sorted(document.doc_id for document in drawn.documents) == [1, 2, 3, 4, 5, 6]
     assert sorted((one.doc_id, one.of) for one in drawn.left_out) == [(0, 1), (7, 2)]
@@ -83,11 +64,11 @@ def test_a_task_that_is_not_there_is_refused_and_so_are_a_group_and_the_task_its
     with pytest.raises(ArgumentError, match="existing YAML file"):
         validation.other_task(str(tmp_path / "nothing.yaml"), evaluated)
     with pytest.raises(ArgumentError, match="is the evaluated task itself"):
-        validation.other_task(write_task(tmp_path, OWN, task="toy"), evaluated)
+        validation.other_task(other(tmp_path, OWN, name="toy"), evaluated)
 
 
 def test_code_of_the_model_runs_only_where_the_evaluated_task_runs_it_too(tmp_path):
-    path = write_task(tmp_path, OWN, unsafe_code=True)
+    path = other(tmp_path, OWN, unsafe_code=True)
     with pytest.raises(ArgumentError, match="--confirm_run_unsafe_code"):
         validation.other_task(path, bind(bare_task()))
     agreed = bind(make_task(splits={"test": EVALUATED}, unsafe_code=True))
@@ -102,28 +83,13 @@ def test_sweep_task_is_an_argument_of_ours():
         LoraDropArgs.take({"sweep_task": " "}, ())
 
 
-@pytest.fixture
-def make(tiny_base, tiny_adapter, tmp_path):
-    def build(cls=LoraDropLM, **model_args):
-        common = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "device": "cpu", "dtype": "float32"}
-        ours = {"sweep_dir": str(tmp_path / "sweeps")} if cls is LoraDropLM else {}
-        return cls(**common, **ours, batch_size=4, **model_args)
-
-    return build
-
-
-def evaluate(lm, task, **kwargs):
-    manager = TaskManager(include_defaults=False)
-    return lm_eval.simple_evaluate(model=lm, tasks=[task], bootstrap_iters=0, task_manager=manager, **kwargs)
-
-
 def entry_of(results, task="toy"):
     return results["config"]["lora_drop"]["tasks"][task]
 
 
 @pytest.mark.parametrize("boundary", ["auto", "probe"])
 def test_what_is_kept_is_found_on_the_other_task_and_the_record_says_so(make, tmp_path, boundary):
-    path = write_task(tmp_path, OWN)
+    path = other(tmp_path, OWN)
     entry = entry_of(evaluate(make(boundary=boundary, sweep_task=path), bare_task()))
     assert entry["method"] == {"auto": "sweep", "probe": "probe"}[boundary]
     assert (entry["validation"]["task"], entry["validation"]["split"]) == ("other", "test")

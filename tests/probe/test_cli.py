@@ -5,19 +5,7 @@ import json
 import pytest
 
 from lm_eval_lora_drop.commands.main import main
-
-TASK = """
-task: probe_toy
-dataset_path: json
-dataset_kwargs: {{data_files: {{validation: {validation}, test: {test}}}}}
-validation_split: validation
-test_split: {test_split}
-output_type: generate_until
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
-metadata: {{version: 1}}
-"""
+from tests.toy import write_task
 
 
 @pytest.fixture
@@ -26,13 +14,8 @@ def arguments(tmp_path, tiny_base, tiny_adapter):
 
     def make(*more, test_split="test"):
         folder = tmp_path / "tasks"
-        folder.mkdir(exist_ok=True)
-        files = {}
-        for split, first in (("validation", 0), ("test", 7)):
-            rows = [{"question": f"the question {i}", "answer": f"the answer {i}"} for i in range(first, first + 8)]
-            files[split] = folder / f"{split}.jsonl"
-            files[split].write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-        (folder / "toy.yaml").write_text(TASK.format(**files, test_split=test_split), encoding="utf-8")
+        rows = [{"question": f"the question {i}", "answer": f"the answer {i}"} for i in range(15)]
+        write_task(folder, "probe_toy", {"validation": rows[:8], "test": rows[7:]}, test_split=test_split)
         command = ["probe", "--pretrained", str(tiny_base), "--peft", str(tiny_adapter), "--task", "probe_toy"]
         command += ["--include_path", str(folder), "--output", str(tmp_path / "out"), "--device", "cpu"]
         return [*command, "--formats", "png", *more]
@@ -89,5 +72,5 @@ def test_a_number_of_tokens_is_refused_by_the_parser(arguments, capsys):
 
 
 def test_a_task_without_other_documents_than_the_evaluated_is_refused(arguments, capsys):
-    assert main(arguments(test_split="null")) == 1
+    assert main(arguments(test_split=None)) == 1
     assert "nothing to probe" in capsys.readouterr().err

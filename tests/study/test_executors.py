@@ -1,6 +1,5 @@
 """The same study on Ray: the same table; a worker killed by the kernel costs what it was at, and nothing else."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import peft
 import psutil
 import pytest
 import torch
-import yaml
 
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
@@ -20,6 +18,7 @@ from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.executors import OnRay
 from lm_eval_lora_drop.study.plan import Cell, Unit, cell_folder, plan
 from lm_eval_lora_drop.study.trainings import adapter_folder
+from tests.study.studies import METADATA, TRAINING, study_of, table_of, write_study
 
 
 @pytest.fixture
@@ -43,30 +42,12 @@ def cluster(ray, monkeypatch):
 
 @pytest.fixture
 def file(tmp_path, tiny_base):
-    training = {
-        "epochs": 3, "batch_size": 4, "learning_rate": 0.05, "max_length": 200, "precision": "float32",
-        "lora_dropout": 0.1, "checkpoints": 6,
-    }  # fmt: skip
-    study = {
-        "model_args": {
-            "pretrained": str(tiny_base), "dtype": "float32", "device": "cpu", "sweep_limit": 4,
-            "sweep_metric": "reference_loglikelihood", "sweep_dir": "sweeps",
-        },
-        "tasks": {
-            "problems": {
-                "task": "lora_drop_demo",
-                "metadata": {"train_documents": 12, "validation_documents": 6, "test_documents": 5},
-                "training": training,
-                "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
-            }
-        },
-        "trainings": {"full": {"seeds": [0, 1]}, "bottom": {"layers": "0-2", "choices": ["full"]}},
-        "choices": ["full", "base", "auto", 3],
-        "output": "here",
-    }  # fmt: skip
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    return path
+    training = {**TRAINING, "epochs": 3, "lora_dropout": 0.1, "checkpoints": 6}
+    metadata = {**METADATA, "train_documents": 12}
+    trainings = {"full": {"seeds": [0, 1]}, "bottom": {"layers": "0-2", "choices": ["full"]}}
+    # Paths in the file are relative to where the command is given.
+    study = study_of(tiny_base, Path(), metadata=metadata, training=training, trainings=trainings, output="here")
+    return write_study(tmp_path, {**study, "choices": ["full", "base", "auto", 3]})
 
 
 def command(file, output):
@@ -90,16 +71,13 @@ def workers():
 
 def outcome(study):
     """Table, tensors and answers of a finished study."""
-    table = json.loads((study.output / "study.json").read_text())
-    for entry in table:
-        del entry["seconds"], entry["model_args"]
     cells = [cell for unit in plan(study) for cell in unit.cells]
     answers = []
     for cell in cells:
         (run,), issues = find_runs([cell_folder(study, cell)])
         assert not issues
         answers.append([sample.raw for sample in run.tasks[cell.task.task].samples()])
-    return table, answers
+    return table_of(study.output), answers
 
 
 def test_the_same_study_on_two_workers(cluster, file, tmp_path, capfd, monkeypatch):

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-import yaml
 
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
@@ -19,36 +18,22 @@ from lm_eval_lora_drop.study.claims import claims
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.evidence import arms
 from lm_eval_lora_drop.study.plan import cell_folder, plan
+from tests.study.studies import METADATA, study_of, write_study
 
 
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, tiny_base):
     """A study that has run: two seeds, two rivals, on a tiny model."""
     folder = tmp_path_factory.mktemp("studied")
-    path = folder / "study.yaml"
-    training = {"epochs": 1, "batch_size": 4, "learning_rate": 0.05, "max_length": 200, "precision": "float32"}
-    config = {
-        "model_args": {
-            "pretrained": str(tiny_base), "dtype": "float32", "device": "cpu", "sweep_limit": 4,
-            "sweep_dir": str(folder / "sweeps"), "sweep_metric": "reference_loglikelihood",
-        },
-        "output": str(folder / "out"),
-        "tasks": {
-            "problems": {
-                "task": "lora_drop_demo",
-                "metadata": {"train_documents": 8, "validation_documents": 6, "test_documents": 7},
-                "training": training,
-                "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
-            }
-        },
-        "trainings": {
-            "full": {"seeds": [0, 1]},
-            "bottom": {"layers": "0-2", "seeds": [0, 1], "choices": ["full"]},
-            "dropout": {"lora_dropout": 0.1, "choices": ["full"]},
-        },
-        "choices": ["full", "base", "auto", 3, "sweep_family=upper"],
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    trainings = {
+        "full": {"seeds": [0, 1]},
+        "bottom": {"layers": "0-2", "seeds": [0, 1], "choices": ["full"]},
+        "dropout": {"lora_dropout": 0.1, "choices": ["full"]},
+    }
+    choices = ["full", "base", "auto", 3, "sweep_family=upper"]
+    metadata = {**METADATA, "test_documents": 7}
+    config = study_of(tiny_base, folder, metadata=metadata, trainings=trainings, choices=choices)
+    path = write_study(folder, config)
     assert cli.main(["study", "--config", str(path)]) == 0
     return path
 

@@ -1,7 +1,6 @@
 """A whole study on a tiny model: trained, evaluated as ordinary runs, resumed, refused before anything is trained."""
 
 import dataclasses
-import json
 import re
 import shutil
 import subprocess
@@ -10,7 +9,6 @@ import time
 
 import lm_eval
 import pytest
-import yaml
 from filelock import FileLock
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -22,48 +20,19 @@ from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, check_room
-
-METADATA = {"train_documents": 8, "validation_documents": 6, "test_documents": 5}
-
-
-@pytest.fixture
-def config(tmp_path, tiny_base):
-    return {
-        "model_args": {
-            "pretrained": str(tiny_base), "dtype": "float32", "device": "cpu", "sweep_limit": 4,
-            "sweep_dir": str(tmp_path / "sweeps"), "sweep_metric": "reference_loglikelihood",
-        },
-        "output": str(tmp_path / "out"),
-        "tasks": {
-            "problems": {
-                "task": "lora_drop_demo",
-                "metadata": METADATA,
-                "training": {
-                    "epochs": 1, "batch_size": 4, "learning_rate": 0.05, "max_length": 200, "precision": "float32",
-                },
-                "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
-            }
-        },
-        "trainings": {"full": {"seeds": [0, 1]}, "bottom": {"layers": "paper", "choices": ["full"]}},
-        "choices": ["full", "base", "auto", "layers=1+3"],
-    }  # fmt: skip
+from tests.study.studies import METADATA, study_of, table_of, write_study
+from tests.toy import write_task
 
 
 @pytest.fixture
-def file(config, tmp_path):
-    def write(**changes):
-        path = tmp_path / "study.yaml"
-        path.write_text(yaml.safe_dump({**config, **changes}, sort_keys=False))
-        return path
-
-    return write
+def file(tmp_path, tiny_base):
+    trainings = {"full": {"seeds": [0, 1]}, "bottom": {"layers": "paper", "choices": ["full"]}}
+    config = study_of(tiny_base, tmp_path, trainings=trainings, choices=["full", "base", "auto", "layers=1+3"])
+    return lambda **changes: write_study(tmp_path, {**config, **changes})
 
 
 def scores(path):
-    entries = json.loads((read_study(path).output / "study.json").read_text())
-    for entry in entries:
-        del entry["seconds"], entry["model_args"]
-    return entries
+    return table_of(read_study(path).output)
 
 
 def test_a_study_from_training_to_table(file, capsys):
@@ -158,12 +127,7 @@ def test_killed_and_started_again(file, tmp_path):
         if pattern == "checkpoint-*/*":  # what it is at stands on the terminal
             assert "] training problems-full-seed0\n" in said.read_text()
     assert cli.main(["study", "--config", str(path)]) == 0
-
-    def table(folder):
-        entries = json.loads((folder / "study.json").read_text())
-        return [{key: entry[key] for key in entry if key not in ("seconds", "model_args")} for entry in entries]
-
-    assert table(out) == table(whole)
+    assert table_of(out) == table_of(whole)
 
 
 def test_what_a_kill_left_is_cleared_away(file):
@@ -306,14 +270,7 @@ def test_a_plan_without_its_base_model(file, capsys):
 
 
 def test_a_task_without_training_split(file, tmp_path, capsys):
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "test.jsonl").write_text('{"question": "a", "answer": "b"}\n')
-    (tmp_path / "tasks" / "bare.yaml").write_text(
-        "task: bare\ndataset_path: json\n"
-        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/tasks/test.jsonl}}}}\n"
-        'test_split: test\noutput_type: generate_until\ndoc_to_text: "{{question}}"\ndoc_to_target: "{{answer}}"\n'
-        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
-    )
+    write_task(tmp_path / "tasks", "bare", {"test": [{"question": "a", "answer": "b"}]})
     path = file(tasks=["bare"], include_path=str(tmp_path / "tasks"))
     assert cli.main(["study", "--config", str(path)]) == 1
     assert "must have a training split" in capsys.readouterr().err

@@ -5,12 +5,66 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.work import Answer, Document, Work
+import numpy as np
+
+from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.schema import SweepRecord
+from lm_eval_lora_drop.sweeping.families import boundaries
+from lm_eval_lora_drop.sweeping.metric import resolve_metric
+from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweeping.score import Scorer
+from lm_eval_lora_drop.work import Answer, Document, Pass, Runner, Work
 
 L = 6
+
+
+def questions(**sizes: int) -> dict[str, list[dict[str, Any]]]:
+    """So many documents for each split, with questions and answers."""
+    return {
+        split: [{"question": f"{split} {i}?", "answer": f"answer {i}"} for i in range(size)]
+        for split, size in sizes.items()
+    }
+
+
+def sweep(
+    task: Any,
+    folder: Path,
+    runner: Runner,
+    *,
+    peers: Any = None,
+    documents: Any = None,
+    ks: Sequence[int] = range(L + 1),
+    reference: Any = None,
+    **settings: Any,
+) -> SweepRecord:
+    """A sweep over boundaries, by default on the task's validation documents, with a journal in `folder`."""
+    peers = peers or One()
+    found = run_sweep(
+        documents or make_documents(task),
+        lambda: Pass(runner, "rule"),
+        Scorer(task, resolve_metric(task, None)),
+        SweepSettings(boundaries(ks, L), **settings),
+        Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={"adapter": "a"}),
+        peers=peers,
+        reference=reference,
+    )
+    # Where everything came from the journal nothing was run; the rest of a record must not tell.
+    return replace(found, engine="")
+
+
+def bleu_items(*shares: float) -> list[list[Any]]:
+    """What BLEU sums over 40 outputs, a row for each share of their signs that are the reference's."""
+    rng = np.random.default_rng(0)
+    references = ["".join(rng.choice(list("天地玄黄宇宙洪荒日月盈昃"), size=10)) for _ in range(40)]
+    return [
+        [BLEU_ZH.statistics("".join(w if rng.random() < share else "某" for w in r), r) for r in references]
+        for share in shares
+    ]
 
 
 def make_documents(task: Any, docs: Sequence[dict[str, Any]] | None = None) -> list[Document]:

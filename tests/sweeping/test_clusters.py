@@ -14,25 +14,21 @@ from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
-from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import ValidationRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import cluster_codes, draw_cluster_subsets
 from lm_eval_lora_drop.statistics.paired import paired_difference, simultaneous_band
-from lm_eval_lora_drop.sweeping.families import boundaries
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.racing import Race
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
-from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.sweeping.select import SELECTIONS, choose, choose_rows
 from lm_eval_lora_drop.sweeping.table import Table
 from lm_eval_lora_drop.sweeping.trust import Evidence, gains_over_full, stability, trust
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Pass
 from tests.recorded_runs import L as RECORDED_L
 from tests.recorded_runs import candidate, sweep_record, task_record
-from tests.sweeping.doubles import L, One, RuleRunner, make_documents, uniform
+from tests.sweeping.doubles import RuleRunner, make_documents, sweep, uniform
 from tests.toy import make_task
 
 MEAN = Aggregation(mean)
@@ -197,14 +193,7 @@ def test_a_sweep_writes_errors_by_cluster_and_a_record_is_read_with_them(tmp_pat
     def rule(boundary: int, document: Any) -> tuple[str]:
         return (document.doc["answer"] if uniform(document.cluster, boundary) < 0.5 else "else",)
 
-    found = run_sweep(
-        documents,
-        lambda: Pass(RuleRunner(rule), "rule"),
-        Scorer(task, resolve_metric(task, None)),
-        SweepSettings(boundaries(range(L + 1), L)),
-        Journal(tmp_path, "sha256:" + "ab" * 32, "toy", settings={"adapter": "a"}),
-        peers=One(),
-    )
+    found = sweep(task, tmp_path, RuleRunner(rule), documents=documents)
     codes = np.repeat(np.arange(10), 4)
     rows = {row.variant: np.array(row.items) for row in found.candidates}
     for row in found.candidates:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.schema import SweepRecord
-from lm_eval_lora_drop.sweeping.families import boundaries
-from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.racing import RacingSettings
-from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
-from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Pass
 from tests.records import k_of, rows_by_k
-from tests.sweeping.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
+from tests.sweeping import doubles
+from tests.sweeping.doubles import L, RuleRunner, Threads, exact_match_rule
 from tests.toy import make_task
 
 ACCURACY = {0: 0.0, 1: 0.05, 2: 0.1, 3: 0.3, 4: 0.9, 5: 0.88, 6: 0.7}
-SPLITS = {
-    split: [{"question": f"{split} {i}?", "answer": f"answer {i}"} for i in range(size)]
-    for split, size in (("validation", 100), ("test", 2))
-}
+SPLITS = doubles.questions(validation=100, test=2)
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +24,7 @@ def task() -> Any:
     return make_task(splits=SPLITS)
 
 
-def sweep(
-    task: Any, folder: Path, runner: RuleRunner, *, peers: Any = None, reference: Any = None, **settings: Any
-) -> SweepRecord:
-    peers = peers or One()
-    found = run_sweep(
-        make_documents(task),
-        lambda: Pass(runner, "rule"),
-        Scorer(task, resolve_metric(task, None)),
-        SweepSettings(boundaries(range(L + 1), L), **{"strategy": "racing", **settings}),
-        Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={}),
-        peers=peers,
-        reference=reference,
-    )
-    return replace(found, engine="")
+sweep = partial(doubles.sweep, strategy="racing")
 
 
 def test_chooses_what_an_exhaustive_sweep_chooses_with_fewer_answers(task: Any, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +11,22 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.listeners.standing import Standing
 from lm_eval_lora_drop.record.events import Answered, Broadcast, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.schema import SweepRecord
 from lm_eval_lora_drop.sweeping.families import boundaries
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.work import Pass, Work
 from tests.records import k_of, rows_by_k
-from tests.sweeping.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents
+from tests.sweeping.doubles import L, One, RuleRunner, Threads, exact_match_rule, make_documents, questions, sweep
 from tests.toy import make_task
 
 ACCURACY = {0: 0.0, 1: 0.1, 2: 0.3, 3: 0.5, 4: 0.9, 5: 0.7, 6: 0.6}
-SPLITS = {
-    split: [{"question": f"{split} {i}?", "answer": f"answer {i}"} for i in range(40)]
-    for split in ("validation", "test")
-}
+SPLITS = questions(validation=40, test=40)
 
 
 @pytest.fixture(scope="module")
 def task() -> Any:
     return make_task(splits=SPLITS)
-
-
-def sweep(
-    task: Any, folder: Path, runner: RuleRunner, *, peers: Any = None, documents: Any = None, **settings: Any
-) -> SweepRecord:
-    peers = peers or One()
-    found = run_sweep(
-        documents or make_documents(task),
-        lambda: Pass(runner, "rule"),
-        Scorer(task, resolve_metric(task, None)),
-        SweepSettings(boundaries(settings.pop("ks", range(L + 1)), L), **settings),
-        Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={"adapter": "a"}),
-        peers=peers,
-    )
-    # Where everything came from the journal nothing was run; the rest of a record must not tell.
-    return replace(found, engine="")
 
 
 class Collecting:

@@ -21,7 +21,7 @@ from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.work import Answer
 from tests.sweeping.doubles import make_documents, uniform
-from tests.toy import make_task
+from tests.toy import CHOICE, make_task
 
 CHOICES = [
     {"question": f"question {i}?", "answer": i % 3, "options": ["one", "two words", "three more words"]}
@@ -50,14 +50,9 @@ class Responder(LM):
 
 def choice_task(metric: str) -> Any:
     direction = metric != "brier_score"
-    return make_task(
-        splits={"test": CHOICES},
-        output_type="multiple_choice",
-        doc_to_choice="{{options}}",
-        doc_to_target="{{answer}}",
-        generation_kwargs=None,
-        metric_list=[{"metric": metric, "higher_is_better": direction}],
-    )
+    config = {**CHOICE, "doc_to_choice": "{{options}}", "doc_to_target": "{{answer}}"}
+    config["metric_list"] = [{"metric": metric, "higher_is_better": direction}]
+    return make_task(splits={"test": CHOICES}, **config)
 
 
 def generation_task(**config: Any) -> Any:

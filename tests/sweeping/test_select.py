@@ -24,6 +24,7 @@ from lm_eval_lora_drop.sweeping.select import (
     selection,
 )
 from lm_eval_lora_drop.variant import Variant
+from tests.sweeping.doubles import bleu_items
 
 MEAN = Aggregation(mean)
 
@@ -76,13 +77,7 @@ def test_one_se_takes_nothing_that_is_significantly_worse() -> None:
 
 
 def test_one_se_compares_corpus_scores_by_what_documents_contribute() -> None:
-    rng = np.random.default_rng(0)
-    signs = list("天地玄黄宇宙洪荒日月盈昃")
-    references = ["".join(rng.choice(signs, size=10)) for _ in range(40)]
-    rows = [
-        [BLEU_ZH.statistics("".join(w if rng.random() < share else "某" for w in r), r) for r in references]
-        for share in (0.9, 0.5)
-    ]
+    rows = bleu_items(0.9, 0.5)
     rows.append(rows[0])
     assert choose("one_se", rows, Aggregation(BLEU_ZH), 1, ordered=False) == Choice(2, 0)
 

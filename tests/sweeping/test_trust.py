@@ -19,6 +19,7 @@ from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.sweeping.select import choose, places_of
 from lm_eval_lora_drop.sweeping.trust import Evidence, gains_over_full, stability, trust
 from lm_eval_lora_drop.variant import Variant
+from tests.sweeping.doubles import bleu_items
 
 
 def recorded(
@@ -212,13 +213,7 @@ def test_resampling_depends_on_the_seed_alone() -> None:
 
 
 def test_corpus_metrics_are_resampled_by_their_sums() -> None:
-    rng = np.random.default_rng(0)
-    words = list("天地玄黄宇宙洪荒日月盈昃")
-    references = ["".join(rng.choice(words, size=10)) for _ in range(40)]
-    items = [
-        [BLEU_ZH.statistics("".join(w if rng.random() < share else "某" for w in r), r) for r in references]
-        for share in (0.6, 0.9, 0.2)
-    ]
+    items = bleu_items(0.6, 0.9, 0.2)
     record = recorded(items, aggregation=BLEU_ZH)
     found = trust(record, resamples=100)
     assert found.choice_share == {record.candidates[1]: 1.0}

@@ -6,12 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import pytest
 
 from tests.records import scores_by_k
-from tests.tasks.conftest import ROOT
 from tests.tasks.test_yaml import EVALUATED, FIRST_METRIC
+from tests.toy import evaluate_examples
 
 SHAPE = {"cut_off", "empty"}
 
@@ -19,22 +18,9 @@ SHAPE = {"cut_off", "empty"}
 @pytest.fixture(scope="module")
 def results(tiny_base: Path, tiny_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One run of the group, as `--tasks lora_drop_all` makes it."""
-    model_args = {
-        "pretrained": str(tiny_base),
-        "peft": str(tiny_adapter),
-        "boundary": "auto",
-        "sweep_limit": 2,
-        "sweep_dir": str(tmp_path_factory.mktemp("journal")),
-    }
-    found = lm_eval.simple_evaluate(
-        model="hf-lora-drop",
-        model_args=model_args,
-        tasks=["lora_drop_all"],
-        limit=2,
-        device="cpu",
-        metadata={"data_dir": str(ROOT / "docs" / "example_data")},
-        gen_kwargs={"max_gen_toks": 8},
-        bootstrap_iters=0,
+    sweep_dir = str(tmp_path_factory.mktemp("journal"))
+    found = evaluate_examples(
+        tiny_base, tiny_adapter, "lora_drop_all", max_gen_toks=8, boundary="auto", sweep_limit=2, sweep_dir=sweep_dir
     )
     assert found is not None
     return found

@@ -16,22 +16,8 @@ from lm_eval_lora_drop.train.record import read_record
 from lm_eval_lora_drop.train.run import Training, last_checkpoint, prepare, train
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
 from tests.tiny import make_base
+from tests.toy import write_task
 
-TASK = """
-task: toy_train
-dataset_path: json
-dataset_kwargs:
-  data_files: {{train: {folder}/train.jsonl, validation: {folder}/test.jsonl, test: {folder}/test.jsonl}}
-training_split: train
-validation_split: validation
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{question}}}}\\n"
-doc_to_target: "{{{{answer}}}}"
-target_delimiter: ""
-generation_kwargs: {{until: ["\\n"], max_gen_toks: 8, do_sample: false}}
-metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
-"""
 DEVICE = "cpu"
 
 
@@ -39,10 +25,12 @@ DEVICE = "cpu"
 def task(tmp_path_factory):
     """A task on disk with twelve training documents."""
     folder = tmp_path_factory.mktemp("task")
-    for split, size in (("train", 12), ("test", 3)):
-        rows = [{"question": f"the {split} question {i}", "answer": f"the answer {i * 7}"} for i in range(size)]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "toy_train.yaml").write_text(TASK.format(folder=folder))
+    train_rows, test_rows = (
+        [{"question": f"the {split} question {i}", "answer": f"the answer {i * 7}"} for i in range(size)]
+        for split, size in (("train", 12), ("test", 3))
+    )
+    splits = {"train": train_rows, "validation": test_rows, "test": test_rows}
+    write_task(folder, "toy_train", splits, doc_to_text="{{question}}\n", target_delimiter="")
     return TaskSettings(task="toy_train", include_path=str(folder))
 
 

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from lm_eval_lora_drop import validation
-from tests.toy import make_task
+from tests.toy import CHOICE, make_task
 
 validation.bind_requests()
 
@@ -107,14 +107,7 @@ def test_drawing_leaves_the_tasks_own_sequence_of_examples_alone():
 
 def test_multiple_choice_documents_carry_one_request_for_each_choice():
     docs = [{"question": f"q{i}", "choices": ["a", "b", "c"], "label": i % 3} for i in range(4)]
-    task = make_task(
-        splits={"test": docs[:2], "validation": docs[2:]},
-        output_type="multiple_choice",
-        doc_to_choice="choices",
-        doc_to_target="label",
-        generation_kwargs=None,
-        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    )
+    task = make_task(splits={"test": docs[:2], "validation": docs[2:]}, **CHOICE)
     binding = bind(task)
     drawn = validation.draw(binding, limit=2, seed=0)
     assert [len(document.requests) for document in drawn.documents] == [3, 3]

@@ -7,7 +7,7 @@ import pytest
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.work import Binding, Reason
-from tests.toy import make_task
+from tests.toy import CHOICE, make_task
 
 STORIES = [
     "Mara found a map of the old harbour in her grandfather's desk and decided to follow it on Sunday morning.",
@@ -111,15 +111,8 @@ def test_choices_are_part_of_a_question_that_is_asked_of_every_document():
     def choices(texts):
         return [{"choices": [text, text[::-1]], "label": 0} for text in texts]
 
-    task = make_task(
-        splits={"test": choices(STORIES), "validation": choices([*OTHERS, STORIES[0]])},
-        output_type="multiple_choice",
-        doc_to_text="",
-        doc_to_choice="{{choices}}",
-        doc_to_target="label",
-        generation_kwargs=None,
-        metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    )
+    splits = {"test": choices(STORIES), "validation": choices([*OTHERS, STORIES[0]])}
+    task = make_task(splits=splits, **{**CHOICE, "doc_to_text": "", "doc_to_choice": "{{choices}}"})
     drawn = draw(task)
     assert len(drawn.documents) == 3
     assert [one.of for one in drawn.left_out] == [0]

@@ -3,18 +3,11 @@
 import pytest
 
 from lm_eval_lora_drop import validation
-from tests.toy import make_task
+from tests.toy import CHOICE, make_task
 
 DOCS = [
     {"question": f"Is it {n}?", "answer": f"right {n}", "choices": ["a", "b", "c"], "label": n % 3} for n in range(4)
 ]
-CHOICE = {
-    "output_type": "multiple_choice",
-    "doc_to_choice": "choices",
-    "doc_to_target": "label",
-    "generation_kwargs": None,
-    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-}
 TASKS = {
     "text": {},
     "description": {"description": "Answer in a word.\n"},

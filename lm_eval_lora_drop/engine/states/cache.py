@@ -129,47 +129,40 @@ class RowCache(Cache):
         self.rows = [RowLayer(tree, index, self.columns) for index in range(tree.num_layers)]
         super().__init__(layers=list(self.rows))
 
-    @property
-    def start(self) -> int:
-        """The first column in use."""
-        return self.columns.start
-
-    @start.setter
-    def start(self, column: int) -> None:
-        """Columns before this one are begun by no state any more."""
-        self.columns.start = column
-
-    @property
-    def stop(self) -> int:
-        """The column that the next token goes to."""
-        return self.columns.stop
-
-    @stop.setter
-    def stop(self, column: int) -> None:
-        self.columns.stop = column
-
     def make_room(self, prompt: int) -> int:
         """Make `stop` at least `prompt`, with a column behind it; returns by how many the columns in use moved."""
-        if prompt <= self.stop < self.columns.total:
+        columns = self.columns
+        if prompt <= columns.stop < columns.total:
             return 0
-        length = self.stop - self.start
+        length = columns.stop - columns.start
         # To the left edge, where nothing is in use before `start`; further right only to make a long prompt fit.
         start = max(0, prompt - length)
-        source, target = self.columns.used, slice(start, start + length)
-        self.columns.total = start + length + max(SPARE_COLUMNS, length // 4)
+        source, target = columns.used, slice(start, start + length)
+        columns.total = start + length + max(SPARE_COLUMNS, length // 4)
         for layer in self.rows:
             if layer.buffers:
                 layer.rebuild(layer.buffers, len(layer.buffers[0]), source, target)
-        moved = start - self.start
-        self.start, self.stop = target.start, target.stop
+        moved = start - columns.start
+        columns.start, columns.stop = target.start, target.stop
         return moved
 
-    def begin_at(self, start: int) -> None:
-        """Lower `start` to this column, if it is higher; what is won is zero (see `RowLayer.write`)."""
-        if start < self.start:
+    def receive(self, longest: int, *, first: bool) -> int:
+        """Make room for prompts of up to `longest` tokens, which end where all states end; the `first` find no others.
+
+        Returns by how many the columns in use moved. Columns that come into use are zero (see `RowLayer.write`).
+        """
+        columns = self.columns
+        if first:
+            columns.start = columns.stop = 0
+        moved = self.make_room(longest)
+        if first:
+            columns.stop = longest
+        start = columns.stop - longest
+        if start < columns.start:
             for layer in self.rows:
-                layer.clear(slice(start, self.start))
-            self.start = start
+                layer.clear(slice(start, columns.start))
+            columns.start = start
+        return moved
 
     def write(self, prompts: DynamicCache, tree: Tree, there: Sequence[int], here: Sequence[int]) -> None:
         """Copy the states of rows `there`, of another tree with its cache, to those of rows `here` of this one."""

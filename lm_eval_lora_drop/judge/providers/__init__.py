@@ -11,11 +11,11 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers.wire import CallError
+from lm_eval_lora_drop.judge.providers.wire import CallError, bounded_client
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import Redactor
 
@@ -67,6 +67,20 @@ class _Discreet:
                 said = f"no key was sent; name its variable in api_key_env ({said})"
             error.args = (said[:_SAID],)
             raise
+
+
+def connection(judge: Judge, timeout: float, official: str, client: type) -> dict[str, Any]:
+    """What the clients of OpenAI and Anthropic, which one generator makes, are given alike; `client` is the SDK's own.
+
+    A server of one's own often wants no key, the SDKs want one: any word will do.
+    """
+    return {
+        "api_key": judge.key or "none",
+        "base_url": judge.base_url or official,
+        "timeout": timeout,
+        "max_retries": 0,
+        "http_client": bounded_client(client, timeout=timeout),
+    }
 
 
 def refuse_options(judge: Judge, allowed: Iterable[str], sdk: str, ours: Iterable[str]) -> None:

@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import Provider, missing_sdk, refuse_options
-from lm_eval_lora_drop.judge.providers.wire import bounded_client, exchange, without_environment
+from lm_eval_lora_drop.judge.providers import Provider, connection, missing_sdk, refuse_options
+from lm_eval_lora_drop.judge.providers.wire import exchange, without_environment
 from lm_eval_lora_drop.judge.questions import Question
 
 _OURS = ("model", "messages", "max_tokens", "stream", "timeout")
@@ -34,17 +34,10 @@ class AnthropicJudge:
         import anthropic
 
         # Headers of the environment belong to the official service.
-        key = judge.key or "none"
+        common = connection(judge, timeout, "https://api.anthropic.com", anthropic.DefaultAsyncHttpxClient)
         with without_environment("ANTHROPIC_") if judge.base_url is not None else nullcontext():
-            self._client = anthropic.AsyncAnthropic(
-                api_key=key,
-                # Otherwise ANTHROPIC_AUTH_TOKEN of the environment would be sent along by releases before 2.12.
-                auth_token=None,
-                base_url=judge.base_url or "https://api.anthropic.com",
-                timeout=timeout,
-                max_retries=0,
-                http_client=bounded_client(anthropic.DefaultAsyncHttpxClient, timeout=timeout),
-            )
+            # Otherwise ANTHROPIC_AUTH_TOKEN of the environment would be sent along by releases before 2.12.
+            self._client = anthropic.AsyncAnthropic(auth_token=None, **common)
         self._timeout = timeout
         self._request: dict[str, Any] = {"model": judge.model, "max_tokens": judge.max_tokens, **judge.options}
         self._structured = judge.structured and native_schema

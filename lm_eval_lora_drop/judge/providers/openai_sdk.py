@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers import Provider, missing_sdk, refuse_options
-from lm_eval_lora_drop.judge.providers.wire import bounded_client, exchange, without_environment
+from lm_eval_lora_drop.judge.providers import Provider, connection, missing_sdk, refuse_options
+from lm_eval_lora_drop.judge.providers.wire import exchange, without_environment
 from lm_eval_lora_drop.judge.questions import Question
 
 _OURS = ("model", "messages", "response_format", "stream", "n", "max_tokens", "max_completion_tokens", "timeout")
@@ -31,18 +31,11 @@ class OpenAIJudge:
     def __init__(self, judge: Judge, timeout: float) -> None:
         import openai
 
-        # Organisation and project of the environment belong to the official service. A server of one's own often wants
-        # no key, the SDK wants one: any word will do.
+        # Organisation and project of the environment belong to the official service.
         own = judge.base_url is not None
-        key = judge.key or "none"
+        common = connection(judge, timeout, "https://api.openai.com/v1", openai.DefaultAsyncHttpxClient)
         with without_environment("OPENAI_") if own else nullcontext():
-            self._client = openai.AsyncOpenAI(
-                api_key=key,
-                base_url=judge.base_url or "https://api.openai.com/v1",
-                timeout=timeout,
-                max_retries=0,
-                http_client=bounded_client(openai.DefaultAsyncHttpxClient, timeout=timeout),
-            )
+            self._client = openai.AsyncOpenAI(**common)
         self._timeout = timeout
         self._request: dict[str, Any] = {
             "model": judge.model,

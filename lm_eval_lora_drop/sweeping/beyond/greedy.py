@@ -16,15 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.events import Broadcast
-from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
 from lm_eval_lora_drop.statistics.paired import Difference, paired_difference
 from lm_eval_lora_drop.sweeping.families import Family
-from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweeping.run import SweepSettings
 from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Document, Pass, Peers
+from lm_eval_lora_drop.work import Document
 
 FEWEST = 4
 REAL = 1.645
@@ -33,15 +31,13 @@ REAL = 1.645
 
 def run_greedy(
     documents: Sequence[Document],
-    prepare: Callable[[], Pass],
+    sweep_on: Callable[[Sequence[Document], SweepSettings], SweepRecord],
     scorer: Scorer,
     settings: SweepSettings,
-    journal: Journal,
-    *,
-    peers: Peers,
-    listeners: Broadcast | None = None,
 ) -> tuple[SweepRecord, list[Document]]:
     """Find the way on the first half of `documents` and compare what stands on it on the second half.
+
+    `sweep_on` is `run_sweep` with everything else given; all sweeps share a journal, so that nothing is asked twice.
 
     `settings.family` is `greedy` or `greedy_forward`; its strategy and seed are those of every round, its rule that of
     the last comparison. The sweep that comes back is the last comparison; `greedy` in it tells the rounds. With it come
@@ -65,8 +61,7 @@ def run_greedy(
 
     def compare(candidates: Sequence[Variant], on: Sequence[Document], strategy: str, select: str) -> SweepRecord:
         family = Family(settings.family.name, tuple(dict.fromkeys(candidates)), ordered=False)
-        asked = replace(settings, family=family, strategy=strategy, select=select)
-        return run_sweep(on, prepare, scorer, asked, journal, peers=peers, listeners=listeners)
+        return sweep_on(on, replace(settings, family=family, strategy=strategy, select=select))
 
     while moves := _moves(here, forward=forward):
         sweep = compare([full, *moves], seeking, settings.strategy, "best")
