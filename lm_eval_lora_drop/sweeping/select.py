@@ -154,13 +154,23 @@ def choose_rows(
         scores = np.where(scored, scores, means) @ smoother.T
         values = smoother @ values
     comparable = np.where(scored, scores, -np.inf)
-    slack = _TIE * np.maximum(1.0, np.abs(np.where(scored, scores, 0.0)).max(axis=1))[:, None]
-    best = (comparable >= comparable.max(axis=1, keepdims=True) - slack).argmax(axis=1)
+    best = first_best(comparable)
     if not select.endswith("one_se"):
         return best, best
     lost = comparable[resamples, best][:, None] - comparable
-    within = scored & (lost <= _paired_errors(values, counts, best, clusters) + slack)
+    within = scored & (lost <= _paired_errors(values, counts, best, clusters) + slack(comparable))
     return values.shape[0] - 1 - within[:, ::-1].argmax(axis=1), best
+
+
+def slack(scores: Floats) -> Floats:
+    """`(R, 1)`: how far scores of `(R, B)` may lie apart and tie; those that are not finite do not count."""
+    return np.asarray(_TIE * np.maximum(1.0, np.abs(np.where(np.isfinite(scores), scores, 0.0)).max(axis=1))[:, None])
+
+
+def first_best(scores: Floats) -> NDArray[np.int64]:
+    """`(R,)` of `(R, B)` scores, higher is better: the row that stands first among those that tie for the best; -inf
+    takes one out."""
+    return (scores >= scores.max(axis=1, keepdims=True) - slack(scores)).argmax(axis=1)
 
 
 def local_linear(places: Floats, bandwidth: float = BANDWIDTH) -> Floats:
