@@ -131,34 +131,17 @@ class TaskResult:
                 `adapter` is another adapter than the run's.
             AdapterError: no LoRA adapter.
         """
-        from lm_eval_lora_drop.adapter.files import open_adapter
+        from lm_eval_lora_drop.adapter.export import adapter_of_choice, export_adapter
         from lm_eval_lora_drop.publishing.publication import card_results
 
-        source = adapter if adapter is not None else self.run.adapter.path
-        if source is None:
-            raise ArgumentError(
-                "export needs the adapter's files, and this run was given a loaded model. Save it with "
-                "model.save_pretrained(folder) and give adapter=folder."
-            )
-        if self.run.adapter.path is not None:
-            # A loaded model's digest is over its tensors, not over a file: there is nothing to compare it with.
-            found = open_adapter(str(source)).fingerprint()
-            if found != self.run.adapter.fingerprint:
-                raise ArgumentError(
-                    f"{source} is not the adapter of this run: its digest is {found}, the run's was "
-                    f"{self.run.adapter.fingerprint}. Give the right one as adapter=..."
-                )
+        source, kept = adapter_of_choice(self.run.adapter, self.variant, adapter, "adapter=...")
         origin = f"{self.verdict} Task `{self.name}`{f', run `{self.path.name}`' if self.path else ''}."
         evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
 
-            return merge_adapter(
-                str(source), self.variant, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated
-            )
-        from lm_eval_lora_drop.adapter.export import export_adapter
-
-        return export_adapter(str(source), self.variant, Path(destination), origin=origin, evaluated=evaluated)
+            return merge_adapter(source, kept, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated)
+        return export_adapter(source, kept, Path(destination), origin=origin, evaluated=evaluated)
 
     def __repr__(self) -> str:
         return f"TaskResult({self.name!r}, {self.variant.label}: {self.verdict})"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import adapter_sources, source_of
 from lm_eval_lora_drop.rounding import with_error
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
 from lm_eval_lora_drop.variant import Variant
@@ -34,7 +35,9 @@ def add_parser(subparsers: Any) -> None:
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """The options that name an adapter and what is kept of it, for `choice`."""
-    parser.add_argument("--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id")
+    parser.add_argument(
+        "--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id; several joined by +"
+    )
     parser.add_argument(
         "--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers (or: default, full)"
     )
@@ -71,8 +74,11 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
         )
     if args.results is not None:
         run, task, record = _recorded(args.results, args.task)
-        source = _same_adapter(args.peft, run)
-        return Choice(source, record.kept, _origin(task, record, run.path), run, task)
+        from lm_eval_lora_drop.adapter.export import adapter_of_choice
+
+        assert run.record is not None
+        source, kept = adapter_of_choice(run.record.adapter, record.kept, args.peft, "--peft")
+        return Choice(source, kept, _origin(task, record, run.path), run, task)
     if args.peft is None:
         raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
     spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
@@ -81,11 +87,14 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
             f"--{spec} needs a sweep. Run lm_eval with {spec} and {command} with --results <its results file> "
             "--task <task>."
         )
-    layers = num_layers(args.peft, args.pretrained)
+    sources = adapter_sources(args.peft)
+    layers = num_layers(next(iter(sources.values())), args.pretrained)
     kept = spec.resolve(layers)
     assert kept is not None
+    # Of several adapters the one that the layers name; alone it needs no name.
+    source = source_of(args.peft, kept.adapter)
     how = f"the paper's default, 15 of 32 layers scaled to {layers}" if spec.kind == "default" else "given by hand"
-    return Choice(args.peft, kept, f"{how} ({spec}).")
+    return Choice(source, replace(kept, adapter=""), f"{how} ({spec}).")
 
 
 def num_layers(source: str, pretrained: str | None) -> int:
@@ -162,23 +171,6 @@ def _recorded(path: Path, task: str | None) -> tuple[Run, str, TaskRecord]:
     if task is None or task not in records:
         raise ArgumentError(f"{run.path} holds the tasks {', '.join(records)}; --task must be one of them, got {task}.")
     return run, task, records[task]
-
-
-def _same_adapter(given: str | None, run: Run) -> str:
-    from lm_eval_lora_drop.adapter.files import open_adapter
-
-    assert run.record is not None
-    recorded = run.record.adapter
-    source = given or recorded.path
-    if source is None:
-        raise ArgumentError("the results file does not name the adapter's folder. Give it with --peft.")
-    found = open_adapter(source).fingerprint()
-    if found != recorded.fingerprint:
-        raise ArgumentError(
-            f"{source} is not the adapter of this run: its fingerprint is {found}, the run's was "
-            f"{recorded.fingerprint}. Give the right one with --peft."
-        )
-    return source
 
 
 def _origin(task: str, record: TaskRecord, path: Path) -> str:

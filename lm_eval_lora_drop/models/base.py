@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 from lm_eval.api.instance import Instance
 from platformdirs import user_cache_path
 
@@ -222,7 +223,7 @@ class LoraDropBase(abc.ABC):
         return RunRecord(
             schema=SCHEMA,
             version=__version__,
-            adapter=AdapterRecord(**parts["adapter"]),
+            adapter=msgspec.convert(parts["adapter"], AdapterRecord),
             base=BaseRecord(**parts["base"]),
             dtype=parts["dtype"],
             num_layers=self.shape.num_layers,

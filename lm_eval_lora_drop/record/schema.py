@@ -212,8 +212,17 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OneOfSeveral:
+    """One of several adapters: where it came from, and its own digest."""
+
+    path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterRecord:
-    """The adapter: where it came from, what it is."""
+    """The adapter: where it came from, what it is. Of several, `path` and `fingerprint` are those of all together,
+    `several` each by the name that variants call it by, and the numbers those of the first."""
 
     path: str | None
     fingerprint: str
@@ -221,6 +230,7 @@ class AdapterRecord:
     r: int
     lora_alpha: float
     parameters: int
+    several: dict[str, OneOfSeveral] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

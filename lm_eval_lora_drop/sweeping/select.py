@@ -52,13 +52,18 @@ def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
 
 
 def places_of(candidates: Sequence[Variant]) -> list[float]:
-    """Where each candidate stands among its neighbours: K for boundaries, eighths (the family's step) for strengths of
-    the whole adapter, else its row."""
-    for place in (lambda variant: variant.boundary, _eighths):
+    """Where each candidate stands among its neighbours: K for boundaries, the number of layers for the upper ones,
+    eighths (the family's step) for strengths of the whole adapter, else its row."""
+    for place in (lambda variant: variant.boundary, _upper, _eighths):
         known = [found for variant in candidates if (found := place(variant)) is not None]
         if len(known) == len(candidates):
             return known
     return list(range(len(candidates)))
+
+
+def _upper(variant: Variant) -> int | None:
+    size, end = len(variant.kept_layers), variant.num_layers
+    return size if variant.is_plain and variant.kept_layers == frozenset(range(end - size, end)) else None
 
 
 def _eighths(variant: Variant) -> float | None:
