@@ -77,8 +77,8 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
         from lm_eval_lora_drop.adapter.export import adapter_of_choice
 
         assert run.record is not None
-        source, kept = adapter_of_choice(run.record.adapter, record.kept, args.peft, "--peft")
-        return Choice(source, kept, _origin(task, record, run.path), run, task)
+        where, part = adapter_of_choice(run.record.adapter, record.kept, args.peft, "--peft")
+        return Choice(where, part, _origin(task, record, run.path), run, task)
     if args.peft is None:
         raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
     spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
