@@ -131,21 +131,17 @@ class TaskResult:
                 `adapter` is another adapter than the run's.
             AdapterError: no LoRA adapter.
         """
-        from lm_eval_lora_drop.adapter.files import adapter_of_run
+        from lm_eval_lora_drop.adapter.export import adapter_of_choice, export_adapter
         from lm_eval_lora_drop.publishing.publication import card_results
 
-        source = adapter_of_run(self.run.adapter, None if adapter is None else str(adapter), "adapter=FOLDER")
+        source, kept = adapter_of_choice(self.run.adapter, self.variant, adapter, "adapter=...")
         origin = f"{self.verdict} Task `{self.name}`{f', run `{self.path.name}`' if self.path else ''}."
         evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
 
-            return merge_adapter(
-                source, self.variant, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated
-            )
-        from lm_eval_lora_drop.adapter.export import export_adapter
-
-        return export_adapter(source, self.variant, Path(destination), origin=origin, evaluated=evaluated)
+            return merge_adapter(source, kept, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated)
+        return export_adapter(source, kept, Path(destination), origin=origin, evaluated=evaluated)
 
     def __repr__(self) -> str:
         return f"TaskResult({self.name!r}, {self.variant.label}: {self.verdict})"

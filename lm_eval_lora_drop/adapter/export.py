@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from lm_eval_lora_drop.adapter.fold import LoraPair, common_scaling
 from lm_eval_lora_drop.adapter.names import IN_LAYER, TensorName, one_stack, read_names
 from lm_eval_lora_drop.adapter.patterns import first_pattern, match_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.files import source_of
+from lm_eval_lora_drop.files import adapter_sources, source_of
+from lm_eval_lora_drop.record.schema import AdapterRecord
 from lm_eval_lora_drop.variant import Keep, Variant
 
 _TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab.*", "merges.txt")
@@ -75,6 +77,52 @@ def export_adapter(
         shutil.copymode(folder / adapter_files.CONFIG, folder / adapter_files.WEIGHTS)
         (folder / "README.md").write_text(model_card(files.config, exported, origin, evaluated), encoding="utf-8")
     return exported
+
+
+def adapter_of_choice(
+    recorded: AdapterRecord, kept: Variant, given: str | Path | None, argument: str
+) -> tuple[str, Variant]:
+    """Where the adapter lies that a run's choice keeps a part of, its digest checked; and the choice as that of this
+    adapter alone.
+
+    Args:
+        recorded: what the run wrote down of its adapter, or of several.
+        given: where it lies now, or all of them as the run had them; None: where the run had it.
+        argument: what a user gives another place with, for messages.
+
+    Raises:
+        ArgumentError: the run had a loaded model and no files, or several adapters and none by this name; or another
+            adapter lies there.
+        AdapterError: no LoRA adapter lies there.
+    """
+    digest, path = recorded.fingerprint, recorded.path
+    if recorded.several:
+        name = kept.adapter or next(iter(recorded.several))  # the base model is the same below all of them
+        if name not in recorded.several:
+            raise ArgumentError(
+                f"the run had the adapters {', '.join(recorded.several)}, and its choice is of {name!r}. The file is "
+                "damaged or was edited; evaluate again."
+            )
+        digest, path = recorded.several[name].fingerprint, recorded.several[name].path
+        if given is not None:
+            # The adapter by itself, or it among others.
+            sources = adapter_sources(str(given))
+            given = sources[""] if "" in sources else source_of(str(given), name)
+    source = path if given is None else str(given)
+    if source is None:
+        raise ArgumentError(
+            "the results name no adapter files: the run was given a loaded model. Save it with "
+            f"model.save_pretrained(folder) and give the folder with {argument}."
+        )
+    # A loaded model's digest is over its tensors, not over files: there is nothing to compare it with.
+    if path is not None:
+        found = adapter_files.open_adapter(source).fingerprint()
+        if found != digest:
+            raise ArgumentError(
+                f"{source} is not the adapter of this run: its digest is {found}, the run's was {digest}. Give the "
+                f"right one with {argument}."
+            )
+    return source, replace(kept, adapter="") if recorded.several else kept
 
 
 def _check(files: AdapterFiles, tensors: list[TensorName], kept: Variant) -> None:

@@ -29,7 +29,6 @@ from safetensors.torch import load_file
 from lm_eval_lora_drop.adapter.names import read_names
 from lm_eval_lora_drop.adapter.patterns import check_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.record.schema import AdapterRecord
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -129,28 +128,6 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
     files = AdapterFiles(source, folder, config, _read_shapes(source, folder))
     check_patterns(config, list(dict.fromkeys(name.module for name in read_names(files.shapes, config))), source)
     return files
-
-
-def adapter_of_run(recorded: AdapterRecord, given: str | None, option: str) -> str:
-    """Folder or Hub id of a run's whole adapter: `given` by `option`, else what the run had.
-
-    Raises:
-        ArgumentError: the run was given a loaded model and no folder is named, or it is another adapter than the run's.
-        AdapterError: as `open_adapter`.
-    """
-    source = given or recorded.path
-    if source is None:
-        raise ArgumentError(
-            "the adapter's files are needed, and this run was given a loaded model. Save it with "
-            f"model.save_pretrained(folder) and give {option}."
-        )
-    # A loaded model's digest is over its tensors, not over a file: there is nothing to compare it with.
-    if recorded.path is not None and (found := open_adapter(source).fingerprint()) != recorded.fingerprint:
-        raise ArgumentError(
-            f"{source} is not the adapter of this run: its fingerprint is {found}, the run's was "
-            f"{recorded.fingerprint}. Give the right one with {option}."
-        )
-    return source
 
 
 def load_tensors(files: AdapterFiles) -> dict[str, torch.Tensor]:

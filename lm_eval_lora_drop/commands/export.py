@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import adapter_sources, source_of
 from lm_eval_lora_drop.rounding import with_error
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
 from lm_eval_lora_drop.variant import Variant
@@ -27,7 +28,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """The options that name an adapter and what is kept of it, for `choice`."""
-    parser.add_argument("--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id")
+    parser.add_argument(
+        "--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id; several joined by +"
+    )
     parser.add_argument(
         "--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers (or: default, full)"
     )
@@ -63,12 +66,12 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
             f"{command} needs exactly one of --boundary, --layers and --results, got {', '.join(given) or 'none'}."
         )
     if args.results is not None:
-        from lm_eval_lora_drop.adapter.files import adapter_of_run
+        from lm_eval_lora_drop.adapter.export import adapter_of_choice
 
         run, task, record = _recorded(args.results, args.task)
         assert run.record is not None
-        source = adapter_of_run(run.record.adapter, args.peft, "--peft FOLDER")
-        return Choice(source, record.kept, _origin(task, record, run.path), run, task)
+        where, part = adapter_of_choice(run.record.adapter, record.kept, args.peft, "--peft FOLDER")
+        return Choice(where, part, _origin(task, record, run.path), run, task)
     if args.peft is None:
         raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
     spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
@@ -77,11 +80,14 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
             f"--{spec} needs a sweep. Run lm_eval with {spec} and {command} with --results <its results file> "
             "--task <task>."
         )
-    layers = num_layers(args.peft, args.pretrained)
+    sources = adapter_sources(args.peft)
+    layers = num_layers(next(iter(sources.values())), args.pretrained)
     kept = spec.resolve(layers)
     assert kept is not None
+    # Of several adapters the one that the layers name; alone it needs no name.
+    source = source_of(args.peft, kept.adapter)
     how = f"the paper's default, 15 of 32 layers scaled to {layers}" if spec.kind == "default" else "given by hand"
-    return Choice(args.peft, kept, f"{how} ({spec}).")
+    return Choice(source, replace(kept, adapter=""), f"{how} ({spec}).")
 
 
 def num_layers(source: str, pretrained: str | None) -> int:

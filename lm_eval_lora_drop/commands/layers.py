@@ -27,17 +27,22 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     "layers", "print and draw how much each layer matters, by the scores that others choose layers by", _add_options
 )
 def _layers(args: argparse.Namespace) -> int:
-    """Per decoder layer: the norm of the update (from the files), the norm of the LoRA's output on data (LoRA-drop,
-    arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model (arXiv 2602.05988), and the rise of the
-    reference's probability (logit lens). Without --task only the first, and no model is loaded.
+    """Per decoder layer: the norm of the update and how far it is in one direction (from the files), the norm of the
+    LoRA's output on data (LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model
+    (arXiv 2602.05988), the rise of the reference's probability (logit lens), and the Fisher information of the layer's
+    strength (arXiv 1801.05787). Without --task only the first two, and no model is loaded.
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.commands.export import num_layers
-    from lm_eval_lora_drop.probe.scores import update_norms
+    from lm_eval_lora_drop.probe.scores import top_singular, update_norms
 
     files = open_adapter(args.peft)
     if args.task is None:
-        scores: dict[str, Any] = {"update_norm": update_norms(files, num_layers(args.peft, args.pretrained))}
+        layers = num_layers(args.peft, args.pretrained)
+        scores: dict[str, Any] = {
+            "update_norm": update_norms(files, layers),
+            "top_singular": top_singular(files, layers),
+        }
         documents = 0
     else:
         scores, documents = _on_task(args, files.base_model(args.pretrained))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -20,7 +21,9 @@ def scores_figure(task: str, scores: Mapping[str, Sequence[float]], documents: i
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.6 + 1.35 * len(scores)), layout="constrained")
         panels = figure.subplots(len(scores), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (name, values), (colour, line, marker) in zip(panels, scores.items(), _LINES, strict=False):
+        for axes, (name, values), (colour, line, marker) in zip(
+            panels, scores.items(), itertools.cycle(_LINES), strict=False
+        ):
             known = np.asarray(values, dtype=np.float64)
             axes.plot(range(len(known)), known, line, color=colour, marker=marker, markersize=3, linewidth=1)
             axes.set_ylabel(name)

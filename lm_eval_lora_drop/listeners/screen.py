@@ -165,7 +165,9 @@ def export_command(answer: Answer, record: RunRecord, results: Path | None) -> s
     task: TaskRecord = record.tasks[answer.task]
     if task.kept.is_full or task.kept.is_base or record.adapter.path is None:
         return None
-    where = f"{Path(record.adapter.path).name}-{task.variant}"
+    # Of several adapters the variant names the one.
+    one = task.kept.adapter
+    where = task.variant.replace("@", "-") if one else f"{Path(record.adapter.path).name}-{task.variant}"
     if results is not None:
         parts = ["lora-drop", "export", "--results", str(results)]
         if len(record.tasks) > 1:
@@ -173,5 +175,5 @@ def export_command(answer: Answer, record: RunRecord, results: Path | None) -> s
     else:
         parts = ["lora-drop", "export", "--peft", record.adapter.path]
         boundary = task.kept.boundary
-        parts += ["--layers", task.variant] if boundary is None else ["--boundary", str(boundary)]
+        parts += ["--layers", task.variant] if boundary is None or one else ["--boundary", str(boundary)]
     return shlex.join([*parts, "--output", where])

@@ -22,6 +22,8 @@ from lm_eval_lora_drop.spec import (
     shown,
 )
 from lm_eval_lora_drop.sweeping.beyond.also import AlsoSpec, parse_also
+from lm_eval_lora_drop.sweeping.beyond.bounds import NOTATION, parse_bounded
+from lm_eval_lora_drop.sweeping.beyond.jointly import HOW
 from lm_eval_lora_drop.sweeping.families import FAMILIES, GREEDY, Family, boundaries, make_family
 from lm_eval_lora_drop.sweeping.select import SELECTIONS
 from lm_eval_lora_drop.work import AdapterShape
@@ -44,6 +46,7 @@ class LoraDropArgs:
     sweep_metric: str | None = None
     sweep_strategy: str = "exhaustive"
     sweep_select: str | None = None
+    sweep_jointly: str | None = None
     sweep_seed: int = 0
     sweep_engine: str = "auto"
     sweep_batch_size: int | None = None
@@ -99,7 +102,8 @@ class LoraDropArgs:
             # The comma that separates metric and filter also separates model_args, so a colon is taken for it.
             sweep_metric=None if metric is None else _text("sweep_metric", metric).replace(":", ",", 1),
             sweep_strategy=_word("sweep_strategy", ours.get("sweep_strategy", "exhaustive"), STRATEGIES),
-            sweep_select=None if select is None else _word("sweep_select", select, SELECTIONS),
+            sweep_select=None if select is None else _select(select),
+            sweep_jointly=_jointly(ours.get("sweep_jointly", False)),
             sweep_seed=_integer("sweep_seed", ours.get("sweep_seed", 0), minimum=0),
             sweep_engine=_word("sweep_engine", ours.get("sweep_engine", "auto"), ENGINES),
             sweep_batch_size=None
@@ -138,6 +142,7 @@ _OTHER_WORDS = {
     "sweep_size": ("size",),
     "sweep_strategy": ("strategy", "racing"),
     "sweep_select": ("select", "selection", "one_se"),
+    "sweep_jointly": ("jointly", "joint", "sweep_joint", "together"),
     "sweep_seed": ("seed",),
     "sweep_engine": ("engine",),
     "sweep_dir": ("dir", "output_dir", "journal"),
@@ -262,6 +267,24 @@ def _integer(name: str, value: Any, *, minimum: int, also: str = "") -> int:
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,15}", text) or int(text) < minimum:
         raise ArgumentError(f"{name} must be an integer of at least {minimum}{also}, got {_quoted(value)}.")
     return int(text)
+
+
+def _select(value: Any) -> str:
+    """A rule of choice; with bounds as it was typed."""
+    if isinstance(value, str) and parse_bounded(value) is not None:
+        return _text("sweep_select", value)
+    try:
+        return _word("sweep_select", value, SELECTIONS)
+    except ArgumentError as error:
+        raise ArgumentError(f"{error} With bounds: {NOTATION}.") from None
+
+
+def _jointly(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return HOW[0] if value else None
+    if value in HOW:
+        return str(value)
+    raise ArgumentError(f"sweep_jointly must be true (the mean), {', '.join(HOW)} or false, got {_quoted(value)}.")
 
 
 def _word(name: str, value: Any, words: tuple[str, ...]) -> str:

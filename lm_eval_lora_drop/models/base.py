@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 from lm_eval.api.instance import Instance
 from platformdirs import user_cache_path
 
@@ -32,6 +33,8 @@ from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweeping.beyond.also import check_also
+from lm_eval_lora_drop.sweeping.beyond.bounds import check_bounds, parse_bounded
+from lm_eval_lora_drop.sweeping.beyond.jointly import check_jointly
 from lm_eval_lora_drop.sweeping.select import selection
 from lm_eval_lora_drop.validation import binding_of
 from lm_eval_lora_drop.variant import Variant
@@ -51,7 +54,16 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     if args.spec.source is not None:
         read_recorded(args.spec.source)
     if args.spec.needs_validation:
-        args.candidates(shape)
+        candidates = args.candidates(shape).variants
+        if rule := parse_bounded(args.sweep_select or ""):
+            check_bounds(rule, [one.task for one in args.sweep_also], candidates)
+        if args.sweep_jointly and args.spec.kind == "probe":
+            raise ArgumentError(
+                f"sweep_jointly={args.sweep_jointly} compares the scores of a sweep, and boundary=probe makes none. "
+                "Take boundary=auto."
+            )
+        if args.sweep_jointly:
+            check_jointly(args.sweep_jointly, args.sweep_family, args.sweep_strategy, args.sweep_select, candidates)
         check_also(args.sweep_also)
         check_writable(sweep_folder(args))
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
@@ -111,6 +123,7 @@ class LoraDropBase(abc.ABC):
         groups: dict[Binding | None, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(binding_of(request), []).append(index)
+        self._state.bindings.answering()
         if self.args.sweep_dry_run:
             self._dry_run([binding for binding in groups if binding is not None])
         # Every variant is settled before the first test document is answered.
@@ -167,13 +180,25 @@ class LoraDropBase(abc.ABC):
                 )
             return Decision(fixed)
         known = self._state.known(binding)
+        if known is None and self.args.sweep_jointly and self.args.spec.kind == "auto":
+            # Of all tasks: those of other request types come in a later call.
+            together = {one.name: one for one in [*self._state.bindings, binding]}
+            records = self._search().decide_jointly(list(together.values()))
+            for name, record in records.items():
+                self._note(together[name], record)
+            return self._state.decisions[binding.name]
         if known is None:
-            record = self._search().decide(binding)
-            known = Decision(record.kept, binding, record)
-            if self._state.answers is not None:
-                self._state.answers.remember(record)
+            return self._note(binding, self._search().decide(binding))
         self._state.decided(binding, known)
         return known
+
+    def _note(self, binding: Binding, record: TaskRecord) -> Decision:
+        """From here on the task is answered with what its record says."""
+        decision = Decision(record.kept, binding, record)
+        if self._state.answers is not None:
+            self._state.answers.remember(record)
+        self._state.decided(binding, decision)
+        return decision
 
     def _search(self) -> Search:
         answers = self._state.answers
@@ -220,7 +245,7 @@ class LoraDropBase(abc.ABC):
         return RunRecord(
             schema=SCHEMA,
             version=__version__,
-            adapter=AdapterRecord(**parts["adapter"]),
+            adapter=msgspec.convert(parts["adapter"], AdapterRecord),
             base=BaseRecord(**parts["base"]),
             dtype=parts["dtype"],
             num_layers=self.shape.num_layers,
@@ -246,6 +271,7 @@ class LoraDropBase(abc.ABC):
                 "sweep_metric": args.sweep_metric,
                 "sweep_strategy": args.sweep_strategy,
                 "sweep_select": args.sweep_select,
+                "sweep_jointly": args.sweep_jointly,
                 "sweep_seed": args.sweep_seed,
             }
         return setting

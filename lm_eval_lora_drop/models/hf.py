@@ -245,15 +245,20 @@ class LoraDropLM(LoraDropBase, HFLM):
         files = self._adapter_files
         one = files.fingerprint() if files else _tensor_fingerprint(self.model, "lora_")
         # Names count: variants speak of them.
-        all_of_them = [[name, each.fingerprint()] for name, each in self._several.items()]
+        all_of_them = {
+            name: {"path": each.source, "fingerprint": each.fingerprint()} for name, each in self._several.items()
+        }
         return {
             "adapter": {
                 "path": "+".join(each.source for each in self._several.values()) or (files.source if files else None),
-                "fingerprint": digest(all_of_them) if all_of_them else one,
+                "fingerprint": digest([[name, each["fingerprint"]] for name, each in all_of_them.items()])
+                if all_of_them
+                else one,
                 "base_model": config.base_model_name_or_path,
                 "r": config.r,
                 "lora_alpha": config.lora_alpha,
                 "parameters": sum(self.layers.count_parameters(Variant.base(self.layers.num_layers))),
+                **({"several": all_of_them} if all_of_them else {}),
             },
             "base": {
                 "name": self.pretrained if files else self.model.get_base_model().name_or_path,

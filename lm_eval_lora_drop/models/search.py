@@ -5,33 +5,27 @@ Backend-free: what it needs of a model is `work.Backend`.
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.models.searching.measure import Measured, Measurer
+from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
-from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.schema import AlsoRecord, Method, SweepRecord, TaskRecord
-from lm_eval_lora_drop.sweeping import prior
-from lm_eval_lora_drop.sweeping.beyond.also import Also, open_also
-from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
-from lm_eval_lora_drop.sweeping.families import GREEDY, Family, best_layers
+from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
+from lm_eval_lora_drop.sweeping.beyond.jointly import choose_jointly
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
-from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
-from lm_eval_lora_drop.sweeping.score import Scorer
-from lm_eval_lora_drop.sweeping.select import selection
 from lm_eval_lora_drop.variant import Variant, default_boundary
 from lm_eval_lora_drop.verdict.dry_run import plan_of_sweep
-from lm_eval_lora_drop.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
+from lm_eval_lora_drop.work import Backend, Binding, Document, MetricSpec, ValidationSet
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +43,10 @@ class Search:
     listeners: Broadcast = field(default_factory=Broadcast)
     recall: Callable[[str], TaskRecord | None] = lambda _: None
 
+    @property
+    def _measurer(self) -> Measurer:
+        return Measurer(self.backend, self.args, self.folder, self.listeners)
+
     def decide(self, binding: Binding) -> TaskRecord:
         """The record of one task: as given, by a sweep or the probe, or the default where there are no documents.
 
@@ -59,15 +57,60 @@ class Search:
         fixed = self.args.spec.resolve(self.backend.shape.num_layers)
         if fixed is not None:
             method: Method = "default" if self.args.spec.kind == "default" else "given"
-            record = self._record(fixed, method, self._task_fingerprint(binding))
+            record = self._record(fixed, method, self._measurer.task_fingerprint(binding))
         elif self.args.spec.kind == "recorded":
             assert self.args.spec.source is not None
             choice = recorded_choice(self.args.spec.source, binding.name, self.backend.fingerprint_parts())
-            record = self._record(choice.variant, "recorded", self._task_fingerprint(binding), source=str(choice.path))
+            record = self._record(
+                choice.variant, "recorded", self._measurer.task_fingerprint(binding), source=str(choice.path)
+            )
         else:
             record = self._find(binding)
             if not record.from_answer_cache:
                 record = replace(record, seconds=round(time.perf_counter() - start, 3))
+        return self._told(binding, record)
+
+    def decide_jointly(self, bindings: Sequence[Binding]) -> dict[str, TaskRecord]:
+        """The records of several tasks with one choice for all of them (`sweep_jointly`), by a sweep of each.
+
+        Raises:
+            ArgumentError: as `decide`, or a task has no documents to search on.
+        """
+        how = self.args.sweep_jointly
+        assert how is not None
+        drawn = []
+        for binding in bindings:
+            found = self._draw(binding)
+            if found is None:
+                raise ArgumentError(
+                    f"sweep_jointly={how} takes one candidate for all tasks ({', '.join(one.name for one in bindings)})"
+                    f", and {binding.name} has no validation or training documents besides the evaluated ones. Name a "
+                    "task to search on with sweep_task, or evaluate it in another run."
+                )
+            drawn.append((binding, *found))
+        own = [self._fingerprint_of(binding, source, of) for binding, source, _, of in drawn]
+        # The choice for one task is another one beside other tasks.
+        fingerprints = [digest(one, how, sorted(own)) for one in own]
+        recalled = {
+            binding.name: record
+            for binding, one in zip(bindings, fingerprints, strict=True)
+            if (record := self.recall(one)) is not None
+        }
+        if len(recalled) < len(bindings):
+            measured = {
+                binding.name: self._measurer.measure(binding, source, of, fingerprint, metric)
+                for (binding, source, metric, of), fingerprint in zip(drawn, fingerprints, strict=True)
+            }
+            sweeps = choose_jointly(
+                {name: one.sweep for name, one in measured.items()},
+                {name: one.judged for name, one in measured.items()},
+                how,
+                self.backend.shape.num_layers,
+            )
+            recalled = {name: self._conclude(one, sweeps[name]) for name, one in measured.items()}
+        return {binding.name: self._told(binding, recalled[binding.name]) for binding in bindings}
+
+    def _told(self, binding: Binding, record: TaskRecord) -> TaskRecord:
         for warning in record.warnings:
             log.warning("%s: %s", binding.name, warning)
         self.listeners.tell(Decided(binding.name, record))
@@ -81,15 +124,15 @@ class Search:
         if drawn.left_out:
             shown = "; ".join(map(str, drawn.left_out[:3])) + ("; ..." if len(drawn.left_out) > 3 else "")
             log.info("%s: left out %d drawn documents: %s", binding.name, len(drawn.left_out), shown)
-        of_source = () if source is binding else (self._task_fingerprint(source),)
-        fingerprint = digest(self._task_fingerprint(binding), *of_source, drawn.fingerprint)
+        fingerprint = self._fingerprint_of(binding, source, drawn)
         recalled = self.recall(fingerprint)
         if recalled is not None:
             log.info("%s: %s as recorded in the answer cache", binding.name, recalled.kept.label)
             return recalled
         if self.args.spec.kind == "probe":
             return self._probe(binding, source, drawn, fingerprint)
-        return self._sweep(binding, source, drawn, fingerprint, metric)
+        measured = self._measurer.measure(binding, source, drawn, fingerprint, metric)
+        return self._conclude(measured, self._measurer.bounded(measured))
 
     def _draw(self, binding: Binding) -> tuple[Binding, MetricSpec | None, ValidationSet] | None:
         """The task whose documents are searched on, its metric (None: the references' likelihood), the documents."""
@@ -114,66 +157,20 @@ class Search:
         if self.args.sweep_task is not None:
             yield validation.other_task(self.args.sweep_task, binding)
 
-    def _sweep(
-        self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None
-    ) -> TaskRecord:
-        """Compare the candidates on the documents drawn from `source`, by `metric`; where it is None, by their
-        references' likelihood."""
-        args, backend, documents = self.args, self.backend, drawn.documents
-        scorer: Any  # a Scorer, or what stands in for one where nothing is generated
-        if metric is None:
-            documents = reference_documents(documents, validation.references(source, documents))
-            scorer = ReferenceLoglikelihood(backend, documents)
-        else:
-            scorer = Scorer(source.task, metric)
-        family = args.candidates(backend.shape)
-        if "scores" in args.sweep_family:
-            family = best_layers(backend.layer_scores(validation.pairs(source, drawn.documents)), family)
-        settings = SweepSettings(
-            family=family,
-            strategy=args.sweep_strategy,
-            select=selection(args.sweep_select, args.sweep_strategy, ordered=family.ordered),
-            seed=args.sweep_seed,
-        )
-        journal = self._journal(binding, source)
-        # Whatever is wrong with another task is said before hours of sweeping this one.
-        others = open_also(args.sweep_also, binding, args.sweep_limit, args.sweep_seed) if args.sweep_also else []
-        prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
-        log.info(
-            "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
-            binding.name,
-            len(settings.family.variants),
-            settings.family.name,
-            len(documents),
-            drawn.split,
-            scorer.metric.name,
-            journal.path,
-        )
-
-        def sweep_on(
-            some: Sequence[Document], how: SweepSettings, reference: Mapping[Variant, Sequence[float]] | None = None
-        ) -> SweepRecord:
-            peers, told = backend.peers(), self.listeners
-            return run_sweep(some, prepare, scorer, how, journal, peers=peers, listeners=told, reference=reference)
-
-        if family.name in GREEDY:
-            sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
-            documents = tuple(compared)
-        else:
-            sweep = sweep_on(documents, settings, self._prior(source, documents, prepare, settings, journal))
+    def _conclude(self, measured: Measured, sweep: SweepRecord) -> TaskRecord:
+        """The record of a task whose candidates were measured, with what `sweep` chose among them."""
+        binding, source, drawn, documents = measured.binding, measured.source, measured.drawn, measured.documents
         return self._record(
-            Variant.parse(sweep.chosen, backend.shape.num_layers),
+            Variant.parse(sweep.chosen, self.backend.shape.num_layers),
             "sweep",
-            fingerprint,
-            metric=scorer.metric,
+            measured.fingerprint,
+            metric=measured.scorer.metric,
             validation=validation.drawn_documents(binding, source, drawn, documents),
             sweep=sweep,
-            candidate_parameters={
-                row.variant: backend.count_parameters(Variant.parse(row.variant, backend.shape.num_layers))[0]
-                for row in sweep.candidates
-            },
-            also=tuple(self._also(other, sweep) for other in others),
-            journal=str(journal.path),
+            candidate_parameters=measured.parameters,
+            also=measured.also,
+            journal=str(measured.journal),
+            seconds=measured.seconds,
             warnings=(
                 *_of_another(binding, source),
                 *drawn.warnings,
@@ -196,7 +193,7 @@ class Search:
         if metric is None:
             documents = reference_documents(documents, validation.references(source, documents))
         candidates = self.args.candidates(self.backend.shape).variants
-        journal = self._journal(binding, source)
+        journal = self._measurer.journal(binding, source)
         known = journal.read()
         return plan_of_sweep(
             binding.name,
@@ -210,92 +207,6 @@ class Search:
             processes=self.backend.peers().world_size,
             memory=self.backend.memory(documents, candidates),
         )
-
-    def _journal(self, binding: Binding, source: Binding) -> Journal:
-        return Journal(
-            self.folder,
-            self._task_fingerprint(source),
-            binding.name,
-            rank=self.backend.peers().rank,
-            settings={
-                **self.backend.fingerprint_parts(),
-                "task": source.name,
-                "version": str(source.task.VERSION),
-            },
-        )
-
-    def _also(self, other: Also, sweep: SweepRecord) -> AlsoRecord:
-        """Score a sweep's candidates, those that were carried to the end, on another task."""
-        backend, documents = self.backend, other.drawn.documents
-        left = [row.variant for row in sweep.candidates if row.retired_after is None]
-        family = Family(
-            sweep.family, tuple(Variant.parse(one, backend.shape.num_layers) for one in left), ordered=False
-        )
-        journal = self._journal(other.binding, other.binding)
-        found = run_sweep(
-            documents,
-            lambda: backend.prepare(documents, family.variants),
-            Scorer(other.binding.task, other.metric),
-            SweepSettings(family=family),
-            journal,
-            peers=backend.peers(),
-            listeners=self.listeners,
-        )
-        return AlsoRecord(
-            task=other.binding.name,
-            metric=other.metric,
-            aggregation=found.aggregation,
-            validation=validation.drawn_documents(other.binding, other.binding, other.drawn, documents),
-            candidates=found.candidates,
-            journal=str(journal.path),
-        )
-
-    def _prior(
-        self,
-        binding: Binding,
-        documents: Sequence[Document],
-        prepare: Callable[[], Pass],
-        settings: SweepSettings,
-        journal: Journal,
-    ) -> dict[Variant, list[float]] | None:
-        """The references' log-likelihood per token under some candidates, for racing to retire what is hopeless.
-
-        Only where it costs one pass and saves generating: with the shared pass, for boundaries of a task that
-        generates. It reads the first `prior.DOCUMENTS` (they come in random order), every process all of them, so that
-        all retire the same candidates. Its answers are journaled like those of the sweep.
-        """
-        documents = documents[: prior.DOCUMENTS]
-        generates = documents[0].requests[0].request_type == "generate_until"
-        if settings.strategy != "racing" or settings.family.name != "boundary" or not generates:
-            return None
-        references = validation.references(binding, documents)
-        if not all(reference.strip() for reference in references):
-            return None
-        asked = reference_documents(documents, references)
-        scorer = ReferenceLoglikelihood(self.backend, asked)
-        variants = tuple(prior.read_at(settings.family.variants))
-        known = journal.read()
-        found: dict[tuple[Variant, str], float | None] = {
-            (variant, document.key): scorer.item(Answer(variant, document, known[str(variant), document.key]))
-            for variant in variants
-            for document in asked
-            if (str(variant), document.key) in known
-        }
-        lacking = [
-            Work(document, missing)
-            for document in asked
-            if (missing := tuple(variant for variant in variants if (variant, document.key) not in found))
-        ]
-        if lacking and prepare().engine != "shared":
-            return None
-        for answers in prepare().runner(lacking) if lacking else ():
-            journal.append(answers)
-            found.update({(answer.variant, answer.document.key): scorer.item(answer) for answer in answers})
-        nan = float("nan")
-        return {
-            variant: [nan if (item := found[variant, document.key]) is None else item for document in asked]
-            for variant in variants
-        }
 
     def _thinking(self, documents: Sequence[Document]) -> tuple[str, ...]:
         """What cannot be counted of a model that thinks first: the harness gives the answer without its thought."""
@@ -331,7 +242,7 @@ class Search:
         return self._record(
             Variant.below(boundary, num_layers, next(iter(self.backend.shape.adapters), "")),
             "default",
-            self._task_fingerprint(binding),
+            self._measurer.task_fingerprint(binding),
             warnings=(warning,),
         )
 
@@ -363,9 +274,10 @@ class Search:
             **found,
         )
 
-    def _task_fingerprint(self, binding: Binding) -> str:
-        """What identifies answers to this task's prompts: model, adapter and dtype, task name and version."""
-        return digest(self.backend.fingerprint_parts(), binding.name, binding.task.VERSION)
+    def _fingerprint_of(self, binding: Binding, source: Binding, drawn: ValidationSet) -> str:
+        """What identifies a search for a task on documents that were drawn."""
+        of_source = () if source is binding else (self._measurer.task_fingerprint(source),)
+        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint)
 
 
 def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:

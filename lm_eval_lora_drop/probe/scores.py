@@ -1,11 +1,14 @@
 """How much each decoder layer's LoRA matters, by the scores that others choose layers by, side by side.
 
     update_norm   Frobenius norm of what is added to the layer's weights, s B A of all its modules: from the files
+    top_singular  share of that, squared, in the largest singular value of each module: from the files
     lora_output   norm of what the layer's LoRA adds to its modules' outputs on data (LoRA-drop, arXiv 2402.07721)
     cka_distance  1 - linear CKA (Kornblith et al., 2019) of the hidden states behind the layer, base against adapted
                   (the seed of arXiv 2602.05988)
     probe_rise    by how much the probability of the reference tokens, read through the logit lens, rises in the layer
                   (the curve behind boundary=probe)
+    fisher        mean square of the slope of the reference's log-likelihood along the strength of the layer's LoRA
+                  (Theis et al., 2018, arXiv 1801.05787)
 
 Higher says that the layer matters more. Whether a score is a good guide to what may be dropped is a question for a
 sweep (`sweep_family=scores`), not for the score.
@@ -34,6 +37,8 @@ from lm_eval_lora_drop.work import HarnessModel
 
 TOKENS = 4
 """Reference tokens at whose positions hidden states and probabilities are read."""
+FISHER_TOKENS = 64
+"""Reference tokens whose log-likelihood is differentiated: whole answers mostly, and no book in memory."""
 
 
 def update_norms(files: AdapterFiles, num_layers: int) -> Floats:
@@ -41,6 +46,31 @@ def update_norms(files: AdapterFiles, num_layers: int) -> Floats:
 
     Biases, magnitudes (DoRA) and modules that were trained whole are no part of it.
     """
+    squares = np.zeros(num_layers)
+    for layer, scaling, down, up in _products(files):
+        # ||B A||^2 = tr((B'B)(A A')): r x r matrices instead of out x in.
+        squares[layer] += scaling**2 * float(((up.T @ up) * (down @ down.T)).sum())
+    return np.sqrt(squares)
+
+
+def top_singular(files: AdapterFiles, num_layers: int) -> Floats:
+    """`(L,)`: the sum of the largest squared singular value of s B A over the modules of each layer, as a share of the
+    sum of all, without loading a model; 0 where the layer has no update.
+
+    1 where every module moves its weights along one direction, 1 / r where it moves along r alike; of one module it is
+    the reciprocal of the stable rank (Rudelson & Vershynin, 2007, Journal of the ACM 54(4)).
+    """
+    largest, total = np.zeros(num_layers), np.zeros(num_layers)
+    for layer, scaling, down, up in _products(files):
+        # With both sides made orthogonal, of an r x r matrix.
+        values = scaling * torch.linalg.svdvals(torch.linalg.qr(up)[1] @ torch.linalg.qr(down.T)[1].T)
+        largest[layer] += float(values.square().max())
+        total[layer] += float(values.square().sum())
+    return largest / np.where(total > 0, total, 1.0)
+
+
+def _products(files: AdapterFiles) -> Iterator[tuple[int, float, torch.Tensor, torch.Tensor]]:
+    """Layer, scaling, A (r, in) and B (out, r), in float64, of every LoRA product in the decoder layers."""
     tensors = [tensor for tensor in read_names(files.shapes, files.config) if tensor.layer is not None and tensor.part]
     values = load_tensors(files)
     found: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
@@ -50,23 +80,20 @@ def update_norms(files: AdapterFiles, num_layers: int) -> Floats:
             found.setdefault((tensor.module, tensor.depth), {})[tensor.part] = values[tensor.name].double()
             layer_of[tensor.module] = tensor.layer if tensor.layer is not None else 0
     scaling_of = scalings(files, [module for module, _ in found])
-    squares = np.zeros(num_layers)
     for (module, _), pair in found.items():
-        down, up = pair["lora_A"].flatten(1), pair["lora_B"].flatten(1)
-        # ||B A||^2 = tr((B'B)(A A')): r x r matrices instead of out x in.
-        product = float(((up.T @ up) * (down @ down.T)).sum())
-        squares[layer_of[module]] += scaling_of[module][1] ** 2 * product
-    return np.sqrt(squares)
+        yield layer_of[module], scaling_of[module][1], pair["lora_A"].flatten(1), pair["lora_B"].flatten(1)
 
 
 def layer_scores(
     lm: HarnessModel, layers: AdapterLayers, pairs: Iterable[tuple[str, str]], files: AdapterFiles | None = None
 ) -> dict[str, Floats]:
-    """Every score of every layer, `(L,)` each, on (prompt, reference) pairs; `update_norm` where there are `files`.
+    """Every score of every layer, `(L,)` each, on (prompt, reference) pairs; those of the update where there are
+    `files`.
 
     Raises:
         ArgumentError: fewer than two documents have a reference.
     """
+    pairs = list(pairs)
     documents = [found for pair in pairs if (found := encode(lm, *pair, TOKENS)) is not None]
     if len(documents) < 2:
         raise ArgumentError(
@@ -85,18 +112,49 @@ def layer_scores(
     with layers.keep(full):
         # (N, L, T): the probability of the reference's tokens; NaN behind a short reference.
         readings = read_layers(layers, documents, TOKENS)[..., 0]
+        slopes = fisher(layers, [found for pair in pairs if (found := encode(lm, *pair, FISHER_TOKENS)) is not None])
     curve = np.nanmean(np.nanmean(readings, axis=2), axis=0)
     distances = [
         1 - linear_cka(np.concatenate([one[layer] for one in plain]), np.concatenate([one[layer] for one in adapted]))
         for layer in range(layers.num_layers)
     ]
     total = outputs.sum()
-    norms = {} if files is None else {"update_norm": update_norms(files, layers.num_layers)}
-    return norms | {
+    of_update = {}
+    if files is not None:
+        of_update = {
+            "update_norm": update_norms(files, layers.num_layers),
+            "top_singular": top_singular(files, layers.num_layers),
+        }
+    return of_update | {
         "lora_output": outputs / total if total else outputs,
         "cka_distance": np.array(distances),
         "probe_rise": np.diff(curve, prepend=0.0),
+        "fisher": slopes,
     }
+
+
+def fisher(layers: AdapterLayers, documents: Sequence[Encoded]) -> Floats:
+    """`(L,)`: the mean over documents of the squared derivative of the reference's log-likelihood (nats, the sum over
+    its tokens) with respect to a factor on what the layer's LoRA adds to its modules' outputs, at 1, where it is the
+    whole adapter. 0 where a layer has no LoRA.
+
+    Half of it is the second-order estimate of what dropping the layer costs in log-likelihood near an optimum: the
+    Fisher pruning of Theis, Korshunova, Tejani & Huszar (2018, Faster gaze prediction with dense networks and Fisher
+    pruning, arXiv 1801.05787), with a layer's LoRA in place of a feature map. Takes a backward pass per
+    document, one at a time.
+    """
+    squares = np.zeros(layers.num_layers)
+    device = layers.model.get_input_embeddings().weight.device
+    for document in documents:
+        factors = torch.ones(layers.num_layers, requires_grad=True)
+        with torch.inference_mode(mode=False), torch.enable_grad(), _scaled_outputs(layers, factors):
+            inputs = torch.tensor([list(document.inputs)], device=device)
+            logits = layers.model(input_ids=inputs, use_cache=False).logits[0, -len(document.targets) :].float()
+            targets = torch.tensor(document.targets, device=logits.device)
+            loglikelihood = logits.log_softmax(dim=-1).gather(1, targets[:, None]).sum()
+            (slopes,) = torch.autograd.grad(loglikelihood, factors)
+        squares += slopes.double().square().numpy()
+    return squares / len(documents)
 
 
 def linear_cka(one: Floats, other: Floats) -> float:
@@ -133,6 +191,31 @@ def _states(layers: AdapterLayers, document: Encoded) -> list[Floats]:
         for handle in handles:
             handle.remove()
     return taken
+
+
+@contextlib.contextmanager
+def _scaled_outputs(layers: AdapterLayers, factors: torch.Tensor) -> Iterator[None]:
+    """Within the context what the LoRA of layer i adds to its modules' outputs is times `factors[i]`, which are 1: only
+    their derivatives matter."""
+
+    def scale(layer: int) -> Any:
+        def change(module: Any, inputs: Sequence[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+            # Times a factor less 1, which is 0: how it depends on the layers below is in the output itself.
+            with torch.no_grad():
+                added = output - module.base_layer(*inputs)
+            return output + (factors[layer] - 1) * added
+
+        return change
+
+    handles = []
+    try:
+        for layer, modules in enumerate(layers.modules):
+            lora: list[Any] = [one for one in modules if isinstance(one, LoraLayer)]
+            handles += [one.register_forward_hook(scale(layer)) for one in lora]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

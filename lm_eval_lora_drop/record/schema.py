@@ -91,6 +91,39 @@ class GreedyRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoundRecord:
+    """A bound of `sweep_select` and how the chosen candidate stands to it, on `task` (None: the optimised one).
+
+    `score` is the chosen one's, `reference` that of the whole adapter or the base model (`of`), `limit` the worst that
+    is within the bound: `share` of the reference. `met` compares these numbers as they stand; `difference` to the
+    reference says how sure that is (None where the chosen one is the reference).
+    """
+
+    share: float
+    task: str | None
+    of: Literal["full", "base"]
+    score: float | None
+    reference: float | None
+    limit: float | None
+    met: bool
+    difference: DifferenceRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointRecord:
+    """One choice for several tasks (`sweep_jointly`), as the record of one of them holds it.
+
+    `others[task][variant]` is how a candidate differs from the whole adapter on each other task, in that task's unit,
+    positive is better (None: no score); `unit` is this task's own. `alone` is what it would have taken by itself.
+    """
+
+    how: Literal["mean", "worst"]
+    unit: float
+    alone: str
+    others: dict[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepRecord:
     """Everything a choice was made from. `candidates` stand from most kept to least; `ordered` says that neighbours in
     that order are alike (boundaries), so that their scores may be smoothed."""
@@ -108,6 +141,8 @@ class SweepRecord:
     gain_over_full: DifferenceRecord | None = None
     racing: RacingRecord | None = None
     greedy: GreedyRecord | None = None
+    bounds: tuple[BoundRecord, ...] = ()
+    jointly: JointRecord | None = None
     check: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
 
@@ -177,8 +212,17 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OneOfSeveral:
+    """One of several adapters: where it came from, and its own digest."""
+
+    path: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterRecord:
-    """The adapter: where it came from, what it is."""
+    """The adapter: where it came from, what it is. Of several, `path` and `fingerprint` are those of all together,
+    `several` each by the name that variants call it by, and the numbers those of the first."""
 
     path: str | None
     fingerprint: str
@@ -186,6 +230,7 @@ class AdapterRecord:
     r: int
     lora_alpha: float
     parameters: int
+    several: dict[str, OneOfSeveral] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +323,8 @@ def _check(task: TaskRecord, where: str, path: Path | str) -> None:
     sweep = task.sweep
     if sweep is None:
         return
-    for name, chosen in (("chosen", sweep.chosen), ("best", sweep.best)):
+    alone = [("jointly.alone", sweep.jointly.alone)] if sweep.jointly else []
+    for name, chosen in (("chosen", sweep.chosen), ("best", sweep.best), *alone):
         if sweep.candidate(chosen) is None:
             raise _damaged(path, f"{where}.sweep.{name}", f"must be one of the candidates, got {chosen!r}")
     lengths = {len(one.items) for one in sweep.candidates}

@@ -24,6 +24,9 @@ SLOPES = ((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (1.25, 0.75), (0.75, 1.25), (0.5,
 RANDOM_SETS = 16
 GRID = 6
 """Into how many parts the depth is cut where every layer would give too many candidates."""
+MOST = 40
+"""Single layers that a family looks at; of a deeper model as many, evenly spread from the first to the last. Boundaries
+alone keep every K: they are what is asked, and share their states best."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,33 @@ def _boundary(shape: AdapterShape) -> list[Variant]:
 
 def _upper(shape: AdapterShape) -> list[Variant]:
     """The top layers from i on: the control that the paper lacks."""
-    return [Variant.of_layers(range(i, shape.num_layers), shape.num_layers) for i in range(shape.num_layers + 1)]
+    starts = thin(range(shape.num_layers + 1), MOST + 1)
+    return [Variant.of_layers(range(i, shape.num_layers), shape.num_layers) for i in starts]
+
+
+def thin(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of `values` (two or more), evenly spread, the first and the last among them."""
+    last = len(values) - 1
+    if len(values) <= most:
+        return list(values)
+    return [values[round(place * last / (most - 1))] for place in range(most)]
+
+
+def blocks(num_layers: int) -> list[frozenset[int]]:
+    """The layers in order, cut into neighbours that a greedy search moves together: each by itself up to `MOST` layers,
+    else so many blocks whose sizes differ by one at most."""
+    count = min(num_layers, MOST)
+    edges = [round(place * num_layers / count) for place in range(count + 1)]
+    return [frozenset(range(low, high)) for low, high in itertools.pairwise(edges)]
+
+
+def _greedy(shape: AdapterShape) -> list[Variant]:
+    layers = frozenset(range(shape.num_layers))
+    return [Variant.of_layers(layers - block, shape.num_layers) for block in blocks(shape.num_layers)]
+
+
+def _greedy_forward(shape: AdapterShape) -> list[Variant]:
+    return [Variant.of_layers(block, shape.num_layers) for block in blocks(shape.num_layers)]
 
 
 def _steps(num_layers: int) -> list[int]:
@@ -144,7 +173,7 @@ def _window(shape: AdapterShape) -> list[Variant]:
 
 def _leave_one_out(shape: AdapterShape) -> list[Variant]:
     layers = range(shape.num_layers)
-    return [Variant.of_layers((i for i in layers if i != out), shape.num_layers) for out in layers]
+    return [Variant.of_layers((i for i in layers if i != out), shape.num_layers) for out in thin(layers, MOST)]
 
 
 def _random(shape: AdapterShape, size: int, seed: int) -> list[Variant]:
@@ -233,6 +262,6 @@ FAMILIES: dict[str, Callable[[AdapterShape], list[Variant]]] = {
     # Found when the model is there, see `best_layers`.
     "scores": lambda _: [],
     # What their first round compares (sweeping/beyond/greedy.py).
-    "greedy": _leave_one_out,
-    "greedy_forward": lambda shape: [Variant.of_layers((one,), shape.num_layers) for one in range(shape.num_layers)],
+    "greedy": _greedy,
+    "greedy_forward": _greedy_forward,
 }

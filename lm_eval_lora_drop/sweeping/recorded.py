@@ -13,6 +13,8 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
+from lm_eval_lora_drop.sweeping.beyond.bounds import Within, parse_bounded
+from lm_eval_lora_drop.sweeping.beyond.jointly import Together
 from lm_eval_lora_drop.sweeping.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweeping.select import choose, choose_rows, contributions, places_of
 from lm_eval_lora_drop.sweeping.table import Table
@@ -25,7 +27,8 @@ class RecordedSweep:
 
     `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered`
     says whether neighbours are alike. What racing retired earlier is left out: `retired` says what that is.
-    `clusters`: which documents belong together, by name; None where each stands alone.
+    `clusters`: which documents belong together, by name; None where each stands alone. `within` and `together` are what
+    other tasks have to say in the choice, by bounds or jointly; None where they have none.
     """
 
     candidates: tuple[Variant, ...]
@@ -38,13 +41,16 @@ class RecordedSweep:
     retired: tuple[Variant, ...]
     ordered: bool
     clusters: tuple[str | None, ...] | None = None
+    within: Within | None = None
+    together: Together | None = None
 
     @classmethod
     def from_record(cls, record: TaskRecord) -> RecordedSweep:
         """The sweep that a task's record holds.
 
         Raises:
-            ArgumentError: it holds none, or no items, or its aggregation is known to its task alone.
+            ArgumentError: it holds none, or no items, or its aggregation is known to its task alone, or it lacks what
+                its rule needs of other tasks.
         """
         sweep, metric = record.sweep, record.metric
         if sweep is None or metric is None:
@@ -63,6 +69,8 @@ class RecordedSweep:
         variants = [Variant.parse(row.variant, record.num_layers) for row in sweep.candidates]
         carried = [index for index, row in enumerate(sweep.candidates) if row.retired_after is None]
         candidates = tuple(variants[index] for index in carried)
+        rule = parse_bounded(sweep.select)
+        within = Within.of(rule, sweep, record.also, record.candidate_parameters, record.num_layers) if rule else None
         return cls(
             candidates=candidates,
             items=tuple(sweep.candidates[index].items for index in carried),
@@ -75,6 +83,8 @@ class RecordedSweep:
             retired=tuple(variant for index, variant in enumerate(variants) if index not in carried),
             ordered=sweep.ordered,
             clusters=clusters,
+            within=within,
+            together=Together.of(sweep),
         )
 
     @cached_property
@@ -106,7 +116,14 @@ class RecordedSweep:
             return self.sign * np.stack([self.aggregation.resample(row, counts) for row in self.items], axis=1)
 
     def choose(self, scores: Floats, counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """`(R,)` rows chosen on `R` resamples by the sweep's own rule, from their `(R, candidates)` scores."""
+        """`(R,)` rows chosen on `R` resamples by the sweep's own rule, from their `(R, candidates)` scores.
+
+        What other tasks say stays as it was measured: only this task's documents are drawn again.
+        """
+        if self.within is not None:
+            return self.within.choose(scores)
+        if self.together is not None:
+            scores = self.together.combined(scores)
         values = self.values if self.select.endswith("one_se") else np.zeros((len(self.items), self.documents))
         places = places_of(self.candidates)
         return choose_rows(

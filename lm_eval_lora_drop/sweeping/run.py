@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -99,10 +99,10 @@ def run_sweep(
                 table.set(pairs)
     finally:
         listeners.tell(SweepEnded())
-    return _record(table, scorer, settings, plan, way, _clusters(documents))
+    return _record(table, scorer, settings, plan, way, clusters_of(documents))
 
 
-def _clusters(documents: Sequence[Document]) -> Codes | None:
+def clusters_of(documents: Sequence[Document]) -> Codes | None:
     """Which documents belong together; None where each stands alone."""
     keys = [document.cluster for document in documents]
     return cluster_codes(keys) if any(key is not None for key in keys) else None
@@ -295,15 +295,7 @@ def _record(
     chosen, full = in_the_end[choice.chosen], settings.family.full
     gain = None
     if full in items_of and chosen != full:
-        found = paired_difference(
-            scorer.aggregation,
-            items_of[chosen],
-            items_of[full],
-            sign=scorer.metric.sign,
-            resamples=scorer.resamples,
-            clusters=clusters,
-        )
-        gain = DifferenceRecord(difference=plain(found.value), stderr=plain(found.stderr), documents=found.documents)
+        gain = difference(scorer, items_of[chosen], items_of[full], clusters)
     race = plan.to_record()
     return SweepRecord(
         family=settings.family.name,
@@ -321,6 +313,31 @@ def _record(
         racing=None if race is None else msgspec.convert(race, RacingRecord),
         warnings=_warnings(rows, scorer),
     )
+
+
+def difference(scorer: Scorer, first: Sequence[Any], second: Sequence[Any], clusters: Codes | None) -> DifferenceRecord:
+    """The paired difference of two candidates' items over the same documents, for the record."""
+    found = paired_difference(
+        scorer.aggregation,
+        first,
+        second,
+        sign=scorer.metric.sign,
+        resamples=scorer.resamples,
+        clusters=clusters,
+    )
+    return DifferenceRecord(difference=plain(found.value), stderr=plain(found.stderr), documents=found.documents)
+
+
+def choose_anew(sweep: SweepRecord, chosen: str, scorer: Scorer, clusters: Codes | None) -> SweepRecord:
+    """`sweep`, in which nothing was retired, with another candidate chosen, and its gain over the whole adapter.
+
+    The whole adapter must be among the candidates; of several adapters the first that stands there counts.
+    """
+    full = sweep.candidates[0]
+    found = sweep.candidate(chosen)
+    assert found is not None
+    gain = None if found is full else difference(scorer, found.items, full.items, clusters)
+    return replace(sweep, chosen=chosen, gain_over_full=gain)
 
 
 def _warnings(rows: Sequence[CandidateRecord], scorer: Scorer) -> tuple[str, ...]:

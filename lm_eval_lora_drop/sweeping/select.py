@@ -52,13 +52,18 @@ def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
 
 
 def places_of(candidates: Sequence[Variant]) -> list[float]:
-    """Where each candidate stands among its neighbours: K for boundaries, eighths (the family's step) for strengths of
-    the whole adapter, else its row."""
-    for place in (lambda variant: variant.boundary, _eighths):
+    """Where each candidate stands among its neighbours: K for boundaries, the number of layers for the upper ones,
+    eighths (the family's step) for strengths of the whole adapter, else its row."""
+    for place in (lambda variant: variant.boundary, _upper, _eighths):
         known = [found for variant in candidates if (found := place(variant)) is not None]
         if len(known) == len(candidates):
             return known
     return list(range(len(candidates)))
+
+
+def _upper(variant: Variant) -> int | None:
+    size, end = len(variant.kept_layers), variant.num_layers
+    return size if variant.is_plain and variant.kept_layers == frozenset(range(end - size, end)) else None
 
 
 def _eighths(variant: Variant) -> float | None:
@@ -154,13 +159,23 @@ def choose_rows(
         scores = np.where(scored, scores, means) @ smoother.T
         values = smoother @ values
     comparable = np.where(scored, scores, -np.inf)
-    slack = _TIE * np.maximum(1.0, np.abs(np.where(scored, scores, 0.0)).max(axis=1))[:, None]
-    best = (comparable >= comparable.max(axis=1, keepdims=True) - slack).argmax(axis=1)
+    best = first_best(comparable)
     if not select.endswith("one_se"):
         return best, best
     lost = comparable[resamples, best][:, None] - comparable
-    within = scored & (lost <= _paired_errors(values, counts, best, clusters) + slack)
+    within = scored & (lost <= _paired_errors(values, counts, best, clusters) + slack(comparable))
     return values.shape[0] - 1 - within[:, ::-1].argmax(axis=1), best
+
+
+def slack(scores: Floats) -> Floats:
+    """`(R, 1)`: how far scores of `(R, B)` may lie apart and tie; those that are not finite do not count."""
+    return np.asarray(_TIE * np.maximum(1.0, np.abs(np.where(np.isfinite(scores), scores, 0.0)).max(axis=1))[:, None])
+
+
+def first_best(scores: Floats) -> NDArray[np.int64]:
+    """`(R,)` of `(R, B)` scores, higher is better: the row that stands first among those that tie for the best; -inf
+    takes one out."""
+    return (scores >= scores.max(axis=1, keepdims=True) - slack(scores)).argmax(axis=1)
 
 
 def local_linear(places: Floats, bandwidth: float = BANDWIDTH) -> Floats:

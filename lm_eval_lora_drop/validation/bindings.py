@@ -22,22 +22,31 @@ _PROMPT_ARGUMENTS = ("system_instruction", "apply_chat_template", "fewshot_as_mu
 
 
 class RequestBindings:
-    """The tasks whose requests were built since `begin`, one per name; each model holds one of its own.
+    """The tasks of one evaluation, one per name; each model holds one of its own.
 
-    A model needs it for the tasks of which no request reaches it, because an answer cache had all the answers.
+    A model needs it for the tasks of which no request reaches it (an answer cache had all the answers) or none yet
+    (those of another type come in a later call). The harness builds all requests before it asks for the first answer.
     """
 
     def __init__(self) -> None:
         self._bindings: dict[str, Binding] = {}
+        self._answering = False
         bind_requests()
         _watching.add(self)
 
     def begin(self) -> None:
         """Start a new evaluation: nothing has been built for it yet."""
         self._bindings.clear()
+        self._answering = False
+
+    def answering(self) -> None:
+        """Answers are being asked for: whatever is built from here on belongs to another evaluation."""
+        self._answering = True
 
     def add(self, binding: Binding) -> None:
         """Requests of this task were built; it takes the place of an earlier one of the same name."""
+        if self._answering:
+            self.begin()
         self._bindings[binding.name] = binding
 
     def __iter__(self) -> Iterator[Binding]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.schema import CandidateRecord, SweepRecord, TaskRecord
+from lm_eval_lora_drop.record.schema import CandidateRecord, JointRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.sweeping.trust import Gain
+
+
+ONE_SIDED = 1.645
+"""Standard errors below a difference at the lower end of its one-sided 95 % interval."""
 
 
 def sweep_table(task: TaskRecord) -> str:
@@ -71,7 +75,13 @@ def remarks(task: TaskRecord) -> list[str]:
     assert chosen is not None
     kept = Variant.parse(sweep.chosen, task.num_layers)
     rule = "the best score" if sweep.select == "best" else f"by sweep_select={sweep.select}"
+    if sweep.jointly is not None:
+        case = "mean" if sweep.jointly.how == "mean" else "worst case"
+        rule = f"the best {case} over {len(sweep.jointly.others) + 1} tasks (sweep_jointly, {sweep.select})"
     said = [f"Chosen: {kept.label}, {rule}, among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
+    if sweep.jointly is not None:
+        said.append(_jointly(task, sweep, sweep.jointly))
+    said += bound_sentences(task)
     clusters = _clusters(task)
     if clusters is not None:
         said.append(f"Its documents are {clusters} clusters: standard errors are by cluster.")
@@ -96,6 +106,51 @@ def remarks(task: TaskRecord) -> list[str]:
     if gain.stderr is None:
         return [*said, f"{text}; one document says nothing about how sure that is."]
     return [*said, f"{text}, with a standard error of {number(gain.stderr, decimals)} (paired)."]
+
+
+def _jointly(task: TaskRecord, sweep: SweepRecord, jointly: JointRecord) -> str:
+    tasks = ", ".join(f"{name} {number(one[sweep.chosen], 2, sign=True)}" for name, one in jointly.others.items())
+    alone = Variant.parse(jointly.alone, task.num_layers).label
+    by_itself = "the same" if jointly.alone == sweep.chosen else alone
+    beside = f" Against the whole adapter, in standard deviations of a document: {tasks}." if tasks else ""
+    return f"All tasks are answered with it; by itself this one would have taken {by_itself}.{beside}"
+
+
+def bound_sentences(task: TaskRecord) -> list[str]:
+    """How the choice stands to each bound of `sweep_select`, by which numbers that was judged, and how sure it is."""
+    sweep = task.sweep
+    assert sweep is not None
+    said = []
+    for bound in sweep.bounds:
+        also = next((one for one in task.also if one.task == bound.task), None)
+        rows = sweep.candidates if also is None else also.candidates
+        decimals = decimals_of_column((row.score, row.stderr) for row in rows)
+        metric = str(task.metric) if also is None else f"{also.task} {also.metric}"
+        of = "whole adapter" if bound.of == "full" else "base model"
+        text = (
+            f"Bound {bound.share:g}: {metric} {number(bound.score, decimals)}, where the {of} has "
+            f"{number(bound.reference, decimals)} and {number(bound.limit, decimals)} would do: "
+            f"{'kept' if bound.met else 'not kept'}"
+        )
+        if bound.difference is None:
+            said.append(f"{text}, being the {of} itself.")
+            continue
+        value, stderr = bound.difference.difference, bound.difference.stderr
+        text += ", judged by the scores as they stand"
+        if value is None or stderr is None or bound.limit is None or bound.reference is None:
+            said.append(f"{text}; nothing is said about how sure that is.")
+            continue
+        low, allowed = value - ONE_SIDED * stderr, -abs(bound.reference - bound.limit)
+        sure = (
+            "which clears the bound even at the lower end of its 95 % interval (one-sided, for this candidate alone)"
+            if low >= allowed
+            else "so that these documents do not show that the bound is kept on new ones"
+        )
+        if not bound.met:
+            sure = "on these documents"
+        shown = with_error(value, stderr, decimals, sign=True)
+        said.append(f"{text}. The paired difference to the {of} is {shown}, {sure}.")
+    return said
 
 
 def planning(task: TaskRecord) -> str | None:

@@ -76,9 +76,8 @@ def trade_table(task: TaskRecord) -> str:
             + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
             + chosen
         )
-    lines.append(
-        "* no candidate is better in both the optimised score and this (Pareto front); nothing is chosen by it."
-    )
+    chosen_by = f"the choice is by sweep_select={task.sweep.select}" if task.sweep.bounds else "nothing is chosen by it"
+    lines.append(f"* no candidate is better in both the optimised score and this (Pareto front); {chosen_by}.")
     return "\n".join(lines)
 
 

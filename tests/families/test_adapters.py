@@ -6,13 +6,17 @@ import shutil
 import pytest
 from lm_eval.models.huggingface import HFLM
 
+import lm_eval_lora_drop as lora_drop
 from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
+from lm_eval_lora_drop.listeners.screen import export_command
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.sweeping.families import make_family
 from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.verdict.answer import answers
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.work import AdapterShape
 from tests.families.toys import evaluate, texts
@@ -78,6 +82,88 @@ def test_which_checkpoint_at_which_boundary(make, run_folder, tmp_path):
     assert record.kept.adapter in names
     export_adapter(run.adapter.path, record.kept, tmp_path / "exported")
     assert texts(evaluate(make(HFLM, peft=str(tmp_path / "exported")))) == texts(results)
+
+
+@pytest.fixture(scope="module")
+def chosen_run(tiny_base, run_folder, tmp_path_factory):
+    """A results file of a run over the checkpoints, whose choice is of the second of them and no whole one."""
+    folder = tmp_path_factory.mktemp("chosen")
+    lm = LoraDropLM(
+        str(tiny_base), str(run_folder), boundary="auto", sweep_limit=3, sweep_dir=str(folder / "sweeps"), device="cpu"
+    )
+    results = evaluate(lm)
+    entry = results["config"]["lora_drop"]
+    entry["tasks"]["toy"] |= {"variant": "checkpoint-10@0-2", "boundary": 3}
+    entry["tasks"]["toy"]["sweep"]["chosen"] = "checkpoint-10@0-2"
+    kept = {name: results[name] for name in ("results", "config", "n-samples", "higher_is_better")}
+    file = folder / "results_2026-01-01T00-00-00.json"
+    file.write_text(json.dumps(kept, default=str))
+    return file
+
+
+def weights(folder):
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def test_export_finds_the_adapter_that_the_choice_is_of(chosen_run, run_folder, tiny_base, tmp_path, capsys):
+    told = json.loads(chosen_run.read_text())["config"]["lora_drop"]["adapter"]
+    assert list(told["several"]) == ["checkpoint-20", "checkpoint-10", "checkpoint-5"]
+    export_adapter(run_folder / "checkpoint-10", Variant.below(3, 4), tmp_path / "expected")
+    expected = weights(tmp_path / "expected")
+    command = ["export", "--results", str(chosen_run), "-o"]
+    # Where the run had it; the one alone, elsewhere; all of them.
+    moved = shutil.copytree(run_folder / "checkpoint-10", tmp_path / "moved")
+    both = f"{run_folder / 'checkpoint-5'}+{run_folder / 'checkpoint-10'}"
+    for place, given in enumerate(([], ["--peft", str(moved)], ["--peft", both], ["--peft", str(run_folder)])):
+        assert main([*command, str(tmp_path / str(place)), *given]) == 0, capsys.readouterr().err
+        assert weights(tmp_path / str(place)) == expected
+    lora_drop.read(chosen_run)["toy"].export(tmp_path / "api")
+    assert weights(tmp_path / "api") == expected
+    lora_drop.read(chosen_run)["toy"].export(tmp_path / "merged", merge=True)
+    assert (tmp_path / "merged" / "config.json").is_file()
+    assert (
+        main([*command[:1], "--peft", str(run_folder), "--layers", "checkpoint-10@0-2", "-o", str(tmp_path / "l")]) == 0
+    )
+    assert weights(tmp_path / "l") == expected
+    capsys.readouterr()
+    for given, message in (
+        (["--peft", str(run_folder / "checkpoint-20")], "is not the adapter of this run: its digest is"),
+        (["--peft", f"{run_folder / 'checkpoint-5'}+{run_folder / 'checkpoint-20'}"], "got 'checkpoint-10'. Name one"),
+    ):
+        assert main([*command, str(tmp_path / "no"), *given]) == 1
+        assert message in capsys.readouterr().err
+    for layers, message in (("0-2", "no named adapter came"), ("checkpoint-7@0-2", "got 'checkpoint-7'")):
+        assert main(["export", "--peft", str(run_folder), "--layers", layers, "-o", str(tmp_path / "no")]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_export_needs_only_the_adapter_that_the_choice_is_of(chosen_run, run_folder, tmp_path, capsys):
+    data = json.loads(chosen_run.read_text())
+    several = data["config"]["lora_drop"]["adapter"]["several"]
+    for name in ("checkpoint-5", "checkpoint-20"):
+        several[name]["path"] = str(tmp_path / "gone" / name)
+    file = tmp_path / chosen_run.name
+    file.write_text(json.dumps(data))
+    assert main(["export", "--results", str(file), "-o", str(tmp_path / "out")]) == 0
+    # What lies there now is another one.
+    changed = copied(run_folder / "checkpoint-10", tmp_path / "changed", lora_alpha=99)
+    several["checkpoint-10"]["path"] = str(changed)
+    file.write_text(json.dumps(data))
+    assert main(["export", "--results", str(file), "-o", str(tmp_path / "no")]) == 1
+    assert "is not the adapter of this run" in capsys.readouterr().err
+    del several["checkpoint-10"]
+    file.write_text(json.dumps(data))
+    assert main(["export", "--results", str(file), "-o", str(tmp_path / "no")]) == 1
+    assert "its choice is of 'checkpoint-10'" in capsys.readouterr().err
+
+
+def test_the_screen_names_the_command_that_exports_it(chosen_run):
+    data = json.loads(chosen_run.read_text())
+    record = from_config(data["config"], chosen_run)
+    (answer,) = answers(data, record)
+    assert export_command(answer, record, chosen_run).endswith("--output checkpoint-10-0-2")
+    assert "--layers checkpoint-10@0-2" in export_command(answer, record, None)
 
 
 def test_only_which_adapter(make, run_folder):

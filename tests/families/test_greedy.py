@@ -12,7 +12,7 @@ from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.statistics.paired import simultaneous_band
 from lm_eval_lora_drop.sweeping.beyond.greedy import run_greedy
-from lm_eval_lora_drop.sweeping.families import make_family
+from lm_eval_lora_drop.sweeping.families import blocks, make_family
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
@@ -32,9 +32,10 @@ def as_number(doc, results):
 
 def search(tmp_path, worth, name="greedy", *, documents=40, noise=0.05, strategy="exhaustive", interaction=0.0):
     """A greedy search where layer i is worth `worth[i]` on every document, with a document's own noise per layer."""
+    layers = len(worth)
     rows = [{"question": f"q{i}", "answer": "a"} for i in range(documents)]
     task = make_task(splits={"test": rows[:1], "validation": rows}, process_results=as_number)
-    of_document = np.random.default_rng(0).normal(0, noise, (documents, LAYERS))
+    of_document = np.random.default_rng(0).normal(0, noise, (documents, layers))
     asked = []
 
     def runner(work):
@@ -47,7 +48,7 @@ def search(tmp_path, worth, name="greedy", *, documents=40, noise=0.05, strategy
         both = interaction if {0, 1} <= set(kept) else 0.0
         return float(sum(worth[i] + of_document[doc_id, i] for i in kept)) + both
 
-    settings = SweepSettings(make_family([name], AdapterShape(LAYERS)), strategy=strategy)
+    settings = SweepSettings(make_family([name], AdapterShape(layers)), strategy=strategy)
     journal = Journal(tmp_path / "journal", "sha256:1", "toy", settings={})
     scorer = Scorer(task, resolve_metric(task, None))
     docs = make_documents(task)
@@ -57,6 +58,17 @@ def search(tmp_path, worth, name="greedy", *, documents=40, noise=0.05, strategy
 
     sweep, compared = run_greedy(docs, sweep_on, scorer, settings)
     return sweep, compared, asked, value
+
+
+@pytest.mark.parametrize("name", ["greedy", "greedy_forward"])
+def test_a_deep_model_moves_in_blocks_of_neighbours(tmp_path, name):
+    """Of 82 layers a round asks 40 sets, and every set that is asked keeps whole blocks."""
+    worth = [-1.0, -1.0, *[1.0] * 80] if name == "greedy" else [100.0, 100.0, *[-1.0] * 80]
+    sweep, _, asked, _ = search(tmp_path, worth, name, documents=8)
+    first = sweep.greedy.rounds[0]
+    assert (first.variant, first.candidates) == ("2-81" if name == "greedy" else "0-1", 40)
+    for kept in {variant.kept_layers for variant, _ in asked}:
+        assert all(block <= kept or block.isdisjoint(kept) for block in blocks(82))
 
 
 @pytest.mark.parametrize("name", ["greedy", "greedy_forward"])

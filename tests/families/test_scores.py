@@ -8,7 +8,7 @@ from lm_eval_lora_drop.adapter.files import open_adapter
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.probe.scores import layer_scores, linear_cka, update_norms
+from lm_eval_lora_drop.probe.scores import layer_scores, linear_cka, top_singular, update_norms
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.sweeping.families import best_layers, make_family
 from lm_eval_lora_drop.variant import Variant
@@ -52,6 +52,71 @@ def test_the_norm_of_the_update_is_that_of_the_weights_peft_would_merge(tiny_bas
         assert expected[0] == expected[2] == 0 < min(expected[1], expected[3])
 
 
+@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
+def test_the_share_of_the_largest_singular_value_is_numpys(tiny_base, which, request):
+    adapter = request.getfixturevalue(which)
+    lm = load(tiny_base, adapter)
+    expected = []
+    for modules in lm.layers.modules:
+        deltas = [module.get_delta_weight("default").detach().double().numpy() for module in modules]
+        values = [np.linalg.svd(delta, compute_uv=False) ** 2 for delta in deltas]
+        expected.append(sum(one[0] for one in values) / sum(one.sum() for one in values) if values else 0.0)
+    found = top_singular(open_adapter(str(adapter)), 4)
+    assert found == pytest.approx(expected, rel=1e-5)
+    # One direction of at most four is between a quarter and everything.
+    assert all(0.25 < value < 1 for value in found if value)
+    if which == "uneven":
+        assert found[0] == found[2] == 0
+
+
+def test_an_update_that_was_never_trained_has_no_direction(tiny_base, tmp_path):
+    fresh = make_adapter(tiny_base, tmp_path / "fresh", init_lora_weights=True)
+    assert top_singular(open_adapter(str(fresh)), 4).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
+def test_fisher_is_the_squared_slope_along_the_strength(tiny_base, which, request):
+    """Outputs are linear in B, so that the slope along a factor on it is the gradient by B times B: torch's own
+    gradients of a loss written out, one parameter at a time. And a finite difference of the strength itself."""
+    lm = load(tiny_base, request.getfixturevalue(which))
+    before = lm.model(torch.tensor([[5, 6, 7]])).logits
+    found = layer_scores(lm, lm.layers, PAIRS)["fisher"]
+    assert torch.equal(lm.model(torch.tensor([[5, 6, 7]])).logits, before)
+
+    def loglikelihood(prompt, reference):
+        context, continuation = lm._encode_pair(prompt, reference)
+        assert len(continuation) <= 64
+        logits = lm.model(torch.tensor([(context + continuation)[:-1]])).logits[0, -len(continuation) :]
+        return -torch.nn.functional.cross_entropy(logits, torch.tensor(continuation), reduction="sum")
+
+    weights = [[module.lora_B["default"].weight for module in modules] for modules in lm.layers.modules]
+    expected = np.zeros(4)
+    for pair in PAIRS:
+        for layer, ours in enumerate(weights):
+            if not ours:
+                continue
+            for one in ours:
+                one.requires_grad_()
+            slopes = torch.autograd.grad(loglikelihood(*pair), ours)
+            expected[layer] += float(sum((a * b).sum() for a, b in zip(slopes, ours, strict=True)).detach()) ** 2 / len(
+                PAIRS
+            )
+            for one in ours:
+                one.requires_grad_(requires_grad=False)
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert (found > 0).tolist() == [bool(ours) for ours in weights]
+    layer, step, changed = 3, 1e-2, []
+    for sign in (1, -1):
+        for module in lm.layers.modules[layer]:
+            module.scaling["default"] *= 1 + sign * step
+        with torch.no_grad():
+            changed.append([float(loglikelihood(*pair)) for pair in PAIRS])
+        for module in lm.layers.modules[layer]:
+            module.scaling["default"] /= 1 + sign * step
+    differences = (np.array(changed[0]) - np.array(changed[1])) / (2 * step)
+    assert found[layer] == pytest.approx((differences**2).mean(), rel=0.02)
+
+
 def test_cka_is_its_definition_in_the_space_of_features():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(40, 7)), rng.normal(size=(40, 5))
@@ -92,7 +157,7 @@ def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
     assert scores["cka_distance"][0] == pytest.approx(0, abs=1e-9)
     assert scores["cka_distance"][1] > 1e-4
     assert scores["probe_rise"].sum() == pytest.approx(lm.probe(PAIRS).curves[0].over_tokens.mean[-1, 0], rel=1e-4)
-    assert set(scores) == {"update_norm", "lora_output", "cka_distance", "probe_rise"}
+    assert set(scores) == {"update_norm", "top_singular", "lora_output", "cka_distance", "probe_rise", "fisher"}
     with pytest.raises(ArgumentError, match="at least two documents"):
         layer_scores(lm, lm.layers, PAIRS[:1])
 
@@ -116,6 +181,10 @@ def test_a_sweep_over_the_best_layers(tiny_base, tiny_adapter, tmp_path):
     order = np.argsort(-update_norms(open_adapter(str(tiny_adapter)), 4), kind="stable")
     swept = {row.variant for row in record.sweep.candidates}
     assert {str(Variant.of_layers(order[:k].tolist(), 4)) for k in range(5)} <= swept
+    pairs = [(f"validation question {i}?", f" answer {i}") for i in record.validation.doc_ids]
+    for values in lm.layer_scores(pairs).values():
+        order = sorted(range(4), key=lambda layer: -values[layer])
+        assert {str(Variant.of_layers(order[:k], 4)) for k in range(5)} <= swept
     assert record.sweep.family == "scores"
 
 
@@ -124,7 +193,7 @@ def test_the_command_prints_draws_and_needs_no_model_without_a_task(tiny_adapter
     assert main(["layers", "--peft", str(tiny_adapter), "-o", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out.splitlines()
     norms = update_norms(open_adapter(str(tiny_adapter)), 4)
-    assert said[0].split() == ["layer", "update_norm", "rank"]
+    assert said[0].split() == ["layer", "update_norm", "rank", "top_singular", "rank"]
     assert [line.split()[1] for line in said[1:5]] == [f"{value:.4g}" for value in norms]
     assert sorted(int(line.split()[2]) for line in said[1:5]) == [1, 2, 3, 4]
     assert (tmp_path / "out" / "layers.png").stat().st_size > 5000

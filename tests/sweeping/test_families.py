@@ -1,9 +1,11 @@
 """Every family has the candidates it promises, whole adapter and base model among them, and not too many."""
 
+import itertools
+
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweeping.families import FAMILIES, make_family
+from lm_eval_lora_drop.sweeping.families import FAMILIES, blocks, make_family
 from lm_eval_lora_drop.sweeping.select import places_of
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
@@ -25,8 +27,46 @@ def test_full_and_base_are_there_once_and_the_notation_reads_back(name, num_laye
     assert family.variants[-1] == family.base
     for variant in family.variants:
         assert Variant.parse(str(variant), num_layers) == variant
-    if num_layers <= 32:
-        assert len(family.variants) <= 40
+    if name != "boundary":
+        assert len(family.variants) <= 42
+
+
+def test_a_deep_model_is_looked_at_evenly_from_end_to_end():
+    """Every boundary stays; of single layers and starts some forty, the first and the last among them."""
+    for num_layers in (1, 2, 39, 40):
+        assert len(make_family(["upper"], AdapterShape(num_layers)).variants) == num_layers + 1
+        swept = {str(one) for one in make_family(["leave_one_out"], AdapterShape(num_layers)).variants}
+        every = range(num_layers)
+        assert swept == {
+            str(Variant.of_layers(set(every) - out, num_layers)) for out in [set(), set(every), *({i} for i in every)]
+        }
+    for num_layers in (41, 80, 126):
+        assert len(make_family(["boundary"], AdapterShape(num_layers)).variants) == num_layers + 1
+        upper = make_family(["upper"], AdapterShape(num_layers)).variants
+        assert len(upper) == 41
+        starts = [num_layers - len(one.kept_layers) for one in upper]
+        every = frozenset(range(num_layers))
+        (left_out,) = (
+            sorted(min(every - one.kept_layers) for one in found if len(one.kept_layers) == num_layers - 1)
+            for found in [make_family(["leave_one_out"], AdapterShape(num_layers)).variants]
+        )
+        assert len(left_out) == 40
+        for values, last in ((starts, num_layers), (left_out, num_layers - 1)):
+            assert (values[0], values[-1]) == (0, last)
+            gaps = {after - before for before, after in itertools.pairwise(values)}
+            assert max(gaps) - min(gaps) <= 1
+    # Neighbours of a thinned family are as far apart as their layers are, where they are smoothed.
+    assert places_of(upper) == [126 - start for start in starts]
+
+
+def test_the_layers_that_a_greedy_search_moves_together():
+    assert blocks(30) == [frozenset({layer}) for layer in range(30)]
+    for num_layers in (41, 80, 126):
+        found = blocks(num_layers)
+        assert len(found) == 40
+        assert sorted(layer for block in found for layer in block) == list(range(num_layers))
+        assert all(max(block) - min(block) == len(block) - 1 for block in found)
+        assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
 def test_what_the_families_are():
@@ -76,7 +116,9 @@ def test_a_tie_goes_to_the_whole_adapter_and_strengths_stand_by_their_strength()
     family = make_family(["strength"], SHAPE)
     places = dict(zip(names(family), places_of(family.variants), strict=True))
     assert places == {"0-29": 8, "none": 0} | {f"0-29x{step / 8:g}": step for step in range(1, 13) if step != 8}
-    assert places_of(make_family(["upper"], SHAPE).variants) == list(range(31))
+    assert places_of(make_family(["upper"], SHAPE).variants) == list(range(30, -1, -1))
+    windows = make_family(["window"], SHAPE).variants
+    assert places_of(windows) == list(range(len(windows)))
     assert places_of(make_family(["boundary"], SHAPE).variants) == list(range(30, -1, -1))
     # One layer at another strength is no strength of the whole.
     assert places_of([Variant.parse("0-28+29x0.5", 30), Variant.base(30)]) == [0, 1]

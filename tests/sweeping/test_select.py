@@ -148,6 +148,7 @@ def test_the_rule_in_force() -> None:
         selection("one_se", "racing", ordered=True)
 
 
-def test_places_are_layers_for_boundaries_and_rows_for_others() -> None:
+def test_places_are_layers_for_boundaries_and_upper_layers_and_rows_for_others() -> None:
     assert places_of([Variant.below(k, 8) for k in (8, 4, 0)]) == [8, 4, 0]
-    assert places_of([Variant.full(8), Variant.parse("2-7", 8)]) == [0, 1]
+    assert places_of([Variant.full(8), Variant.parse("2-7", 8), Variant.base(8)]) == [8, 6, 0]
+    assert places_of([Variant.full(8), Variant.parse("2-7", 8), Variant.parse("1-6", 8)]) == [0, 1, 2]

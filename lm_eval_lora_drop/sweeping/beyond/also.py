@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.events import Broadcast
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
+from lm_eval_lora_drop.sweeping.families import Family
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
-from lm_eval_lora_drop.validation import draw
+from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweeping.score import Scorer
+from lm_eval_lora_drop.validation import draw, drawn_documents
 from lm_eval_lora_drop.validation.prompts import shown_text
 from lm_eval_lora_drop.validation.similarity import normalise
-from lm_eval_lora_drop.work import Binding, MetricSpec, ValidationSet
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Backend, Binding, MetricSpec, ValidationSet
 
 LONG = 40
 """Characters from which on a field tells one document from all others."""
@@ -119,6 +126,32 @@ def open_also(specs: Sequence[AlsoSpec], binding: Binding, limit: int, seed: int
         _refuse_evaluated(mine, drawn, binding)
         found.append(Also(mine, metric, drawn))
     return found
+
+
+def score_also(
+    other: Also, sweep: SweepRecord, backend: Backend, journal: Journal, listeners: Broadcast | None = None
+) -> AlsoRecord:
+    """Score a sweep's candidates, those that were carried to the end, on another task."""
+    documents = other.drawn.documents
+    left = [row.variant for row in sweep.candidates if row.retired_after is None]
+    variants = tuple(Variant.parse(one, backend.shape.num_layers) for one in left)
+    found = run_sweep(
+        documents,
+        lambda: backend.prepare(documents, variants),
+        Scorer(other.binding.task, other.metric),
+        SweepSettings(family=Family(sweep.family, variants, ordered=False)),
+        journal,
+        peers=backend.peers(),
+        listeners=listeners,
+    )
+    return AlsoRecord(
+        task=other.binding.name,
+        metric=other.metric,
+        aggregation=found.aggregation,
+        validation=drawn_documents(other.binding, other.binding, other.drawn, documents),
+        candidates=found.candidates,
+        journal=str(journal.path),
+    )
 
 
 def _refuse_evaluated(also: Binding, drawn: ValidationSet, binding: Binding) -> None:

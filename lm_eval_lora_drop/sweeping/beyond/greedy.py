@@ -18,7 +18,7 @@ from dataclasses import replace
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
 from lm_eval_lora_drop.statistics.paired import Difference, paired_difference
-from lm_eval_lora_drop.sweeping.families import Family
+from lm_eval_lora_drop.sweeping.families import Family, blocks
 from lm_eval_lora_drop.sweeping.run import SweepSettings
 from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.variant import Variant
@@ -101,13 +101,13 @@ def run_greedy(
 
 
 def _moves(here: Variant, *, forward: bool) -> list[Variant]:
-    """The sets that differ from `here` in one layer; none on the other end, which needs no comparison."""
+    """The sets that differ from `here` in one layer (of a deep model in one block of neighbours); none on the other
+    end, which needs no comparison."""
     kept, num_layers = here.kept_layers, here.num_layers
-    if len(kept) == (num_layers - 1 if forward else 1):
+    movable = [block for block in blocks(num_layers) if block.isdisjoint(kept) is forward]
+    if len(movable) == 1:
         return []
-    changed = [kept | {one} for one in range(num_layers) if one not in kept]
-    if not forward:
-        changed = [kept - {one} for one in sorted(kept)]
+    changed = [kept | block if forward else kept - block for block in movable]
     return [Variant.of_layers(layers, num_layers) for layers in changed]
 
 

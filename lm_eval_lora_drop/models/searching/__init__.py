@@ -1,0 +1,1 @@
+"""The parts of a search: what is measured before anything is chosen."""
