@@ -11,6 +11,7 @@ left lying about.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import re
@@ -93,6 +94,12 @@ def start(file: Path, output: Path, said: Path) -> int:
         handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        # Whoever forks may have put something else in their place, which log handlers hold on to.
+        sys.stdout, sys.stderr = (os.fdopen(one, "w", buffering=1, closefd=False) for one in (1, 2))
+        for name in (None, *logging.root.manager.loggerDict):
+            for handler in logging.getLogger(name).handlers:
+                if isinstance(handler, logging.StreamHandler):
+                    handler.setStream(sys.stderr)
         # Sweeps of one study must not find those of another.
         study = yaml.safe_load(file.read_text())
         study["model_args"]["sweep_dir"] = str(output / "sweeps")

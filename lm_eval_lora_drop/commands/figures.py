@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import read_text
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,28 +26,45 @@ def _figures(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.figures.style import check_formats
     from lm_eval_lora_drop.record.find import read_records
 
-    tasks = read_records(args.results)
-    if args.task is not None:
-        if args.task not in tasks:
-            raise ArgumentError(
-                f"--task must be a task of {args.results}, got {args.task}. There are: {', '.join(tasks)}."
-            )
-        tasks = {args.task: tasks[args.task]}
+    alone = _probe_alone(args.results)
+    tasks = {} if alone else read_records(args.results)
+    probes = dict([alone] if alone else [(task, entry.probe) for task, entry in tasks.items() if entry.probe])
+    names = list(dict.fromkeys([*tasks, *probes]))
+    if args.task is not None and args.task not in names:
+        raise ArgumentError(f"--task must be a task of {args.results}, got {args.task}. There are: {', '.join(names)}.")
     folder = args.output or args.results.parent
     formats = check_formats(args.formats.split(","))
     paths: list[Path] = []
-    for task, entry in tasks.items():
-        if entry.sweep is not None:
-            paths += save_figure_of(task, entry, folder, formats)
-        if entry.probe is not None:
-            paths += save_probe_figures(task, entry.probe, folder, formats)
+    for task in [args.task] if args.task is not None else names:
+        if task in tasks and tasks[task].sweep is not None:
+            paths += save_figure_of(task, tasks[task], folder, formats)
+        if task in probes:
+            try:
+                paths += save_probe_figures(task, probes[task], folder, formats)
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+                raise ArgumentError(
+                    f"{args.results}: the probe of {task} cannot be drawn ({type(error).__name__}: {error}). The file "
+                    "is damaged or was edited; run the probe again."
+                ) from error
     if not paths:
         raise ArgumentError(
-            f"{args.results} holds no sweep and no probe: its boundaries were given ({', '.join(tasks)}). Evaluate "
+            f"{args.results} holds no sweep and no probe: its boundaries were given ({', '.join(names)}). Evaluate "
             "with boundary=auto or boundary=probe."
         )
     print("\n".join(map(str, paths)))
     return 0
+
+
+def _probe_alone(path: Path) -> tuple[str, Any] | None:
+    """Task and probe of the file that `lora-drop probe` writes; None where it is another one."""
+    from lm_eval_lora_drop.record.runs import json_object
+
+    if not path.is_file():
+        return None
+    found = json_object(read_text(path, "a results file of lm_eval, or probe.json", most=1 << 30))
+    if found is None or not isinstance(found.get("task"), str) or "probe" not in found:
+        return None
+    return found["task"], found["probe"]
 
 
 add_parser = _figures.add_parser

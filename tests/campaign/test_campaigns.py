@@ -51,7 +51,8 @@ def test_a_killed_study_ends_as_one_that_was_not(tmp_path):
     file, draw = studies.make(tmp_path), random.Random(1)
     assert studies.ended(studies.start(file, tmp_path / "whole", tmp_path / "whole.txt")) == 0
     output, said = tmp_path / "killed", tmp_path / "said.txt"
-    studies.killed(studies.start(file, output, said), said, draw, 6)
+    # It says what it was at only if it was killed there.
+    assert studies.killed(studies.start(file, output, said), said, draw, 6) in ("training", "cell", "sweep or its cell")
     assert studies.ended(studies.start(file, output, said)) == 0, said.read_text()
     whole, study = read_study(file), read_study(file, output)
     assert studies.differing(study, whole) == []

@@ -40,6 +40,14 @@ def test_it_writes_the_record_the_table_and_the_figures(arguments, tmp_path, cap
     figures = ["difference", "maximum", "rise", "tokens"]
     assert sorted(path.name for path in out.glob("*.png")) == [f"probe-{name}-probe_toy.png" for name in figures]
     assert all(str(path) in printed for path in out.iterdir())
+    # Drawn again from the file, in another format; one that was edited is named.
+    again = tmp_path / "again"
+    assert main(["figures", str(out / "probe.json"), "-o", str(again), "--formats", "svg"]) == 0
+    assert sorted(path.name for path in again.iterdir()) == [f"probe-{name}-probe_toy.svg" for name in figures]
+    del record["probe"]["curves"]
+    (out / "probe.json").write_text(json.dumps(record), encoding="utf-8")
+    assert main(["figures", str(out / "probe.json")]) == 1
+    assert "is damaged or was edited" in capsys.readouterr().err
 
 
 def test_without_a_boundary_it_reads_its_own(arguments, tmp_path):
