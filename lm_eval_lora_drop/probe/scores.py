@@ -17,6 +17,7 @@ sweep (`sweep_family=scores`), not for the score.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ from lm_eval_lora_drop.probe.encoding import Encoded, encode
 from lm_eval_lora_drop.probe.lens import Floats, read_layers
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import HarnessModel
+
+log = logging.getLogger(__name__)
 
 TOKENS = 4
 """Reference tokens at whose positions hidden states and probabilities are read."""
@@ -112,7 +115,9 @@ def layer_scores(
     with layers.keep(full):
         # (N, L, T): the probability of the reference's tokens; NaN behind a short reference.
         readings = read_layers(layers, documents, TOKENS)[..., 0]
-        slopes = fisher(layers, [found for pair in pairs if (found := encode(lm, *pair, FISHER_TOKENS)) is not None])
+        slopes = _fisher_if_it_can(
+            layers, [found for pair in pairs if (found := encode(lm, *pair, FISHER_TOKENS)) is not None]
+        )
     curve = np.nanmean(np.nanmean(readings, axis=2), axis=0)
     distances = [
         1 - linear_cka(np.concatenate([one[layer] for one in plain]), np.concatenate([one[layer] for one in adapted]))
@@ -129,8 +134,26 @@ def layer_scores(
         "lora_output": outputs / total if total else outputs,
         "cka_distance": np.array(distances),
         "probe_rise": np.diff(curve, prepend=0.0),
-        "fisher": slopes,
+        **slopes,
     }
+
+
+def _fisher_if_it_can(layers: AdapterLayers, documents: Sequence[Encoded]) -> dict[str, Floats]:
+    """The score, or none where the model has no gradients (kernels of a quantised base, say).
+
+    Raises:
+        ArgumentError: the backward pass does not fit: on one process, perhaps, and all must score the same candidates.
+    """
+    try:
+        return {"fisher": fisher(layers, documents)}
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ArgumentError(
+            "the layer score `fisher` takes a backward pass of one document, and the memory ran out. Take a smaller "
+            "model or dtype, more memory, or another sweep_family."
+        ) from error
+    except (RuntimeError, NotImplementedError) as error:
+        log.warning("the layer score `fisher` is left out: this model has no gradients (%s)", error)
+        return {}
 
 
 def fisher(layers: AdapterLayers, documents: Sequence[Encoded]) -> Floats:

@@ -117,6 +117,35 @@ def test_fisher_is_the_squared_slope_along_the_strength(tiny_base, which, reques
     assert found[layer] == pytest.approx((differences**2).mean(), rel=0.02)
 
 
+class _Kernel(torch.autograd.Function):
+    """A product as kernels of quantised weights do it: forward only."""
+
+    @staticmethod
+    def forward(ctx, states, weight):
+        return states @ weight.T
+
+
+class _Full(_Kernel):
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch.OutOfMemoryError("no memory")
+
+
+@pytest.mark.parametrize("kernel", [_Kernel, _Full])
+def test_a_model_without_gradients_has_the_other_scores(tiny_base, uneven, kernel, caplog, monkeypatch):
+    """No gradients at all: the score is left out, on every process alike. No memory for one: on one process perhaps, so
+    it must end."""
+    lm = load(tiny_base, uneven)
+    head = lm.model.get_output_embeddings()
+    monkeypatch.setattr(head, "forward", lambda states: kernel.apply(states, head.weight))
+    if kernel is _Full:
+        with pytest.raises(ArgumentError, match="the memory ran out"):
+            layer_scores(lm, lm.layers, PAIRS)
+        return
+    assert set(layer_scores(lm, lm.layers, PAIRS)) == {"lora_output", "cka_distance", "probe_rise"}
+    assert "`fisher` is left out" in caplog.text
+
+
 def test_cka_is_its_definition_in_the_space_of_features():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(40, 7)), rng.normal(size=(40, 5))
