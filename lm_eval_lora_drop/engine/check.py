@@ -8,7 +8,8 @@ is therefore the plain pass against itself at another batch size; an excess over
     log-likelihoods   of the requests themselves, and of generated text behind its prompt: may differ by `SLACK` times
                       what the plain pass differs from itself, and by a floor that is a few roundings of the dtype
     generated text    may differ only at a near tie: where the texts part, the plain pass must find the shared pass's
-                      token as likely as its own, to within the same bound
+                      token as likely as its own, to within the same bound. The plain pass answers document by document:
+                      some models count padding as text, and two passes that both pad would agree on what is wrong
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document, HarnessModel, Runner, Work
 
 DOCUMENTS = 2
-"""Documents answered both ways. Two, so that there is padding, rows of different documents, and parting groups."""
+"""Documents answered both ways, the shortest and the longest: two, so that there is padding, rows of different
+documents, and parting groups; the longest, because some models differ only where a prompt is longer than a window."""
 CANDIDATES = 3
 """Candidates they are answered under, spread over the given ones."""
 SPEAKERS = 2
@@ -128,6 +130,12 @@ def choose_candidates(candidates: Sequence[Variant]) -> tuple[Variant, ...]:
     return tuple(candidates[round(place * last / (CANDIDATES - 1))] for place in range(CANDIDATES))
 
 
+def choose_documents(documents: Sequence[Document]) -> list[Document]:
+    """The shortest and the longest by the characters of their requests; the first of equal ones."""
+    by_length = sorted(documents, key=lambda one: sum(len(str(request.args[0])) for request in one.requests))
+    return by_length if len(by_length) <= DOCUMENTS else [by_length[0], by_length[-1]]
+
+
 def check_shared(
     lm: HarnessModel,
     layers: AdapterLayers,
@@ -142,12 +150,12 @@ def check_shared(
         shared: makes a shared runner that works with so many rows at a time (None: as many as it likes) and counts
             there, as `partial(shared_runner, lm, layers)` does.
         plain: the plain runner.
-        documents: those of the sweep, all of one request type; the first ones are taken.
+        documents: those of the sweep, all of one request type; the shortest and the longest are taken.
         candidates: those of the sweep; `choose_candidates` says which are taken.
     """
     started = time.perf_counter()
     check = _Check(lm, layers, shared, plain, choose_candidates(candidates))
-    found, few = check.found, list(documents[:DOCUMENTS])
+    found, few = check.found, choose_documents(documents)
     try:
         if few and few[0].requests[0].request_type == "generate_until":
             beginnings = [_beginning(lm, document) for document in few]
@@ -178,7 +186,7 @@ class _Check:
     def texts(self, documents: Sequence[Document]) -> list[Answer]:
         """Compare generated text under `SPEAKERS` of the candidates; returns the plain pass's answers."""
         variants = self.variants[:SPEAKERS]
-        expected = self._plain(documents, variants, rows=len(documents))
+        expected = self._plain(documents, variants, rows=1)
         for found in self._shared(documents):
             for key, answer in expected.items():
                 for plain, shared, request in zip(

@@ -4,14 +4,18 @@ import dataclasses
 from functools import partial
 
 import pytest
+import torch
 
+from benchmarks.matrix_cases import family_cases
+from benchmarks.matrix_run import CRASH, WRONG, run_case
 from lm_eval_lora_drop.engine import check as check_module
-from lm_eval_lora_drop.engine.check import check_shared, choose_candidates
+from lm_eval_lora_drop.engine.check import check_shared, choose_candidates, choose_documents
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.engine.states import branching
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Work
+from tests import tiny
 from tests.engine.test_architectures import LAYERS, asked, model
 from tests.engine.test_shared import choosing, documents, generating, load
 from tests.engine.test_variants import answers
@@ -43,7 +47,7 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
         assert found.largest <= 1e-3 or dtype == "bfloat16"
         spoken = docs[0].requests[0].request_type == "generate_until"
         answered = taken[: check_module.SPEAKERS] if spoken else taken
-        work = [Work(document, answered) for document in docs[:2]]
+        work = [Work(document, answered) for document in choose_documents(docs)]
         if dtype == "float32" and spoken:
             assert {(str(a.variant), a.document.doc_id): a.responses for a in found.answers} == answers(
                 plain_runner(lm, lm.layers), work
@@ -72,6 +76,27 @@ def test_of_long_answers_the_beginning_is_compared_and_none_is_used(tiny_base, t
     assert min(found.tokens, found.loglikelihoods) > 0
     asked = [request.args[1] for document in long for request in document.requests]
     assert all(kwargs["max_new_tokens"] == 40 for kwargs in asked)
+
+
+def test_the_longest_and_the_shortest_document_are_compared():
+    docs = generating()
+    lengths = [len(document.requests[0].args[0]) for document in docs]
+    taken = [len(document.requests[0].args[0]) for document in choose_documents(docs)]
+    assert len(set(lengths)) > 2
+    assert taken == [min(lengths), max(lengths)]
+    assert choose_documents(docs[:1]) == docs[:1]
+
+
+# Decoders of speech and pictures that Transformers has as causal models. Two count padding as text, so that both passes
+# agreed on what no single prompt gets; one differs where the prompt is longer than its window.
+@pytest.mark.parametrize("family", ["whisper", "trocr", "moshi"])
+def test_families_that_were_wrong(family, tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "ARCHITECTURES", dict(tiny.ARCHITECTURES))
+    (case,) = [case for case in family_cases() if (case.name, case.detail) == (family, "all linear")]
+    torch.manual_seed(0)
+    found = run_case(case, tmp_path)
+    assert {kind: one["what"] for kind, one in found.items()}["generate_until"] == "plain by check"
+    assert not {one["what"] for one in found.values()} & {WRONG, CRASH}
 
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
