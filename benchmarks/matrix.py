@@ -202,7 +202,7 @@ def _part(text: str) -> slice:
 def main() -> None:
     """Run what is lacking and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=ROOT / "docs" / "matrix" / "cases.jsonl")
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "matrix.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "matrix.md")
     parser.add_argument(
         "--only", nargs="+", help="run the cases whose key begins so, whether done or not, and write no page"
