@@ -130,6 +130,7 @@ def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
     that differs most: between them lies what a sweep compares."""
     import numpy as np
 
+    from lm_eval_lora_drop.statistics.clusters import codes_at
     from lm_eval_lora_drop.statistics.power import variation
     from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 
@@ -152,10 +153,11 @@ def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
 
     def known(variant: Variant) -> PairedVariation:
         both = ~np.isnan(values[variant]) & ~np.isnan(values[whole])
-        return variation(values[whole][both], values[variant][both])
+        clusters = codes_at(recorded.codes, np.flatnonzero(both).tolist()) if recorded.clusters else None
+        return variation(values[whole][both], values[variant][both], clusters)
 
     rows = record.sweep.candidates if record.sweep else ()
-    pairs = sum(row.documents for row in rows)
+    time = record.sweep.seconds_per_pair if record.sweep else None
     largest = max(float(np.nanmax(np.abs(column))) for column in values.values())
     widest = max(others, key=lambda variant: known(variant).spread)
     return [
@@ -164,7 +166,7 @@ def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
             known(variant),
             scale=100.0 if largest > 1.5 else 1.0,
             candidates=len(rows),
-            pairs_per_second=pairs / record.seconds if record.seconds else None,
+            pairs_per_second=1 / time if time else None,
         )
         for variant in dict.fromkeys([chosen, widest])
     ]

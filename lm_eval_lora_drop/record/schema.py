@@ -126,7 +126,8 @@ class JointRecord:
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
     """Everything a choice was made from. `candidates` stand from most kept to least; `ordered` says that neighbours in
-    that order are alike (boundaries), so that their scores may be smoothed."""
+    that order are alike (boundaries), so that their scores may be smoothed. `seconds_per_pair` is what an answer took
+    when it was made, of all processes together: a sweep that found its answers in the journal was no faster for it."""
 
     family: str
     ordered: bool
@@ -144,6 +145,7 @@ class SweepRecord:
     bounds: tuple[BoundRecord, ...] = ()
     jointly: JointRecord | None = None
     check: dict[str, Any] | None = None
+    seconds_per_pair: float | None = None
     warnings: tuple[str, ...] = ()
 
     def candidate(self, variant: str) -> CandidateRecord | None:

@@ -77,6 +77,9 @@ def test_a_sweep_ends_in_a_record_that_needs_nothing_else(make):
     assert from_config(results["config"], "here").tasks["toy"].kept.boundary == entry["boundary"]
     assert entry["kept_parameters"] + entry["dropped_parameters"] == record["adapter"]["parameters"]
     assert entry["fingerprint"].startswith("sha256:")
+    # What an answer took does not fall because the journal had it.
+    again = evaluate(lm)["config"]["lora_drop"]["tasks"]["toy"]
+    assert again["sweep"]["seconds_per_pair"] == entry["sweep"]["seconds_per_pair"] > 0
 
 
 def test_the_test_split_is_answered_under_the_chosen_boundary(make):

@@ -116,6 +116,7 @@ def swept(task: str = "t", documents: int = 40) -> dict[str, Any]:
             seed=0,
             engine="shared",
             aggregation="mean",
+            seconds_per_pair=0.005,
             candidates=tuple(
                 CandidateRecord(
                     variant=str(Variant.below(k, 4)),

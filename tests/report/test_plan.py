@@ -25,9 +25,26 @@ def test_from_a_sweep(tmp_path, capsys):
     known = PairedVariation.of_share(6 / 40)
     assert chosen["shown"][0]["difference"] == pytest.approx(detectable_difference(100, known))
     assert chosen["needed"][0]["documents"] == documents_needed(0.05, known)
-    # 5 candidates on 40 documents took a second.
-    assert chosen["shown"][0]["seconds"] == pytest.approx(100 * 5 / 200)
+    # 5 candidates, 5 milliseconds an answer, whatever this sweep took: it may have found its answers in the journal.
+    assert chosen["shown"][0]["seconds"] == pytest.approx(100 * 5 * 0.005)
     assert "sweep of 5 candidates" in capsys.readouterr().out
+
+
+def test_documents_that_belong_together_vary_together(tmp_path):
+    """Five copies of eight documents are eight, not forty: the standard error of a difference says so."""
+    entry = swept()
+    task = entry["tasks"]["t"]
+    rows = {row["variant"]: row for row in task["sweep"]["candidates"]}
+    for name, right in (("0-3", 4), ("0-2", 6)):
+        rows[name]["items"] = [float(i // 5 < right) for i in range(40)]
+    write_run(tmp_path / "alone", {"em": [1.0, 0.0]}, lora_drop=json.loads(json.dumps(entry)))
+    task["validation"]["clusters"] = [str(i // 5) for i in range(40)]
+    write_run(tmp_path / "copies", {"em": [1.0, 0.0]}, lora_drop=entry)
+    alone, copies = (
+        planned(tmp_path, tmp_path / name, "--difference", 0.1)[0]["needed"][0]["documents"]
+        for name in ("alone", "copies")
+    )
+    assert copies > 4 * alone
 
 
 def test_from_a_pilot_and_a_guess(tmp_path, capsys):

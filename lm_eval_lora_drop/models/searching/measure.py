@@ -116,6 +116,9 @@ class Measurer:
             documents = tuple(compared)
         else:
             sweep = sweep_on(documents, settings, self._prior(source, documents, prepare, settings, journal))
+        took = journal.seconds_per_pair({document.key for document in documents})
+        if took is not None:
+            sweep = replace(sweep, seconds_per_pair=round(took / backend.peers().world_size, 6))
         measured = Measured(
             binding=binding,
             source=source,
