@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from campaign import commands, fuzz, reports, studies, sweeps
 from lm_eval_lora_drop.errors import LoraDropError
@@ -47,8 +48,12 @@ def test_killed_sweeps_give_the_same_table(tmp_path):
 
 
 def test_a_killed_study_ends_as_one_that_was_not(tmp_path):
-    """Killed once, then left alone. What is compared tells a difference when there is one."""
+    """Killed once, then left alone: of the campaign's study one task and one training. What is compared tells a
+    difference when there is one."""
     file, draw = studies.make(tmp_path), random.Random(1)
+    small = yaml.safe_load(file.read_text())
+    del small["tasks"]["problems"]
+    file.write_text(yaml.safe_dump({**small, "trainings": {"full": {}}}))
     assert studies.ended(studies.start(file, tmp_path / "whole", tmp_path / "whole.txt")) == 0
     output, said = tmp_path / "killed", tmp_path / "said.txt"
     # It says what it was at only if it was killed there.
