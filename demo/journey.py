@@ -51,7 +51,7 @@ class Form:
 
 
 SHORT = Form(steps=20, batch=4, learning_rate=0.01, test=12, validation=8, metric="reference_loglikelihood")
-WHOLE = Form(steps=60, batch=16, learning_rate=3e-4, test=50, validation=24, metric="exact_match")
+WHOLE = Form(steps=40, batch=8, learning_rate=1e-3, test=50, validation=24, metric="exact_match")
 
 
 class Journey:
