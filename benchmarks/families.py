@@ -46,7 +46,6 @@ class Row:
     share: float
     validation: float | None
     expected: float | None
-    seconds: float
     test: float
     stderr: float
     to_full: PairedTest | None
@@ -81,7 +80,6 @@ def rows_of(found: list[Arm]) -> list[Row]:
                 share=record.kept_parameters / (record.kept_parameters + record.dropped_parameters),
                 validation=None if known is None else known.apparent,
                 expected=None if known is None else known.corrected,
-                seconds=record.seconds,
                 test=float(values.mean()),
                 stderr=float(values.std(ddof=1) / np.sqrt(len(values))),
                 to_full=_against(full, arm, metric),
@@ -131,7 +129,7 @@ def table(rows: list[Row]) -> str:
     p_values = corrected(rows)
     head = [
         *("family", "candidates", "chosen", "parameters", "validation", "expected", "test"),
-        *("to full, 95 %", "p (Holm)", "to the boundary, 95 %", "minutes"),
+        *("to full, 95 %", "p (Holm)", "to the boundary, 95 %"),
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
@@ -147,7 +145,6 @@ def table(rows: list[Row]) -> str:
             _difference(row.to_full, decimals),
             "" if p is None else f"{p:.2g}",
             _difference(row.to_boundary, decimals),
-            f"{row.seconds / 60:.1f}" if row.validation is not None else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -167,7 +164,9 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="where the one study named was run, if not where it says"
     )
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="where each table is kept as Markdown and JSON")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="where the tables are kept as JSON, and their figure"
+    )
     args = parser.parse_args()
     if args.output and len(args.configs) > 1:
         parser.error("--output goes with one study")
@@ -178,7 +177,6 @@ def main() -> None:
         drawn += bars(rows, f"{found[0].metrics[0][0]}, {found[0].task.name}")
         print(f"\n{config.stem}\n\n{table(rows)}")
         if args.write:
-            write_atomically(args.write / f"{config.stem}.md", table(rows))
             write_atomically(
                 args.write / f"{config.stem}.json", json.dumps([row.to_json() for row in rows], indent=1) + "\n"
             )
