@@ -20,17 +20,12 @@ from tabulate import tabulate
 
 from lm_eval_lora_drop.engine.memory import ROWS, SHARE
 
-PEAK = 989e12
-"""bf16 operations a second of an H100 SXM without sparsity, by its data sheet."""
-BANDWIDTH = 3.35e12
-"""Bytes a second of its memory, by the same."""
-MEMORY = 80e9
-OF_PEAK = 0.4
-OF_BANDWIDTH = 0.6
-LAUNCHES = 0.9e-3
-"""Seconds a decoder layer's kernels take to launch from Transformers' Python code."""
-MORE_LAUNCHES = 1.25
-"""What a forward of the shared pass may launch in place of one (tests/engine/test_pretend_device.py)."""
+# An H100 SXM by its data sheet: bf16 operations a second without sparsity, bytes a second of its memory, its bytes.
+PEAK, BANDWIDTH, MEMORY = 989e12, 3.35e12, 80e9
+OF_PEAK, OF_BANDWIDTH = 0.4, 0.6
+# Seconds a decoder layer's kernels take to launch from Python, and how many times as many a forward of
+# the shared pass may launch (tests/engine/test_pretend_device.py).
+LAUNCHES, MORE_LAUNCHES = 0.9e-3, 1.25
 
 
 @dataclass(frozen=True)
