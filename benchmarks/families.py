@@ -32,7 +32,7 @@ from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.sweeping.trust import trust
 
 FAMILY = "sweep_family="
-ORDER_OF_BOUNDARIES = "auto"
+BOUNDARIES = "auto"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Row:
 def rows_of(found: list[Arm]) -> list[Row]:
     """The rows of one study, in its order; `full` and `base` among them, the base model without tests."""
     by_choice = {arm.choice: arm for arm in found}
-    full, boundary = by_choice["full"], by_choice[ORDER_OF_BOUNDARIES]
+    full, boundary = by_choice["full"], by_choice[BOUNDARIES]
     metric = full.metrics[0]
     rows = []
     for arm in found:
@@ -90,7 +90,7 @@ def rows_of(found: list[Arm]) -> list[Row]:
 
 
 def _name(arm: Arm) -> str:
-    return "boundary" if arm.choice == ORDER_OF_BOUNDARIES else arm.choice.removeprefix(FAMILY)
+    return "boundary" if arm.choice == BOUNDARIES else arm.choice.removeprefix(FAMILY)
 
 
 def _record(arm: Arm) -> TaskRecord:

@@ -178,6 +178,8 @@ def new_folder(destination: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt":  # neither a folder nor a file that is open for reading can be synchronised there
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.commands.options import command
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import read_text
 
 
@@ -41,6 +41,8 @@ def _figures(args: argparse.Namespace) -> int:
         if task in probes:
             try:
                 paths += save_probe_figures(task, probes[task], folder, formats)
+            except LoraDropError:  # a ValueError too
+                raise
             except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
                 raise ArgumentError(
                     f"{args.results}: the probe of {task} cannot be drawn ({type(error).__name__}: {error}). The file "

@@ -37,7 +37,7 @@ documents, and parting groups; the longest, because some models differ only wher
 CANDIDATES = 3
 """Candidates they are answered under, spread over the given ones."""
 SPEAKERS = 2
-"""Of these, how many the plain pass generates text under: its decoding, a candidate at a time with two rows, is the
+"""Of these, how many the plain pass generates text under: its decoding, a candidate and a document at a time, is the
 dearest part of the check."""
 TOKENS = 8
 """Of generated text, how many are compared: the beginning stands for the rest, whose every step does the same. With all

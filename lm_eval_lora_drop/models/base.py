@@ -142,7 +142,8 @@ class LoraDropBase(abc.ABC):
         if self.kept_answers is None:
             return self._answer(request_type, requests, kept, disable_tqdm)
         key = digest(
-            *(self.fingerprint_parts(), str(kept), self.args.merge, request_type, self.batch_size),
+            *(self.fingerprint_parts(), str(kept), self.args.merge, request_type),
+            *(str(getattr(self, "device", "")), self.batch_size),
             *(library_versions(), __version__),
             [request.args for request in requests],
         )

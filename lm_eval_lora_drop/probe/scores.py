@@ -151,8 +151,9 @@ def _fisher_if_it_can(layers: AdapterLayers, documents: Sequence[Encoded]) -> di
             "the layer score `fisher` takes a backward pass of one document, and the memory ran out. Take a smaller "
             "model or dtype, more memory, or another sweep_family."
         ) from error
-    except (RuntimeError, NotImplementedError) as error:
-        log.warning("the layer score `fisher` is left out: this model has no gradients (%s)", error)
+    # NotImplementedError among them: what a kernel without a backward pass raises, nobody can list.
+    except RuntimeError as error:
+        log.warning("the layer score `fisher` is left out: the backward pass failed (%s)", error)
         return {}
 
 
@@ -165,12 +166,16 @@ def fisher(layers: AdapterLayers, documents: Sequence[Encoded]) -> Floats:
     Fisher pruning of Theis, Korshunova, Tejani & Huszar (2018, Faster gaze prediction with dense networks and Fisher
     pruning, arXiv 1801.05787), with a layer's LoRA in place of a feature map. Takes a backward pass per
     document, one at a time.
+
+    Raises:
+        RuntimeError: the model has no gradients, or a part of it lets none through.
     """
     squares = np.zeros(layers.num_layers)
     device = layers.model.get_input_embeddings().weight.device
     for document in documents:
         factors = torch.ones(layers.num_layers, requires_grad=True)
-        with torch.inference_mode(mode=False), torch.enable_grad(), _scaled_outputs(layers, factors):
+        scaled, watched = _scaled_outputs(layers, factors), _gradients_pass(layers.model)
+        with torch.inference_mode(mode=False), torch.enable_grad(), scaled, watched:
             inputs = torch.tensor([list(document.inputs)], device=device)
             logits = layers.model(input_ids=inputs, use_cache=False).logits[0, -len(document.targets) :].float()
             targets = torch.tensor(document.targets, device=logits.device)
@@ -216,17 +221,34 @@ def _states(layers: AdapterLayers, document: Encoded) -> list[Floats]:
     return taken
 
 
+def _parts(output: Any) -> Sequence[Any]:
+    """What a module gives back: the router of a mixture of experts gives several tensors, indices among them."""
+    return output if isinstance(output, tuple) else (output,)
+
+
+def _added(module: Any, inputs: Sequence[torch.Tensor], output: Any) -> list[torch.Tensor | None]:
+    """What a module's LoRA adds to each part of its output; None for indices and the like."""
+    return [
+        one - base if isinstance(one, torch.Tensor) and one.is_floating_point() else None
+        for one, base in zip(_parts(output), _parts(module.base_layer(*inputs)), strict=True)
+    ]
+
+
 @contextlib.contextmanager
 def _scaled_outputs(layers: AdapterLayers, factors: torch.Tensor) -> Iterator[None]:
     """Within the context what the LoRA of layer i adds to its modules' outputs is times `factors[i]`, which are 1: only
     their derivatives matter."""
 
     def scale(layer: int) -> Any:
-        def change(module: Any, inputs: Sequence[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        def change(module: Any, inputs: Sequence[torch.Tensor], output: Any) -> Any:
             # Times a factor less 1, which is 0: how it depends on the layers below is in the output itself.
             with torch.no_grad():
-                added = output - module.base_layer(*inputs)
-            return output + (factors[layer] - 1) * added
+                added = _added(module, inputs, output)
+            changed = [
+                one if more is None else one + (factors[layer] - 1) * more
+                for one, more in zip(_parts(output), added, strict=True)
+            ]
+            return tuple(changed) if isinstance(output, tuple) else changed[0]
 
         return change
 
@@ -242,15 +264,43 @@ def _scaled_outputs(layers: AdapterLayers, factors: torch.Tensor) -> Iterator[No
 
 
 @contextlib.contextmanager
+def _gradients_pass(model: nn.Module) -> Iterator[None]:
+    """Within the context a module that makes states of states and leaves their gradient behind raises: some kernels of
+    quantised weights do, and the residual stream around them would carry the rest to a wrong score.
+
+    Raises:
+        NotImplementedError: naming the module's class.
+    """
+
+    def check(module: nn.Module, inputs: Sequence[Any], output: Any) -> None:
+        states = next((one for one in inputs if isinstance(one, torch.Tensor)), None)
+        if states is None or not (
+            states.requires_grad and torch.is_grad_enabled() and isinstance(output, torch.Tensor)
+        ):
+            return
+        if output.is_floating_point() and output.shape[:-1] == states.shape[:-1] and not output.requires_grad:
+            raise NotImplementedError(f"{type(module).__name__} computes without gradients")
+
+    # Innermost modules: what stands around them only passes on.
+    handles = [one.register_forward_hook(check) for one in model.modules() if not any(one.children())]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
 def _lora_outputs(layers: AdapterLayers) -> Iterator[Floats]:
     """Within the context, per layer the sum of squares of what its LoRA adds to its modules' outputs, `(L,)`."""
     squares = np.zeros(layers.num_layers)
     handles = []
 
     def watch(layer: int) -> Any:
-        def add(module: Any, inputs: Sequence[torch.Tensor], output: torch.Tensor) -> None:
-            added = output - module.base_layer(*inputs)
-            squares[layer] += float(added.double().square().sum())
+        def add(module: Any, inputs: Sequence[torch.Tensor], output: Any) -> None:
+            for added in _added(module, inputs, output):
+                if added is not None:
+                    squares[layer] += float(added.double().square().sum())
 
         return add
 

@@ -2,6 +2,7 @@
 
 A sweep that keeps the whole adapter asks for what the whole adapter's own run has answered already. Groups of requests
 are kept whole, a file each: answers of half a group would change the batches, and with them the rounding, of the rest.
+The harness's own cache (`--use_cache`) keys an answer by its request alone, so it cannot hold two variants.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 class KeptAnswers:
     """The groups of requests that were answered before, below one folder.
 
-    A group's key is a digest of everything that changes its answers: the model, what is kept of its adapter, batch
-    size, versions of the libraries, and every request.
+    A group's key is a digest of everything that changes its answers: the model, what is kept of its adapter, device,
+    batch size, versions of the libraries, and every request.
     """
 
     def __init__(self, folder: Path) -> None:

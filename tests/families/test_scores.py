@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.matrix_cases import make_config
 from lm_eval_lora_drop.adapter.files import open_adapter
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
@@ -13,6 +14,7 @@ from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.sweeping.families import best_layers, make_family
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
+from tests import tiny
 from tests.families.toys import evaluate
 from tests.tiny import make_adapter
 
@@ -144,6 +146,27 @@ def test_a_model_without_gradients_has_the_other_scores(tiny_base, uneven, kerne
         return
     assert set(layer_scores(lm, lm.layers, PAIRS)) == {"lora_output", "cka_distance", "probe_rise"}
     assert "`fisher` is left out" in caplog.text
+
+
+def test_a_kernel_that_lets_no_gradient_through_is_no_score(tiny_base, uneven, caplog, monkeypatch):
+    """The residual stream around it would carry the rest, and every number would look like one."""
+    lm = load(tiny_base, uneven)
+    one = lm.layers.decoder_layers[2].mlp.down_proj
+    kernel = getattr(one, "base_layer", one)
+    forward = kernel.forward
+    monkeypatch.setattr(kernel, "forward", lambda states: forward(states).detach())
+    assert "fisher" not in layer_scores(lm, lm.layers, PAIRS)
+    assert "Linear computes without gradients" in caplog.text
+
+
+def test_a_mixture_of_experts_has_all_scores(tmp_path, monkeypatch):
+    """LoRA on what gives back several tensors, expert indices among them."""
+    monkeypatch.setattr(tiny, "ARCHITECTURES", {"mixtral": lambda _: make_config("mixtral")})
+    base = tiny.make_base(tmp_path / "base", "mixtral")
+    lm = load(base, tiny.make_adapter(base, tmp_path / "adapter", target_modules="all-linear"))
+    found = layer_scores(lm, lm.layers, PAIRS)
+    assert set(found) == {"lora_output", "cka_distance", "probe_rise", "fisher"}
+    assert all(np.isfinite(one).all() and (one[:2] != 0).all() for one in found.values())
 
 
 def test_cka_is_its_definition_in_the_space_of_features():

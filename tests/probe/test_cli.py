@@ -44,6 +44,10 @@ def test_it_writes_the_record_the_table_and_the_figures(arguments, tmp_path, cap
     again = tmp_path / "again"
     assert main(["figures", str(out / "probe.json"), "-o", str(again), "--formats", "svg"]) == 0
     assert sorted(path.name for path in again.iterdir()) == [f"probe-{name}-probe_toy.svg" for name in figures]
+    # A folder that cannot be is the folder's fault, not the file's.
+    (tmp_path / "file").write_text("")
+    assert main(["figures", str(out / "probe.json"), "-o", str(tmp_path / "file" / "below")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
     del record["probe"]["curves"]
     (out / "probe.json").write_text(json.dumps(record), encoding="utf-8")
     assert main(["figures", str(out / "probe.json")]) == 1
