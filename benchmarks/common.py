@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import sys
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -84,6 +86,34 @@ def timed(runner: Runner, work: Iterable[Work]) -> tuple[float, dict[tuple[Varia
     answers: list[Answer] = [answer for batch in runner(list(work)) for answer in batch]
     seconds = time.perf_counter() - start
     return seconds, {(answer.variant, answer.document.doc_id): answer.responses for answer in answers}
+
+
+class Memory:
+    """The most memory in use since this was made, beyond what was in use then: on a GPU by tensors, on Linux by the
+    process, elsewhere unknown."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            # proc(5): 5 sets the peak of the resident memory back to what is resident.
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = self._peak()
+
+    def _peak(self) -> float | None:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        if sys.platform == "linux":
+            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            return float(status["VmHWM"].split()[0]) * 1024
+        return None
+
+    def gigabytes(self) -> float | None:
+        """What was added, in 10^9 bytes; None where unknown."""
+        peak = self._peak()
+        return None if peak is None or self._before is None else round((peak - self._before) / 1e9, 2)
 
 
 def emit(**figures: Any) -> None:

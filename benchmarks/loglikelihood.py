@@ -34,11 +34,15 @@ def main() -> None:
     boundaries = common.every_boundary(lm.shape.num_layers)
     work = [Work(choices(document), boundaries) for document in drawn.documents]
     counters = Counters()
+    memory = common.Memory(lm.device)
     shared_seconds, shared = common.timed(shared_runner(lm, lm.layers, counters=counters), work)
-    plain_seconds, plain = {}, {}
+    shared_gigabytes = memory.gigabytes()
+    plain_seconds, plain_gigabytes, plain = {}, {}, {}
     for size in args.plain_batch_sizes:
         lm.batch_size_per_gpu = size
+        memory = common.Memory(lm.device)
         plain_seconds[size], plain[size] = common.timed(plain_runner(lm, lm.layers), work)
+        plain_gigabytes[size] = memory.gigabytes()
     best = min(plain_seconds.values())
     first, last = plain[args.plain_batch_sizes[0]], plain[args.plain_batch_sizes[-1]]
     differences, relative = largest_differences(first, shared)
@@ -56,7 +60,8 @@ def main() -> None:
         largest_relative_difference=f"{relative:.1e}",
         largest_difference_between_plain_batch_sizes=f"{between_sizes:.1e}",
         layer_rows=counters.layer_rows,
-        peak_gigabytes=counters.peak_bytes / 1e9,
+        shared_gigabytes=shared_gigabytes,
+        plain_gigabytes=plain_gigabytes,
     )
 
 

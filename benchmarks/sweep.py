@@ -1,12 +1,14 @@
 """A sweep's generations by the shared pass against the plain one, in one run; with --racing also racing on top.
 
-The plain pass takes one boundary after another, at its best batch size of those given. --plain-boundaries measures some
-of them and scales up, and the JSON line says so; answers differ in length, so take them from the whole range. With
---examples every prompt begins alike, which the shared pass reads once.
+The plain pass takes one candidate after another, at its best batch size of those given. --plain-every N measures every
+Nth of them and scales up, and the JSON line says so. --family takes other candidates than boundaries, --peft a+b+c
+those of several adapters. With --examples every prompt begins alike, which the shared pass reads once. Memory is the
+most that each pass had in use beyond what the loaded model has.
 
     python benchmarks/sweep.py
-    python benchmarks/sweep.py --documents 100 --racing --plain-boundaries 0-30:5
-    python benchmarks/sweep.py --documents 16 --examples 8 --plain-boundaries 0-30:15 --plain-batch-sizes 16
+    python benchmarks/sweep.py --documents 100 --racing --plain-every 5
+    python benchmarks/sweep.py --documents 16 --examples 8 --plain-every 15 --plain-batch-sizes 16
+    python benchmarks/sweep.py --family strength --plain-every 3
 """
 
 from __future__ import annotations
@@ -29,9 +31,8 @@ from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.search import Search
-from lm_eval_lora_drop.spec import parse_sweep_boundaries
 from lm_eval_lora_drop.statistics.significance import mean_test
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.sweeping.families import make_family
 from lm_eval_lora_drop.work import Work
 
 
@@ -41,7 +42,8 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--examples", type=int, default=0, help="the same solved examples before each question")
     parser.add_argument("--plain-batch-sizes", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--plain-boundaries", help="measure the plain pass on these only, and scale up")
+    parser.add_argument("--family", default="boundary", help="as sweep_family")
+    parser.add_argument("--plain-every", type=int, default=1, metavar="N", help="measure the plain pass on every Nth")
     parser.add_argument("--rows", type=int, help="rows per batch of the shared pass (default: its own choice)")
     parser.add_argument("--racing", action="store_true", help="also a whole search by racing")
     parser.add_argument("--profile", action="store_true", help="print where the shared pass spends its time")
@@ -49,36 +51,38 @@ def main() -> None:
     lm = common.load(args)
     drawn = validation.draw(common.bind(common.demo_task(args.new_tokens, args.examples)), args.documents, seed=0)
     assert drawn is not None
-    boundaries = common.every_boundary(lm.shape.num_layers)
-    work = [Work(document, boundaries) for document in drawn.documents]
+    variants = make_family(args.family.split("+"), lm.shape).variants
+    work = [Work(document, variants) for document in drawn.documents]
 
     counters = Counters()
+    memory = common.Memory(lm.device)
     shared_seconds, shared = common.timed(shared_runner(lm, lm.layers, args.rows, counters), work)
+    shared_gigabytes = memory.gigabytes()
 
-    measured = boundaries
-    if args.plain_boundaries:
-        given = sorted(parse_sweep_boundaries(args.plain_boundaries), reverse=True)
-        measured = tuple(Variant.below(boundary, lm.shape.num_layers) for boundary in given)
-    plain_seconds = {}
+    measured = variants[:: args.plain_every]
+    plain_seconds, plain_gigabytes = {}, {}
     by_size = []
     for size in args.plain_batch_sizes:
         lm.batch_size_per_gpu = size
+        memory = common.Memory(lm.device)
         seconds, plain = common.timed(
             plain_runner(lm, lm.layers), [Work(document, measured) for document in drawn.documents]
         )
-        plain_seconds[size] = seconds * len(boundaries) / len(measured)
+        plain_seconds[size] = seconds * len(variants) / len(measured)
+        plain_gigabytes[size] = memory.gigabytes()
         by_size.append(plain)
     best = min(plain_seconds.values())
     figures = {
         "benchmark": "sweep",
         "documents": len(work),
-        "boundaries": len(boundaries),
+        "family": args.family,
+        "candidates": len(variants),
         "new_tokens": args.new_tokens,
         "examples": args.examples,
         "dtype": args.dtype,
         **({"quantised": args.quantise} if args.quantise else {}),
         "plain_seconds": {size: round(seconds, 1) for size, seconds in plain_seconds.items()},
-        "plain_measured_boundaries": len(measured),
+        "plain_measured": len(measured),
         "shared_seconds": shared_seconds,
         "ratio": best / shared_seconds,
         "compared": len(plain),
@@ -87,7 +91,8 @@ def main() -> None:
         "rows": counters.rows,
         "layer_rows": counters.layer_rows,
         "layer_tokens": counters.layer_tokens,
-        "peak_gigabytes": counters.peak_bytes / 1e9,
+        "shared_gigabytes": shared_gigabytes,
+        "plain_gigabytes": plain_gigabytes,
     }
     if lm.device.type == "cuda":
         figures |= device_calls(lm, work[:8])

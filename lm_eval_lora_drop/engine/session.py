@@ -26,7 +26,6 @@ class Counters:
     layer_rows: int = 0
     layer_tokens: int = 0
     halved: int = 0
-    peak_bytes: int = 0
     fell_back: str | None = None
 
 

@@ -10,7 +10,7 @@ from peft.tuners.lora.layer import ParamWrapper
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.generation import generate
 from lm_eval_lora_drop.engine.loglikelihood import loglikelihoods
-from lm_eval_lora_drop.engine.memory import out_of_memory, peak_memory
+from lm_eval_lora_drop.engine.memory import out_of_memory
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
@@ -82,7 +82,6 @@ def shared_runner(
             try:
                 for answers in answer(work):
                     counted.rows += len(answers)
-                    counted.peak_bytes = peak_memory(lm.device)
                     done.update((id(given.document), given.variant) for given in answers)
                     yield answers
             # Nobody can list what a model's own code may raise when its batch is not what it expects.

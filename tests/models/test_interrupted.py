@@ -56,7 +56,8 @@ def same(found, expected):
 
 
 def compared(entry):
-    # Where all answers came from the journal nothing was run, and nothing checked; an answer made again took other time.
+    # Where all answers came from the journal nothing was run, and nothing checked. What is answered again takes
+    # another time.
     sweep = {k: v for k, v in entry["sweep"].items() if k not in ("engine", "check", "seconds_per_pair")}
     return {k: v for k, v in entry.items() if k not in ("seconds", "journal", "sweep")} | {"sweep": sweep}
 
