@@ -29,7 +29,7 @@ from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models import vllm_lora
 from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness
+from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness, sweep_folder
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.gathering import Together
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
@@ -108,7 +108,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         self._together: Together | None = None
         super().__init__(pretrained, **{**rest, **lora})
         self._start(args, shape_of(self._layers.model), default_listeners(0, args.sweep_log))
-        self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, self.sweep_folder() / "adapters")
+        self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, sweep_folder(args) / "adapters")
 
     # What LoraDropBase asks of a backend.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from torch import nn
-from vllm import LLM, SamplingParams
+from vllm import LLM, EngineArgs, SamplingParams
 from vllm.config.lora import LoRAConfig
 from vllm.inputs import TokensPrompt
 from vllm.lora.peft_helper import PEFTHelper
@@ -43,6 +43,7 @@ _OBEYED_BY_PEFT = (
 )
 # What an export expresses by one r and one alpha.
 FOLDED_IN_EXPORT = ("alpha_pattern", "rank_pattern", "use_rslora")
+_ENGINE_ARGS = {field.name for field in dataclasses.fields(EngineArgs)}
 NAME_LENGTH = 100
 """Longer notations of a variant become a digest in the name of its folder: a file name has at most 255 bytes."""
 SHARE_OF_MEMORY = 0.1
@@ -167,8 +168,11 @@ def answers_of(base: str, adapter: Path, asked: Sequence[list[int]], tokens: int
     files = open_adapter(str(adapter))
     rank = choose_rank(files, None)
     check_supported(files, rank)
+    # Nothing else may be wrapped: see `target_modules`.
+    targets = target_modules(files)
+    only = {"lora_target_modules": targets} if targets and "lora_target_modules" in _ENGINE_ARGS else {}
     try:
-        engine = LLM(base, dtype=dtype, enable_lora=True, max_lora_rank=rank, max_loras=1, enforce_eager=True)
+        engine = LLM(base, dtype=dtype, enable_lora=True, max_lora_rank=rank, max_loras=1, enforce_eager=True, **only)
         request = LoRARequest(adapter.name, 1, str(adapter))
         outputs = engine.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in asked],

@@ -7,7 +7,7 @@ from lm_eval.utils import warning_once
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Work
+from lm_eval_lora_drop.work import Binding, Work
 from tests.models import test_evaluate as hf
 from tests.toy import make_task
 from tests.vllm.conftest import SMALL
@@ -64,11 +64,11 @@ def test_the_sweep_answers_as_each_given_variant_does(make):
         variants = [
             Variant.parse(notation, 4) for notation in ("0-3", "0-1", "1-2", "0-3x0.5", "0-3r2.attention", "none")
         ]
-        run, engine = lm.runner(drawn, variants)
-        assert engine == "vllm"
+        how = lm.prepare(drawn, variants)
+        assert how.engine == "vllm"
         # Documents that lack different variants, as after a killed run.
         work = [Work(document, tuple(variants[i % 2 :])) for i, document in enumerate(drawn)]
-        answers = [answer for batch in run(work) for answer in batch]
+        answers = [answer for batch in how.runner(work) for answer in batch]
         assert len(answers) == sum(len(item.variants) for item in work)
         for variant in variants[1:]:
             alone = make(layers=str(variant))
@@ -81,8 +81,8 @@ def test_the_sweep_answers_as_each_given_variant_does(make):
 
 def documents_of(task, lm):
     prompts = dict.fromkeys(("system_instruction", "chat_template"))
-    binding = validation.Binding(task, {**prompts, "apply_chat_template": False, "fewshot_as_multiturn": False})
-    return validation.draw(binding, lm.lora_drop.sweep_limit, 0).documents
+    binding = Binding(task, {**prompts, "apply_chat_template": False, "fewshot_as_multiturn": False})
+    return validation.draw(binding, lm.args.sweep_limit, 0).documents
 
 
 def same(found, expected):
@@ -107,8 +107,8 @@ def test_an_evaluated_document_is_never_swept(make):
         "validation": [{"question": f"{'test' if i < 3 else 'other'} question {i}?", "answer": "a"} for i in range(8)],
     }
     results = hf.evaluate(make(boundary="auto"), make_task(splits=splits))
-    entry = results["config"]["lora_drop"]["tasks"]["toy"]
-    assert entry["left_out"] == 3
+    entry = results["config"]["lora_drop"]["tasks"]["toy"]["validation"]
+    assert len(entry["left_out"]) == 3
     assert sorted(entry["doc_ids"]) == [3, 4, 5, 6, 7]
 
 
