@@ -22,6 +22,8 @@ def available(lm: HarnessModel) -> bool:
     return (
         lm.device.type == "cpu"
         and lm.mixed_precision_dtype is None
+        # On a base model in half precision PEFT keeps its LoRA in fp32, and a rounding of 1e-8 in it flips one of bf16.
+        and all(type(p) is nn.Parameter and p.dtype == torch.float32 for p in lm.model.parameters())
         and torch.backends.mkldnn.is_available()
         # What torch.compile emits for linear layers on CPUs; not every build has it.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

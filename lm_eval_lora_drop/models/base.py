@@ -48,6 +48,19 @@ def log_with_the_harness() -> None:
     logging.getLogger("lm_eval_lora_drop").parent = logging.getLogger("lm_eval")
 
 
+def say_once(logger: str) -> None:
+    """Of another library's logger let every message through the first time only."""
+    said: set[str] = set()
+
+    def first(record: logging.LogRecord) -> bool:
+        new = (message := record.getMessage()) not in said
+        said.add(message)
+        return new
+
+    if not (found := logging.getLogger(logger)).filters:
+        found.addFilter(first)
+
+
 def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     """Raise ArgumentError for what cannot work with such an adapter, before minutes of loading its model."""
     args.spec.resolve(shape.num_layers)
