@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,15 @@ import psutil
 import torch
 from transformers.cache_utils import DynamicCache
 
+from lm_eval_lora_drop.engine.decode import PREFILL_TOKENS
+from lm_eval_lora_drop.engine.states.cache import columns_for, slots_for
 from lm_eval_lora_drop.work import HarnessModel
 
 log = logging.getLogger(__name__)
 
 ROWS = 512
 """Rows per batch at most, unless told otherwise: enough for the matrix products to run at full speed."""
-SHARE = 0.5
+SHARE = 0.7
 """Of the free memory, what keys, values and logits may take; the rest is for intermediate results."""
 
 
@@ -41,6 +44,12 @@ class RowSize:
         # Logits are there twice: as computed, and in single precision.
         return cls(sum(tensor.nbytes for tensor in states) // 2, 2 * 4 * logits.shape[-1])
 
+    def bytes_of(self, rows: int, tokens: int) -> int:
+        """What so many rows of so many tokens take at most: their buffers with the spare room, and the prompts that are
+        being read, whose keys and values are copied there."""
+        reading = min(rows * tokens, max(tokens, PREFILL_TOKENS))
+        return (slots_for(rows) * columns_for(tokens) + reading) * self.token + rows * self.logits
+
 
 def rows_that_fit(lm: HarnessModel, size: RowSize, tokens: int) -> int:
     """How many rows of `tokens` tokens each can be decoded together in the memory that is free now, at most `ROWS`.
@@ -48,8 +57,8 @@ def rows_that_fit(lm: HarnessModel, size: RowSize, tokens: int) -> int:
     As if every row had its own keys and values throughout; rows that share states need less. A CPU raises no error when
     memory runs out: the system ends the process, so the estimate is all there is.
     """
-    per_row = size.token * tokens + size.logits
-    return max(1, min(ROWS, int(SHARE * free_memory(lm.device) / per_row)))
+    room = SHARE * free_memory(lm.device)
+    return max(1, bisect_right(range(ROWS + 1), room, key=lambda rows: size.bytes_of(rows, tokens)) - 1)
 
 
 def free_memory(device: torch.device) -> int:

@@ -193,7 +193,7 @@ class LoraDropLM(LoraDropBase, HFLM):
             self.args.sweep_batch_size or rows_that_fit(self, size, tokens),
             len(candidates) * sum(len(document.requests) for document in documents),
         )
-        more = rows * (size.token * tokens + size.logits) / 1e9
+        more = size.bytes_of(rows, tokens) / 1e9
         return (
             f"{now}, up to {more:.1f} GB for {rows} rows of up to {tokens} tokens at a time, "
             f"{free_memory(self.device) / 1e9:.1f} GB free"

@@ -30,6 +30,16 @@ SHRINK = 3
 """A buffer that holds this many times the states it needs is made smaller."""
 
 
+def columns_for(tokens: int) -> int:
+    """How many columns buffers have where the longest row has so many tokens."""
+    return tokens + max(SPARE_COLUMNS, tokens // 4)
+
+
+def slots_for(states: int) -> int:
+    """How many slots a buffer has that grows to hold so many states."""
+    return states + int(SPARE_STATES * states)
+
+
 @dataclass
 class Columns:
     """Which columns of all layers' buffers are in use (`start` to `stop`), and how many there are."""
@@ -105,7 +115,7 @@ class RowLayer(DynamicLayer):
         there = len(self.buffers[0]) if self.buffers else 0
         if self.states <= there <= SHRINK * max(1, self.states):
             return
-        self.rebuild(like, self.states + int(SPARE_STATES * self.states), self.columns.used, self.columns.used)
+        self.rebuild(like, slots_for(self.states), self.columns.used, self.columns.used)
 
     def rebuild(self, like: Sequence[torch.Tensor], slots: int, source: slice, target: slice) -> None:
         """New buffers with so many slots and `columns.total` columns; the old content of `source` lies at `target`."""
@@ -138,7 +148,7 @@ class RowCache(Cache):
         # To the left edge, where nothing is in use before `start`; further right only to make a long prompt fit.
         start = max(0, prompt - length)
         source, target = columns.used, slice(start, start + length)
-        columns.total = start + length + max(SPARE_COLUMNS, length // 4)
+        columns.total = start + columns_for(length)
         for layer in self.rows:
             if layer.buffers:
                 layer.rebuild(layer.buffers, len(layer.buffers[0]), source, target)

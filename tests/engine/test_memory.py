@@ -1,0 +1,84 @@
+"""How many rows fit: the estimate against an allocator that counts what tensors hold."""
+
+import pytest
+import torch
+
+from lm_eval_lora_drop.engine.memory import ROWS, SHARE, RowSize, rows_that_fit
+from lm_eval_lora_drop.engine.shared import shared_runner
+from lm_eval_lora_drop.work import Work
+from tests.engine.counted_memory import CountedMemory
+from tests.engine.test_shared import answers, below, choosing, generating, load
+from tests.tiny import make_adapter, make_base
+
+LAYERS = 12  # the models that users have are deep: keys and values outweigh what one layer makes in passing
+NEW = 14  # what `generating` asks for at most
+BEFORE = "The answer is in the text of the other one. " * 4
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory):
+    """A tiny model of twelve layers and its adapter."""
+    folder = tmp_path_factory.mktemp("deep")
+    base = make_base(folder / "base", num_layers=LAYERS)
+    return base, make_adapter(base, folder / "adapter")
+
+
+def estimated(lm, docs, rows):
+    """Bytes that `rows` rows are taken to need."""
+    tokens = max(len(lm.tok_encode(request.args[0])) for one in docs for request in one.requests) + NEW
+    return RowSize.of(lm).bytes_of(rows, tokens)
+
+
+def counted(lm, docs, variants, rows):
+    """Bytes that tensors hold at most while `rows` rows at a time are answered."""
+    memory = CountedMemory()
+    with memory:
+        found = answers(shared_runner(lm, lm.layers, rows), [Work(one, variants) for one in docs])
+    assert len(found) == len(docs) * len(variants)
+    return memory.peak
+
+
+@pytest.mark.parametrize("make", [generating, choosing])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_held_stays_within_the_memory_the_estimate_asks_for(deep, make, dtype):
+    """Keys, values and logits are estimated as if no row shared any; intermediate results have the other share."""
+    lm = load(*deep, dtype=dtype)
+    docs = make(BEFORE)[:4]
+    for variants in (below(12, num_layers=LAYERS), below(*range(13), num_layers=LAYERS)):
+        rows = len(docs) * len(variants)
+        asked = estimated(lm, docs, rows) / SHARE
+        held = counted(lm, docs, variants, rows)
+        assert 0.1 * asked < held <= asked, (held, asked)
+
+
+def test_fewer_rows_at_a_time_hold_less(deep):
+    lm = load(*deep)
+    docs, variants = generating(BEFORE), below(*range(13), num_layers=LAYERS)
+    held = [counted(lm, docs, variants, rows) for rows in (65, 26, 13)]
+    assert held[0] > held[1] > held[2]
+
+
+def test_the_rows_that_fit_are_those_of_the_share_of_free_memory(deep, monkeypatch):
+    lm = load(*deep)
+    size = RowSize.of(lm)
+    monkeypatch.setattr("lm_eval_lora_drop.engine.memory.free_memory", lambda device: 20_000_000)
+    rows = rows_that_fit(lm, size, 100)
+    assert size.bytes_of(rows, 100) <= SHARE * 20_000_000 < size.bytes_of(rows + 1, 100)
+    assert rows_that_fit(lm, size, 10_000_000) == 1
+    monkeypatch.setattr("lm_eval_lora_drop.engine.memory.free_memory", lambda device: 10**12)
+    assert rows_that_fit(lm, size, 100) == ROWS
+
+
+def test_the_count_is_that_of_storages_and_not_of_views():
+    counted_memory = CountedMemory()
+    given = torch.ones(1000)
+    with counted_memory:
+        one = given * 2
+        one.view(10, 100).t()
+        given[:10].add_(1)
+        assert counted_memory.peak == 4000
+        del one
+        torch.zeros(500)
+        assert counted_memory.peak == 4000
+        torch.zeros(2000)
+    assert counted_memory.peak == 8000
