@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from lm_eval_lora_drop import validation
-from lm_eval_lora_drop.engine.kernels import by_onednn
+from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
@@ -165,7 +165,7 @@ def least_time(lm, layer_tokens):  # type: ignore[no-untyped-def]
     linear = [module for name, module in named if type(module) is nn.Linear and "lora_" not in name]
     widest = max(linear, key=lambda module: module.weight.numel())
     states = torch.randn(4096, widest.in_features, dtype=widest.weight.dtype, device=lm.device)
-    with by_onednn(lm):
+    with fast_products(lm):
         product = Timer(
             "layer(states)", globals={"layer": widest, "states": states}, num_threads=torch.get_num_threads()
         )

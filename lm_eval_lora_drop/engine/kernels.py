@@ -1,8 +1,12 @@
-"""Matrix products of fp32 layers on a CPU by oneDNN, where `torch.nn.Linear` calls MKL.
+"""Matrix products on a CPU: of fp32 layers by oneDNN, where `torch.nn.Linear` calls MKL; of the output layer as one.
 
 A sweep's batches are wide, so its time is that of the matrix products. PyTorch brings both libraries and gives
 fp32 products to MKL, which keeps to AVX2 on processors that are not Intel's; oneDNN takes what there is. Their results
 differ by rounding, as those of batches of another shape do.
+
+A model hands the last positions of its states to the output layer, `states[:, -1:]`, and of such a strided batch torch
+2.13 makes one product a row, in half precision with a copy of the weights for each: 5.2 s and 2.7 GB for 48 rows of
+SmolLM2 where 0.02 s do for the same numbers laid out one after the other, which come out bit for bit the same there.
 """
 
 from __future__ import annotations
@@ -31,9 +35,12 @@ def available(lm: HarnessModel) -> bool:
 
 
 @contextmanager
-def by_onednn(lm: HarnessModel) -> Iterator[None]:
-    """Within the context the model's fp32 linear layers compute by oneDNN, where that can be had."""
+def fast_products(lm: HarnessModel) -> Iterator[None]:
+    """Within the context the model's fp32 linear layers compute by oneDNN, where that can be had, and the output layer
+    is handed contiguous states."""
     replaced: list[Any] = []
+    head = lm.model.get_base_model().get_output_embeddings() if lm.device.type == "cpu" else None
+    hook = head.register_forward_pre_hook(_contiguous) if isinstance(head, nn.Module) else None
     try:
         if available(lm):
             module: Any
@@ -45,6 +52,12 @@ def by_onednn(lm: HarnessModel) -> Iterator[None]:
     finally:
         for module in replaced:
             del module.forward
+        if hook is not None:
+            hook.remove()
+
+
+def _contiguous(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(one.contiguous() if isinstance(one, torch.Tensor) else one for one in given)
 
 
 def _is_plain(module: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.engine.kernels import by_onednn
+from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.memory import RowSize, halve, out_of_memory
 from lm_eval_lora_drop.engine.states.branching import Branches
 from lm_eval_lora_drop.work import HarnessModel
@@ -56,7 +56,7 @@ class Session:
     def attempt(self, action: Callable[[], None]) -> bool:
         """Do this with the wrappers on; False when memory ran out. Nothing of a failed attempt is kept alive."""
         try:
-            with by_onednn(self.lm), self.branches.wrap():
+            with fast_products(self.lm), self.branches.wrap():
                 action()
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):

@@ -41,3 +41,19 @@ def test_kernels_are_chosen_for_models_that_are_in_fp32_altogether(tiny_base, ti
     assert not kernels.available(load(tiny_base, tiny_adapter, dtype=torch.bfloat16))
     next(p for name, p in lm.model.named_parameters() if "lora_" not in name).data = torch.zeros(2, dtype=torch.uint8)
     assert not kernels.available(lm)
+
+
+def test_the_output_layer_is_handed_states_that_lie_one_after_the_other(tiny_base, tiny_adapter):
+    """Of a strided batch torch makes a product, and in half precision a copy of the weights, for every row."""
+    lm = load(tiny_base, tiny_adapter, dtype=torch.bfloat16)
+    seen = []
+    hook = lm.model.get_output_embeddings().register_forward_hook(
+        lambda module, given, out: seen.append(given[0].is_contiguous())
+    )
+    answers(shared_runner(lm, lm.layers), [Work(document, below(0, 2, 4)) for document in generating()])
+    assert len(seen) > 2
+    assert all(seen)
+    del seen[:]
+    answers(plain_runner(lm, lm.layers), [Work(document, below(4)) for document in generating()])
+    hook.remove()
+    assert not all(seen)
