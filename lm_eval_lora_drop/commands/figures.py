@@ -23,7 +23,8 @@ def _figures(args: argparse.Namespace) -> int:
     """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json."""
     from lm_eval_lora_drop.figures.family import save_figure_of
     from lm_eval_lora_drop.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.figures.style import check_formats
+    from lm_eval_lora_drop.figures.style import check_formats, file_name, save_figure
+    from lm_eval_lora_drop.figures.trade import trade_figure
     from lm_eval_lora_drop.record.find import read_records
 
     alone = _probe_alone(args.results)
@@ -38,6 +39,9 @@ def _figures(args: argparse.Namespace) -> int:
     for task in [args.task] if args.task is not None else names:
         if task in tasks and tasks[task].sweep is not None:
             paths += save_figure_of(task, tasks[task], folder, formats)
+            if tasks[task].also:
+                stem = folder / f"trade-{file_name(task)}"
+                paths += save_figure(trade_figure(task, tasks[task]), stem, formats)
         if task in probes:
             try:
                 paths += save_probe_figures(task, probes[task], folder, formats)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from lm_eval_lora_drop.figures import style
 from lm_eval_lora_drop.figures.style import STYLE, clean, shorten
@@ -39,9 +40,7 @@ def trade_figure(task: str, record: TaskRecord) -> Figure:
             _draw(axes, rows, values, place, record.sweep.chosen)
             if place == 0:
                 axes.set_xlabel("adapter parameters kept")
-                axes.xaxis.set_major_formatter(
-                    lambda value, _: f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:.3g} M"
-                )
+                axes.xaxis.set_major_formatter(EngFormatter())
             else:
                 also = record.also[place - 1]
                 better = "" if also.metric.higher_is_better else " (lower is better)"

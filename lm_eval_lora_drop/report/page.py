@@ -16,11 +16,13 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.figures.family import figure_of
 from lm_eval_lora_drop.figures.style import data_uri
+from lm_eval_lora_drop.figures.trade import trade_figure
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.report.compare import SystemComparison, compare
@@ -35,6 +37,7 @@ from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.text import visible
 from lm_eval_lora_drop.verdict.stability import assess, sentences, swept_tasks
 from lm_eval_lora_drop.verdict.sweep_text import sweep_decimals
+from lm_eval_lora_drop.verdict.trade_text import trade_table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -62,12 +65,15 @@ class Picture:
 
 @dataclass
 class Search:
-    """How a task's boundary was found in one run: the figure, the choice's stability in words."""
+    """How a task's boundary was found in one run: the figure, what is traded for other tasks (`sweep_also`), the
+    choice's stability in words."""
 
     task: str
     system: str
     record: TaskRecord
     figure: Picture | None = None
+    trade: Picture | None = None
+    trade_table: str = ""
     stability: list[str] = field(default_factory=list)
 
 
@@ -220,7 +226,12 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
             for task, record in swept_tasks(run).items():
                 search = Search(task, system.label, record)
                 try:
-                    search.figure = _picture(task, record)
+                    alt = f"Sweep of {task}, validation metric of each candidate"
+                    search.figure = _picture(alt, figure_of(task, record))
+                    if record.also:
+                        alt = f"{task}: the score against the parameters kept and the scores on other tasks"
+                        search.trade = _picture(alt, trade_figure(task, record))
+                        search.trade_table = trade_table(record)
                     search.stability = sentences(assess(task, record, seed=seed))
                 except ArgumentError as error:
                     search.stability = [f"Not assessed: {error}"]
@@ -228,11 +239,8 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
     return found
 
 
-def _picture(task: str, record: TaskRecord) -> Picture:
-    figure = figure_of(task, record)
-    return Picture(
-        f"Sweep of {task}, validation metric of each candidate", data_uri(figure), data_uri(figure, dark=True)
-    )
+def _picture(alt: str, figure: Figure) -> Picture:
+    return Picture(alt, data_uri(figure), data_uri(figure, dark=True))
 
 
 def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], limit: int) -> list[OutputPair]:

@@ -274,3 +274,27 @@ def test_view_refuses_a_folder_that_is_not_there_and_a_port_that_is_taken(viewer
 def test_a_page_in_a_file_asks_for_nothing(page):
     assert "connect-src" not in page.read_text()
     assert "data-state" not in page.read_text()
+
+
+def traded():
+    """The entry of a sweep that was scored on another task too, whose name tries to break out."""
+    entry = swept()
+    task = entry["tasks"]["t"]
+    also = {"task": f"other {PLANTED}", "metric": task["metric"], "aggregation": "mean", "journal": None}
+    candidates = [{**row, "score": 1 - row["score"]} for row in task["sweep"]["candidates"]]
+    task["also"] = [{**also, "validation": task["validation"], "candidates": candidates}]
+    task["candidate_parameters"] = {row["variant"]: 100 * k for k, row in zip((4, 3, 2, 1, 0), candidates, strict=True)}
+    return entry
+
+
+def test_what_is_traded_has_its_figure_and_its_numbers(tmp_path):
+    run = write_run(tmp_path / "run", {"em": [0, 1, 1]}, name="chosen", lora_drop=traded())
+    assert cli.main(["report", str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "t: the score against the parameters kept and the scores on other tasks" in text
+    table = re.search("What is traded, in numbers.*?<pre>(.*?)</pre>", text, re.DOTALL)[1]
+    assert "300*" in table  # K = 3 is better and smaller than all that are larger
+    assert "Pareto front" in table
+    assert re.findall("<script[^>]*>", text) == ["<script>"]
+    assert cli.main(["figures", str(run), "-o", str(tmp_path / "drawn"), "--formats", "png"]) == 0
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["sweep-t.png", "trade-t.png"]
