@@ -118,7 +118,7 @@ def bars(rows: list[Row], where: str) -> list[Bar]:
         if row.family in p_values and row.to_full is not None:
             told = p_values[row.family] < LEVEL
             outcome = ("holds" if row.to_full.difference > 0 else "worse") if told else "open"
-            label = f"{row.family}: {shorten(row.kept, 48)}"
+            label = f"{row.family}: {shorten(row.kept, 24)}"
             found.append(Bar(label, where, row.to_full.difference, row.to_full.interval, outcome))
     return found
 
@@ -137,7 +137,7 @@ def table(rows: list[Row]) -> str:
         cells = [
             row.family,
             str(row.candidates) if row.validation is not None else "",
-            f"`{row.kept}`",
+            f"`{shorten(row.kept, 40)}`",
             f"{row.share:.0%}",
             "" if row.validation is None else number(row.validation, decimals),
             "" if row.expected is None else number(row.expected, decimals),
@@ -181,7 +181,7 @@ def main() -> None:
                 args.write / f"{config.stem}.json", json.dumps([row.to_json() for row in rows], indent=1) + "\n"
             )
     if args.write and drawn:
-        save_figure(claims_figure(drawn, "better than the whole adapter"), args.write / "families")
+        save_figure(claims_figure(drawn, "better than full"), args.write / "families")
 
 
 if __name__ == "__main__":
