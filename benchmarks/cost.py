@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
-from lm_eval_lora_drop.engine.memory import ROWS, SHARE, RowSize
+from lm_eval_lora_drop.engine.memory import RowSize
 
 # An H100 SXM by its data sheet: bf16 operations a second without sparsity, bytes a second of its memory, its bytes.
 PEAK, BANDWIDTH, MEMORY = 989e12, 3.35e12, 80e9
@@ -63,9 +63,7 @@ def plain(model: Model, documents: int, prompt: int, answer: int, batch: int) ->
 def shared(model: Model, documents: int, prompt: int, answer: int) -> tuple[float, int]:
     """Seconds of all boundaries at once, and the rows in a batch."""
     free = model.gpus * MEMORY - 2 * model.parameters
-    size = RowSize(model.kv_bytes, logits=0)
-    fitting = (rows for rows in range(ROWS, 0, -1) if size.bytes_of(rows, prompt + answer) <= SHARE * free)
-    rows = next(fitting)
+    rows = RowSize(model.kv_bytes, logits=0).rows_in(free, prompt + answer)
     batches = math.ceil(documents * (model.layers + 1) / rows)
     reading = model.forward(documents * prompt * (model.layers + 3) / 2 / batches, MORE_LAUNCHES)
     return batches * (reading + answer * model.forward(rows, MORE_LAUNCHES)), rows

@@ -145,6 +145,7 @@ def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
     assert found.sweep is not None
     return {
         "racing_seconds": seconds,
+        "check_seconds": (found.sweep.check or {}).get("seconds"),
         "racing_ratio": plain_seconds / seconds,
         "racing_boundary": found.kept.boundary,
         "racing_pairs": sum(row.documents + row.unscored for row in found.sweep.candidates),

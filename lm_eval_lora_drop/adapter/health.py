@@ -113,7 +113,7 @@ def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedM
                 model = peft.PeftModel(skeleton, config)
                 empty = {name: torch.empty(shape) for name, shape in files.shapes.items()}
                 result: Any = peft.set_peft_model_state_dict(model, empty)
-        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, NotImplementedError) as error:
+        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
             raise AdapterError(
                 f"peft={files.source}: PEFT {peft.__version__} cannot load it ({' '.join(str(error).split())[:300]})."
             ) from error

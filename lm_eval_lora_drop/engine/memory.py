@@ -50,6 +50,11 @@ class RowSize:
         reading = min(rows * tokens, max(tokens, PREFILL_TOKENS))
         return (slots_for(rows) * columns_for(tokens) + reading) * self.token + rows * self.logits
 
+    def rows_in(self, memory: float, tokens: int) -> int:
+        """How many rows of so many tokens `SHARE` of so many bytes hold, from 1 to `ROWS`."""
+        room = SHARE * memory
+        return max(1, bisect_right(range(ROWS + 1), room, key=lambda rows: self.bytes_of(rows, tokens)) - 1)
+
 
 def rows_that_fit(lm: HarnessModel, size: RowSize, tokens: int) -> int:
     """How many rows of `tokens` tokens each can be decoded together in the memory that is free now, at most `ROWS`.
@@ -57,8 +62,7 @@ def rows_that_fit(lm: HarnessModel, size: RowSize, tokens: int) -> int:
     As if every row had its own keys and values throughout; rows that share states need less. A CPU raises no error when
     memory runs out: the system ends the process, so the estimate is all there is.
     """
-    room = SHARE * free_memory(lm.device)
-    return max(1, bisect_right(range(ROWS + 1), room, key=lambda rows: size.bytes_of(rows, tokens)) - 1)
+    return size.rows_in(free_memory(lm.device), tokens)
 
 
 def free_memory(device: torch.device) -> int:

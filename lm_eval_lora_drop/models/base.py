@@ -11,6 +11,7 @@ It knows no torch. A backend says how layers are kept and how a sweep runs (the 
 from __future__ import annotations
 
 import abc
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def log_with_the_harness() -> None:
     logging.getLogger("lm_eval_lora_drop").parent = logging.getLogger("lm_eval")
 
 
+@functools.cache  # one filter is enough
 def say_once(logger: str) -> None:
     """Of another library's logger let every message through the first time only."""
     said: set[str] = set()
@@ -57,8 +59,7 @@ def say_once(logger: str) -> None:
         said.add(message)
         return new
 
-    if not (found := logging.getLogger(logger)).filters:
-        found.addFilter(first)
+    logging.getLogger(logger).addFilter(first)
 
 
 def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:

@@ -99,9 +99,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             memory = int(current_platform.get_device_total_memory())
             at_once = rest.get("max_loras") or vllm_lora.adapters_at_once(wanted, slot, memory)
             lora = {"enable_lora": True, "max_lora_rank": rank, "max_loras": at_once}
-            targets = vllm_lora.target_modules(self._files)
-            if targets and "lora_target_modules" in known:
-                lora["lora_target_modules"] = targets
+            lora |= vllm_lora.target_modules(self._files)
             # vLLM wants steps of at least max_num_seqs tokens, and of a whole prompt where prompts may not be split.
             if current_platform.is_cpu() and not {"max_num_batched_tokens", "enable_chunked_prefill"} & rest.keys():
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))

@@ -43,7 +43,6 @@ _OBEYED_BY_PEFT = (
 )
 # What an export expresses by one r and one alpha.
 FOLDED_IN_EXPORT = ("alpha_pattern", "rank_pattern", "use_rslora")
-_ENGINE_ARGS = {field.name for field in dataclasses.fields(EngineArgs)}
 NAME_LENGTH = 100
 """Longer notations of a variant become a digest in the name of its folder: a file name has at most 255 bytes."""
 SHARE_OF_MEMORY = 0.1
@@ -95,16 +94,19 @@ def check_outside(files: AdapterFiles, layers: AdapterLayers, embedding_modules:
         )
 
 
-def target_modules(files: AdapterFiles) -> list[str] | None:
-    """The last parts of the names of the modules that have LoRA, so that vLLM sets up no others; None if unclear.
+def target_modules(files: AdapterFiles) -> dict[str, Any]:
+    """`lora_target_modules`, the last parts of the names of the modules that have LoRA, so that vLLM sets up no others;
+    nothing where they are unclear, or where this vLLM does not take it.
 
     On CPU log-likelihoods need this: vLLM would wrap `lm_head` as well, see `check_outside`.
     """
     names = {parse_fine_tuned_lora_name(name)[0] for name in files.shapes if not is_base_embedding_weights(name)}
     if any(".experts" in name for name in names):
         # vLLM has another name for the experts of a mixture.
-        return None
-    return sorted({name.rpartition(".")[2] for name in names})
+        return {}
+    if "lora_target_modules" not in {field.name for field in dataclasses.fields(EngineArgs)}:
+        return {}
+    return {"lora_target_modules": sorted({name.rpartition(".")[2] for name in names})}
 
 
 def choose_rank(files: AdapterFiles, asked: Any) -> int:
@@ -168,11 +170,9 @@ def answers_of(base: str, adapter: Path, asked: Sequence[list[int]], tokens: int
     files = open_adapter(str(adapter))
     rank = choose_rank(files, None)
     check_supported(files, rank)
-    # Nothing else may be wrapped: see `target_modules`.
-    targets = target_modules(files)
-    only = {"lora_target_modules": targets} if targets and "lora_target_modules" in _ENGINE_ARGS else {}
+    lora = {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1, **target_modules(files)}
     try:
-        engine = LLM(base, dtype=dtype, enable_lora=True, max_lora_rank=rank, max_loras=1, enforce_eager=True, **only)
+        engine = LLM(base, dtype=dtype, enforce_eager=True, **lora)
         request = LoRARequest(adapter.name, 1, str(adapter))
         outputs = engine.generate(
             [TokensPrompt(prompt_token_ids=ids) for ids in asked],

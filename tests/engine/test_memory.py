@@ -15,11 +15,11 @@ NEW = 14  # what `generating` asks for at most
 BEFORE = "The answer is in the text of the other one. " * 4
 
 
-@pytest.fixture(scope="module")
-def deep(tmp_path_factory):
-    """A tiny model of twelve layers and its adapter."""
+@pytest.fixture(scope="module", params=["llama", "gemma2"])
+def deep(request, tmp_path_factory):
+    """A tiny model of twelve layers and its adapter; Gemma-2's attention is not fused and makes its weights."""
     folder = tmp_path_factory.mktemp("deep")
-    base = make_base(folder / "base", num_layers=LAYERS)
+    base = make_base(folder / "base", request.param, num_layers=LAYERS)
     return base, make_adapter(base, folder / "adapter")
 
 
