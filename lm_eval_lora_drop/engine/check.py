@@ -2,14 +2,15 @@
 
 A list of what cannot be shared is never complete: a model may flatten its batch, keep a bias in the place of a row, or
 mix rows, and the shared pass would be silently wrong. So it is compared with the plain pass, under candidates that use
-the branches, at two batch shapes. Rounding differs with the shape of a batch even where nothing is wrong. The yardstick
-is therefore the plain pass against itself at another batch size; an excess over that is a fault.
+the branches, at two batch shapes. The plain pass answers request by request: some models count padding as text, and
+two passes that both pad would agree on what is wrong. Rounding differs with the shape of a batch even where nothing is
+wrong. The yardstick is therefore the plain pass against itself at another batch size; an excess over that is a fault.
+So is what no rounding does: a model whose own answers change with the batch by more than that is no yardstick.
 
     log-likelihoods   of the requests themselves, and of generated text behind its prompt: may differ by `SLACK` times
                       what the plain pass differs from itself, and by a floor that is a few roundings of the dtype
     generated text    may differ only at a near tie: where the texts part, the plain pass must find the shared pass's
-                      token as likely as its own, to within the same bound. The plain pass answers document by document:
-                      some models count padding as text, and two passes that both pad would agree on what is wrong
+                      token as likely as its own, to within that floor
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ FLOOR = 1e-4
 ROUNDINGS = 4.0
 """What a log-likelihood may differ by in any case, for every nat of it (at least one): `FLOOR`, or so many roundings of
 the dtype if that is more (in bfloat16 0.03)."""
+QUANTISED = 0.05
+"""The most that kernels for quantised weights differ by with the shape of a batch, for every nat of a log-likelihood;
+those of other models differ by their rounding."""
 
 Key = tuple[Variant, int]
 """A variant, and the place of a document among those that are compared."""
@@ -78,13 +82,15 @@ class CheckResult:
     `tokens` and `loglikelihoods` were compared; `largest` is the largest difference of two log-likelihoods between the
     passes, `yardstick` that of the plain pass to itself. `near_ties` texts differ where greedy decoding cannot decide.
     `error` is what the shared pass raised, if it did. `idle` says why the adapter seems not to be applied, where full
-    and base are among the candidates and answer alike. `answers` are the plain pass's own, good for the sweep: none
-    where only the beginning of the documents' answers was asked for.
+    and base are among the candidates and answer alike. `unsteady` says that the plain pass itself changes with the
+    batch. `answers` are the plain pass's own, good for the sweep: none where only the beginning of the documents'
+    answers was asked for.
     """
 
     differences: list[Difference] = field(default_factory=list)
     error: str | None = None
     idle: str | None = None
+    unsteady: str | None = None
     tokens: int = 0
     loglikelihoods: int = 0
     near_ties: int = 0
@@ -97,6 +103,11 @@ class CheckResult:
     def passed(self) -> bool:
         """Whether the shared pass may answer the sweep."""
         return not self.differences and self.error is None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know, whichever pass answers."""
+        return [one for one in (self.idle, self.unsteady) if one]
 
     def __str__(self) -> str:
         if self.error is not None:
@@ -116,7 +127,7 @@ class CheckResult:
             "largest": self.largest,
             "yardstick": self.yardstick,
             "error": self.error,
-            "warnings": [self.idle] if self.idle else [],
+            "warnings": self.warnings,
             "differences": [str(difference) for difference in self.differences],
             "seconds": self.seconds,
         }
@@ -199,11 +210,13 @@ class _Check:
 
     def loglikelihoods(self, documents: Sequence[Document]) -> list[Answer]:
         """Compare numbers; returns the plain pass's answers."""
-        expected = self._plain(documents, self.variants, rows=max(2, len(documents)))
-        again = self._plain(documents, self.variants, rows=1)
+        expected = self._plain(documents, self.variants, rows=1)
+        again = self._plain(documents, self.variants, rows=max(2, len(documents)))
         for key, answer in expected.items():
-            pairs = zip(_numbers(answer), _numbers(again[key]), strict=True)
-            self.found.yardstick = max(self.found.yardstick, *(abs(a - b) for a, b in pairs))
+            for alone, batched in zip(_numbers(answer), _numbers(again[key]), strict=True):
+                self.found.yardstick = max(self.found.yardstick, abs(alone - batched))
+                if abs(alone - batched) > self._most(alone):
+                    self.found.unsteady = _unsteady(answer, alone, batched)
         self.found.idle = self._idle(list(expected.values()))
         for found in self._shared(documents):
             for key, answer in expected.items():
@@ -222,15 +235,21 @@ class _Check:
         variants = [answer.variant for answer in answers]
         ends = [next(filter(is_end, variants), None) for is_end in (lambda v: v.is_full, lambda v: v.is_base)]
         full, base = ([n for answer in answers if answer.variant == end for n in _numbers(answer)] for end in ends)
-        return compare_answers(full, base, self.found.yardstick) if full and base else None
+        noise = min(self.found.yardstick, self._most(1.0))
+        return compare_answers(full, base, noise) if full and base else None
 
     def _allowed(self, number: float) -> float:
-        return SLACK * self.found.yardstick + _rounding(self.lm, number)
+        return SLACK * min(self.found.yardstick, self._most(number)) + _rounding(self.lm, number)
+
+    def _most(self, number: float) -> float:
+        """What a log-likelihood may change by with the shape of the batch."""
+        quantised = getattr(self.lm.model.config, "quantization_config", None) is not None
+        return QUANTISED * max(1.0, abs(number)) if quantised else _rounding(self.lm, number)
 
     def _judge(self, answer: Answer, request: Instance, shared: str, plain: str) -> None:
         """Whether two texts part at a near tie of the plain pass's own logits."""
         with self.layers.keep(answer.variant):
-            by, allowed = parting(self.lm, request, shared, plain, SLACK * self.found.yardstick)
+            by, allowed = parting(self.lm, request, shared, plain)
         if by <= allowed:
             self.found.near_ties += 1
         else:
@@ -250,6 +269,14 @@ class _Check:
             found = _by_key(self.shared(rows, counters), documents, self.variants)
             self.found.error = self.found.error or counters.fell_back
             yield found
+
+
+def _unsteady(answer: Answer, alone: float, batched: float) -> str:
+    return (
+        f"the model itself answers otherwise in a batch: a log-likelihood of document {answer.document.doc_id} under "
+        f"{answer.variant.label} is {alone:.6g} alone and {batched:.6g} beside others, which is more than rounding. "
+        "It may count padding as text, or look ahead where nothing is padded. Only batch_size=1 gives its own answers."
+    )
 
 
 def parting(lm: HarnessModel, request: Instance, ours: str, theirs: str, slack: float = 0.0) -> tuple[float, float]:

@@ -165,8 +165,8 @@ class LoraDropLM(LoraDropBase, HFLM):
             shared = functools.partial(shared_runner, self, self.layers)
             # What differs on one process differs for all: they must go on in step.
             found, reason = self._check(shared, plain, documents, candidates)
-        if found is not None and found.idle:
-            log.warning(found.idle)
+        for warning in found.warnings if found is not None else ():
+            log.warning(warning)
         if reason is not None and engine == "shared":
             raise ArgumentError(
                 f"sweep_engine=shared cannot answer these documents: {reason}. Use sweep_engine=auto, which falls back "

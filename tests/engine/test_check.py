@@ -5,6 +5,9 @@ from functools import partial
 
 import pytest
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from benchmarks.matrix_cases import family_cases
 from benchmarks.matrix_run import CRASH, WRONG, run_case
@@ -97,6 +100,30 @@ def test_families_that_were_wrong(family, tmp_path, monkeypatch):
     found = run_case(case, tmp_path)
     assert {kind: one["what"] for kind, one in found.items()}["generate_until"] == "plain by check"
     assert not {one["what"] for one in found.values()} & {WRONG, CRASH}
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_a_model_that_looks_ahead_where_nothing_is_padded(tiny_base, tiny_adapter, kind):
+    """As Doge in Transformers 5.17: without a mask its attention is not causal. The plain pass differs from itself with
+    the shape of the batch, by more than any rounding; that must not excuse the shared pass."""
+
+    def looks_ahead(module, query, key, value, attention_mask, **kwargs):
+        kwargs["is_causal"] = False
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("looks_ahead", looks_ahead)
+    AttentionMaskInterface.register("looks_ahead", sdpa_mask)
+    lm = load(tiny_base, tiny_adapter)
+    documents = generating() if kind == "generate_until" else choosing()
+    found = check(lm, documents, below_four())
+    assert found.passed
+    assert found.unsteady is None
+    lm.model.get_base_model().set_attn_implementation("looks_ahead")
+    found = check(lm, documents, below_four())
+    assert not found.passed
+    assert "batch_size=1" in found.unsteady
+    assert found.to_json()["warnings"] == [found.unsteady]
+    assert found.error or found.differences[0].by > found.differences[0].allowed
 
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
