@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from lm_eval.api.samplers import FirstNSampler
 from lm_eval.tasks import TaskManager
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from quantised import KINDS, quantisation
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.models.hf import LoraDropLM
@@ -28,6 +28,25 @@ from lm_eval_lora_drop.work import Answer, Binding, Runner, Work
 
 ROOT = Path(__file__).parents[1]
 TASK = "lora_drop_demo"
+# Sizes from the models' config.json, for --shape.
+SHAPES: dict[str, dict[str, Any]] = {
+    "Llama-3.2-1B": {
+        "num_hidden_layers": 16,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+    },
+    "Llama-3.1-8B": {
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+}
 
 
 def parser(description: str, documents: int) -> argparse.ArgumentParser:
@@ -38,6 +57,7 @@ def parser(description: str, documents: int) -> argparse.ArgumentParser:
     made.add_argument("--dtype", default="float32")
     made.add_argument("--device", default="cpu")
     made.add_argument("--quantise", choices=KINDS, help="the base model's weights; needs the package named")
+    made.add_argument("--shape", choices=SHAPES, help="random weights in this shape, with --pretrained's tokenizer")
     made.add_argument("--threads", type=int, default=2)
     made.add_argument("--documents", type=int, default=documents)
     return made
@@ -48,6 +68,9 @@ def load(args: argparse.Namespace, **model_args: Any) -> LoraDropLM:
     torch.set_num_threads(args.threads)
     # Of several adapters "full" would not say which.
     given = {"boundary": "auto" if "+" in args.peft else "full", "batch_size": 16, **model_args}
+    if args.shape:
+        model = random_model(args)
+        return LoraDropLM(pretrained=model, tokenizer=args.pretrained, dtype=args.dtype, **given)
     if args.quantise:
         base = AutoModelForCausalLM.from_pretrained(
             args.pretrained,
@@ -58,6 +81,24 @@ def load(args: argparse.Namespace, **model_args: Any) -> LoraDropLM:
         model = PeftModel.from_pretrained(base, args.peft).eval()
         return LoraDropLM(pretrained=model, tokenizer=args.pretrained, dtype=args.dtype, **given)
     return LoraDropLM(pretrained=args.pretrained, peft=args.peft, dtype=args.dtype, device=args.device, **given)
+
+
+def random_model(args: argparse.Namespace) -> PeftModel:
+    """A Llama of a real model's shape with random weights and an adapter of rank 16 on all linear layers, B != 0: what
+    time and memory depend on. Its answers mean nothing and rarely end before the limit."""
+    tokenizer = AutoTokenizer.from_pretrained(args.pretrained)
+    config = LlamaConfig(
+        **SHAPES[args.shape],
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    with torch.device(args.device):
+        base = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, args.dtype))
+        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
+        return get_peft_model(base, lora).eval()
 
 
 def demo_task(new_tokens: int | None = None, examples: int = 0) -> Any:

@@ -79,9 +79,12 @@ def in_a_process(case: Case, seconds: int, start: str = "fork") -> dict[str, Any
 
     Args:
         seconds: of the CPU, after which it is ended.
-        start: a forked child has the libraries at no cost; one that is to use a GPU must be spawned.
+        start: a forked child has the libraries at no cost; one that is to use a GPU must come from a process that has
+            not touched it, which `forkserver` keeps.
     """
     context: Any = multiprocessing.get_context(start)
+    if start == "forkserver":
+        context.set_forkserver_preload(["benchmarks.matrix_run"])
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(case, seconds, there))
     process.start()
@@ -102,6 +105,8 @@ def _child(case: Case, seconds: int, result: Connection) -> None:
     limit = int(used.ru_utime + used.ru_stime) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
     sys.stderr = open("/dev/null", "w")  # noqa: SIM115 - until the process ends
+    # Tiny matrices are no work for several threads.
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, quiet():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -228,7 +229,7 @@ def adapter_cases() -> list[Case]:
         Case("adapters", "two at once, each its boundaries", lora=whole, more=True),
         Case("adapters", "all zero", lora=whole, spoil=_zero),
         Case("adapters", "NaN in one tensor", lora=whole, spoil=_nan),
-        Case("adapters", "half of a module missing", lora=whole, spoil=lambda t: {k: t[k] for k in sorted(t)[1:]}),
+        Case("adapters", "half of a module missing", lora=whole, spoil=_half),
     ]  # fmt: skip
     return cases
 
@@ -242,46 +243,54 @@ def _nan(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**tensors, name: torch.full_like(tensors[name], float("nan"))}
 
 
+def _half(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensors[name] for name in sorted(tensors)[1:]}
+
+
+def _differing() -> Asked:
+    asked = [
+        [("The question is", SETTINGS), ("The question is", {**SETTINGS, "until": ["a"], "max_gen_toks": 4})],
+        [("a", {**SETTINGS, "until": [], "max_gen_toks": 6})],
+    ]
+    return {"generate_until": documents("generate_until", asked)}
+
+
 def request_cases() -> list[Case]:
     """Kinds of requests, on Llama."""
     examples = "The answer is in the text: that is the question.\n\nThe answer is no, or to be of one.\n\n"
     long = " the question of the other text" * 20
-    several = [
-        [("The question is", SETTINGS), ("The question is", {**SETTINGS, "until": ["a"], "max_gen_toks": 4})],
-        [("a", {**SETTINGS, "until": [], "max_gen_toks": 6})],
-    ]
     kinds: dict[str, Callable[[], Asked]] = {
-        "until: none": lambda: generating(until=[]),
-        "until: an empty string": lambda: generating(until=[""]),
-        "until: a string, no list": lambda: generating(until="e"),
-        "until: longer than a token": lambda: generating(until=["question", "e t"]),
-        "until: the end-of-text string": lambda: generating(until=["</s>"]),
-        "until: white space": lambda: generating(until=[" "]),
-        "one new token": lambda: generating(max_gen_toks=1),
-        "40 new tokens": lambda: generating(until=[], max_gen_toks=40),
-        "arguments that differ within a document": lambda: {"generate_until": documents("generate_until", several)},
-        "do_sample, temperature 0.7": lambda: generating(do_sample=True, temperature=0.7, top_k=1),
-        "num_beams 2": lambda: generating(num_beams=2),
-        "repetition_penalty 1.3": lambda: generating(repetition_penalty=1.3),
-        "an empty prompt beside others": lambda: generating(["", *PROMPTS]),
-        "a prompt of white space": lambda: generating([" ", "\n\n\n", *PROMPTS]),
-        "the same prompt five times": lambda: generating([PROMPTS[0]] * 5),
-        "one document": lambda: generating(PROMPTS[:1]),
-        "a common beginning": lambda: generating([examples + prompt for prompt in PROMPTS]),
-        "a prompt longer than the model": lambda: generating([long * 3, *PROMPTS]),
-        "Chinese, accents, emoji": lambda: generating(["问题是什么", "naïve café", "🙂 🙂", *PROMPTS]),
-        "the end-of-text string in the prompt": lambda: generating(["a</s>b", "</s>", *PROMPTS]),
-        "choices of one token": lambda: choosing(choices=("a", "b", "c", "d")),
-        "choices that begin alike": lambda: choosing(choices=(" the", " the text", " the text of")),
-        "one choice twice": lambda: choosing(choices=(" yes", " yes")),
-        "an empty context": lambda: choosing(["", *PROMPTS[:3]]),
-        "a context that ends in spaces": lambda: choosing(["The question is  ", "a "]),
-        "a long continuation": lambda: choosing(choices=(long, " no")),
-        "a context longer than the model": lambda: choosing([long * 3, "a"]),
-        "a common beginning, choices": lambda: choosing([examples + prompt for prompt in PROMPTS[:4]]),
-        "rolling": lambda: rolling("The question is in the text.", "a", "To be, or not to be."),
-        "rolling, an empty text": lambda: rolling("", "The text", ""),
-        "rolling, longer than the model": lambda: rolling(long * 3, "a"),
+        "until: none": partial(generating, until=[]),
+        "until: an empty string": partial(generating, until=[""]),
+        "until: a string, no list": partial(generating, until="e"),
+        "until: longer than a token": partial(generating, until=["question", "e t"]),
+        "until: the end-of-text string": partial(generating, until=["</s>"]),
+        "until: white space": partial(generating, until=[" "]),
+        "one new token": partial(generating, max_gen_toks=1),
+        "40 new tokens": partial(generating, until=[], max_gen_toks=40),
+        "arguments that differ within a document": _differing,
+        "do_sample, temperature 0.7": partial(generating, do_sample=True, temperature=0.7, top_k=1),
+        "num_beams 2": partial(generating, num_beams=2),
+        "repetition_penalty 1.3": partial(generating, repetition_penalty=1.3),
+        "an empty prompt beside others": partial(generating, ["", *PROMPTS]),
+        "a prompt of white space": partial(generating, [" ", "\n\n\n", *PROMPTS]),
+        "the same prompt five times": partial(generating, [PROMPTS[0]] * 5),
+        "one document": partial(generating, PROMPTS[:1]),
+        "a common beginning": partial(generating, [examples + prompt for prompt in PROMPTS]),
+        "a prompt longer than the model": partial(generating, [long * 3, *PROMPTS]),
+        "Chinese, accents, emoji": partial(generating, ["问题是什么", "naïve café", "🙂 🙂", *PROMPTS]),
+        "the end-of-text string in the prompt": partial(generating, ["a</s>b", "</s>", *PROMPTS]),
+        "choices of one token": partial(choosing, choices=("a", "b", "c", "d")),
+        "choices that begin alike": partial(choosing, choices=(" the", " the text", " the text of")),
+        "one choice twice": partial(choosing, choices=(" yes", " yes")),
+        "an empty context": partial(choosing, ["", *PROMPTS[:3]]),
+        "a context that ends in spaces": partial(choosing, ["The question is  ", "a "]),
+        "a long continuation": partial(choosing, choices=(long, " no")),
+        "a context longer than the model": partial(choosing, [long * 3, "a"]),
+        "a common beginning, choices": partial(choosing, [examples + prompt for prompt in PROMPTS[:4]]),
+        "rolling": partial(rolling, "The question is in the text.", "a", "To be, or not to be."),
+        "rolling, an empty text": partial(rolling, "", "The text", ""),
+        "rolling, longer than the model": partial(rolling, long * 3, "a"),
     }
     cases = [Case("requests", name, asked=asked) for name, asked in kinds.items()]
     for name, model_args in (

@@ -3,7 +3,8 @@
 The plain pass takes one candidate after another, at its best batch size of those given. --plain-every N measures every
 Nth of them and scales up, and the JSON line says so. --family takes other candidates than boundaries, --peft a+b+c
 those of several adapters. With --examples every prompt begins alike, which the shared pass reads once. Memory is the
-most that each pass had in use beyond what the loaded model has.
+most that each pass had in use beyond what the loaded model has. With --shape the model has the size of a larger one and
+random weights, whose answers flip at every rounding: its differences mean nothing.
 
     python benchmarks/sweep.py
     python benchmarks/sweep.py --documents 100 --racing --plain-every 5
@@ -13,8 +14,11 @@ most that each pass had in use beyond what the loaded model has.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,8 @@ from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.statistics.significance import mean_test
 from lm_eval_lora_drop.sweeping.families import make_family
-from lm_eval_lora_drop.work import Work
+from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.work import Document, Work
 
 
 def main() -> None:
@@ -58,6 +63,7 @@ def main() -> None:
     memory = common.Memory(lm.device)
     shared_seconds, shared = common.timed(shared_runner(lm, lm.layers, args.rows, counters), work)
     shared_gigabytes = memory.gigabytes()
+    say(f"all {len(variants)} candidates at once: {shared_seconds:.1f} s")
 
     measured = variants[:: args.plain_every]
     plain_seconds, plain_gigabytes = {}, {}
@@ -70,6 +76,7 @@ def main() -> None:
         )
         plain_seconds[size] = seconds * len(variants) / len(measured)
         plain_gigabytes[size] = memory.gigabytes()
+        say(f"{len(measured)} candidates one after another at batch {size}: {seconds:.1f} s")
         by_size.append(plain)
     best = min(plain_seconds.values())
     figures = {
@@ -81,6 +88,7 @@ def main() -> None:
         "examples": args.examples,
         "dtype": args.dtype,
         **({"quantised": args.quantise} if args.quantise else {}),
+        **({"shape": args.shape} if args.shape else {}),
         "plain_seconds": {size: round(seconds, 1) for size, seconds in plain_seconds.items()},
         "plain_measured": len(measured),
         "shared_seconds": shared_seconds,
@@ -95,7 +103,7 @@ def main() -> None:
         "plain_gigabytes": plain_gigabytes,
     }
     if lm.device.type == "cuda":
-        figures |= device_calls(lm, work[:8])
+        figures |= device_calls(lm, drawn.documents[:4], measured)
     if args.racing:
         figures |= race(args, lm, best)
     common.emit(**figures)
@@ -118,8 +126,15 @@ def flips(shared: Any, first: Any, plain: Any) -> dict[str, Any]:
     return found
 
 
-def device_calls(lm: Any, work: list[Work]) -> dict[str, Any]:
-    """Kernels that the host launches for a GPU, and times it waits for it, in each pass over some documents."""
+def say(text: str) -> None:
+    """How far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def device_calls(lm: Any, documents: Sequence[Document], variants: Sequence[Variant]) -> dict[str, Any]:
+    """Kernels that the host launches for a GPU, and times it waits for it, in each pass over a few short answers: the
+    profiler takes longer for each launch than the launch."""
+    work = [Work(shortened(document), tuple(variants)) for document in documents]
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     found = {}
     for name, runner in (
@@ -132,6 +147,15 @@ def device_calls(lm: Any, work: list[Work]) -> dict[str, Any]:
         found[f"{name}_launches"] = sum(count for key, count in counts.items() if "LaunchKernel" in key)
         found[f"{name}_waits"] = sum(count for key, count in counts.items() if key.endswith("Synchronize"))
     return found
+
+
+def shortened(document: Document) -> Document:
+    """The same document, asked for four tokens."""
+    requests = tuple(
+        replace(request, arguments=(request.args[0], {**request.args[1], "max_gen_toks": 4}))
+        for request in document.requests
+    )
+    return replace(document, requests=requests)
 
 
 def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]

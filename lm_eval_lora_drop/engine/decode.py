@@ -185,10 +185,10 @@ class Decoder:
 
         device = self._lm.device
         # (groups, width) -> (states of layer 0, width): one input for each, the prompt of the row that owns it.
-        padded = pad_and_concat(width, [torch.tensor(tokens, device=device) for tokens in prompts], "left")
-        inputs = padded[torch.from_numpy(group_of[route.inputs]).to(device)]
+        padded = pad_and_concat(width, [torch.tensor(tokens) for tokens in prompts], "left")
+        inputs = padded[torch.from_numpy(group_of[route.inputs])].to(device)
         # (states of layer 0, width): a column's position in its prompt, negative in the padding.
-        positions = torch.arange(width, device=device) - torch.from_numpy(begins[route.inputs]).to(device)[:, None]
+        positions = (torch.arange(width) - torch.from_numpy(begins[route.inputs])[:, None]).to(device)
         logits = self._forward(
             route, inputs[:, known:], (positions >= 0).long(), positions[:, known:].clamp(min=0), cache
         )
@@ -210,8 +210,8 @@ class Decoder:
         route, device = self._route, self._lm.device
         start, stop = self._cache.columns.start, self._cache.columns.stop
         # (states of layer 0, 1) each: the row that owns a state says where it begins and what was said last.
-        begins = torch.from_numpy(self._begin[route.inputs]).to(device)[:, None]
-        tokens = torch.from_numpy(self._newest[route.inputs]).to(device)[:, None]
+        new = np.stack([self._begin[route.inputs], self._newest[route.inputs]])
+        begins, tokens = torch.from_numpy(new).to(device)[:, :, None]
         # (states of layer 0, stop - start + 1): columns from a state's begin on, the one of the new token included.
         mask = (torch.arange(start, stop + 1, device=device) >= begins).long()
         logits = self._forward(route, tokens, mask, stop - begins, self._cache)

@@ -195,7 +195,7 @@ def score(
     known = prefix.length if prefix else 0
     longest = max(map(len, inputs)) - known
     # (inputs, longest), padded on the right, where causal attention lets nothing see it.
-    padded = pad_and_concat(longest, [torch.tensor(tokens[known:], device=lm.device) for tokens in inputs])
+    padded = pad_and_concat(longest, [torch.tensor(tokens[known:]) for tokens in inputs])
 
     # Where each input's scored positions begin: the longest of its continuations decides.
     begins = [len(tokens) for tokens in inputs]
@@ -220,7 +220,7 @@ def score(
             branches,
             route,
             _segments_of(route.segments[-1], [state for state, _ in picked]),
-            input_ids=padded[torch.from_numpy(read_by[route.inputs]).to(lm.device)],
+            input_ids=padded[torch.from_numpy(read_by[route.inputs])].to(lm.device),
             past_key_values=prefix.cache(tree) if prefix else None,
             use_cache=prefix is not None,
         )[:, 0]

@@ -1,9 +1,9 @@
 """A device that is not there: tensors that compute on the CPU, say that they lie elsewhere, and refuse to be mixed.
 
 As on a GPU, a tensor on `pretend:0` may not meet one of the CPU or of `pretend:1` (numbers without dimensions may), and
-what brings a value back to the host waits for the device. Launches and such waits are counted. `python -m
-tests.engine.pretend_device [--two] ARCHITECTURE ...` runs both passes there and prints what it found as JSON: in a
-process of its own, because a backend cannot be unregistered.
+what brings a value back to the host, or an array from it, waits for the device. Launches and such waits are counted.
+`python -m tests.engine.pretend_device [--two] ARCHITECTURE ...` runs both passes there and prints what it found as
+JSON: in a process of its own, because a backend cannot be unregistered.
 """
 
 from __future__ import annotations
@@ -147,6 +147,8 @@ def _move(func, name, target, args, kwargs):
         COUNTS["waits"] += isinstance(source, Elsewhere)
         return found
     COUNTS["launches"] += 1
+    # What lies in ordinary memory is sent when all before it is done.
+    COUNTS["waits"] += not isinstance(source, Elsewhere) and source.dim() > 0
     if target is None:
         return Elsewhere(found, source.place)
     return Elsewhere(found, torch.device(target).index or 0)

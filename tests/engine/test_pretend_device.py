@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.tiny import ARCHITECTURES
 
-WAITS = 2
-"""At most so many times a forward (a decoding step, a batch of log-likelihoods) may the host wait for the device."""
+WAITS = 8
+"""At most so many times a forward (a decoding step, a batch of log-likelihoods) may the host wait for the device, and
+never more often than in the plain pass. With an upload for each of the four layers it would be ten and more."""
 LAUNCHES = 1.25
 """At most so many times the plain pass's launches may a forward take, for all variants at once."""
 DIFFERENT = ["gemma2", "gpt2", "gpt_neox", "llama", "mistral_sliding", "phi"]
@@ -35,7 +36,7 @@ def test_nothing_is_mixed_and_the_host_seldom_waits(placement, architectures):
         assert kinds.keys() == {"generation", "few-shot", "loglikelihood", "rolling"}
         for kind, passes in kinds.items():
             shared, plain = passes["shared"], passes["plain"]
-            few = shared["waits"] <= WAITS and shared["launches"] <= LAUNCHES * plain["launches"]
+            few = shared["waits"] <= min(WAITS, plain["waits"]) and shared["launches"] <= LAUNCHES * plain["launches"]
             if shared["failed"] or not (shared.get("equal") and plain.get("equal") and few):
                 wrong.append((architecture, kind, passes))
     assert not wrong

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.engine.states.tree import Places
+from lm_eval_lora_drop.engine.states.upload import Places
 from lm_eval_lora_drop.work import HarnessModel
 
 Path = tuple[int | str, ...]

@@ -22,6 +22,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from lm_eval_lora_drop.engine.states.tree import Tree
+from lm_eval_lora_drop.engine.states.upload import packed
 
 SPARE_COLUMNS = 32
 SPARE_STATES = 0.5
@@ -176,23 +177,26 @@ class RowCache(Cache):
 
     def write(self, prompts: DynamicCache, tree: Tree, there: Sequence[int], here: Sequence[int]) -> None:
         """Copy the states of rows `there`, of another tree with its cache, to those of rows `here` of this one."""
+        # Rows that share a state write it once: the first of each.
+        firsts = [np.unique(column, return_index=True) for column in self.tree.slot[list(here)].T]
+        origins = [tree.slot[list(there), index][first] for index, (_, first) in enumerate(firsts)]
+        places = packed([*(slots for slots, _ in firsts), *origins])
         for index, layer in enumerate(self.rows):
             source: Any = prompts.layers[index]
-            # Rows that share a state write it once: the first of each.
-            slots, first = np.unique(self.tree.slot[list(here), index], return_index=True)
-            places = torch.from_numpy(tree.slot[list(there), index][first]).to(source.keys.device)
-            states = (source.keys[places], source.values[places])
-            layer.write(torch.from_numpy(slots).to(source.keys.device), states)
+            slots, origin = (place.on(source.keys.device) for place in places[index :: len(origins)])
+            layer.write(slots, (source.keys[origin], source.values[origin]))
 
     def settle(self) -> None:
         """Settle the tree, and move keys and values to where it says."""
-        for layer, (slots, origins) in zip(self.rows, self.tree.settle(), strict=True):
+        moves = self.tree.settle()
+        places = packed([array for slots_and_origins in moves for array in slots_and_origins])
+        for layer, slots, origins in zip(self.rows, places[::2], places[1::2], strict=True):
             if not layer.buffers:
                 continue
             device = layer.buffers[0].device
             if len(layer.buffers[0]) < layer.states:
                 layer.fit(layer.buffers)
-            if len(slots):
-                layer.move(torch.from_numpy(slots).to(device), torch.from_numpy(origins).to(device))
+            if slots.numbers.size:
+                layer.move(slots.on(device), origins.on(device))
             # Smaller only now: what was moved may have lain in the last slots.
             layer.fit(layer.buffers)

@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicCache
 from lm_eval_lora_drop.engine.states.branching import Branches, forward
 from lm_eval_lora_drop.engine.states.settings import Indices, Settings
 from lm_eval_lora_drop.engine.states.tree import Tree
+from lm_eval_lora_drop.engine.states.upload import packed
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import HarnessModel
 
@@ -75,23 +76,23 @@ class Prefix:
         not fit in on the right is left out; before it are copies of its first token, for a mask to hide.
         """
         cache = DynamicCache()
-        for index in range(tree.num_layers):
-            known: Any = self._states.layers[index]
-            device = known.keys.device
-            owners = tree.owners(index)
-            # (states,): the slot in the prefix's tree of the state under the same variant.
-            slots = self._tree.slot[self._row_of[tree.variant[owners]], index]
-            places = torch.from_numpy(slots).to(device)
-            if begins is None or not begins[owners].any():
-                keys, values = known.keys[places], known.values[places]
-            else:
+        owners = [tree.owners(index) for index in range(tree.num_layers)]
+        # (states,) of each layer: the slot in the prefix's tree of the state under the same variant.
+        slots = [self._tree.slot[self._row_of[tree.variant[own]], index] for index, own in enumerate(owners)]
+        begun = [begins[own] for own in owners] if begins is not None and begins.any() else []
+        uploads = packed([*slots, *begun])
+        layers: list[Any] = list(self._states.layers)
+        for index, known in enumerate(layers):
+            keys, values = known.keys, known.values
+            places, *begin = (one.on(keys.device) for one in uploads[index :: len(slots)])
+            if begin:
                 # (states, length): column c of a state that begins in column b gets the prefix's token c - b.
-                columns = np.arange(self.length) - begins[owners][:, None]
-                moved = torch.from_numpy(columns.clip(min=0)).to(device)
+                columns = (torch.arange(self.length, device=keys.device) - begin[0][:, None]).clamp(min=0)
                 # (slots, heads, length, size) -> (slots, length, heads, size), indexed by (state, token), and back.
                 keys, values = (
-                    states.transpose(1, 2)[places[:, None], moved].transpose(1, 2)
-                    for states in (known.keys, known.values)
+                    states.transpose(1, 2)[places[:, None], columns].transpose(1, 2) for states in (keys, values)
                 )
+            else:
+                keys, values = keys[places], values[places]
             cache.update(keys, values, index)
         return cache

@@ -15,29 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from lm_eval_lora_drop.engine.states.settings import Indices, Settings
+from lm_eval_lora_drop.engine.states.upload import Places, packed
 from lm_eval_lora_drop.variant import Variant
 
 NOBODY = -1
 """In `_owner`: a free slot."""
 NEW = -1
 """In `_origin`: a state whose content is yet to be written, by a prefill."""
-
-
-class Places:
-    """An index into a batch, uploaded once to each device that asks."""
-
-    def __init__(self, numbers: Indices) -> None:
-        self.numbers = numbers
-        self._on: dict[torch.device, torch.Tensor] = {}
-
-    def on(self, device: torch.device) -> torch.Tensor:
-        """(n,) int64 on the device."""
-        if device not in self._on:
-            self._on[device] = torch.from_numpy(self.numbers).to(device)
-        return self._on[device]
 
 
 @dataclass(frozen=True)
@@ -140,20 +126,23 @@ class Tree:
     def route(self, rows: Sequence[int]) -> Route:
         """The way through the layers for all rows in the tree; `rows` gives the order of the outputs."""
         assert self._settled
-        owners = [self.owners(layer) for layer in range(self.num_layers)]
-        sources: list[Places | None] = [None]
-        contexts: list[Places | None] = [None]
-        for layer in range(1, self.num_layers):
-            # A state's owner shares the state before it too, and that of layer 0: so its slots there are the way.
-            sources.append(_places(self.slot[owners[layer], layer - 1], len(owners[layer - 1])))
-            contexts.append(_places(self.slot[owners[layer], 0], len(owners[0])))
+        layers = range(self.num_layers)
+        owners = [self.owners(layer) for layer in layers]
+        # A state's owner shares the state before it too, and that of layer 0: so its slots there are the way.
+        ways = [
+            _unless_all(self.slot[owners[layer], before], len(owners[before]))
+            for layer, before in [*((layer, max(0, layer - 1)) for layer in layers), *((layer, 0) for layer in layers)]
+        ]
+        *sent, outputs = packed([*(way for way in ways if way is not None), self.slot[list(rows), self.num_layers - 1]])
+        places = iter(sent)
+        found = [None if way is None else next(places) for way in ways]
         return Route(
             owners[0],
             tuple(map(len, owners)),
-            tuple(sources),
-            tuple(contexts),
-            tuple(self._segments(layer, owners[layer]) for layer in range(self.num_layers)),
-            Places(self.slot[list(rows), self.num_layers - 1]),
+            tuple(found[: self.num_layers]),
+            tuple(found[self.num_layers :]),
+            tuple(self._segments(layer, owners[layer]) for layer in layers),
+            outputs,
         )
 
     def owners(self, layer: int) -> Indices:
@@ -234,7 +223,5 @@ class Tree:
         )
 
 
-def _places(places: Indices, total: int) -> Places | None:
-    if len(places) == total and np.array_equal(places, np.arange(total)):
-        return None
-    return Places(places)
+def _unless_all(places: Indices, total: int) -> Indices | None:
+    return None if len(places) == total and np.array_equal(places, np.arange(total)) else places
