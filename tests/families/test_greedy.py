@@ -120,6 +120,17 @@ def test_racing_inside_the_rounds_asks_less_and_goes_the_same_way(tmp_path):
     assert race[0].chosen == every[0].chosen
 
 
+def test_forward_racing_finds_its_way_where_every_single_layer_is_far_below_the_whole_adapter(tmp_path):
+    """A race against the whole adapter would give up all of them at once."""
+    worth = [1.0, 0.4, 0.9, 0.5, 0.7]
+    every = search(tmp_path / "a", worth, "greedy_forward", documents=400)
+    race = search(tmp_path / "b", worth, "greedy_forward", documents=400, strategy="racing")
+    ways = [[one.variant for one in found[0].greedy.rounds] for found in (every, race)]
+    assert ways == [["0", "0+2", "0+2+4", "0+2-4"]] * 2
+    assert [one.difference.documents for one in race[0].greedy.rounds] == [200] * 4
+    assert len(race[2]) <= len(every[2])
+
+
 def test_nothing_is_claimed_of_layers_that_do_nothing():
     """Every layer's effect is noise around 0. Counting every candidate of every round claims a gain far too often,
     because a round stands on the luck of those before; the other half of the documents does not."""

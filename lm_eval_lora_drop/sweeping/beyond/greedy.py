@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
@@ -63,16 +64,16 @@ def run_greedy(
         family = Family(settings.family.name, tuple(dict.fromkeys(candidates)), ordered=False)
         return sweep_on(on, replace(settings, family=family, strategy=strategy, select=select))
 
+    whole = compare([full], seeking, "exhaustive", "best").candidates[0].items
     while moves := _moves(here, forward=forward):
-        sweep = compare([full, *moves], seeking, settings.strategy, "best")
-        found = _best_move(sweep, scorer, full)
-        if found is None:
-            break
-        moved, score, loss = found
+        # The moves race among themselves: against the whole adapter all of them may be out at once, as every single
+        # layer is on the way forward, and nothing would say which of them is best.
+        sweep = compare(moves, seeking, settings.strategy, "best")
+        moved, score, loss = _best_move(sweep, scorer, whole)
         real = loss.stderr == loss.stderr and loss.value < -REAL * loss.stderr
         rounds.append(
             GreedyRoundRecord(
-                variant=str(moved),
+                variant=moved,
                 score=score,
                 difference=DifferenceRecord(
                     difference=loss.value,
@@ -85,7 +86,7 @@ def run_greedy(
         # Backward gives the last step up that costs something; forward takes the first that costs nothing any more.
         if real and not forward:
             break
-        here = moved
+        here = Variant.parse(moved, num_layers)
         if forward and not real:
             break
     way = [Variant.parse(one.variant, num_layers) for one in rounds]
@@ -111,21 +112,11 @@ def _moves(here: Variant, *, forward: bool) -> list[Variant]:
     return [Variant.of_layers(layers, num_layers) for layers in changed]
 
 
-def _best_move(sweep: SweepRecord, scorer: Scorer, full: Variant) -> tuple[Variant, float, Difference] | None:
-    """The best of a round with its score and its paired difference to the whole adapter; None where racing retired
-    every move in the whole adapter's favour."""
-    rows = {row.variant: row for row in sweep.candidates}
-    moves = [
-        row
-        for row in sweep.candidates
-        if row.variant != str(full) and row.retired_after is None and row.score is not None
-    ]
-    if not moves:
-        return None
-    sign = scorer.metric.sign
-    best = max(moves, key=lambda row: sign * (row.score or 0.0))
+def _best_move(sweep: SweepRecord, scorer: Scorer, whole: Sequence[Any]) -> tuple[str, float, Difference]:
+    """The best of a round with its score and its paired difference to the whole adapter, whose items are given."""
+    (best,) = [row for row in sweep.candidates if row.variant == sweep.best]
     difference = paired_difference(
-        scorer.aggregation, best.items, rows[str(full)].items, sign=sign, resamples=scorer.resamples
+        scorer.aggregation, best.items, whole, sign=scorer.metric.sign, resamples=scorer.resamples
     )
     assert best.score is not None
-    return Variant.parse(best.variant, full.num_layers), best.score, difference
+    return best.variant, best.score, difference
