@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import only_run, run_of
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
+from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
 
@@ -277,7 +278,6 @@ def sweep(
             "task must name an lm-eval task, or be a list of them, got none. `lm-eval ls tasks` lists them."
         )
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
     from lm_eval_lora_drop.models.hf import LoraDropLM
 
@@ -287,7 +287,7 @@ def sweep(
     tracker = _tracker(output_path)
     further = dict(evaluate or {})
     if "task_manager" not in further:
-        further["task_manager"] = TaskManager(include_path=None if include_path is None else str(include_path))
+        further["task_manager"] = task_manager(tasks, include_path)
     results = lm_eval.simple_evaluate(
         model=lm,
         tasks=tasks,

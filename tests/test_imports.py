@@ -30,7 +30,7 @@ FLOORS = [
     ["validation", "adapter", "statistics"],
     ["record"],
     ["work", "metrics"],
-    ["spec", "data"],
+    ["spec", "data", "task_index"],
     ["variant", "files"],
     ["errors", "rounding", "text"],
 ]

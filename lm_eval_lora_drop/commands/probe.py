@@ -13,6 +13,7 @@ from lm_eval_lora_drop.commands.options import command, json_object, natural, po
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, write_atomically
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
+from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -119,9 +120,7 @@ def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> 
     """
     if include_path is not None and not is_folder(Path(include_path)):
         raise ArgumentError(f"--include_path must be a folder with task files; {include_path} is none.")
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=include_path, metadata=metadata)
+    manager = task_manager([name], include_path, metadata)
     if name not in manager.all_subtasks:
         near = difflib.get_close_matches(name[:80], manager.all_subtasks, n=1)
         hint = f"Did you mean {near[0]}?" if near else "List them with lm_eval ls tasks."

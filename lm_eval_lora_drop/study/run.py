@@ -34,8 +34,9 @@ from lm_eval_lora_drop.study.config import Study, StudyTraining
 from lm_eval_lora_drop.study.executors import Executor, OneAfterAnother
 from lm_eval_lora_drop.study.plan import DONE, Cell, Unit, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, check_room, is_trained, run_training
+from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.train.documents import check_trainable
-from lm_eval_lora_drop.train.examples import load_binding, task_manager
+from lm_eval_lora_drop.train.examples import load_binding
 from lm_eval_lora_drop.train.lora import load_tokenizer
 from lm_eval_lora_drop.train.record import tidy
 
@@ -172,7 +173,7 @@ class Runner:
         model.use(args)
         # Processes that answer together must all ask or all know.
         model.kept_answers = KeptAnswers(study.output / _ANSWERS) if model.world_size == 1 else None
-        manager = task_manager(study.include_path, {**study.model_args, **cell.task.metadata})
+        manager = task_manager([cell.task.task], study.include_path, {**study.model_args, **cell.task.metadata})
         folder = cell_folder(study, cell)
         if folder.exists():  # results of a run that was killed before it was done: another run beside this one
             shutil.rmtree(folder)

@@ -5,17 +5,17 @@ The words come from the one builder of prompts (`validation`); this file is all 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.train.settings import TaskSettings
 from lm_eval_lora_drop.validation import fewshot, prompts
 from lm_eval_lora_drop.validation.fields import cluster_of
@@ -46,7 +46,7 @@ def load_binding(settings: TaskSettings, tokenizer: Any = None) -> Binding:
     """
     if settings.include_path and not Path(settings.include_path).is_dir():
         raise ArgumentError(f"include_path must be a folder with tasks; {settings.include_path} is none.")
-    manager = task_manager(settings.include_path, settings.metadata)
+    manager = task_manager([settings.task], settings.include_path, settings.metadata)
     if settings.task not in manager.all_subtasks:
         kind = "a group of tasks" if settings.task in manager.all_tasks else "no task of lm-eval or of include_path"
         raise ArgumentError(
@@ -65,18 +65,6 @@ def load_binding(settings: TaskSettings, tokenizer: Any = None) -> Binding:
             "chat_template": template,
         },
     )
-
-
-def task_manager(include_path: str | None, metadata: Mapping[str, Any]) -> Any:
-    """lm-eval's `TaskManager`, made once for the same arguments: indexing the harness's tasks takes seven seconds."""
-    return _task_manager(include_path, json.dumps(metadata, sort_keys=True))
-
-
-@lru_cache(maxsize=32)
-def _task_manager(include_path: str | None, metadata: str) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=include_path, metadata=json.loads(metadata))
 
 
 def chat_template(tokenizer: Any) -> Callable[..., str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lm_eval.api.task import Task
-from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.work import Binding
 
 # Of the evaluated task's metadata, what describes that task and no other; the rest came with --metadata.
@@ -31,7 +31,7 @@ def other_task(name: str, binding: Binding) -> Binding:
     by_file = name.endswith((".yaml", ".yml"))
     if by_file and not Path(name).is_file():
         raise ArgumentError(f"sweep_task must name a task or an existing YAML file, got {name}.")
-    manager = TaskManager(include_defaults=not by_file, metadata=metadata)
+    manager = task_manager([] if by_file else [name], metadata=metadata)
     if not by_file and name not in manager.all_subtasks:
         raise ArgumentError(
             f"sweep_task must name one task (no group), got {name!r}, which lm-eval does not know as one. A task of an "

@@ -20,6 +20,7 @@ from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, check_room
+from tests.conftest import ROOT
 from tests.study.studies import METADATA, study_of, table_of, write_study
 from tests.toy import write_task
 
@@ -167,7 +168,10 @@ def test_a_full_cell_is_what_hf_says(file):
         batch_size=2,
     )
     want = lm_eval.simple_evaluate(
-        model=model, tasks=["lora_drop_demo"], task_manager=TaskManager(metadata=METADATA), bootstrap_iters=0
+        model=model,
+        tasks=["lora_drop_demo"],
+        task_manager=TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False, metadata=METADATA),
+        bootstrap_iters=0,
     )
     got = [sample.raw for sample in run.tasks["lora_drop_demo"].samples()]
     assert got == [sample["resps"][0][0] for sample in want["samples"]["lora_drop_demo"]]

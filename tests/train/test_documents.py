@@ -2,6 +2,7 @@
 
 import lm_eval
 import pytest
+from lm_eval.tasks import TaskManager
 from lm_eval.api.model import LM
 
 from lm_eval_lora_drop import validation
@@ -133,7 +134,12 @@ def test_prompts_are_those_of_an_evaluation(chat, prefix):
     trained = make_task(splits={"train": given, "validation": rows("v"), "test": rows("t")}, **extra)
     model = Recorder(byte_level(prefix_space=False))
     lm_eval.simple_evaluate(
-        model=model, tasks=[tested], apply_chat_template=chat, system_instruction="Be short.", bootstrap_iters=0
+        model=model,
+        tasks=[tested],
+        task_manager=TaskManager(include_defaults=False),
+        apply_chat_template=chat,
+        system_instruction="Be short.",
+        bootstrap_iters=0,
     )
     template = chat_template(model.tokenizer) if chat else None
     arguments = {**PLAIN, "apply_chat_template": chat, "chat_template": template, "system_instruction": "Be short."}
@@ -159,7 +165,9 @@ def test_choices_are_trained_as_they_are_scored():
     )
     trained = make_task(splits={"train": given, "test": given[:1]}, generation_kwargs=None, **extra)
     model = Recorder()
-    lm_eval.simple_evaluate(model=model, tasks=[tested], bootstrap_iters=0)
+    lm_eval.simple_evaluate(
+        model=model, tasks=[tested], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0
+    )
     right = [("Sky?", " blue"), ("Sun?", " hot")]
     assert set(right) < set(model.asked)
     examples = _examples(trained, PLAIN)

@@ -20,6 +20,7 @@ from lm_eval_lora_drop.sweeping.families import Family
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
+from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.validation import draw, drawn_documents
 from lm_eval_lora_drop.validation.prompts import shown_text
 from lm_eval_lora_drop.validation.similarity import normalise
@@ -78,9 +79,7 @@ def check_also(specs: Sequence[AlsoSpec]) -> None:
         if not Path(file).expanduser().is_file():
             raise ArgumentError(f"sweep_also={file}: there is no such file. Give a task's name or its YAML file.")
     if names := [spec.task for spec in specs if spec.task not in files]:
-        from lm_eval.tasks import TaskManager
-
-        known = TaskManager().all_subtasks
+        known = task_manager(names).all_subtasks
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -98,13 +97,11 @@ def open_also(specs: Sequence[AlsoSpec], binding: Binding, limit: int, seed: int
         ArgumentError: a task that is the optimised one, has no documents besides the evaluated ones, has no such
             metric, or would read documents that `binding` evaluates.
     """
-    from lm_eval.tasks import TaskManager
-
     found: list[Also] = []
     for spec in specs:
         metadata = dict(binding.task.config.metadata or {})
         metadata.pop("version", None)
-        manager = TaskManager(metadata=metadata, include_defaults=not spec.task.endswith(_YAML))
+        manager = task_manager([] if spec.task.endswith(_YAML) else [spec.task], metadata=metadata)
         loaded = manager.load([spec.task])["tasks"]
         if len(loaded) != 1:
             raise ArgumentError(f"sweep_also={spec.task} must be one task, got {len(loaded)}. Name them one by one.")
