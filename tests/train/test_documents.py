@@ -2,8 +2,8 @@
 
 import lm_eval
 import pytest
-from lm_eval.tasks import TaskManager
 from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
