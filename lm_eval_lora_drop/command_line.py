@@ -23,6 +23,7 @@ from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, user_path
 from lm_eval_lora_drop.models.args import LoraDropArgs, check_names, without_effect
 from lm_eval_lora_drop.spec import shown
+from lm_eval_lora_drop.task_index import Folders, task_manager
 
 log = logging.getLogger("lm_eval.lora_drop")
 
@@ -60,22 +61,25 @@ def within(model: str | None) -> Iterator[None]:
     def checked_process_tasks(self: Any, metadata: Any = None) -> Any:
         if not _is_ours(self.model):
             return process_tasks(self, metadata)
-        # The list of all tasks takes seconds to make: the one the harness has made serves for the near match.
-        from lm_eval.tasks import TaskManager
+        # The harness makes a list of all its tasks, which takes seconds: only where one is asked for, and the same list
+        # then serves for the near match.
+        from lm_eval import tasks
 
-        match_tasks, managers = TaskManager.match_tasks, []
+        managers: list[Any] = []
 
-        def noting(manager: Any, *names: Any) -> Any:
-            managers.append(manager)
-            return match_tasks(manager, *names)
+        def make(include_path: Folders = None, metadata: Mapping[str, Any] | None = None) -> Any:
+            typed = [self.tasks] if isinstance(self.tasks, str) else self.tasks
+            managers.append(task_manager([name for one in typed for name in one.split(",")], include_path, metadata))
+            return managers[0]
 
-        TaskManager.match_tasks = noting
+        manager_class = tasks.TaskManager
+        tasks.TaskManager = make
         try:
             manager = process_tasks(self, metadata)
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise ArgumentError(_tasks_message(error, managers[0].all_tasks if managers else [])) from error
         finally:
-            TaskManager.match_tasks = match_tasks
+            tasks.TaskManager = manager_class
         _check_metric(given["args"], manager, self.tasks)
         return manager
 

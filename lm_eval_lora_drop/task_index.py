@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.files import package_folder
 
-_made: dict[tuple[str | None, str, bool], Any] = {}
+Folders = str | Path | Sequence[str | Path] | None
+_made: dict[tuple[tuple[str, ...], str, bool], Any] = {}
 
 
 def task_manager(
-    names: Collection[str], include_path: str | Path | None = None, metadata: Mapping[str, Any] | None = None
+    names: Collection[str], include_path: Folders = None, metadata: Mapping[str, Any] | None = None
 ) -> Any:
     """A manager that knows these tasks, if the harness, this package or `include_path` has them.
 
     Made once for the same arguments. A task means the same in either manager, since one of ours or of the user stands
     before one of the harness; a group or tag may name tasks of the harness, so it gets the whole index.
     """
-    folder = None if include_path is None else str(include_path)
-    few = _manager(folder, metadata, with_harness=False)
-    return few if set(names) <= set(few.all_subtasks) else _manager(folder, metadata, with_harness=True)
+    given = [] if include_path is None else [include_path] if isinstance(include_path, (str, Path)) else include_path
+    folders = tuple(map(str, given))
+    few = _manager(folders, metadata, with_harness=False)
+    return few if set(names) <= set(few.all_subtasks) else _manager(folders, metadata, with_harness=True)
 
 
-def _manager(include_path: str | None, metadata: Mapping[str, Any] | None, *, with_harness: bool) -> Any:
-    from lm_eval.tasks import TaskManager
+def _manager(folders: tuple[str, ...], metadata: Mapping[str, Any] | None, *, with_harness: bool) -> Any:
+    from lm_eval.tasks.manager import TaskManager
 
-    key = (include_path, json.dumps(metadata, sort_keys=True, default=repr), with_harness)
+    key = (folders, json.dumps(metadata, sort_keys=True, default=repr), with_harness)
     if key not in _made:
-        given = [] if include_path is None else [include_path]
         # With the harness's tasks ours come too (plugin.py). Ours first: a later folder overrides an earlier one.
-        folders = given if with_harness else [str(package_folder("tasks")), *given]
+        paths = [*folders] if with_harness else [str(package_folder("tasks")), *folders]
         _made[key] = TaskManager(
-            include_path=folders or None,
+            include_path=paths or None,
             include_defaults=with_harness,
             metadata=None if metadata is None else {**metadata},
         )

@@ -1,7 +1,10 @@
 """Which tasks a manager knows, and that the harness's own are indexed only where one of them is asked for."""
 
+import sys
+
 import pytest
 import yaml
+from lm_eval.__main__ import cli_evaluate
 from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.task_index import _made, task_manager
@@ -21,7 +24,7 @@ def indexed(monkeypatch):
     before = TaskManager.__init__
 
     def noting(self, *args, **kwargs):
-        said.append(kwargs["include_defaults"])
+        said.append(kwargs.get("include_defaults", True))
         before(self, *args, **kwargs)
 
     monkeypatch.setattr(TaskManager, "__init__", noting)
@@ -62,3 +65,25 @@ def test_what_neither_we_nor_the_user_have_is_looked_for_in_the_harness(indexed,
     assert (name in manager.all_tasks) is (name != "no_such_task")
     assert "lora_drop_demo" in manager.all_subtasks
     assert indexed == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("model", "tasks", "made"),
+    [
+        ("hf-lora-drop", "lora_drop_demo", [False]),
+        ("hf-lora-drop", "lora_drop_demo,lora_drop_samsum", [False]),
+        ("hf-lora-drop", "lora_drop_demo,mmlu", [False, True]),
+        # Another model type's command is left as it is.
+        ("dummy", "no_such_task", [True]),
+    ],
+)
+def test_the_command_line_too(indexed, monkeypatch, capsys, model, tasks, made):
+    words = ["--model", model, "--tasks", tasks]
+    if model != "dummy":
+        words += ["--model_args", "pretrained=/nonexistent,peft=/nonexistent"]
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "run", *words])
+    with pytest.raises((SystemExit, ValueError)):
+        cli_evaluate()
+    assert indexed == made
+    if model != "dummy":
+        assert "/nonexistent" in capsys.readouterr().err
