@@ -10,7 +10,7 @@ from typing import Any
 from lm_eval_lora_drop.files import package_folder
 
 Folders = str | Path | Sequence[str | Path] | None
-_made: dict[tuple[tuple[str, ...], str, bool], Any] = {}
+_made: dict[tuple[Any, ...], Any] = {}
 
 
 def task_manager(
@@ -18,8 +18,8 @@ def task_manager(
 ) -> Any:
     """A manager that knows these tasks, if the harness, this package or `include_path` has them.
 
-    Made once for the same arguments. A task means the same in either manager, since one of ours or of the user stands
-    before one of the harness; a group or tag may name tasks of the harness, so it gets the whole index.
+    Made once for the same arguments and files. A task means the same in either manager, since one of ours or of the
+    user stands before one of the harness; a group or tag may name tasks of the harness, so it gets the whole index.
     """
     given = [] if include_path is None else [include_path] if isinstance(include_path, (str, Path)) else include_path
     folders = tuple(map(str, given))
@@ -30,7 +30,9 @@ def task_manager(
 def _manager(folders: tuple[str, ...], metadata: Mapping[str, Any] | None, *, with_harness: bool) -> Any:
     from lm_eval.tasks.manager import TaskManager
 
-    key = (folders, json.dumps(metadata, sort_keys=True, default=repr), with_harness)
+    files = tuple(sorted(path for folder in folders for path in Path(folder).glob("**/*.yaml")))
+    stamps = tuple((str(path), path.stat().st_mtime_ns) for path in files)
+    key = (folders, stamps, json.dumps(metadata, sort_keys=True, default=repr), with_harness)
     if key not in _made:
         # With the harness's tasks ours come too (plugin.py). Ours first: a later folder overrides an earlier one.
         paths = [*folders] if with_harness else [str(package_folder("tasks")), *folders]

@@ -1,5 +1,6 @@
 """Which tasks a manager knows, and that the harness's own are indexed only where one of them is asked for."""
 
+import os
 import sys
 
 import pytest
@@ -57,6 +58,17 @@ def test_a_task_of_the_user_stands_before_ours_and_the_harness_s_in_both(indexed
         assert manager.task_index["lora_drop_samsum"].yaml_path == folder / "mine.yaml"
         assert {*names, "lora_drop_gsm8k"} <= set(manager.all_subtasks)
     assert indexed == [False, True]
+
+
+def test_in_a_notebook_an_edited_task_is_read_again(indexed, tmp_path):
+    folder = own_task(tmp_path / "tasks", "first")
+    assert "first" in task_manager(["first"], folder).all_subtasks
+    (folder / "mine.yaml").write_text((folder / "mine.yaml").read_text().replace("first", "second"))
+    os.utime(folder / "mine.yaml", ns=(1, 1))
+    known = task_manager(["second"], folder).all_subtasks
+    assert "second" in known
+    assert "first" not in known
+    assert indexed == [False, False]
 
 
 @pytest.mark.parametrize("name", ["arc_easy", "mmlu", "no_such_task"])
