@@ -27,7 +27,7 @@ SWEEP = "sweep_limit=48,sweep_dir=.demo/sweeps"
 NOTE = """
 The adapter has LoRA on all 30 layers. Which of them does it need? First the test documents are answered with the whole
 adapter and with the base model. Then all 31 boundaries are tried on 48 validation documents, and the test documents are
-answered with the one that is chosen. About three minutes on two quiet cores."""
+answered with the one that is chosen. Two to four minutes on two quiet cores."""
 
 
 def main() -> int:
