@@ -30,7 +30,7 @@ def task_manager(
 def _manager(folders: tuple[str, ...], metadata: Mapping[str, Any] | None, *, with_harness: bool) -> Any:
     from lm_eval.tasks.manager import TaskManager
 
-    files = tuple(sorted(path for folder in folders for path in Path(folder).glob("**/*.yaml")))
+    files = sorted(path for folder in folders for path in Path(folder).glob("**/*.yaml") if path.is_file())
     stamps = tuple((str(path), path.stat().st_mtime_ns) for path in files)
     key = (folders, stamps, json.dumps(metadata, sort_keys=True, default=repr), with_harness)
     if key not in _made:

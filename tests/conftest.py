@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 
 
 def pytest_xdist_auto_num_workers():
-    """One more than there are cores: tests that kill and start again leave theirs idle. Each takes some 2 GB."""
+    """One more than there are cores, for tests that kill and start again leave theirs idle; four at most."""
     return min(4, (os.cpu_count() or 1) + 1)
 
 

@@ -243,8 +243,7 @@ class _Check:
 
     def _most(self, number: float) -> float:
         """What a log-likelihood may change by with the shape of the batch."""
-        quantised = getattr(self.lm.model.config, "quantization_config", None) is not None
-        return QUANTISED * max(1.0, abs(number)) if quantised else _rounding(self.lm, number)
+        return QUANTISED * max(1.0, abs(number)) if is_quantised(self.lm) else _rounding(self.lm, number)
 
     def _judge(self, answer: Answer, request: Instance, shared: str, plain: str) -> None:
         """Whether two texts part at a near tie of the plain pass's own logits."""
@@ -269,6 +268,11 @@ class _Check:
             found = _by_key(self.shared(rows, counters), documents, self.variants)
             self.found.error = self.found.error or counters.fell_back
             yield found
+
+
+def is_quantised(lm: HarnessModel) -> bool:
+    """Whether the base model's weights are quantised."""
+    return getattr(lm.model.config, "quantization_config", None) is not None
 
 
 def _unsteady(answer: Answer, alone: float, batched: float) -> str:

@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from lm_eval_lora_drop.engine.check import parting
+from lm_eval_lora_drop.engine.check import is_quantised, parting
 from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.memory import halve, out_of_memory
 from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy, why_not_rows
@@ -32,7 +32,7 @@ def why_left_to_harness(lm: HarnessModel, requests: Sequence[Instance]) -> str |
     In fp32 they are. In half precision and with quantised weights a batch of another shape flips near-ties (LLM.int8
     finds its outlier columns over the whole batch), and the evaluated split shall give the numbers of `--model hf`.
     """
-    if getattr(lm.model.config, "quantization_config", None) is not None:
+    if is_quantised(lm):
         return "the model's weights are quantised"
     dtype = lm.model.get_base_model().dtype
     if dtype != torch.float32 or lm.mixed_precision_dtype is not None:

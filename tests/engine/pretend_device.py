@@ -147,8 +147,8 @@ def _move(func, name, target, args, kwargs):
         COUNTS["waits"] += isinstance(source, Elsewhere)
         return found
     COUNTS["launches"] += 1
-    # What lies in ordinary memory is sent when all before it is done.
-    COUNTS["waits"] += not isinstance(source, Elsewhere) and source.dim() > 0
+    # What lies in ordinary memory is sent when all before it is done; of nothing there is nothing to send.
+    COUNTS["waits"] += not isinstance(source, Elsewhere) and source.dim() > 0 and source.numel() > 0
     if target is None:
         return Elsewhere(found, source.place)
     return Elsewhere(found, torch.device(target).index or 0)

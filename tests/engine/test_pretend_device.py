@@ -10,9 +10,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.tiny import ARCHITECTURES
 
-WAITS = 8
+WAITS = 4
 """At most so many times a forward (a decoding step, a batch of log-likelihoods) may the host wait for the device, and
-never more often than in the plain pass. With an upload for each of the four layers it would be ten and more."""
+never more often than in the plain pass. With an upload for each of the four layers it would be seven and more."""
 LAUNCHES = 1.25
 """At most so many times the plain pass's launches may a forward take, for all variants at once."""
 DIFFERENT = ["gemma2", "gpt2", "gpt_neox", "llama", "mistral_sliding", "phi"]
