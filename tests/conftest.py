@@ -19,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(optionalhook=True)  # where vLLM is installed there is no xdist
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, for tests that kill and start again leave theirs idle; four at most."""
     return min(4, (os.cpu_count() or 1) + 1)
