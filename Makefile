@@ -38,7 +38,7 @@ acceptance: $(INSTALLED) ## the whole way of a new user on the demo's model, the
 	$(RUN) demo/journey.py --whole --output out/acceptance-$$(date +%Y%m%d-%H%M%S)
 
 campaign: $(INSTALLED) ## attack it for an hour or two: faults, kills, damaged files, bad commands; goes on where it was
-	$(RUN) -m campaign $(ARGS)
+	$(RUN) -m tests.campaign $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types
 	$(RUN) -m ruff check .

@@ -21,10 +21,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from quantised import KINDS, quantisation
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.files import package_folder
-from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.harness.work import Answer, Binding, Runner, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Binding, Runner, Work
 
 ROOT = Path(__file__).parents[1]
 TASK = "lora_drop_demo"

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
-from lm_eval_lora_drop.sweeping.racing import Race
-from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
-from lm_eval_lora_drop.sweeping.select import choose, places_of
-from lm_eval_lora_drop.sweeping.table import Table
-from lm_eval_lora_drop.sweeping.trust import Evidence, gains_over_full
+from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.sweep.select import choose, places_of
+from lm_eval_lora_drop.sweep.strategies.racing import Race
+from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full
 from lm_eval_lora_drop.variant import Variant
 
 Floats = NDArray[np.float64]

@@ -19,14 +19,14 @@ import common
 import torch
 from lm_eval.api.instance import Instance
 
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.models.hf import LoraDropLM
-from lm_eval_lora_drop.work import Document, Work
+from lm_eval_lora_drop.harness.work import Document, Work
 
 sys.path.insert(0, str(common.ROOT))
-from tests.tiny import SIZES, make_adapter, make_base
+from testing.tiny import SIZES, make_adapter, make_base
 
 WIDTH = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 4}
 
@@ -107,7 +107,7 @@ def draw(rows: list[dict[str, float]], stem: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from lm_eval_lora_drop.figures.style import BLUE, STYLE, VERMILLION, save_figure
+    from lm_eval_lora_drop.show.figures.style import BLUE, STYLE, VERMILLION, save_figure
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 3), layout="constrained")

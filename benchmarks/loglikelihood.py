@@ -13,12 +13,12 @@ from typing import Any
 import common
 from lm_eval.api.instance import Instance
 
-from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
+from lm_eval_lora_drop.harness.work import Document, Work
+from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Document, Work
 
 Answers = Mapping[tuple[Variant, int], tuple[Any, ...]]
 

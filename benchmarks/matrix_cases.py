@@ -14,8 +14,8 @@ from lm_eval.api.instance import Instance
 from transformers.models.auto import modeling_auto
 
 from benchmarks.quantised import KINDS
-from lm_eval_lora_drop.work import Document
-from tests.tiny import SIZES
+from lm_eval_lora_drop.harness.work import Document
+from testing.tiny import SIZES
 
 LAYERS = 3
 PROMPTS = (

@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from benchmarks.matrix_cases import LARGEST, LAYERS, PROMPTS, Case, make_config, usual
 from benchmarks.quantised import quantisation
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.engine.check import parting
 from lm_eval_lora_drop.engine.evaluated import (
     CHECKED,
@@ -34,10 +35,9 @@ from lm_eval_lora_drop.engine.evaluated import (
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import why_not_shared
 from lm_eval_lora_drop.errors import LoraDropError
-from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.harness.work import Document, Runner, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Document, Runner, Work
-from tests import tiny
+from testing import tiny
 
 SHARED, RULE, CHECK, RUNNING = "shared", "plain by rule", "plain by check", "plain from a failure on"
 DECODER = "decoder"

@@ -20,8 +20,8 @@ import numpy as np
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import TaskRecord, from_config
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweeping.racing import RacingSettings
-from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+from lm_eval_lora_drop.sweep.strategies.racing import RacingSettings
 from lm_eval_lora_drop.variant import Variant
 
 

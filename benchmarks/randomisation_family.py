@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from lm_eval_lora_drop.report.family import corrected
+from lm_eval_lora_drop.show.report.family import corrected
 from lm_eval_lora_drop.statistics.significance import mean_p_values
 
 TASKS, DOCUMENTS = 5, 100

@@ -28,17 +28,17 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.backends.args import LoraDropArgs
+from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.models.search import Search
+from lm_eval_lora_drop.harness.work import Document, Work
 from lm_eval_lora_drop.statistics.significance import mean_test
-from lm_eval_lora_drop.sweeping.families import make_family
+from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.families import make_family
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Document, Work
 
 
 def main() -> None:

@@ -23,10 +23,10 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 import torch
 from lm_eval.api.instance import Instance
 
-from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+from lm_eval_lora_drop.backends.vllm import VllmLoraDropLM
+from lm_eval_lora_drop.harness.work import Document, Work
 from lm_eval_lora_drop.spec import parse_sweep_boundaries
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Document, Work
 
 
 def documents(file: Path, template: str, number: int, tokens: int) -> list[Document]:

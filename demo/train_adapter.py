@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.sweep import documents as validation
 
 HERE = Path(__file__).parent
 TASK = "lora_drop_demo"

@@ -4,7 +4,7 @@ class _LoraDropFinder:
     def find_spec(name, path=None, target=None):
         if name == "lm_eval.models" or name == "lm_eval.tasks" or name == "lm_eval._cli.run":
             try:
-                from lm_eval_lora_drop.plugin import registering_spec
+                from lm_eval_lora_drop.harness.hooks.plugin import registering_spec
             except ImportError:
                 return None
             return registering_spec(name, path, target)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.record.find import only_run, run_of
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
-from lm_eval_lora_drop.task_index import task_manager
+from lm_eval_lora_drop.show.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ class TaskResult:
         Raises:
             ArgumentError: the task had no sweep.
         """
-        from lm_eval_lora_drop.figures.family import figure_of
+        from lm_eval_lora_drop.show.figures.family import figure_of
 
         return figure_of(self.name, self.record)
 
@@ -133,7 +133,7 @@ class TaskResult:
             AdapterError: no LoRA adapter.
         """
         from lm_eval_lora_drop.adapter.export import adapter_of_choice, export_adapter
-        from lm_eval_lora_drop.publishing.publication import card_results
+        from lm_eval_lora_drop.show.publishing.publication import card_results
 
         source, kept = adapter_of_choice(self.run.adapter, self.variant, adapter, "adapter=...")
         origin = f"{self.verdict} Task `{self.name}`{f', run `{self.path.name}`' if self.path else ''}."
@@ -166,7 +166,7 @@ class TaskResult:
         """The figure as a self-contained image element; "" without a sweep."""
         if self.record.sweep is None:
             return ""
-        from lm_eval_lora_drop.figures.style import image_element
+        from lm_eval_lora_drop.show.figures.style import image_element
 
         return image_element(self.plot(), alt=f"Scores of {self.name} by what is kept. {self.verdict}")
 
@@ -279,7 +279,7 @@ def sweep(
         )
     import lm_eval
 
-    from lm_eval_lora_drop.models.hf import LoraDropLM
+    from lm_eval_lora_drop.backends.hf import LoraDropLM
 
     peft = None if adapter is None else str(adapter)
     # The default of lm-eval's command line: the first GPU, or what there is. That of its class insists on a GPU.
@@ -342,7 +342,7 @@ def _save(tracker: Any, results: dict[str, Any]) -> Path | None:
     """Write results and samples as the harness's command line does."""
     if tracker is None:
         return None
-    from lm_eval_lora_drop.listeners.screen import results_file
+    from lm_eval_lora_drop.show.listeners.screen import results_file
 
     samples = results.pop("samples", {})
     tracker.save_results_aggregated(results=results, samples=samples)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import make_adapter, make_base
+from testing.tiny import make_adapter, make_base
 
 ROOT = Path(__file__).parents[1]
 # Nothing in the tests may go to the network; the Hub's client would otherwise try, and retry.

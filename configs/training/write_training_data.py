@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lm_eval.tasks import TaskManager
 
-from lm_eval_lora_drop import validation
+from lm_eval_lora_drop.sweep import documents as validation
 
 HOLD_OUT = 200
 """Documents held out where the sweep draws from the training split; a sweep reads 100 unless told otherwise."""

@@ -101,6 +101,6 @@ def _vllm(base: str, dtype: str) -> Any:
     """vLLM as one more program to ask, or why it is not."""
     if importlib.util.find_spec("vllm") is None:
         return "not installed"
-    from lm_eval_lora_drop.models.vllm_lora import answers_of
+    from lm_eval_lora_drop.backends.vllm_lora import answers_of
 
     return lambda folder, asked, tokens: answers_of(base, folder, asked, tokens, dtype)

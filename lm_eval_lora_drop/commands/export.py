@@ -130,7 +130,7 @@ def _export(args: argparse.Namespace) -> int:
     evaluated = None
     # Another base model has other scores than the one that was evaluated.
     if made.run is not None and made.task is not None and not (args.merge and args.pretrained):
-        from lm_eval_lora_drop.publishing.publication import card_results
+        from lm_eval_lora_drop.show.publishing.publication import card_results
 
         evaluated = card_results(made.run, made.task)
     said: dict[str, Any] = {"origin": made.origin, "evaluated": evaluated}

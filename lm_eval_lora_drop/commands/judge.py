@@ -186,7 +186,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
     from lm_eval_lora_drop.judge.pairwise import pair_up
-    from lm_eval_lora_drop.report.systems import open_system
+    from lm_eval_lora_drop.show.report.systems import open_system
 
     one, two = open_system(args.first)[0], open_system(args.second)[0]
     shared = [

@@ -34,7 +34,7 @@ def _layers(args: argparse.Namespace) -> int:
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.commands.export import num_layers
-    from lm_eval_lora_drop.probe.scores import top_singular, update_norms
+    from lm_eval_lora_drop.engine.probe.scores import top_singular, update_norms
 
     files = open_adapter(args.peft)
     if args.task is None:
@@ -48,8 +48,8 @@ def _layers(args: argparse.Namespace) -> int:
         scores, documents = _on_task(args, files.base_model(args.pretrained))
     print(scores_table(scores))
     if args.output is not None:
-        from lm_eval_lora_drop.figures.scores import scores_figure
-        from lm_eval_lora_drop.figures.style import save_figure
+        from lm_eval_lora_drop.show.figures.scores import scores_figure
+        from lm_eval_lora_drop.show.figures.style import save_figure
 
         figures = save_figure(
             scores_figure(args.task or Path(args.peft).name, scores, documents), args.output / "layers"

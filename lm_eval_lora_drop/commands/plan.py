@@ -112,7 +112,7 @@ def _sweeps(args: argparse.Namespace) -> list[Pilot]:
     if not args.paths:
         return []
     from lm_eval_lora_drop.record.find import find_runs
-    from lm_eval_lora_drop.verdict.stability import swept_tasks
+    from lm_eval_lora_drop.show.verdict.stability import swept_tasks
 
     runs, issues = find_runs(args.paths)
     warn(issues)
@@ -132,7 +132,7 @@ def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
 
     from lm_eval_lora_drop.statistics.clusters import codes_at
     from lm_eval_lora_drop.statistics.power import variation
-    from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
+    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 
     recorded = RecordedSweep.from_record(record)
     values = {
@@ -177,8 +177,8 @@ def _pairs(args: argparse.Namespace) -> list[Pilot]:
         return []
     import numpy as np
 
-    from lm_eval_lora_drop.report.family import first_metric
-    from lm_eval_lora_drop.report.systems import common_tasks, differences, open_system
+    from lm_eval_lora_drop.show.report.family import first_metric
+    from lm_eval_lora_drop.show.report.systems import common_tasks, differences, open_system
     from lm_eval_lora_drop.statistics.power import variation
     from lm_eval_lora_drop.statistics.significance import numbers
 

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, write_atomically
+from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.spec import parse_boundary, parse_layers
-from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-    from lm_eval_lora_drop.models.hf import LoraDropLM
-    from lm_eval_lora_drop.work import ValidationSet
+    from lm_eval_lora_drop.backends.hf import LoraDropLM
+    from lm_eval_lora_drop.harness.work import ValidationSet
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def _probe(args: argparse.Namespace) -> int:
                 f"--boundary must be a number, full, base or default, got {spec}. Leave it out for the probe's; for "
                 "that of a sweep, run lm_eval with boundary=auto and give its K."
             )
-    from lm_eval_lora_drop.figures.style import check_formats
+    from lm_eval_lora_drop.show.figures.style import check_formats
 
     formats = check_formats(args.formats.split(","))
     check_writable_folder(args.output)
@@ -69,8 +69,8 @@ def _probe(args: argparse.Namespace) -> int:
 
     import msgspec
 
-    from lm_eval_lora_drop.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.probe.run import probe, probe_boundary
+    from lm_eval_lora_drop.engine.probe.run import probe, probe_boundary
+    from lm_eval_lora_drop.show.figures.probe import save_probe_figures
 
     lm, drawn, pairs = draw_pairs(args.pretrained, task, args)
     num_layers = lm.layers.num_layers
@@ -143,9 +143,9 @@ def draw_pairs(
         ArgumentError: the task has no such documents, or the model cannot be loaded as asked.
         AdapterError: no LoRA adapter, or one that does not fit the base model.
     """
-    from lm_eval_lora_drop import validation
-    from lm_eval_lora_drop.models.hf import LoraDropLM
-    from lm_eval_lora_drop.work import Binding
+    from lm_eval_lora_drop.backends.hf import LoraDropLM
+    from lm_eval_lora_drop.harness.work import Binding
+    from lm_eval_lora_drop.sweep import documents as validation
 
     lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
     if args.num_fewshot is not None:

@@ -11,7 +11,7 @@ from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from lm_eval_lora_drop.publishing.publication import Publication
+    from lm_eval_lora_drop.show.publishing.publication import Publication
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +38,9 @@ def _publish(args: argparse.Namespace) -> int:
     """Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. Without -o and
     --push it shows them and does nothing else.
     """
-    from lm_eval_lora_drop.publishing.common import Publisher
-    from lm_eval_lora_drop.publishing.publication import publication
     from lm_eval_lora_drop.record.find import only_run
+    from lm_eval_lora_drop.show.publishing.common import Publisher
+    from lm_eval_lora_drop.show.publishing.publication import publication
 
     if args.push and not args.repo:
         raise ArgumentError("--push needs --repo OWNER/NAME: where to send the files.")

@@ -32,9 +32,9 @@ def _add_compare_options(parser: argparse.ArgumentParser) -> None:
 @command("compare", "is the difference between runs real? paired tests on the logged samples", _add_compare_options)
 def _compare(args: argparse.Namespace) -> int:
     """Compares runs of the same tasks document by document; the first is the baseline."""
-    from lm_eval_lora_drop.report.compare import all_issues, compare
-    from lm_eval_lora_drop.report.compare_text import render
-    from lm_eval_lora_drop.report.systems import open_system
+    from lm_eval_lora_drop.show.report.compare import all_issues, compare
+    from lm_eval_lora_drop.show.report.compare_text import render
+    from lm_eval_lora_drop.show.report.systems import open_system
 
     if len(args.systems) < 2:
         raise ArgumentError(f"compare needs at least two systems, got {len(args.systems)}. Give the baseline first.")
@@ -64,7 +64,7 @@ def _add_stability_options(parser: argparse.ArgumentParser) -> None:
 def _stability(args: argparse.Namespace) -> int:
     """Repeats a sweep's choice on resampled validation documents, without running the model again."""
     from lm_eval_lora_drop.record.find import find_runs
-    from lm_eval_lora_drop.verdict.stability import assess, render, swept_tasks
+    from lm_eval_lora_drop.show.verdict.stability import assess, render, swept_tasks
 
     runs, issues = find_runs(args.paths)
     swept = [(run, task, record) for run in runs for task, record in swept_tasks(run).items()]
@@ -102,8 +102,8 @@ def _add_leaderboard_options(parser: argparse.ArgumentParser) -> None:
 @command("leaderboard", "all runs as one table, systems by tasks", _add_leaderboard_options)
 def _leaderboard(args: argparse.Namespace) -> int:
     """Sets any number of runs side by side, systems by tasks, with mean rank and significance marks."""
-    from lm_eval_lora_drop.report.leaderboard import leaderboard
-    from lm_eval_lora_drop.report.leaderboard_text import FORMATS, legend
+    from lm_eval_lora_drop.show.report.leaderboard import leaderboard
+    from lm_eval_lora_drop.show.report.leaderboard_text import FORMATS, legend
 
     table = leaderboard(args.paths, baseline=args.baseline, metrics=args.metric, seed=args.seed)
     if not table.columns and args.metric:
@@ -134,7 +134,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 @command("report", "one self-contained HTML page of all runs", _add_report_options)
 def _report(args: argparse.Namespace) -> int:
     """Writes one HTML page: summary, leaderboard, sweeps, stability, outputs side by side, settings."""
-    from lm_eval_lora_drop.report.page import write_report
+    from lm_eval_lora_drop.show.report.page import write_report
 
     page, issues = write_report(
         args.paths, baseline=args.baseline, title=args.title, documents=args.documents, seed=args.seed

@@ -118,7 +118,7 @@ def _run(study: Study, args: argparse.Namespace) -> int:
         return 0
     from lm_eval.utils import setup_logging
 
-    from lm_eval_lora_drop.models.base import log_with_the_harness
+    from lm_eval_lora_drop.backends.base import log_with_the_harness
     from lm_eval_lora_drop.study.pages import write_report
     from lm_eval_lora_drop.study.run import run_study
     from lm_eval_lora_drop.study.table import table, write_table

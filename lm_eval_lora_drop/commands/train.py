@@ -93,7 +93,7 @@ def _train(args: argparse.Namespace) -> int:
     import torch
     from lm_eval.utils import setup_logging
 
-    from lm_eval_lora_drop.models.base import log_with_the_harness
+    from lm_eval_lora_drop.backends.base import log_with_the_harness
     from lm_eval_lora_drop.train.run import Training, prepare, train
 
     setup_logging("INFO")

@@ -92,7 +92,7 @@ class Viewer(ThreadingHTTPServer):
 
     def page(self) -> str:
         """The report as the files are now, or a page that says why there is none yet; made once for each state."""
-        from lm_eval_lora_drop.report.page import render, write_report
+        from lm_eval_lora_drop.show.report.page import render, write_report
 
         with self._lock:
             # Before reading: what arrives while the page is made gives another state, and so another page.

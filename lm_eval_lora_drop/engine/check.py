@@ -29,8 +29,8 @@ from lm_eval_lora_drop.adapter.health import compare_answers
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.requests import Rules, encode_prompt
 from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Document, HarnessModel, Runner, Work
 
 DOCUMENTS = 2
 """Documents answered both ways, the shortest and the longest: two, so that there is padding, rows of different

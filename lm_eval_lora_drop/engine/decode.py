@@ -23,8 +23,8 @@ from lm_eval_lora_drop.engine.states.cache import RowCache
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.states.settings import Settings
 from lm_eval_lora_drop.engine.states.tree import Route, Tree
+from lm_eval_lora_drop.harness.work import HarnessModel
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import HarnessModel
 
 PREFILL_TOKENS = 4096
 """Prompt tokens times rows per prefill: enough for full speed, and intermediate results stay within a CPU's cache."""

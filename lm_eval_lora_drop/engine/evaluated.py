@@ -15,8 +15,8 @@ from lm_eval_lora_drop.engine.check import is_quantised, parting
 from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.memory import halve, out_of_memory
 from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy, why_not_rows
+from lm_eval_lora_drop.harness.work import HarnessModel
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import HarnessModel
 
 log = logging.getLogger(__name__)
 

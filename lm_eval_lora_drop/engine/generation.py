@@ -9,8 +9,8 @@ from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.memory import halve, rows_that_fit
 from lm_eval_lora_drop.engine.requests import Rules
 from lm_eval_lora_drop.engine.session import Session
+from lm_eval_lora_drop.harness.work import Answer, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Work
 
 
 @dataclass

@@ -24,8 +24,8 @@ from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.states.branching import Branches, NotShareable, forward
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.states.tree import Segment, Tree
+from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, HarnessModel, Work
 
 TOKENS = 8192
 """Rows times tokens of a batch: enough for full speed, and intermediate results stay small."""

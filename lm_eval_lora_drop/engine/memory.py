@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache
 
 from lm_eval_lora_drop.engine.decode import PREFILL_TOKENS
 from lm_eval_lora_drop.engine.states.cache import columns_for, slots_for
-from lm_eval_lora_drop.work import HarnessModel
+from lm_eval_lora_drop.harness.work import HarnessModel
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from lm_eval.api.model import CacheHook
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Runner, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, HarnessModel, Runner, Work
 
 BATCHES_BETWEEN_YIELDS = 4
 

@@ -14,7 +14,7 @@ from typing import Any
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from transformers import GenerationConfig
 
-from lm_eval_lora_drop.work import HarnessModel
+from lm_eval_lora_drop.harness.work import HarnessModel
 
 # What a greedy decoder can leave to its defaults; any other value in a model's generation config changes its outputs.
 _PLAIN_GREEDY = {

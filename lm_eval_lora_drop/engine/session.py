@@ -9,7 +9,7 @@ from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.memory import RowSize, halve, out_of_memory
 from lm_eval_lora_drop.engine.states.branching import Branches
-from lm_eval_lora_drop.work import HarnessModel
+from lm_eval_lora_drop.harness.work import HarnessModel
 
 
 @dataclass

@@ -14,8 +14,8 @@ from lm_eval_lora_drop.engine.memory import out_of_memory
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
+from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Document, HarnessModel, Runner, Work
 
 log = logging.getLogger(__name__)
 

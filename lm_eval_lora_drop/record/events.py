@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import MetricSpec
 
 log = logging.getLogger(__name__)
 

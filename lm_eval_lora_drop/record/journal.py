@@ -25,8 +25,8 @@ from filelock import FileLock
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import Answer
 from lm_eval_lora_drop.record.fingerprint import library_versions, short
-from lm_eval_lora_drop.work import Answer
 
 SCHEMA = 1
 _CRC = b', "crc": '

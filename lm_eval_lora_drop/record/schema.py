@@ -13,9 +13,9 @@ from typing import Any, Literal
 import msgspec
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import LeftOut, MetricSpec
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import LeftOut, MetricSpec
 
 KEY = "lora_drop"
 """Under `config` in the results file of lm_eval."""

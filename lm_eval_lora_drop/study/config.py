@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lm_eval_lora_drop.backends.args import parse_families
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml, user_path
-from lm_eval_lora_drop.models.args import parse_families
 from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, shown
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
 

@@ -125,7 +125,7 @@ def _work_there(work: Work, unit: Unit, folder: str, threads: int, version: str)
     import torch
     from lm_eval.utils import setup_logging
 
-    from lm_eval_lora_drop.models.base import log_with_the_harness
+    from lm_eval_lora_drop.backends.base import log_with_the_harness
 
     if __version__ != version:
         return [f"{unit.name}: its worker has lm-eval-lora-drop {__version__}, not {version}. Install it on all nodes."]

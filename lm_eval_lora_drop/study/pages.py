@@ -12,9 +12,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from lm_eval_lora_drop.figures.claims import Bar, claims_figure
-from lm_eval_lora_drop.figures.style import image_element, save_figure
 from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.show.figures.claims import Bar, claims_figure
+from lm_eval_lora_drop.show.figures.style import image_element, save_figure
 from lm_eval_lora_drop.study.claims import Claim, claims
 from lm_eval_lora_drop.study.config import Study
 from lm_eval_lora_drop.study.evidence import arms

@@ -23,10 +23,11 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.adapter import files as adapter_files
+from lm_eval_lora_drop.backends.args import LoraDropArgs
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
-from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.record.schema import from_config
@@ -34,7 +35,6 @@ from lm_eval_lora_drop.study.config import Study, StudyTraining
 from lm_eval_lora_drop.study.executors import Executor, OneAfterAnother
 from lm_eval_lora_drop.study.plan import DONE, Cell, Unit, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, check_room, is_trained, run_training
-from lm_eval_lora_drop.task_index import task_manager
 from lm_eval_lora_drop.train.documents import check_trainable
 from lm_eval_lora_drop.train.examples import load_binding
 from lm_eval_lora_drop.train.lora import load_tokenizer

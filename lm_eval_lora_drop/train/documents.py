@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.validation.leaks import Guard
-from lm_eval_lora_drop.validation.similarity import Index
-from lm_eval_lora_drop.work import Binding, LeftOut, Reason
+from lm_eval_lora_drop.harness.work import Binding, LeftOut, Reason
+from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.documents.leaks import Guard
+from lm_eval_lora_drop.sweep.documents.similarity import Index
 
 _BATCH = 256
 
@@ -61,7 +61,7 @@ def choose_documents(
     continues a smaller one. A document (index, document) that does not fit is left out and counted.
 
     Left out are documents that are, or nearly are, a document of the evaluated split or one drawn before; what "nearly"
-    promises is said in `validation.leaks`. Where a sweep takes its validation documents from a split of its own, what
+    promises is said in `sweep.documents.leaks`. Where a sweep takes its validation documents from a split of its own, what
     is nearly one of that split is left out too. Where it takes them from the training split, everything is that
     `sweep_seed=0` with `sweep_limit` up to `hold_out` reads or passes over, and what is nearly one of those.
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop import data
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import ROW_SUFFIXES, read_lines, read_rows
+from lm_eval_lora_drop.metrics import data
 from lm_eval_lora_drop.metrics.labels import is_one_word, read_label
 from lm_eval_lora_drop.metrics.shape import shape
 

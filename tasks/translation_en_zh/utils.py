@@ -6,7 +6,7 @@ import html
 import re
 from typing import Any
 
-from lm_eval_lora_drop import data
+from lm_eval_lora_drop.metrics import data
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH, CHRF2
 from lm_eval_lora_drop.metrics.shape import shape
 

@@ -13,7 +13,7 @@ from lm_eval_lora_drop.adapter.merge import merge_adapter
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Variant
-from tests.tiny import make_adapter
+from testing.tiny import make_adapter
 
 LAYERS = 4
 

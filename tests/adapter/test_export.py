@@ -18,8 +18,8 @@ from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.record.schema import KEY
 from lm_eval_lora_drop.variant import Variant
-from tests.report.files import swept
-from tests.tiny import ARCHITECTURES, make_adapter, make_base
+from testing.run_files import swept
+from testing.tiny import ARCHITECTURES, make_adapter, make_base
 
 LAYERS = 4
 IDS = torch.arange(3, 43).reshape(2, 20)

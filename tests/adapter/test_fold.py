@@ -15,7 +15,7 @@ from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.fold import LoraPair
 from lm_eval_lora_drop.errors import AdapterError
 from lm_eval_lora_drop.variant import Variant
-from tests.tiny import make_adapter, make_base
+from testing.tiny import make_adapter, make_base
 
 LAYERS = 4
 IDS = torch.arange(3, 43).reshape(2, 20)

@@ -14,7 +14,7 @@ from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import check_against, open_adapter
 from lm_eval_lora_drop.errors import AdapterError
 from lm_eval_lora_drop.variant import Variant
-from tests.tiny import make_adapter, make_base
+from testing.tiny import make_adapter, make_base
 
 LAYERS = 4
 

@@ -8,7 +8,7 @@ import transformers
 from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
-from tests.tiny import ARCHITECTURES, make_adapter
+from testing.tiny import ARCHITECTURES, make_adapter
 
 TOKENS = torch.tensor([[5, 9, 33, 7, 60, 21]])
 KINDS = {

@@ -11,7 +11,7 @@ from lm_eval_lora_drop.adapter.merge import merge_adapter
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
-from tests.tiny import make_adapter, make_base
+from testing.tiny import make_adapter, make_base
 
 LAYERS = 4
 IDS = torch.arange(3, 43).reshape(2, 20)

@@ -7,8 +7,8 @@ import transformers
 from lm_eval.tasks import TaskManager
 
 import lm_eval_lora_drop as lora_drop
-from lm_eval_lora_drop.models.hf import LoraDropLM
-from tests.toy import CHOICE, write_task
+from lm_eval_lora_drop.backends.hf import LoraDropLM
+from testing.toy import CHOICE, write_task
 
 
 @pytest.fixture

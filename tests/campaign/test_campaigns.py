@@ -11,14 +11,14 @@ import sys
 import pytest
 import yaml
 
-from campaign import commands, fuzz, reports, studies, sweeps
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.files import read_text, write_atomically
-from lm_eval_lora_drop.report.leaderboard_text import plain_cell
+from lm_eval_lora_drop.show.report.leaderboard_text import plain_cell
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.text import visible
-from tests.sweeping.doubles import make_documents, questions
-from tests.toy import make_task
+from testing.doubles import make_documents, questions
+from testing.toy import make_task
+from tests.campaign import commands, fuzz, reports, studies, sweeps
 
 
 def test_damaged_inputs_raise_our_errors_only(tmp_path):
@@ -121,7 +121,7 @@ def test_bad_commands_are_answered_clearly(tiny_base, tiny_adapter, tmp_path):
     shutil.copytree(tiny_adapter, tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace(str(tiny_base), str(tmp_path / "base")))
-    command = [sys.executable, "-m", "campaign.commands", "--sample", "4", "--match", "|".join(ONCE_UNCLEAR)]
+    command = [sys.executable, "-m", "tests.campaign.commands", "--sample", "4", "--match", "|".join(ONCE_UNCLEAR)]
     done = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, text=True)
     row = re.search(r"not clear by the rule \| (\d+) \| 0 \|", done.stdout)
     assert row is not None, done.stdout + done.stderr

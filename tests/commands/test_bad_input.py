@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from lm_eval_lora_drop.command_line import explain_parser
 from lm_eval_lora_drop.commands.main import main
-from tests.judge.runs import write_judged
-from tests.report.files import swept, write_run
+from lm_eval_lora_drop.harness.hooks.command_line import explain_parser
+from testing.judged_runs import write_judged
+from testing.run_files import swept, write_run
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.judge.runs import write_judged
-from tests.judge.servers import KEYS, VARIABLES, JudgeServer, Say, score_json
-from tests.test_plugin import ARMED
-from tests.toy import write_task
+from testing.judge_servers import KEYS, VARIABLES, JudgeServer, Say, score_json
+from testing.judged_runs import write_judged
+from testing.toy import write_task
+from tests.harness.test_plugin import ARMED
 
 ROOT = Path(__file__).parents[2]
 # Only the test's own tasks are listed: the harness's thousands are not what is tried here.

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from tests.demo.programs import ROOT, load
+from testing.programs import ROOT, load
 
 ADAPTER = ROOT / "demo" / "adapter"
 LOG = json.loads((ROOT / "demo" / "training_log.json").read_text())

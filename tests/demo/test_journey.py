@@ -7,7 +7,7 @@ import sys
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.demo.programs import ROOT, load
+from testing.programs import ROOT, load
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.demo.programs import load
+from testing.programs import load
 
 program = load("demo/prepare_model.py")
 

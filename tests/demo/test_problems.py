@@ -10,7 +10,7 @@ import sys
 import pytest
 from lm_eval.tasks import TaskManager
 
-from tests.demo.programs import ROOT, load
+from testing.programs import ROOT, load
 
 problems = load("tasks/demo/utils.py")
 SIZES = {"train": 600, "validation": 300, "test": 300}
@@ -70,7 +70,7 @@ def test_another_seed_gives_other_problems():
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_every_process_makes_the_documents_that_the_adapter_was_trained_on(hash_seed):
     code = (
-        "from tests.demo.programs import load\n"
+        "from testing.programs import load\n"
         "for doc in load('tasks/demo/utils.py').generate('train', 3200):\n"
         '    print(f\'Question: {doc["question"]}\\nAnswer: {doc["steps"]}\\n#### {doc["answer"]}\')\n'
     )

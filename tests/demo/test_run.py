@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.demo.programs import load
+from testing.programs import load
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from lm_eval_lora_drop import validation
-from tests.demo.programs import ROOT, load
-from tests.toy import CHOICE, make_task
+from lm_eval_lora_drop.sweep import documents as validation
+from testing.programs import ROOT, load
+from testing.toy import CHOICE, make_task
 
 program = load("configs/training/write_training_data.py")
 

@@ -12,9 +12,9 @@ import pytest
 from lm_eval._cli.harness import HarnessCLI
 
 from lm_eval_lora_drop import api
+from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.commands.main import make_parser
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
 from tests.docs.test_commands import KNOWN, PAGES, PROGRAMS, ROOT, code
 
 READMES = [ROOT / "CONTRIBUTING.md", *(ROOT / folder / "README.md" for folder in ("demo", "benchmarks", "configs"))]

@@ -13,9 +13,9 @@ import pytest
 from lm_eval._cli.harness import HarnessCLI
 from lm_eval.models.huggingface import HFLM
 
+from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.commands.main import make_parser
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])

@@ -16,13 +16,13 @@ from lm_eval_lora_drop.engine.check import check_shared, choose_candidates, choo
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.engine.states import branching
+from lm_eval_lora_drop.harness.work import Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Work
-from tests import tiny
+from testing import tiny
+from testing.tiny import make_adapter
 from tests.engine.test_architectures import LAYERS, asked, model
 from tests.engine.test_shared import choosing, documents, generating, load
 from tests.engine.test_variants import answers
-from tests.tiny import make_adapter
 
 BELOW = [Variant.below(k, LAYERS) for k in range(LAYERS, -1, -1)]
 

@@ -5,10 +5,10 @@ import torch
 
 from lm_eval_lora_drop.engine.memory import ROWS, SHARE, RowSize, rows_that_fit
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.work import Work
-from tests.engine.counted_memory import CountedMemory
+from lm_eval_lora_drop.harness.work import Work
+from testing.counted_memory import CountedMemory
+from testing.tiny import make_adapter, make_base
 from tests.engine.test_shared import answers, below, choosing, generating, load
-from tests.tiny import make_adapter, make_base
 
 LAYERS = 12  # the models that users have are deep: keys and values outweigh what one layer makes in passing
 NEW = 14  # what `generating` asks for at most

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from testing.tiny import ARCHITECTURES
 from tests.conftest import ROOT
-from tests.tiny import ARCHITECTURES
 
 WAITS = 4
 """At most so many times a forward (a decoding step, a batch of log-likelihoods) may the host wait for the device, and
@@ -23,7 +23,7 @@ DIFFERENT = ["gemma2", "gpt2", "gpt_neox", "llama", "mistral_sliding", "phi"]
 # tests are spread over several workers. Some 45 and 30 seconds of one core.
 @pytest.mark.parametrize(("placement", "architectures"), [("one", sorted(ARCHITECTURES)), ("two", DIFFERENT)])
 def test_nothing_is_mixed_and_the_host_seldom_waits(placement, architectures):
-    command = [sys.executable, "-m", "tests.engine.pretend_device", *architectures]
+    command = [sys.executable, "-m", "testing.pretend_device", *architectures]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run(
         command + ["--two"] * (placement == "two"), cwd=ROOT, env=environment, capture_output=True, text=True

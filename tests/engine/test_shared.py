@@ -13,9 +13,9 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.engine.states import prefix
+from lm_eval_lora_drop.harness.work import Document, Work
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Document, Work
-from tests.tiny import ARCHITECTURES, TinyLM, make_adapter, make_base
+from testing.tiny import ARCHITECTURES, TinyLM, make_adapter, make_base
 
 PROMPTS = [
     "The question is",

@@ -2,7 +2,7 @@ import pytest
 
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import parse_panel
-from tests.judge.servers import KEYS, JudgeServer
+from testing.judge_servers import KEYS, JudgeServer
 
 
 @pytest.fixture(autouse=True)

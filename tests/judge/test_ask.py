@@ -10,7 +10,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.ask import serves_another
 from lm_eval_lora_drop.judge.score import Item, score
-from tests.judge.servers import Say, score_json
+from testing.judge_servers import Say, score_json
 
 PROVIDERS = ("openai", "anthropic", "google")
 ITEM = Item("summary", "Ann: Are you coming?\nBob: At six.", "Bob comes at six.", "Bob is coming at 6.")

@@ -21,7 +21,7 @@ from lm_eval_lora_drop.judge.providers import open_provider
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import score_question
 from lm_eval_lora_drop.judge.score import Item, score
-from tests.judge.servers import KEYS, Say, score_json
+from testing.judge_servers import KEYS, Say, score_json
 
 QUESTION = score_question("summary", "a", "b", "c", structured=True)
 

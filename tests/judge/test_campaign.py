@@ -1,4 +1,4 @@
-"""The campaign against judges, small and seeded, as it is run at length by `python -m campaign.judges`."""
+"""The campaign against judges, small and seeded, as it is run at length by `python -m tests.campaign.judges`."""
 
 import json
 import subprocess
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from campaign.judge_vendor import forms
-from campaign.judges import holds
 from lm_eval_lora_drop.judge.redact import Redactor
+from tests.campaign.judge_vendor import forms
+from tests.campaign.judges import holds
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_kills_and_faults_lose_nothing_and_pay_nothing_twice(tmp_path):
-    command = [sys.executable, "-m", "campaign.judges", "--calls", "240", "--kills", "4", "--seed", "1"]
+    command = [sys.executable, "-m", "tests.campaign.judges", "--calls", "240", "--kills", "4", "--seed", "1"]
     found = subprocess.run([*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout + found.stderr
     rows = [line.split("|") for line in found.stdout.split("\n") if line.startswith("| ")][1:]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.judge.servers import KEYS, Say, score_json
+from testing.judge_servers import KEYS, Say, score_json
 
 PYTHON = os.environ.get("GENERATIVEAI_PYTHON")
 needs_sdk = pytest.mark.skipif(

@@ -14,8 +14,8 @@ import yaml
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.judge.task import read_items
-from tests.judge.servers import KEYS, Say, score_json
-from tests.toy import evaluate_examples
+from testing.judge_servers import KEYS, Say, score_json
+from testing.toy import evaluate_examples
 
 ROOT = Path(__file__).resolve().parents[2]
 PROVIDERS = ("openai", "anthropic", "google")

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from lm_eval_lora_drop.commands.main import main
-from tests.judge.runs import write_judged
-from tests.judge.servers import KEYS, Say
+from testing.judge_servers import KEYS, Say
+from testing.judged_runs import write_judged
 
 LONG = ["a long text " * n for n in (1, 2, 3, 4, 5)]
 SHORT = ["brief"] * 5

@@ -7,7 +7,7 @@ import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.panel import Panel, load_panel, panel_from, parse_panel
-from tests.judge.servers import KEYS
+from testing.judge_servers import KEYS
 
 JUDGE = {"provider": "openai", "model": "m"}
 

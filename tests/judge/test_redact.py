@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lm_eval_lora_drop.judge.redact import PART, Redactor, quiet_sdks
 from lm_eval_lora_drop.judge.score import Item, score
-from tests.judge.servers import KEYS, Say, score_json
+from testing.judge_servers import KEYS, Say, score_json
 
 PROVIDERS = ("openai", "anthropic", "google")
 keys = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=PART, max_size=60)

@@ -9,8 +9,8 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.score import Item
 from lm_eval_lora_drop.judge.task import read_items, save_items
-from tests.judge.runs import write_judged
-from tests.judge.servers import Say, score_json
+from testing.judge_servers import Say, score_json
+from testing.judged_runs import write_judged
 
 OUTPUTS = [
     "one\u2028two\u2029three",

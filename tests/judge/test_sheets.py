@@ -9,8 +9,8 @@ import pytest
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.judge.sheets import COLUMNS
-from tests.judge.runs import write_judged
-from tests.report.test_page import chromium
+from testing.judged_runs import write_judged
+from tests.show.report.test_page import chromium
 
 PLANTED = '</pre></article><script>document.title="broken"</script><img src=x onerror="document.title=1">'
 FIRST = ["=1+1", PLANTED, *(f"first {i}, 中文" for i in range(2, 34))]

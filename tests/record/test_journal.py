@@ -17,9 +17,9 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import Answer, Document
 from lm_eval_lora_drop.record.journal import Journal, check_writable
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Answer, Document
 
 FINGERPRINT = "sha256:" + "0123456789ab" + "c" * 52
 SETTINGS = {"adapter": {"path": "a", "fingerprint": "sha256:1"}, "dtype": "float32"}

@@ -7,7 +7,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import scores_only
-from tests.report.files import write_run
+from testing.run_files import write_run
 
 
 def test_scores_and_texts_of_a_run(tmp_path):

@@ -15,7 +15,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs, read_records
 from lm_eval_lora_drop.record.plain import plain, rounded
 from lm_eval_lora_drop.record.schema import KEY, as_json, from_config
-from tests.report.files import swept, write_run
+from testing.run_files import swept, write_run
 
 PACKAGE = Path(__file__).parents[2] / "lm_eval_lora_drop"
 

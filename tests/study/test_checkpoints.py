@@ -13,12 +13,12 @@ from transformers import TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.study.checkpoints import SweepCheckpoints
+from lm_eval_lora_drop.sweep.documents import draw
 from lm_eval_lora_drop.train.examples import load_binding
 from lm_eval_lora_drop.train.run import Training, train
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
-from lm_eval_lora_drop.validation import draw
 
 TASK = TaskSettings(
     task="lora_drop_demo", metadata={"train_documents": 16, "validation_documents": 6, "test_documents": 4}

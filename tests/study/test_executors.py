@@ -18,7 +18,7 @@ from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.executors import OnRay
 from lm_eval_lora_drop.study.plan import Cell, Unit, cell_folder, plan
 from lm_eval_lora_drop.study.trainings import adapter_folder
-from tests.study.studies import METADATA, TRAINING, study_of, table_of, write_study
+from testing.studies import METADATA, TRAINING, study_of, table_of, write_study
 
 
 @pytest.fixture

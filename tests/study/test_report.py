@@ -18,7 +18,7 @@ from lm_eval_lora_drop.study.claims import claims
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.evidence import arms
 from lm_eval_lora_drop.study.plan import cell_folder, plan
-from tests.study.studies import METADATA, study_of, write_study
+from testing.studies import METADATA, study_of, write_study
 
 
 @pytest.fixture(scope="module")

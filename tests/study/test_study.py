@@ -13,16 +13,16 @@ from filelock import FileLock
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, check_room
+from testing.studies import METADATA, study_of, table_of, write_study
+from testing.toy import write_task
 from tests.conftest import ROOT
-from tests.study.studies import METADATA, study_of, table_of, write_study
-from tests.toy import write_task
 
 
 @pytest.fixture

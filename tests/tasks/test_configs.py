@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lm_eval.config.evaluate_config import EvaluatorConfig
 
-from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.backends.args import LoraDropArgs
 from tests.tasks.conftest import ROOT
 
 PAPER = ROOT / "configs" / "paper"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.records import scores_by_k
+from testing.records import scores_by_k
+from testing.toy import evaluate_examples
 from tests.tasks.test_yaml import EVALUATED, FIRST_METRIC
-from tests.toy import evaluate_examples
 
 SHAPE = {"cut_off", "empty"}
 

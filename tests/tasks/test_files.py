@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_lora_drop.data import draw, load
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_rows
+from lm_eval_lora_drop.metrics.data import draw, load
 
 COLUMNS = {"question": "string", "answer": "string"}
 SPLITS = {"train": "train*", "test": "test*"}

@@ -154,7 +154,7 @@ def test_ecommerce_needs_its_files(load_task: Callable[..., Any]) -> None:
 
 def test_a_changed_repository_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column or split that is no longer there ends in a message with what is there."""
-    from lm_eval_lora_drop.data import load
+    from lm_eval_lora_drop.metrics.data import load
 
     Dataset.from_list([{"text": "x"}]).to_parquet(tmp_path / "train.parquet")
     arguments = {"columns": {"text": "string"}, "folder": "quiz", "hub": str(tmp_path)}

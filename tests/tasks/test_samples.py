@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from lm_eval_lora_drop import validation
-from lm_eval_lora_drop.work import Binding
+from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.sweep import documents as validation
 
 pytestmark = pytest.mark.data
 

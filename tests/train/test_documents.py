@@ -5,14 +5,14 @@ import pytest
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.train.documents import choose_documents
 from lm_eval_lora_drop.train.examples import chat_template, example_builder, load_binding
 from lm_eval_lora_drop.train.settings import TaskSettings
-from lm_eval_lora_drop.work import Binding
-from tests.toy import make_task
-from tests.train.tokenizers_ import byte_level
+from testing.tokenizers_ import byte_level
+from testing.toy import make_task
 
 PLAIN = {"system_instruction": None, "apply_chat_template": False, "fewshot_as_multiturn": False, "chat_template": None}
 

@@ -15,8 +15,8 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.train.record import read_record
 from lm_eval_lora_drop.train.run import Training, last_checkpoint, prepare, train
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
-from tests.tiny import make_base
-from tests.toy import write_task
+from testing.tiny import make_base
+from testing.toy import write_task
 
 DEVICE = "cpu"
 

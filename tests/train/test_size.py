@@ -12,7 +12,7 @@ from lm_eval_lora_drop.train.lora import load_tokenizer
 from lm_eval_lora_drop.train.run import Training, train
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
 from lm_eval_lora_drop.train.size import training_size
-from tests.tiny import make_base
+from testing.tiny import make_base
 
 TASK = TaskSettings(
     task="lora_drop_demo", metadata={"train_documents": 12, "validation_documents": 4, "test_documents": 4}

@@ -8,7 +8,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.train.examples import Example
 from lm_eval_lora_drop.train.tokens import IGNORED, answer_end, encode
-from tests.train.tokenizers_ import INSTRUCT, KINDS, TURNS, byte_level
+from testing.tokenizers_ import INSTRUCT, KINDS, TURNS, byte_level
 
 PAIRS = [
     ("Is it the answer?\nAnswer:", " the other one"),

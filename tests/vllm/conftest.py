@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import transformers
 
-from tests import tiny
+from testing import tiny
 
 # In one process, without a worker of its own; and without binding threads to cores, which starves on a shared machine.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

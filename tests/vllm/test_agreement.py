@@ -12,9 +12,9 @@ import torch
 import transformers
 from lm_eval.tasks import TaskManager
 
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.files import package_folder
-from lm_eval_lora_drop.models.hf import LoraDropLM
-from tests.toy import make_task
+from testing.toy import make_task
 from tests.vllm.conftest import SMALL
 
 BOUNDARIES = (30, 27, 20, 10, 0)
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.smollm2
 @pytest.fixture(scope="module")
 def both(smollm2, shared_adapters, shared_data, tmp_path_factory):
     """For each backend and task: the results file's entry and the journal's answers by (boundary, document)."""
-    from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+    from lm_eval_lora_drop.backends.vllm import VllmLoraDropLM
 
     manager = TaskManager(
         include_path=str(package_folder("tasks")), include_defaults=False, metadata={"data_dir": str(shared_data)}

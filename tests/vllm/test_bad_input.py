@@ -5,8 +5,8 @@ import pytest
 import transformers
 
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from tests.models import test_bad_input as hf
-from tests.tiny import make_adapter, make_base
+from testing.tiny import make_adapter, make_base
+from tests.backends import test_bad_input as hf
 from tests.vllm.conftest import SMALL
 
 # A loaded model cannot be given to vLLM.
@@ -20,7 +20,7 @@ globals().update(
 
 
 def start(base, adapter, **model_args):
-    from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+    from lm_eval_lora_drop.backends.vllm import VllmLoraDropLM
 
     given = {"peft": str(adapter)} if adapter is not None else {}
     return VllmLoraDropLM(pretrained=str(base), dtype="float32", **given, **{**SMALL, **model_args})

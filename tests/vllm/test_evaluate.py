@@ -4,12 +4,12 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import warning_once
 
-from lm_eval_lora_drop import validation
-from lm_eval_lora_drop.models.hf import LoraDropLM
+from lm_eval_lora_drop.backends.hf import LoraDropLM
+from lm_eval_lora_drop.harness.work import Binding, Work
+from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import Binding, Work
-from tests.models import test_evaluate as hf
-from tests.toy import make_task
+from testing.toy import make_task
+from tests.backends import test_evaluate as hf
 from tests.vllm.conftest import SMALL
 
 TARGETS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -31,7 +31,7 @@ def make(tiny_base, tiny_adapter, tmp_path, shared_engines):
     """As the fixture of the same name for hf: what it calls HFLM is the harness's VLLM here."""
     from lm_eval.models.vllm_causallms import VLLM
 
-    from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+    from lm_eval_lora_drop.backends.vllm import VllmLoraDropLM
 
     def build(cls=LoraDropLM, **model_args):
         common = {"pretrained": str(tiny_base), "dtype": "float32", "max_lora_rank": 8, "max_loras": 4, **SMALL}
@@ -113,7 +113,7 @@ def test_an_evaluated_document_is_never_swept(make):
 
 
 def test_a_task_that_does_not_say_how_to_decode_is_told_that_it_samples(caplog):
-    from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
+    from lm_eval_lora_drop.backends.vllm import VllmLoraDropLM
 
     warning_once.cache_clear()
     for said in ({"do_sample": False}, {"temperature": 0.7, "do_sample": True}):

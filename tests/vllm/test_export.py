@@ -7,7 +7,7 @@ import pytest
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.variant import Variant
-from tests.tiny import make_adapter
+from testing.tiny import make_adapter
 
 SETTINGS = {
     "plain": {},
@@ -20,7 +20,7 @@ SETTINGS = {
 def test_vllm_answers_as_peft_does(notation, setting, tiny_base, tmp_path):
     """Patterns and rsLoRA included, which vLLM would pass over in the adapter as it was trained."""
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
-    from lm_eval_lora_drop.models.vllm_lora import answers_of
+    from lm_eval_lora_drop.backends.vllm_lora import answers_of
 
     adapter = make_adapter(tiny_base, tmp_path / "adapter", **SETTINGS[setting])
     export_adapter(adapter, kept := Variant.parse(notation, 4), tmp_path / "out")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models import test_interrupted as hf
+from tests.backends import test_interrupted as hf
 from tests.vllm.conftest import SMALL
 
 BORROWED = ("test_a_journal_of_another_adapter_is_not_used", "test_a_torn_last_line_is_answered_again")

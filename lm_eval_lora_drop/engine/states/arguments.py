@@ -17,7 +17,7 @@ import torch
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.states.upload import Places
-from lm_eval_lora_drop.work import HarnessModel
+from lm_eval_lora_drop.harness.work import HarnessModel
 
 Path = tuple[int | str, ...]
 """Where an argument stands: its position or name, then its place in a tuple."""

@@ -23,8 +23,8 @@ from lm_eval_lora_drop.adapter.layers import AdapterLayers, AdapterModule
 from lm_eval_lora_drop.engine.states.arguments import Path, accepted, pick, rows_per_input
 from lm_eval_lora_drop.engine.states.settings import Settings
 from lm_eval_lora_drop.engine.states.tree import Route, Segment
+from lm_eval_lora_drop.harness.work import HarnessModel
 from lm_eval_lora_drop.variant import Keep
-from lm_eval_lora_drop.work import HarnessModel
 
 
 class NotShareable(Exception):  # noqa: N818 (it says what the shared pass found, not that anybody erred)

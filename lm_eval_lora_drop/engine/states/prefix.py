@@ -18,8 +18,8 @@ from lm_eval_lora_drop.engine.states.branching import Branches, forward
 from lm_eval_lora_drop.engine.states.settings import Indices, Settings
 from lm_eval_lora_drop.engine.states.tree import Tree
 from lm_eval_lora_drop.engine.states.upload import packed
+from lm_eval_lora_drop.harness.work import HarnessModel
 from lm_eval_lora_drop.variant import Variant
-from lm_eval_lora_drop.work import HarnessModel
 
 LEAST_TOKENS = 32
 """Shorter prefixes are read with each prompt: copying takes time too, and a small forward is slow."""

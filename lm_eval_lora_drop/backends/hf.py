@@ -1,0 +1,298 @@
+"""`--model hf-lora-drop`: lm-eval's HFLM (Transformers and PEFT) with the LoRA of some decoder layers dropped."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from peft import PeftModel
+
+from lm_eval_lora_drop.adapter import files as adapter_files
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.backends.args import LoraDropArgs, check_names
+from lm_eval_lora_drop.backends.base import LoraDropBase, log_with_the_harness, say_once
+from lm_eval_lora_drop.backends.distributed import TorchPeers
+from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
+from lm_eval_lora_drop.engine.check import CheckResult, check_shared
+from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
+from lm_eval_lora_drop.engine.memory import RowSize, free_memory, peak_memory, rows_that_fit
+from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.probe.run import ProbeResult, probe_boundary
+from lm_eval_lora_drop.engine.probe.scores import layer_scores
+from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.harness.work import Document, Pass, Runner
+from lm_eval_lora_drop.record.fingerprint import digest, digest_blocks
+from lm_eval_lora_drop.show.listeners import default_listeners
+from lm_eval_lora_drop.sweep.run import in_step
+from lm_eval_lora_drop.variant import Variant
+
+log = logging.getLogger(__name__)
+
+# HFLM's arguments that decide where and how fast answers are computed, not what they are.
+_NO_CHANGE = {
+    *("pretrained", "peft", "batch_size", "max_batch_size", "device", "parallelize", "offload_folder"),
+    *("max_memory_per_gpu", "max_cpu_memory", "logits_cache", "use_fast_tokenizer"),
+}
+
+
+class LoraDropLM(LoraDropBase, HFLM):
+    """HFLM that keeps the LoRA of the bottom K decoder layers and drops the rest (paper: arXiv 2503.23360).
+
+    Takes the model_args of `hf` and those of `LoraDropArgs`. `pretrained` may also be a loaded `PeftModel`; `peft` is
+    left out then.
+
+    Raises:
+        ArgumentError: a model_arg that cannot be used as written.
+        AdapterError: no adapter, not a LoRA adapter, or one that does not fit the base model.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | transformers.PreTrainedModel | PeftModel | None = None,
+        peft: str | None = None,
+        **model_args: Any,
+    ) -> None:
+        log_with_the_harness()
+        # With every product of LLM.int8 it says that it casts its input.
+        say_once("bitsandbytes.autograd._functions")
+        args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
+        self._adapter_files: adapter_files.AdapterFiles | None = None
+        several: dict[str, adapter_files.AdapterFiles] = {}
+        if pretrained is None or isinstance(pretrained, str):
+            check_names({"pretrained": pretrained, "peft": peft})
+            assert pretrained is not None
+            found = check_adapters(pretrained, peft, args, rest)
+            self._adapter_files = next(iter(found.values()))
+            several = found if len(found) > 1 else {}
+            for files in found.values():
+                log.info("adapter %s: LoRA r=%s", files.source, files.config.get("r"))
+        elif peft is not None or not isinstance(pretrained, PeftModel):
+            raise AdapterError(
+                f"pretrained must be a path or Hub id together with peft=<adapter>, or a PeftModel without peft, got a "
+                f"{type(pretrained).__name__} and peft={peft}."
+            )
+        self._model_args = {name: value for name, value in rest.items() if name not in _NO_CHANGE}
+        first = self._adapter_files.source if self._adapter_files else peft
+        try:
+            super().__init__(pretrained=pretrained, peft=first, **rest)
+        except TypeError as error:
+            # Transformers hands what it does not know to the model's class, which is made before weights are read.
+            name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if name is None or name[1] not in rest:
+                raise
+            raise ArgumentError(
+                f"model_args has no argument {name[1]!r} (got {name[1]}={rest[name[1]]}): neither hf-lora-drop, nor "
+                "hf, nor this model's class knows it. Leave it out."
+            ) from error
+        self._several = self._load(several)
+        if hasattr(self, "accelerator"):
+            # HFLM sets no rank where there is no GPU, and the rank within one machine where there are several.
+            self._rank = self.accelerator.process_index
+            self._world_size = self.accelerator.num_processes
+        self.layers = AdapterLayers.of(self.model)
+        self._parts = self._fingerprint_parts()
+        self._start(args, shape_of(self.model), default_listeners(self.rank, args.sweep_log))
+
+    def _load(self, several: Mapping[str, adapter_files.AdapterFiles]) -> dict[str, adapter_files.AdapterFiles]:
+        """Put all adapters onto the model under their own names, the first of them active."""
+        for name, files in several.items():
+            self.model.load_adapter(str(files.folder), adapter_name=name, torch_device=str(self.device))
+        if several:
+            self.model.set_adapter(next(iter(several)))
+            self.model.delete_adapter("default")
+            self.model.requires_grad_(requires_grad=False)
+            self.model.eval()
+        return dict(several)
+
+    def swap_adapter(self, peft: str) -> None:
+        """Put another LoRA adapter on the base model that is loaded; decisions taken so far are forgotten.
+
+        Raises:
+            AdapterError: no LoRA adapter of this base model, or the present one cannot be taken out without a trace
+                (it trained whole modules or biases).
+        """
+        if self._adapter_files is None or self._several:
+            raise AdapterError("swap_adapter needs a model that was loaded with one peft=<adapter>, and no PeftModel.")
+        files = adapter_files.open_adapter(peft)
+        for one in (self._adapter_files, files):
+            if trained := adapter_files.trained_besides_lora(one):
+                raise AdapterError(
+                    f"peft={one.source} changes the base model besides its LoRA ({trained}), so adapters cannot be "
+                    "swapped. Load the base model anew."
+                )
+        # On another base model PEFT would fail with its own words, after the old adapter is gone.
+        adapter_files.check_against(files, self.model.get_base_model(), str(self.pretrained))
+        base = self.model.unload()
+        self._model = PeftModel.from_pretrained(base, str(files.folder)).to(self.device).eval()
+        self._adapter_files = files
+        self.layers = AdapterLayers.of(self.model)
+        self._parts = self._fingerprint_parts()
+        self.shape = shape_of(self.model)
+        self.use(self.args)
+
+    # What LoraDropBase asks of a backend.
+
+    def fingerprint_parts(self) -> Mapping[str, Any]:
+        """Adapter, base model, dtype and the model_args that change an answer."""
+        return self._parts
+
+    def count_parameters(self, kept: Variant) -> tuple[int, int]:
+        """Adapter parameters that `kept` keeps and drops."""
+        return self.layers.count_parameters(kept)
+
+    def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
+        """The shared pass where it can answer these documents and a check finds that it does so rightly, else one
+        candidate at a time.
+
+        Raises:
+            ArgumentError: the shared pass was asked for by name and cannot answer them.
+        """
+        engine, plain = self.args.sweep_engine, plain_runner(self, self.layers)
+        if engine == "plain":
+            return Pass(plain, "plain")
+        reason = why_not_shared(self, self.layers, documents, candidates)
+        found: CheckResult | None = None
+        if reason is None:
+            shared = functools.partial(shared_runner, self, self.layers)
+            # What differs on one process differs for all: they must go on in step.
+            found, reason = self._check(shared, plain, documents, candidates)
+        for warning in found.warnings if found is not None else ():
+            log.warning(warning)
+        if reason is not None and engine == "shared":
+            raise ArgumentError(
+                f"sweep_engine=shared cannot answer these documents: {reason}. Use sweep_engine=auto, which falls back "
+                "to one candidate at a time."
+            )
+        check, answers = (found.to_json(), found.answers) if found else (None, ())
+        if reason is not None:
+            log.warning("one candidate at a time, not all at once: %s", reason)
+            return Pass(plain, "plain", check, answers)
+        log.info("all candidates at once: %s", found)
+        return Pass(shared_runner(self, self.layers, self.args.sweep_batch_size), "shared", check, answers)
+
+    def memory(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> str:
+        """What is in use now, and the keys, values and logits of the rows that would be decoded together.
+
+        An upper bound, as `engine.memory.rows_that_fit` sees it: rows that share states need less.
+        """
+        now = f"{peak_memory(self.device) / 1e9:.1f} GB in use with the model loaded"
+        if self.args.sweep_engine == "plain" or why_not_shared(self, self.layers, documents, candidates):
+            return f"{now}, and one candidate's batches of {self.batch_size}"
+        tokens = max(_longest(self, request) for document in documents for request in document.requests)
+        size = RowSize.of(self)
+        rows = min(
+            self.args.sweep_batch_size or rows_that_fit(self, size, tokens),
+            len(candidates) * sum(len(document.requests) for document in documents),
+        )
+        more = size.bytes_of(rows, tokens) / 1e9
+        return (
+            f"{now}, up to {more:.1f} GB for {rows} rows of up to {tokens} tokens at a time, "
+            f"{free_memory(self.device) / 1e9:.1f} GB free"
+        )
+
+    def _check(
+        self,
+        shared: Callable[..., Runner],
+        plain: Runner,
+        documents: Sequence[Document],
+        candidates: Sequence[Variant],
+    ) -> tuple[CheckResult, str | None]:
+        """The check before trust on this process, and why the shared pass is not to be trusted on one of them."""
+        results: list[CheckResult] = []
+
+        def check() -> str | None:
+            results.append(check_shared(self, self.layers, shared, plain, documents, candidates))
+            return None if results[0].passed else str(results[0])
+
+        reasons = [reason for reason in in_step(self.peers(), check) if reason is not None]
+        return results[0], reasons[0] if reasons else None
+
+    def peers(self) -> TorchPeers:
+        """The processes of an `accelerate launch`."""
+        return TorchPeers(self.rank, self.world_size)
+
+    def probe(self, pairs: Sequence[tuple[str, str]]) -> ProbeResult:
+        """The probe of the whole adapter; every process reads all documents, so that all find the same layer."""
+        return probe_boundary(self, self.layers, pairs, seed=self.args.sweep_seed, progress=self.rank == 0)
+
+    def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:
+        """By the scores of `engine.probe.scores`; every process reads all documents, so that all find the same."""
+        return {
+            name: scores.tolist()
+            for name, scores in layer_scores(self, self.layers, pairs, self._adapter_files).items()
+        }
+
+    def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        """HFLM's own answers under whatever layers are kept now."""
+        return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
+
+    def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
+        change = self.layers.merge(kept) if self.args.merge else self.layers.keep(kept)
+        with change:
+            if request_type == "generate_until" and why_left_to_harness(self, requests) is None:
+                return answer_requests(self, requests, disable_tqdm)
+            return self.harness_answers(request_type, requests, disable_tqdm)
+
+    def _fingerprint_parts(self) -> dict[str, Any]:
+        config = self.model.peft_config[self.model.active_adapters[0]]
+        files = self._adapter_files
+        one = files.fingerprint() if files else _tensor_fingerprint(self.model, "lora_")
+        # Names count: variants speak of them.
+        all_of_them = {
+            name: {"path": each.source, "fingerprint": each.fingerprint()} for name, each in self._several.items()
+        }
+        return {
+            "adapter": {
+                "path": "+".join(each.source for each in self._several.values()) or (files.source if files else None),
+                "fingerprint": digest([[name, each["fingerprint"]] for name, each in all_of_them.items()])
+                if all_of_them
+                else one,
+                "base_model": config.base_model_name_or_path,
+                "r": config.r,
+                "lora_alpha": config.lora_alpha,
+                "parameters": sum(self.layers.count_parameters(Variant.base(self.layers.num_layers))),
+                **({"several": all_of_them} if all_of_them else {}),
+            },
+            "base": {
+                "name": self.pretrained if files else self.model.get_base_model().name_or_path,
+                "revision": self.revision,
+                "fingerprint": adapter_files.base_fingerprint(
+                    self.pretrained, getattr(self.config, "_commit_hash", None)
+                )
+                if files
+                else _tensor_fingerprint(self.model, ""),
+            },
+            "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
+            "model_args": {name: str(value) for name, value in sorted(self._model_args.items())},
+        }
+
+
+def _longest(lm: LoraDropLM, request: Instance) -> int:
+    """Tokens of a request's prompt and answer, at most."""
+    prompt = len(lm.tok_encode(str(request.args[0])))
+    if len(request.args) < 2:
+        return min(prompt, lm.max_length)
+    given = request.args[1]
+    answer = len(lm.tok_encode(given)) if isinstance(given, str) else int(given.get("max_gen_toks", lm.max_gen_toks))
+    return min(prompt + answer, lm.max_length)
+
+
+def _tensor_fingerprint(model: torch.nn.Module, part: str) -> str:
+    """Over the tensors of a loaded model whose name contains `part`."""
+
+    def blocks() -> Iterator[bytes]:
+        for name, tensor in sorted(model.state_dict().items()):
+            if part in name:
+                yield name.encode()
+                yield tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+    return digest_blocks(blocks())

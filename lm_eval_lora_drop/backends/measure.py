@@ -1,0 +1,221 @@
+"""Scores the candidates of one task on validation documents, and on other tasks where they were named; chooses nothing.
+
+Backend-free: what it needs of a model is `work.Backend`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lm_eval_lora_drop.backends.args import LoraDropArgs
+from lm_eval_lora_drop.harness.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
+from lm_eval_lora_drop.record.events import Broadcast
+from lm_eval_lora_drop.record.fingerprint import digest
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
+from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.documents.reference import ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.sweep.families import GREEDY, best_layers
+from lm_eval_lora_drop.sweep.run import SweepSettings, clusters_of, run_sweep
+from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.sweep.select import selection
+from lm_eval_lora_drop.sweep.strategies import prior
+from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
+from lm_eval_lora_drop.sweep.tradeoffs.also import Also, open_also, score_also
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged, Within, choose_within, parse_bounded
+from lm_eval_lora_drop.variant import Variant
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A task's candidates with their scores, before one is taken; `sweep` has the one that its own rule takes."""
+
+    binding: Binding
+    source: Binding
+    drawn: ValidationSet
+    fingerprint: str
+    documents: tuple[Document, ...]
+    scorer: Any
+    sweep: SweepRecord
+    parameters: dict[str, int]
+    others: tuple[Also, ...]
+    also: tuple[AlsoRecord, ...]
+    journal: Path
+    seconds: float = 0.0
+
+    @property
+    def judged(self) -> Judged:
+        """The candidates on the task itself."""
+        return Judged(self.sweep.candidates, self.scorer, clusters_of(self.documents))
+
+
+@dataclass(frozen=True)
+class Measurer:
+    """Measures task by task; `folder` is where journals go."""
+
+    backend: Backend
+    args: LoraDropArgs
+    folder: Path
+    listeners: Broadcast = field(default_factory=Broadcast)
+
+    def measure(
+        self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None
+    ) -> Measured:
+        """Score the candidates on the documents drawn from `source`, by `metric`; where it is None, by their
+        references' likelihood."""
+        args, backend, documents = self.args, self.backend, drawn.documents
+        start = time.perf_counter()
+        scorer: Any  # a Scorer, or what stands in for one where nothing is generated
+        if metric is None:
+            documents = reference_documents(documents, validation.references(source, documents))
+            scorer = ReferenceLoglikelihood(backend, documents)
+        else:
+            scorer = Scorer(source.task, metric)
+        family = args.candidates(backend.shape)
+        if "scores" in args.sweep_family:
+            family = best_layers(backend.layer_scores(validation.pairs(source, drawn.documents)), family)
+        select = selection(args.sweep_select, args.sweep_strategy, ordered=family.ordered)
+        settings = SweepSettings(
+            family=family,
+            strategy=args.sweep_strategy,
+            # Bounds are judged when everything is scored, on the other tasks too.
+            select="best" if parse_bounded(select) else select,
+            seed=args.sweep_seed,
+        )
+        journal = self.journal(binding, source)
+        # Whatever is wrong with another task is said before hours of sweeping this one.
+        others = open_also(args.sweep_also, binding, args.sweep_limit, args.sweep_seed) if args.sweep_also else []
+        prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
+        log.info(
+            "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
+            binding.name,
+            len(settings.family.variants),
+            settings.family.name,
+            len(documents),
+            drawn.split,
+            scorer.metric.name,
+            journal.path,
+        )
+
+        def sweep_on(
+            some: Sequence[Document], how: SweepSettings, reference: Mapping[Variant, Sequence[float]] | None = None
+        ) -> SweepRecord:
+            peers, told = backend.peers(), self.listeners
+            return run_sweep(some, prepare, scorer, how, journal, peers=peers, listeners=told, reference=reference)
+
+        if family.name in GREEDY:
+            sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
+            documents = tuple(compared)
+        else:
+            sweep = sweep_on(documents, settings, self._prior(source, documents, prepare, settings, journal))
+        took = journal.seconds_per_pair({document.key for document in documents})
+        if took is not None:
+            sweep = replace(sweep, seconds_per_pair=round(took / backend.peers().world_size, 6))
+        measured = Measured(
+            binding=binding,
+            source=source,
+            drawn=drawn,
+            fingerprint=fingerprint,
+            documents=documents,
+            scorer=scorer,
+            sweep=sweep,
+            parameters={
+                row.variant: backend.count_parameters(Variant.parse(row.variant, backend.shape.num_layers))[0]
+                for row in sweep.candidates
+            },
+            others=tuple(others),
+            also=tuple(
+                score_also(one, sweep, backend, self.journal(one.binding, one.binding), self.listeners)
+                for one in others
+            ),
+            journal=journal.path,
+        )
+        return replace(measured, seconds=round(time.perf_counter() - start, 3))
+
+    def bounded(self, measured: Measured) -> SweepRecord:
+        """The sweep with the choice by the bounds of `sweep_select`, if it has any."""
+        rule, sweep, others = parse_bounded(self.args.sweep_select or ""), measured.sweep, measured.others
+        if rule is None:
+            return sweep
+        rule = rule.named({spec.task: one.binding.name for spec, one in zip(self.args.sweep_also, others, strict=True)})
+        judged = {
+            one.task: Judged(
+                one.candidates, Scorer(other.binding.task, other.metric), clusters_of(other.drawn.documents)
+            )
+            for one, other in zip(measured.also, others, strict=True)
+        }
+        within = Within.of(rule, sweep, measured.also, measured.parameters, self.backend.shape.num_layers)
+        return choose_within(sweep, rule, measured.judged, judged, within)
+
+    def journal(self, binding: Binding, source: Binding) -> Journal:
+        """Where answers to the documents of `source` stand; `binding` is the task they are asked for."""
+        return Journal(
+            self.folder,
+            self.task_fingerprint(source),
+            binding.name,
+            rank=self.backend.peers().rank,
+            settings={
+                **self.backend.fingerprint_parts(),
+                "task": source.name,
+                "version": str(source.task.VERSION),
+            },
+        )
+
+    def _prior(
+        self,
+        binding: Binding,
+        documents: Sequence[Document],
+        prepare: Callable[[], Pass],
+        settings: SweepSettings,
+        journal: Journal,
+    ) -> dict[Variant, list[float]] | None:
+        """The references' log-likelihood per token under some candidates, for racing to retire what is hopeless.
+
+        Only where it costs one pass and saves generating: with the shared pass, for boundaries of a task that
+        generates. It reads the first `prior.DOCUMENTS` (they come in random order), every process all of them, so that
+        all retire the same candidates. Its answers are journaled like those of the sweep.
+        """
+        documents = documents[: prior.DOCUMENTS]
+        generates = documents[0].requests[0].request_type == "generate_until"
+        if settings.strategy != "racing" or settings.family.name != "boundary" or not generates:
+            return None
+        references = validation.references(binding, documents)
+        if not all(reference.strip() for reference in references):
+            return None
+        asked = reference_documents(documents, references)
+        scorer = ReferenceLoglikelihood(self.backend, asked)
+        variants = tuple(prior.read_at(settings.family.variants))
+        known = journal.read()
+        found: dict[tuple[Variant, str], float | None] = {
+            (variant, document.key): scorer.item(Answer(variant, document, known[str(variant), document.key]))
+            for variant in variants
+            for document in asked
+            if (str(variant), document.key) in known
+        }
+        lacking = [
+            Work(document, missing)
+            for document in asked
+            if (missing := tuple(variant for variant in variants if (variant, document.key) not in found))
+        ]
+        if lacking and prepare().engine != "shared":
+            return None
+        for answers in prepare().runner(lacking) if lacking else ():
+            journal.append(answers)
+            found.update({(answer.variant, answer.document.key): scorer.item(answer) for answer in answers})
+        nan = float("nan")
+        return {
+            variant: [nan if (item := found[variant, document.key]) is None else item for document in asked]
+            for variant in variants
+        }
+
+    def task_fingerprint(self, binding: Binding) -> str:
+        """What identifies answers to this task's prompts: model, adapter and dtype, task name and version."""
+        return digest(self.backend.fingerprint_parts(), binding.name, binding.task.VERSION)

@@ -1,0 +1,289 @@
+"""Finds what of the adapter a task is answered with, on validation documents, or says why the default is taken.
+
+Backend-free: what it needs of a model is `work.Backend`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lm_eval_lora_drop.backends.args import LoraDropArgs
+from lm_eval_lora_drop.backends.measure import Measured, Measurer
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import Backend, Binding, Document, MetricSpec, ValidationSet
+from lm_eval_lora_drop.record.choice import recorded_choice
+from lm_eval_lora_drop.record.events import Broadcast, Decided
+from lm_eval_lora_drop.record.fingerprint import digest
+from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
+from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
+from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
+from lm_eval_lora_drop.sweep.metric import resolve_metric
+from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
+from lm_eval_lora_drop.variant import Variant, default_boundary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Decides task by task.
+
+    `folder` is where journals go; `recall` gives the record that an answer cache holds under a fingerprint.
+    """
+
+    backend: Backend
+    args: LoraDropArgs
+    folder: Path
+    listeners: Broadcast = field(default_factory=Broadcast)
+    recall: Callable[[str], TaskRecord | None] = lambda _: None
+
+    @property
+    def _measurer(self) -> Measurer:
+        return Measurer(self.backend, self.args, self.folder, self.listeners)
+
+    def decide(self, binding: Binding) -> TaskRecord:
+        """The record of one task: as given, by a sweep or the probe, or the default where there are no documents.
+
+        Raises:
+            ArgumentError: the task has no such metric, or the backend cannot do what was asked for.
+        """
+        start = time.perf_counter()
+        fixed = self.args.spec.resolve(self.backend.shape.num_layers)
+        if fixed is not None:
+            method: Method = "default" if self.args.spec.kind == "default" else "given"
+            record = self._record(fixed, method, self._measurer.task_fingerprint(binding))
+        elif self.args.spec.kind == "recorded":
+            assert self.args.spec.source is not None
+            choice = recorded_choice(self.args.spec.source, binding.name, self.backend.fingerprint_parts())
+            record = self._record(
+                choice.variant, "recorded", self._measurer.task_fingerprint(binding), source=str(choice.path)
+            )
+        else:
+            record = self._find(binding)
+            if not record.from_answer_cache:
+                record = replace(record, seconds=round(time.perf_counter() - start, 3))
+        return self._told(binding, record)
+
+    def decide_jointly(self, bindings: Sequence[Binding]) -> dict[str, TaskRecord]:
+        """The records of several tasks with one choice for all of them (`sweep_jointly`), by a sweep of each.
+
+        Raises:
+            ArgumentError: as `decide`, or a task has no documents to search on.
+        """
+        how = self.args.sweep_jointly
+        assert how is not None
+        drawn = []
+        for binding in bindings:
+            found = self._draw(binding)
+            if found is None:
+                raise ArgumentError(
+                    f"sweep_jointly={how} takes one candidate for all tasks ({', '.join(one.name for one in bindings)})"
+                    f", and {binding.name} has no validation or training documents besides the evaluated ones. Name a "
+                    "task to search on with sweep_task, or evaluate it in another run."
+                )
+            drawn.append((binding, *found))
+        own = [self._fingerprint_of(binding, source, of) for binding, source, _, of in drawn]
+        # The choice for one task is another one beside other tasks.
+        fingerprints = [digest(one, how, sorted(own)) for one in own]
+        recalled = {
+            binding.name: record
+            for binding, one in zip(bindings, fingerprints, strict=True)
+            if (record := self.recall(one)) is not None
+        }
+        if len(recalled) < len(bindings):
+            measured = {
+                binding.name: self._measurer.measure(binding, source, of, fingerprint, metric)
+                for (binding, source, metric, of), fingerprint in zip(drawn, fingerprints, strict=True)
+            }
+            sweeps = choose_jointly(
+                {name: one.sweep for name, one in measured.items()},
+                {name: one.judged for name, one in measured.items()},
+                how,
+                self.backend.shape.num_layers,
+            )
+            recalled = {name: self._conclude(one, sweeps[name]) for name, one in measured.items()}
+        return {binding.name: self._told(binding, recalled[binding.name]) for binding in bindings}
+
+    def _told(self, binding: Binding, record: TaskRecord) -> TaskRecord:
+        for warning in record.warnings:
+            log.warning("%s: %s", binding.name, warning)
+        self.listeners.tell(Decided(binding.name, record))
+        return record
+
+    def _find(self, binding: Binding) -> TaskRecord:
+        found = self._draw(binding)
+        if found is None:
+            return self._default(binding)
+        source, metric, drawn = found
+        if drawn.left_out:
+            shown = "; ".join(map(str, drawn.left_out[:3])) + ("; ..." if len(drawn.left_out) > 3 else "")
+            log.info("%s: left out %d drawn documents: %s", binding.name, len(drawn.left_out), shown)
+        fingerprint = self._fingerprint_of(binding, source, drawn)
+        recalled = self.recall(fingerprint)
+        if recalled is not None:
+            log.info("%s: %s as recorded in the answer cache", binding.name, recalled.kept.label)
+            return recalled
+        if self.args.spec.kind == "probe":
+            return self._probe(binding, source, drawn, fingerprint)
+        measured = self._measurer.measure(binding, source, drawn, fingerprint, metric)
+        return self._conclude(measured, self._measurer.bounded(measured))
+
+    def _draw(self, binding: Binding) -> tuple[Binding, MetricSpec | None, ValidationSet] | None:
+        """The task whose documents are searched on, its metric (None: the references' likelihood), the documents."""
+        for source in self._sources(binding):
+            metric = None
+            if self.args.spec.kind == "auto" and self.args.sweep_metric != REFERENCE_LOGLIKELIHOOD:
+                metric = resolve_metric(source.task, self.args.sweep_metric)
+            drawn = validation.draw(
+                source,
+                self.args.sweep_limit,
+                self.args.sweep_seed,
+                evaluated_task=None if source is binding else binding.task,
+            )
+            if drawn is not None:
+                return source, metric, drawn
+        return None
+
+    def _sources(self, binding: Binding) -> Iterator[Binding]:
+        """The tasks whose documents may be searched on: its own first, then `sweep_task`."""
+        if self.args.sweep_task is None or validation.draws_from(binding.task) is not None:
+            yield binding
+        if self.args.sweep_task is not None:
+            yield validation.other_task(self.args.sweep_task, binding)
+
+    def _conclude(self, measured: Measured, sweep: SweepRecord) -> TaskRecord:
+        """The record of a task whose candidates were measured, with what `sweep` chose among them."""
+        binding, source, drawn, documents = measured.binding, measured.source, measured.drawn, measured.documents
+        return self._record(
+            Variant.parse(sweep.chosen, self.backend.shape.num_layers),
+            "sweep",
+            measured.fingerprint,
+            metric=measured.scorer.metric,
+            validation=validation.drawn_documents(binding, source, drawn, documents),
+            sweep=sweep,
+            candidate_parameters=measured.parameters,
+            also=measured.also,
+            journal=str(measured.journal),
+            seconds=measured.seconds,
+            warnings=(
+                *_of_another(binding, source),
+                *drawn.warnings,
+                *self._thinking(documents),
+                *(sweep.check or {}).get("warnings", ()),
+            ),
+        )
+
+    def dry_run(self, binding: Binding) -> str:
+        """What the sweep of one task would take, in text; nothing is answered.
+
+        Raises:
+            ArgumentError: as `decide`.
+        """
+        found = self._draw(binding)
+        if found is None:
+            return f"{binding.name}: no document to sweep on, the default boundary would be taken."
+        source, metric, drawn = found
+        documents = drawn.documents
+        if metric is None:
+            documents = reference_documents(documents, validation.references(source, documents))
+        candidates = self.args.candidates(self.backend.shape).variants
+        journal = self._measurer.journal(binding, source)
+        known = journal.read()
+        return plan_of_sweep(
+            binding.name,
+            REFERENCE_LOGLIKELIHOOD if metric is None else str(metric),
+            documents=len(documents),
+            split=drawn.split,
+            candidates=len(candidates),
+            known=sum((str(variant), document.key) in known for document in documents for variant in candidates),
+            racing=self.args.sweep_strategy == "racing",
+            seconds_per_pair=journal.seconds_per_pair({document.key for document in documents}),
+            processes=self.backend.peers().world_size,
+            memory=self.backend.memory(documents, candidates),
+        )
+
+    def _thinking(self, documents: Sequence[Document]) -> tuple[str, ...]:
+        """What cannot be counted of a model that thinks first: the harness gives the answer without its thought."""
+        marker = getattr(self.backend, "think_end_token", None)
+        if marker is None or documents[0].requests[0].request_type != "generate_until":
+            return ()
+        return (
+            f"the answer after think_end_token={marker} counts. An output that ended inside its thought (max_gen_toks) "
+            "is scored as it stands and is not counted: the harness does not tell it from an answer without a thought.",
+        )
+
+    def _probe(self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str) -> TaskRecord:
+        """Read the references' probability layer by layer, and keep the layers below the rise point."""
+        result = self.backend.probe(validation.pairs(source, drawn.documents))
+        log.info("%s\n%s", binding.name, result.table())
+        return self._record(
+            Variant.below(result.boundary, self.backend.shape.num_layers),
+            "probe",
+            fingerprint,
+            validation=validation.drawn_documents(binding, source, drawn, drawn.documents),
+            probe=result.to_json(),
+            warnings=(*_of_another(binding, source), *drawn.warnings, *result.warnings),
+        )
+
+    def _default(self, binding: Binding) -> TaskRecord:
+        num_layers = self.backend.shape.num_layers
+        boundary = default_boundary(num_layers)
+        warning = (
+            "the task has no validation or training documents besides the evaluated ones, so no boundary could be "
+            f"searched: the paper's default is taken, boundary={boundary} (15 of 32 layers, scaled to {num_layers}). "
+            "sweep_task=<another task> names one to search on."
+        )
+        return self._record(
+            Variant.below(boundary, num_layers, next(iter(self.backend.shape.adapters), "")),
+            "default",
+            self._measurer.task_fingerprint(binding),
+            warnings=(warning,),
+        )
+
+    def _record(
+        self,
+        kept: Variant,
+        method: Method,
+        fingerprint: str,
+        *,
+        warnings: tuple[str, ...] = (),
+        **found: Any,
+    ) -> TaskRecord:
+        stays, goes = self.backend.count_parameters(kept)
+        if not stays and goes and not kept.is_base:
+            warnings = (
+                *warnings,
+                f"{kept.label} keeps no parameter of this adapter, which has LoRA in other layers only: it is the base "
+                "model.",
+            )
+        return TaskRecord(
+            variant=str(kept),
+            boundary=kept.boundary,
+            num_layers=kept.num_layers,
+            method=method,
+            fingerprint=fingerprint,
+            kept_parameters=stays,
+            dropped_parameters=goes,
+            warnings=warnings,
+            **found,
+        )
+
+    def _fingerprint_of(self, binding: Binding, source: Binding, drawn: ValidationSet) -> str:
+        """What identifies a search for a task on documents that were drawn."""
+        of_source = () if source is binding else (self._measurer.task_fingerprint(source),)
+        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint)
+
+
+def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:
+    if source is binding:
+        return ()
+    return (
+        f"no document of its own could be searched on: what is kept was found on documents of task {source.name} "
+        "(sweep_task), by that task's metric.",
+    )

@@ -1,0 +1,1 @@
+"""Everything that knows lm-eval beyond its public model and task classes."""

@@ -1,0 +1,85 @@
+"""Every request knows its task.
+
+The harness hands a model requests, not tasks: `Instance.task_name` is a name only. `bind_requests()` wraps the one
+method through which every evaluation builds its requests (`lm_eval.api.task.Task.build_all_requests`) and notes on each
+`Instance` where it came from, so that a sweep can build exactly the prompts of the run for other documents.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+
+from lm_eval_lora_drop.harness.work import Binding
+
+_NOTE = "lora_drop_binding"
+_PROMPT_ARGUMENTS = ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "chat_template")
+
+
+class RequestBindings:
+    """The tasks of one evaluation, one per name; each model holds one of its own.
+
+    A model needs it for the tasks of which no request reaches it (an answer cache had all the answers) or none yet
+    (those of another type come in a later call). The harness builds all requests before it asks for the first answer.
+    """
+
+    def __init__(self) -> None:
+        self._bindings: dict[str, Binding] = {}
+        self._answering = False
+        bind_requests()
+        _watching.add(self)
+
+    def begin(self) -> None:
+        """Start a new evaluation: nothing has been built for it yet."""
+        self._bindings.clear()
+        self._answering = False
+
+    def answering(self) -> None:
+        """Answers are being asked for: whatever is built from here on belongs to another evaluation."""
+        self._answering = True
+
+    def add(self, binding: Binding) -> None:
+        """Requests of this task were built; it takes the place of an earlier one of the same name."""
+        if self._answering:
+            self.begin()
+        self._bindings[binding.name] = binding
+
+    def __iter__(self) -> Iterator[Binding]:
+        return iter(list(self._bindings.values()))
+
+    def __len__(self) -> int:
+        return len(self._bindings)
+
+
+# Who is told. It holds no state of any run, and keeps no model alive.
+_watching: weakref.WeakSet[RequestBindings] = weakref.WeakSet()
+
+
+def bind_requests() -> None:
+    """From now on, every request that lm-eval builds knows its task. Calling it again changes nothing."""
+    original = Task.build_all_requests
+    if getattr(original, _NOTE, False):
+        return
+
+    @functools.wraps(original)
+    def build_all_requests(self: Task, **kwargs: Any) -> None:
+        original(self, **kwargs)
+        binding = Binding(self, {name: kwargs.get(name) for name in _PROMPT_ARGUMENTS})
+        for bindings in list(_watching):
+            bindings.add(binding)
+        # After the original: with --cache_requests it pickles the instances, and a task must not get in there.
+        for instance in self.instances:
+            setattr(instance, _NOTE, binding)
+
+    setattr(build_all_requests, _NOTE, True)
+    Task.build_all_requests = build_all_requests
+
+
+def binding_of(instance: Instance) -> Binding | None:
+    """The task behind a request, or None for one that was made by hand."""
+    return getattr(instance, _NOTE, None)

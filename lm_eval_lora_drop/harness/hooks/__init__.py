@@ -1,0 +1,1 @@
+"""What reaches into lm-eval's command line: registration, our last screen, one-line errors."""

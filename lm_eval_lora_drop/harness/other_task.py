@@ -1,0 +1,53 @@
+"""`sweep_task`: the task that a search reads where the evaluated one has no documents to search on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lm_eval.api.task import Task
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.task_index import task_manager
+from lm_eval_lora_drop.harness.work import Binding
+
+# Of the evaluated task's metadata, what describes that task and no other; the rest came with --metadata.
+_ITS_OWN = frozenset({"version", "cluster", "config_source"})
+
+
+def other_task(name: str, binding: Binding) -> Binding:
+    """The task `name` with prompts made as those of `binding` are (chat template, system prompt).
+
+    Args:
+        name: a task of the harness or of ours, or the path of a YAML file. Names in an --include_path are not known
+            to a model; their files are.
+        binding: the task that is evaluated.
+
+    Raises:
+        ArgumentError: there is no such task, it is a group or the evaluated task itself, or it runs generated code and
+            the evaluated one does not, so that `--confirm_run_unsafe_code` was not asked for.
+    """
+    metadata = {key: value for key, value in (binding.task.config.metadata or {}).items() if key not in _ITS_OWN}
+    by_file = name.endswith((".yaml", ".yml"))
+    if by_file and not Path(name).is_file():
+        raise ArgumentError(f"sweep_task must name a task or an existing YAML file, got {name}.")
+    manager = task_manager([] if by_file else [name], metadata=metadata)
+    if not by_file and name not in manager.all_subtasks:
+        raise ArgumentError(
+            f"sweep_task must name one task (no group), got {name!r}, which lm-eval does not know as one. A task of an "
+            "--include_path is named by the path of its YAML file."
+        )
+    loaded = manager.load([load_yaml(name, resolve_func=True) if by_file else name])["tasks"]
+    task: Task = next(iter(loaded.values()))
+    if str(task.config.task) == binding.name:
+        raise ArgumentError(
+            f"sweep_task={name} is the evaluated task itself, which has no documents besides the evaluated ones. Name "
+            "another task."
+        )
+    if getattr(task, "UNSAFE_CODE", False) and not getattr(binding.task, "UNSAFE_CODE", False):
+        raise ArgumentError(
+            f"sweep_task={name} runs code that the model writes, and {binding.name} does not, so nobody has agreed to "
+            "that. Name a task that runs none, or evaluate one that does, with --confirm_run_unsafe_code."
+        )
+    task.set_fewshot_seed(seed=1234)  # as the harness does for every task it evaluates; a draw seeds its own
+    return Binding(task, binding.prompt_arguments)

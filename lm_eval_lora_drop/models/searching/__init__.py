@@ -1,1 +1,0 @@
-"""The parts of a search: what is measured before anything is chosen."""

@@ -1,0 +1,179 @@
+"""The last thing on the screen of `lm_eval run`: what was kept, its scores, the verdict, where everything lies.
+
+Works from the results dictionary of the harness alone, so it needs no model and says the same of a file that is read
+again. `plugin.py` calls `show_run` after the harness has printed its own table; a call of `simple_evaluate` in Python
+prints nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
+from lm_eval_lora_drop.rounding import NOTHING
+from lm_eval_lora_drop.show.verdict.answer import Answer, answers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 80
+"""Columns that a plain log has."""
+MOST_TABLES = 3
+"""With more tasks than this each gets a line, not a table."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where what a run wrote lies. `results` is None without `--output_path`."""
+
+    results: Path | None
+    figures: Mapping[str, Path]
+
+
+def show_run(results: Mapping[str, Any], tracker: Any, console: Console | None = None) -> None:
+    """Print the screen of one run to standard output, if it was one of ours; the figures are drawn into
+    `--output_path`.
+
+    Args:
+        results: what `simple_evaluate` returned.
+        tracker: the `EvaluationTracker` that has just saved them.
+        console: where to, for tests.
+    """
+    from rich.console import Console
+
+    record = from_config(results.get("config") or {}, "the results of this run")
+    if record is None or not record.tasks:
+        return
+    file = results_file(tracker)
+    places = Places(file, _figures(record, file))
+    if console is None:
+        console = Console(highlight=False)
+    # A wide terminal would tear label and number apart.
+    console.width = min(console.width, WIDTH)
+    print_answers(console, answers(results, record), record, places)
+
+
+def results_file(tracker: Any) -> Path | None:
+    """The file that an `EvaluationTracker` has written, None where it wrote none.
+
+    Its own rule, of lm_eval/loggers/evaluation_tracker.py, release 0.4.13, which keeps the day but not the path.
+    """
+    folder, date = getattr(tracker, "output_path", None), getattr(tracker, "date_id", None)
+    if not folder or not date:
+        return None
+    path = Path(folder)
+    if path.suffix == ".json":
+        file = path.with_name(f"{path.stem}_{date}.json")
+    else:
+        file = path / str(tracker.general_config_tracker.model_name_sanitized) / f"results_{date}.json"
+    return file if file.is_file() else None
+
+
+def _figures(record: RunRecord, file: Path | None) -> dict[str, Path]:
+    """The figure of every task that had a sweep: beside the results file, else beside the journal."""
+    from lm_eval_lora_drop.show.figures.family import save_figure_of
+
+    found = {}
+    for name, task in record.tasks.items():
+        if task.sweep is None:
+            continue
+        if file is not None:
+            found[name] = save_figure_of(name, task, file.parent, ("png", "svg"))[0]
+        elif task.journal is not None and (drawn := Path(task.journal).with_suffix(".png")).is_file():
+            found[name] = drawn
+    return found
+
+
+def print_answers(console: Console, found: Sequence[Answer], record: RunRecord, places: Places) -> None:
+    """Print the whole screen: tables and verdicts, then places and the command that exports the choice."""
+    from rich.rule import Rule
+    from rich.text import Text
+
+    console.print()
+    console.print(Rule("lora-drop", align="left", style="dim", characters="-"))
+    if len(found) <= MOST_TABLES:
+        for answer in found:
+            console.print(Text(answer.task, style="bold"), soft_wrap=True)
+            console.print(_table(answer))
+            console.print()
+            console.print(Text(answer.verdict, style="bold green" if answer.is_smaller else "bold"))
+            for note in answer.notes:
+                console.print(Text(f"Note: {note}", style="yellow"))
+            console.print()
+    else:
+        console.print(_one_line_each(found))
+        console.print()
+    for label, value in _lines(found, record, places):
+        # Paths and commands are there to be copied: never cut, never broken by us.
+        console.print(Text.assemble((f"{label:9}", "dim"), value), soft_wrap=True)
+
+
+def _table(answer: Answer) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    validation, test = answer.headings
+    columns = [("kept", [row.name for row in answer.rows])]
+    # A column of dashes would ask what should have stood there.
+    if any(row.validation != NOTHING for row in answer.rows):
+        columns.append((validation, [row.validation for row in answer.rows]))
+    columns.append((test, [row.test for row in answer.rows]))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading, _ in columns:
+        table.add_column(heading, justify="left" if heading == "kept" else "right", overflow="fold")
+    for row, cells in zip(answer.rows, zip(*(cells for _, cells in columns), strict=True), strict=True):
+        table.add_row(*cells, style="bold" if row.is_chosen else "")
+    return table
+
+
+def _one_line_each(found: Sequence[Answer]) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("task", "kept", "validation", "test"):
+        table.add_column(heading, justify="left" if heading in ("task", "kept") else "right", overflow="fold")
+    for answer in found:
+        row = answer.chosen
+        table.add_row(answer.task, row.short, row.validation, row.test)
+    return table
+
+
+def _lines(found: Sequence[Answer], record: RunRecord, places: Places) -> list[tuple[str, str]]:
+    lines = [
+        ("Results", str(places.results) if places.results else "not saved; give --output_path FOLDER to keep them")
+    ]
+    shown = found if len(found) <= MOST_TABLES else found[:1]
+    for answer in shown:
+        if answer.task in places.figures:
+            lines.append(("Figure", str(places.figures[answer.task])))
+        if journal := record.tasks[answer.task].journal:
+            lines.append(("Journal", journal))
+    lines += [("Export", command) for answer in shown if (command := export_command(answer, record, places.results))]
+    if len(shown) < len(found):
+        lines.append(("", f"and so on for {len(found) - len(shown)} more tasks"))
+    return lines
+
+
+def export_command(answer: Answer, record: RunRecord, results: Path | None) -> str | None:
+    """The command that writes the kept part as an adapter; None where that is the whole adapter or nothing of it, or
+    where the adapter has no files (it was given as a loaded model)."""
+    task: TaskRecord = record.tasks[answer.task]
+    if task.kept.is_full or task.kept.is_base or record.adapter.path is None:
+        return None
+    # Of several adapters the variant names the one.
+    one = task.kept.adapter
+    where = task.variant.replace("@", "-") if one else f"{Path(record.adapter.path).name}-{task.variant}"
+    if results is not None:
+        parts = ["lora-drop", "export", "--results", str(results)]
+        if len(record.tasks) > 1:
+            parts += ["--task", answer.task]
+    else:
+        parts = ["lora-drop", "export", "--peft", record.adapter.path]
+        boundary = task.kept.boundary
+        parts += ["--layers", task.variant] if boundary is None or one else ["--boundary", str(boundary)]
+    return shlex.join([*parts, "--output", where])

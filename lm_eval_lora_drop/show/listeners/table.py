@@ -1,0 +1,22 @@
+"""Writes each decision into the log: the sweep's table and what may be said of the choice."""
+
+from __future__ import annotations
+
+import logging
+
+from lm_eval_lora_drop.record.events import Decided, Event
+from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
+from lm_eval_lora_drop.show.verdict.trade_text import trade_table
+
+log = logging.getLogger(__name__)
+
+
+class LogTable:
+    """Logs the table of every sweep."""
+
+    def hear(self, event: Event) -> None:
+        """A decision that rests on a sweep is shown."""
+        if isinstance(event, Decided) and event.record.sweep is not None:
+            log.info("%s\n%s", event.task, sweep_table(event.record))
+            if event.record.also:
+                log.info("%s\n%s", event.task, trade_table(event.record))

@@ -1,0 +1,290 @@
+"""Model card, the Hub's evaluation files, Every Eval Ever record of a run. Makes text, sends nothing.
+
+- `README.md`: a table, and `model-index` in the front matter (huggingface/hub-docs, modelcard.md).
+- `.eval_results/<benchmark>.yaml`: scores that the Hub shows on a benchmark's leaderboard (huggingface/hub-docs,
+  eval_results.yaml), for datasets that are registered there, evaluated on their whole split.
+- `every_eval_ever/<id>.json`: schema 0.3.0 of evaleval/every_eval_ever (every_eval_ever/schemas/eval.schema.json).
+
+All of them name adapter digest, variant, metric and interval.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lm_eval_lora_drop.adapter.card import CardResults
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.record.runs import Run, Score, TaskRun
+from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
+from lm_eval_lora_drop.rounding import NOTHING, decimals_for, number
+from lm_eval_lora_drop.show.figures.style import file_name
+from lm_eval_lora_drop.show.publishing.common import Publisher, dataset_of, interval
+from lm_eval_lora_drop.show.publishing.every_eval_ever import evaluation_record
+from lm_eval_lora_drop.show.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
+
+START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
+"""Between them stands what a later `publish` replaces in a card."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task of a dataset that the Hub keeps a leaderboard of. `percent` says that its scores run to 100."""
+
+    task_id: str
+    percent: bool
+
+
+REGISTERED: Mapping[tuple[str, str | None], Benchmark] = {
+    # hub-docs, docs/hub/eval-results.md names the registered datasets. Task and scale of GSM8K: the published example
+    # of evaleval/every_eval_ever (community evals), of GPQA: hub-docs, eval_results.yaml. MMLU-Pro is left out: lm-eval
+    # evaluates it in fourteen parts, each with a variant of its own, and none of them is the benchmark.
+    ("openai/gsm8k", "main"): Benchmark("gsm8k", percent=True),
+    **{
+        ("Idavidrein/gpqa", name): Benchmark(name, percent=False)
+        for name in ("gpqa_diamond", "gpqa_main", "gpqa_extended")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Files by their path in the repository, and sentences on what was left out."""
+
+    files: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the files below `folder`; returns their paths."""
+        paths = []
+        for name, text in self.files.items():
+            path = folder / name
+            write_atomically(path, text)
+            paths.append(path)
+        return paths
+
+
+def publication(run: Run, publisher: Publisher, *, task: str | None = None, card: str | None = None) -> Publication:
+    """Everything that is published of a run.
+
+    Args:
+        run: a run of `hf-lora-drop` with its results.
+        publisher: who publishes, where to, and when.
+        task: this task only.
+        card: the text of a model card to put the results into; None makes a new one.
+
+    Raises:
+        ArgumentError: a run of another model type, one without scores, or a task it does not have.
+    """
+    record, found = _published(run, task)
+    notes: list[str] = []
+    files = {"README.md": _card(run, record, found, publisher, card)}
+    for one in found:
+        entry = _leaderboard(run, record, one, notes)
+        if entry is not None:
+            name, text = entry
+            files[f".eval_results/{name}.yaml"] = text
+    evaluation = evaluation_record(run, record, {one.name: one.record for one in found}, publisher)
+    # The identifier is made of what was evaluated, so publishing twice gives one file.
+    files[f"every_eval_ever/{evaluation.file}.json"] = json.dumps(evaluation.data, indent=2, ensure_ascii=False) + "\n"
+    return Publication(files, tuple(notes))
+
+
+def card_results(run: Run, task: str) -> CardResults | None:
+    """What the card of an export says of the scores of one task; None where the run holds none (`--predict_only`)."""
+    record = run.record
+    found = [] if record is None else _scored(run, record, task)
+    if record is None or not found:
+        return None
+    results = _model_index(record, found, task)[0]["results"]
+    return CardResults(results, _section(run, record, found))
+
+
+@dataclass(frozen=True)
+class _Task:
+    name: str
+    run: TaskRun
+    record: TaskRecord
+    score: EvaluatedScore
+    answer: Answer
+
+
+def _published(run: Run, task: str | None) -> tuple[RunRecord, list[_Task]]:
+    record = run.record
+    if record is None or not record.tasks:
+        raise ArgumentError(f"{run.path} is no run of hf-lora-drop, and only such are published. Evaluate with it.")
+    if task is not None and task not in record.tasks:
+        raise ArgumentError(f"--task must be a task of {run.path}, got {task}. There are: {', '.join(record.tasks)}.")
+    found = _scored(run, record, task)
+    if not found:
+        raise ArgumentError(f"{run.path} holds no score to publish: evaluate without --predict_only.")
+    return record, found
+
+
+def _scored(run: Run, record: RunRecord, task: str | None) -> list[_Task]:
+    said = {answer.task: answer for answer in answers(run.data, record)}
+    found = []
+    for name, one in record.tasks.items():
+        score = evaluated_score(run.data, name, one)
+        if task in (None, name) and score is not None and name in run.tasks:
+            found.append(_Task(name, run.tasks[name], one, score, said[name]))
+    return found
+
+
+# The card.
+
+
+def _card(run: Run, record: RunRecord, found: list[_Task], publisher: Publisher, given: str | None) -> str:
+    head, body = _split(given)
+    base = record.adapter.base_model or record.base.name
+    head = {"base_model": base, "library_name": "peft", **head}
+    head["tags"] = list(dict.fromkeys([*(head.get("tags") or []), "lora", "lora-drop"]))
+    head["model-index"] = _model_index(record, found, publisher.model_name(record))
+    section = _section(run, record, found)
+    if given is None:
+        what = f"A LoRA adapter for `{base}`, evaluated with the layers that the table names."
+        body = f"\n# {publisher.model_name(record)}\n\n{what}\n\n{section}\n"
+    elif START in body and END in body:
+        before, _, rest = body.partition(START)
+        body = before + section + rest.partition(END)[2]
+    else:
+        body = f"{body.rstrip()}\n\n{section}\n"
+    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def _split(card: str | None) -> tuple[dict[str, Any], str]:
+    """Front matter and body of a card."""
+    if card is None:
+        return {}, ""
+    if not card.startswith("---\n"):
+        return {}, card
+    text, mark, body = card[4:].partition("\n---\n")
+    try:
+        head = yaml.safe_load(text) if mark else None
+    except yaml.YAMLError as error:
+        raise ArgumentError(
+            f"the card's front matter is no YAML ({error}). Mend it, or publish without --card."
+        ) from error
+    if not isinstance(head, dict):
+        raise ArgumentError("the card's front matter must be a mapping between two lines '---'. Mend it.")
+    return head, body
+
+
+def _section(run: Run, record: RunRecord, found: list[_Task]) -> str:
+    rows = ["| task | kept | metric | test | 95 % interval | documents | validation |", "|---|---|---|---|---|---|---|"]
+    for one in found:
+        row, score = one.answer.chosen, one.score
+        bounds = interval(score.metric.name, score.score)
+        cells = [
+            one.name,
+            f"{one.record.kept.label} (`{one.record.variant}`)",
+            str(score.metric),
+            row.test,
+            NOTHING if bounds is None else _bounds(score.score, bounds),
+            "-" if score.documents is None else f"{score.documents:,}",
+            row.validation,
+        ]
+        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    verdicts = [f"- {one.name}: {one.answer.verdict}" for one in found]
+    facts = [
+        f"- Adapter: `{record.adapter.fingerprint}`, base model `{record.base.name}` (`{record.base.fingerprint}`).",
+        f"- Evaluated {day_of(run)} with lm-eval {run.lm_eval_version or 'of an unknown release'} and "
+        f"lm-eval-lora-drop {record.version}, {record.dtype}.",
+        "- Score ± standard error. The interval is normal around lm-eval's standard error. Validation documents chose "
+        "what is kept; test documents did not.",
+    ]
+    return "\n".join([START, "## Results", "", *rows, "", *verdicts, "", *facts, END])
+
+
+def _bounds(score: Score, bounds: tuple[float, float], scale: int = 1) -> str:
+    """The interval, to the digits that its score is shown with."""
+    places = decimals_for(None if score.stderr is None else scale * score.stderr, scale * score.value)
+    return " to ".join(number(scale * end, places) for end in bounds)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def day_of(run: Run) -> str:
+    """The day of the run, as 2026-01-31; "on an unknown day" where the file does not say."""
+    seconds = run.data.get("date")
+    if not isinstance(seconds, int | float):
+        return "on an unknown day"
+    return datetime.fromtimestamp(seconds, timezone.utc).date().isoformat()
+
+
+def _model_index(record: RunRecord, found: list[_Task], name: str) -> list[dict[str, Any]]:
+    from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+
+    results = []
+    for one in found:
+        dataset, score = dataset_of(one.run), one.score
+        bounds = interval(score.metric.name, score.score)
+        results.append(
+            EvalResult(
+                task_type="text-generation",
+                task_name=one.name,
+                dataset_type=dataset.id or one.name,
+                dataset_name=one.name,
+                dataset_config=dataset.config,
+                dataset_split=dataset.split,
+                metric_type=score.metric.name,
+                metric_name=str(score.metric),
+                metric_value=score.score.value,
+                metric_args={
+                    "variant": one.record.variant,
+                    "adapter_digest": record.adapter.fingerprint,
+                    "standard_error": score.score.stderr,
+                    "confidence_interval_95": None if bounds is None else list(bounds),
+                    "documents": score.documents,
+                    "task_version": one.run.version,
+                },
+            )
+        )
+    index: list[dict[str, Any]] = eval_results_to_model_index(name, results)
+    return index
+
+
+# The Hub's leaderboards.
+
+
+def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> tuple[str, str] | None:
+    """Name and text of the file for a registered dataset; where there is none, a note says why."""
+    dataset, score = dataset_of(one.run), one.score
+    benchmark = REGISTERED.get((dataset.id or "", dataset.config))
+    if benchmark is None:
+        notes.append(f"{one.name}: no .eval_results file, since its dataset ({dataset}) has no leaderboard on the Hub.")
+        return None
+    if not score.is_whole_split:
+        counted = f"{score.documents} of {score.available} documents"
+        notes.append(f"{one.name}: no .eval_results file, since {counted} were evaluated. Evaluate without --limit.")
+        return None
+    scale = 100 if benchmark.percent else 1
+    bounds = interval(score.metric.name, score.score)
+    said = [
+        f"LoRA of {one.record.kept.label} of {one.record.num_layers} layers ({one.record.variant})",
+        f"adapter {record.adapter.fingerprint}",
+        str(score.metric),
+        f"95 % interval {_bounds(score.score, bounds, scale)}" if bounds else "no interval",
+        f"{one.run.num_fewshot}-shot" if one.run.num_fewshot is not None else "",
+        f"lm-eval {run.lm_eval_version} task {one.name}",
+    ]
+    entry: dict[str, Any] = {
+        "dataset": {"id": dataset.id, "task_id": benchmark.task_id},
+        "value": round(score.score.value * scale, 4),
+        "notes": "; ".join(filter(None, said)),
+    }
+    if dataset.revision is not None:
+        entry["dataset"]["revision"] = dataset.revision
+    if isinstance(run.data.get("date"), int | float):
+        entry["date"] = day_of(run)
+    text = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=10_000)
+    return file_name(one.name), text

@@ -1,0 +1,312 @@
+"""`lora-drop report DIR -o report.html`: one page that holds everything and opens without a network.
+
+Text of models and tasks is shown, never run: Jinja2 escapes it, and the page's own policy admits no script but the one
+whose hash it names, no request, no form.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.runs import Issue
+from lm_eval_lora_drop.record.schema import TaskRecord
+from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, percent, significant
+from lm_eval_lora_drop.show.figures.family import figure_of
+from lm_eval_lora_drop.show.figures.style import data_uri
+from lm_eval_lora_drop.show.figures.trade import trade_figure
+from lm_eval_lora_drop.show.report.compare import SystemComparison, compare
+from lm_eval_lora_drop.show.report.headlines import headlines
+from lm_eval_lora_drop.show.report.leaderboard import build, find_system
+from lm_eval_lora_drop.show.report.leaderboard_text import legend, to_html
+from lm_eval_lora_drop.show.report.outputs import marked
+from lm_eval_lora_drop.show.report.over_k import over_k
+from lm_eval_lora_drop.show.report.systems import System, group, without_broken
+from lm_eval_lora_drop.show.verdict.stability import assess, sentences, swept_tasks
+from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals
+from lm_eval_lora_drop.show.verdict.trade_text import trade_table
+from lm_eval_lora_drop.statistics import significance
+from lm_eval_lora_drop.text import visible
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass
+class OutputPair:
+    """Outputs of two systems on a task, side by side."""
+
+    task: str
+    baseline: str
+    other: str
+    metric: str | None
+    documents: list[dict[str, Any]]
+    total: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure for a light and for a dark page, as data URIs."""
+
+    alt: str
+    light: str
+    dark: str
+
+
+@dataclass
+class Search:
+    """How a task's boundary was found in one run: the figure, what is traded for other tasks (`sweep_also`), the
+    choice's stability in words."""
+
+    task: str
+    system: str
+    record: TaskRecord
+    figure: Picture | None = None
+    trade: Picture | None = None
+    trade_table: str = ""
+    stability: list[str] = field(default_factory=list)
+
+
+def write_report(
+    paths: Sequence[Path],
+    *,
+    baseline: str | None = None,
+    title: str = "Which layers does the adapter need?",
+    documents: int = 50,
+    seed: int = 0,
+    state: str | None = None,
+) -> tuple[str, list[Issue]]:
+    """The page of everything below `paths`, and what was wrong with the files.
+
+    Args:
+        paths: folders or results files.
+        baseline: (part of) the name of the system the others are held against; else the whole adapter, if it is there.
+        title: of the page.
+        documents: how many documents to show side by side for each pair of systems and task.
+        seed: of the resampling.
+        state: of the folder, for a page that is served: it asks its server for the state and loads again when that is
+            another (`commands/view.py`). Without one the page makes no request.
+
+    Raises:
+        ArgumentError: nothing readable, an unknown baseline.
+    """
+    systems, issues = group(paths)
+    if not systems:
+        raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
+
+    def made(some: Sequence[System]) -> tuple[str, list[Issue]]:
+        return _page(some, issues, baseline=baseline, title=title, documents=documents, seed=seed, state=state)
+
+    (page, known), broken = without_broken(systems, made)
+    if broken:
+        # Once more, so that the page itself lists what it had to leave out.
+        gone = {issue.path for issue in broken}
+        rest = [system for system in systems if not gone & {run.path for run in system.runs}]
+        page, known = _page(
+            rest,
+            [*issues, *broken],
+            baseline=baseline,
+            title=title,
+            documents=documents,
+            seed=seed,
+            state=state,
+        )
+    return page, known
+
+
+def _page(
+    systems: Sequence[System],
+    issues: Sequence[Issue],
+    *,
+    baseline: str | None,
+    title: str,
+    documents: int,
+    seed: int,
+    state: str | None,
+) -> tuple[str, list[Issue]]:
+    bases = [find_system(systems, baseline)] if baseline is not None else _whole_first(systems)
+    table = build(systems, issues, baseline=bases[0].label, seed=seed)
+    comparisons, refused = _compare_all(systems, bases, seed)
+    page = render(
+        "report.html.j2",
+        state=state,
+        title=title,
+        headlines=headlines(systems, comparisons),
+        leaderboard=Markup(to_html(table)),  # noqa: S704 - escaped by its own template
+        legend=legend(table),
+        comparisons=[_rows(found) for found in comparisons],
+        searches=_searches(systems, seed),
+        sliders=over_k(systems, documents),
+        pairs=_pairs(systems, comparisons, documents),
+        settings=[_settings(system) for system in systems],
+        notes=[*table.notes, *refused, *map(str, table.issues)],
+    )
+    return page, table.issues
+
+
+def render(template: str, *, state: str | None, **shown: Any) -> str:
+    """A page made from one of our templates, with our style and script and a policy that admits nothing else."""
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(number=number, percent=percent, significant=significant, sweep_decimals=sweep_decimals)
+    return environment.get_template(template).render(
+        version=__version__,
+        state=state,
+        script=Markup(script),  # noqa: S704 - our own files, nothing of a run is in them
+        style=Markup(style),  # noqa: S704
+        script_hash=_digest(script),
+        style_hash=_digest(style),
+        **shown,
+    )
+
+
+def _shown(value: Any) -> Any:
+    """What a run says may not reorder what the page says (bidirectional overrides)."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _whole_first(systems: Sequence[System]) -> list[System]:
+    """Whole adapters first: what the others are held against, each against the first that shares a task with it."""
+    full = [s for s in systems if s.label.split(" (")[0].endswith("boundary=full")]
+    stock = [s for s in systems if s.runs[0].record is None and "peft" in s.runs[0].model_args]
+    return [*full, *stock, *(system for system in systems if system not in full and system not in stock)]
+
+
+def _compare_all(
+    systems: Sequence[System], bases: Sequence[System], seed: int
+) -> tuple[list[SystemComparison], list[str]]:
+    found, refused = [], []
+    for other in systems:
+        base = next((base for base in bases if not base.tasks.keys().isdisjoint(other.tasks)), bases[0])
+        if other is base:
+            continue
+        try:
+            found.append(compare([base, other], seed=seed, show=0))
+        except ArgumentError as error:
+            refused.append(f"{other.label} is not compared: {error}")
+    # Over the whole page; within a pair `compare` has corrected already.
+    rows = [row for comparison in found for task in comparison.tasks for row in task.metrics if row.p_holm is not None]
+    for row, adjusted in zip(rows, significance.holm([row.p_value or 0.0 for row in rows]), strict=True):
+        row.p_table = adjusted
+    return found, refused
+
+
+def _rows(found: SystemComparison) -> dict[str, Any]:
+    plain = asdict(found)
+    for task in plain["tasks"]:
+        for row in task["metrics"]:
+            row["p_text"], row["p_holm_text"] = p_value(row["p_value"]), p_value(row["p_holm"])
+            row["p_table_text"] = p_value(row["p_table"])
+            row["places"] = decimals_of_difference(row["difference"], row["interval"])
+    return plain
+
+
+def _searches(systems: Sequence[System], seed: int) -> list[Search]:
+    found = []
+    for system in systems:
+        for run in system.runs:
+            for task, record in swept_tasks(run).items():
+                search = Search(task, system.label, record)
+                try:
+                    alt = f"Sweep of {task}, validation metric of each candidate"
+                    search.figure = _picture(alt, figure_of(task, record))
+                    if record.also:
+                        alt = f"{task}: the score against the parameters kept and the scores on other tasks"
+                        search.trade = _picture(alt, trade_figure(task, record))
+                        search.trade_table = trade_table(record)
+                    search.stability = sentences(assess(task, record, seed=seed))
+                except ArgumentError as error:
+                    search.stability = [f"Not assessed: {error}"]
+                found.append(search)
+    return found
+
+
+def _picture(alt: str, figure: Figure) -> Picture:
+    return Picture(alt, data_uri(figure), data_uri(figure, dark=True))
+
+
+def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], limit: int) -> list[OutputPair]:
+    by_label = {system.label: system for system in systems}
+    pairs = []
+    for found in comparisons:
+        base, other = by_label[found.baseline], by_label[found.others[0]]
+        for task in found.tasks:
+            one, two = base.tasks[task.task], other.tasks[task.task]
+            row = next((r for r in task.metrics if r.gained is not None), None)
+            name = row.filter if row is not None else None
+            sign = -1.0 if row is not None and row.higher_is_better is False else 1.0
+            # Without logged samples, or with others in one run than in the other, there is nothing to set side by side.
+            left, right = one.samples(name), two.samples(name)
+            if [sample.doc_id for sample in left] != [sample.doc_id for sample in right]:
+                continue
+            documents = []
+            for a, b in zip(left, right, strict=True):
+                gain = 0.0
+                if row is not None:
+                    gain = sign * (float(b.metrics[row.metric]) - float(a.metrics[row.metric]))
+                documents.append((gain, a, b))
+            # The largest changes first, in either direction: they are what one wants to read.
+            documents.sort(key=lambda entry: (-abs(entry[0]), entry[1].doc_id))
+            shown = [_document(gain, a, b, row.metric if row else None) for gain, a, b in documents[:limit]]
+            if shown:
+                metric = row.metric if row else None
+                pairs.append(OutputPair(task.task, base.label, other.label, metric, shown, len(documents)))
+    return pairs
+
+
+def _document(gain: float, a: Any, b: Any, metric: str | None) -> dict[str, Any]:
+    left, right = marked(a.raw, b.raw)
+    return {
+        "doc_id": a.doc_id,
+        "kind": "better" if gain > 0 else "worse" if gain < 0 else "same",
+        "prompt": a.prompt,
+        "target": a.target,
+        "left": left,
+        "right": right,
+        "left_score": a.metrics.get(metric) if metric else None,
+        "right_score": b.metrics.get(metric) if metric else None,
+    }
+
+
+def _settings(system: System) -> dict[str, Any]:
+    runs = []
+    for run in system.runs:
+        record = run.record
+        runs.append(
+            {
+                "file": run.path.name,
+                "model": run.model_type,
+                "lm_eval": run.lm_eval_version or "unknown",
+                "arguments": json.dumps(dict(run.model_args), ensure_ascii=False, indent=1),
+                "adapter": record and record.adapter.fingerprint,
+                "base": record and record.base.fingerprint,
+                "fingerprint": record and record.fingerprint,
+                "libraries": record.libraries if record else {},
+                "tasks": [
+                    (name, task.version, task.documents_evaluated, task.record) for name, task in run.tasks.items()
+                ],
+            }
+        )
+    return {"label": system.label, "runs": runs}
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,278 @@
+"""A sweep in text: a line per candidate, what may be said of the choice, and the verdict in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import CandidateRecord, JointRecord, SweepRecord, TaskRecord
+from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.sweep.trust import Gain
+
+
+ONE_SIDED = 1.645
+"""Standard errors below a difference at the lower end of its one-sided 95 % interval."""
+
+
+def sweep_table(task: TaskRecord) -> str:
+    """A line per candidate, in their order, then sentences about the choice, what so many documents can show, and the
+    warnings.
+
+    Raises:
+        ValueError: the task had no sweep.
+    """
+    sweep = task.sweep
+    if sweep is None or task.metric is None:
+        raise ValueError("a table needs a sweep")
+    decimals = sweep_decimals(sweep)
+    name = str(task.metric)
+    width = max(len(name), 10)
+    boundaries = sweep.family == "boundary"
+    variants = {row.variant: Variant.parse(row.variant, task.num_layers) for row in sweep.candidates}
+    shown = {text: str(kept.boundary) if boundaries else kept.label for text, kept in variants.items()}
+    first = max(4, *map(len, shown.values()))
+    lines = [f"{'K' if boundaries else 'kept':>{first}}  {name:>{width}}  {'std. error':>10}  {'documents':>9}"]
+    for row in sweep.candidates:
+        score, stderr = number(row.score, decimals), number(row.stderr, decimals)
+        marks = ", ".join(candidate_marks(row, sweep, variants[row.variant]))
+        line = f"{shown[row.variant]:>{first}}  {score:>{width}}  {stderr:>10}  {row.documents:9d}  {marks}"
+        lines.append(line.rstrip())
+    plan = planning(task)
+    notes = [f"Note: {warning}" for warning in sweep.warnings]
+    return "\n".join([*lines, *remarks(task), *([plan] if plan else []), *notes])
+
+
+def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> list[str]:
+    """What is special about a candidate: full, base, best, chosen, retired."""
+    return [
+        word
+        for word, applies in (
+            ("full", kept.is_full),
+            ("base", kept.is_base),
+            ("best", row.variant == sweep.best),
+            ("chosen", row.variant == sweep.chosen),
+            (f"retired after {row.retired_after}", bool(row.retired_after)),
+            ("retired by the prior", row.retired_after == 0),
+        )
+        if applies
+    ]
+
+
+def sweep_decimals(sweep: SweepRecord) -> int:
+    """How many decimals the sweep's scores are shown with, everywhere."""
+    return decimals_of_column((row.score, row.stderr) for row in sweep.candidates)
+
+
+def remarks(task: TaskRecord) -> list[str]:
+    """Sentences about the choice."""
+    sweep = task.sweep
+    assert sweep is not None
+    decimals = sweep_decimals(sweep)
+    chosen = sweep.candidate(sweep.chosen)
+    assert chosen is not None
+    kept = Variant.parse(sweep.chosen, task.num_layers)
+    rule = "the best score" if sweep.select == "best" else f"by sweep_select={sweep.select}"
+    if sweep.jointly is not None:
+        case = "mean" if sweep.jointly.how == "mean" else "worst case"
+        rule = f"the best {case} over {len(sweep.jointly.others) + 1} tasks (sweep_jointly, {sweep.select})"
+    said = [f"Chosen: {kept.label}, {rule}, among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
+    if sweep.jointly is not None:
+        said.append(_jointly(task, sweep, sweep.jointly))
+    said += bound_sentences(task)
+    clusters = _clusters(task)
+    if clusters is not None:
+        said.append(f"Its documents are {clusters} clusters: standard errors are by cluster.")
+    if sweep.greedy is not None:
+        tried = sum(one.candidates for one in sweep.greedy.rounds)
+        said.append(
+            f"They stand on the {sweep.greedy.direction} way of {len(sweep.greedy.rounds)} greedy rounds over {tried} "
+            f"candidates, on {len(sweep.greedy.doc_ids)} other documents."
+        )
+    reference = _reference(task, sweep)
+    if kept == reference:
+        return [*said, "That is the whole adapter: dropping layers brought nothing on these documents."]
+    gain, full = sweep.gain_over_full, f"{(reference or Variant.full(task.num_layers)).label} (full)"
+    if gain is None:
+        return [*said, f"{full} was not among the candidates: nothing is said about a gain."]
+    if gain.difference is None:
+        return [*said, f"It has no document in common with {full}: nothing is said about a gain."]
+    side = "better" if gain.difference > 0 else "worse"
+    text = f"It scores {number(abs(gain.difference), decimals)} {side} than {full} on the same documents"
+    if gain.difference == 0:
+        text = f"It scores the same as {full} on the same documents"
+    if gain.stderr is None:
+        return [*said, f"{text}; one document says nothing about how sure that is."]
+    return [*said, f"{text}, with a standard error of {number(gain.stderr, decimals)} (paired)."]
+
+
+def _jointly(task: TaskRecord, sweep: SweepRecord, jointly: JointRecord) -> str:
+    tasks = ", ".join(f"{name} {number(one[sweep.chosen], 2, sign=True)}" for name, one in jointly.others.items())
+    alone = Variant.parse(jointly.alone, task.num_layers).label
+    by_itself = "the same" if jointly.alone == sweep.chosen else alone
+    beside = f" Against the whole adapter, in standard deviations of a document: {tasks}." if tasks else ""
+    return f"All tasks are answered with it; by itself this one would have taken {by_itself}.{beside}"
+
+
+def bound_sentences(task: TaskRecord) -> list[str]:
+    """How the choice stands to each bound of `sweep_select`, by which numbers that was judged, and how sure it is."""
+    sweep = task.sweep
+    assert sweep is not None
+    said = []
+    for bound in sweep.bounds:
+        also = next((one for one in task.also if one.task == bound.task), None)
+        rows = sweep.candidates if also is None else also.candidates
+        decimals = decimals_of_column((row.score, row.stderr) for row in rows)
+        metric = str(task.metric) if also is None else f"{also.task} {also.metric}"
+        of = "whole adapter" if bound.of == "full" else "base model"
+        text = (
+            f"Bound {bound.share:g}: {metric} {number(bound.score, decimals)}, where the {of} has "
+            f"{number(bound.reference, decimals)} and {number(bound.limit, decimals)} would do: "
+            f"{'kept' if bound.met else 'not kept'}"
+        )
+        if bound.difference is None:
+            said.append(f"{text}, being the {of} itself.")
+            continue
+        value, stderr = bound.difference.difference, bound.difference.stderr
+        text += ", judged by the scores as they stand"
+        if value is None or stderr is None or bound.limit is None or bound.reference is None:
+            said.append(f"{text}; nothing is said about how sure that is.")
+            continue
+        low, allowed = value - ONE_SIDED * stderr, -abs(bound.reference - bound.limit)
+        sure = (
+            "which clears the bound even at the lower end of its 95 % interval (one-sided, for this candidate alone)"
+            if low >= allowed
+            else "so that these documents do not show that the bound is kept on new ones"
+        )
+        if not bound.met:
+            sure = "on these documents"
+        shown = with_error(value, stderr, decimals, sign=True)
+        said.append(f"{text}. The paired difference to the {of} is {shown}, {sure}.")
+    return said
+
+
+def planning(task: TaskRecord) -> str | None:
+    """Which difference of two candidates these documents can show, and how many half of that takes.
+
+    From the chosen candidate against the whole adapter; where that is the same, from the best other one. None where the
+    record does not say how much they differ: one document, one candidate, an aggregation of the user's own.
+    """
+    # As in `_gain`: whoever only reads a file need not wait for lm-eval's import.
+    from lm_eval_lora_drop.statistics.power import detectable_difference, sentence, variation
+    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+
+    try:
+        recorded = RecordedSweep.from_record(task)
+    except ArgumentError:
+        return None
+    whole = recorded.candidates.index(recorded.full or recorded.chosen)
+    others = [row for row in range(len(recorded.candidates)) if row != whole]
+    if not others or recorded.units < 2:
+        return None
+    values = recorded.values
+    chosen = recorded.candidates.index(recorded.chosen)
+    other = chosen if chosen != whole else max(others, key=lambda row: float(values[row].mean()))
+    known = variation(values[whole], values[other], recorded.codes)
+    if not known.spread > 0:
+        return None
+    found = detectable_difference(recorded.documents, known)
+    # One digit, as it is shown: nobody plans for a difference of 0.0617.
+    example = float(f"{(known.unit or known.spread) / 10 if found is None else found / 2:.0e}")
+    return sentence(recorded.documents, known, example)
+
+
+def verdict(task: TaskRecord) -> str:
+    """One sentence: what is kept, how much smaller that is, and what may be said of it against the whole adapter.
+
+    Every place that shows a verdict asks here. What it claims holds for all candidates together (`sweep.trust`), so it
+    holds for the one that was chosen as the best of many.
+    """
+    kept = task.kept
+    what = _what(kept)
+    if task.sweep is None:
+        origin = {
+            "given": "as given",
+            "default": "the paper's default, found on no document",
+            "probe": "found by the probe of the layers, without comparing scores",
+            "recorded": "as another run chose",
+        }
+        return f"{what}{_smaller(task)}: {origin.get(task.method, task.method)}."
+    documents = _documents(task.sweep)
+    if kept == _reference(task, task.sweep):
+        return f"{what}: on {documents} the rule prefers no {'other candidate' if kept.adapter else 'smaller part'}."
+    return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}."
+
+
+def _clusters(task: TaskRecord) -> int | None:
+    """How many clusters the documents are, None where each stands alone."""
+    named = task.validation.clusters if task.validation else None
+    if named is None:
+        return None
+    return len({name for name in named if name is not None}) + sum(name is None for name in named)
+
+
+def _gain(task: TaskRecord) -> Gain | None:
+    """The choice's difference to the whole adapter with the band over all candidates; None where it cannot be had."""
+    # Resampling knows the harness's aggregations; whoever only reads a file need not wait for lm-eval's import.
+    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+    from lm_eval_lora_drop.sweep.trust import gains_over_full
+
+    try:
+        recorded = RecordedSweep.from_record(task)
+    except ArgumentError:
+        # An aggregation of the user's own: its task could resample, a record cannot.
+        return None
+    return gains_over_full(recorded).get(recorded.chosen)
+
+
+def _reference(task: TaskRecord, sweep: SweepRecord) -> Variant | None:
+    """The whole adapter that the others are held against: of several the first."""
+    candidates = (Variant.parse(row.variant, task.num_layers) for row in sweep.candidates)
+    return next((one for one in candidates if one.is_full), None)
+
+
+def _what(kept: Variant) -> str:
+    layers = kept.num_layers
+    if kept.adapter and not kept.is_base:
+        return f"Keep {kept.label} of {layers}" if kept.boundary is not None else f"Keep {kept.label}"
+    if kept.is_full:
+        return f"Keep all {layers} layers"
+    if kept.is_base:
+        return "Keep no layer, the base model alone"
+    if kept.boundary is not None:
+        return f"Keep the bottom {kept.boundary} of {layers} layers"
+    # A variant of strengths or kinds of module may keep something of every layer.
+    return f"Keep {kept.label} ({len(kept.kept_layers)} of {layers} layers)"
+
+
+def _smaller(task: TaskRecord) -> str:
+    total = task.kept_parameters + task.dropped_parameters
+    if task.kept.is_base:
+        return ""
+    return f", {percent(task.dropped_parameters / total)} smaller" if total and task.dropped_parameters else ""
+
+
+def _documents(sweep: SweepRecord) -> str:
+    chosen = sweep.candidate(sweep.chosen)
+    assert chosen is not None
+    return "1 validation document" if chosen.documents == 1 else f"{chosen.documents} validation documents"
+
+
+def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
+    if sweep.gain_over_full is None or sweep.gain_over_full.difference is None:
+        return f"not compared with the whole adapter on {documents}"
+    decimals = sweep_decimals(sweep)
+    gain = _gain(task)
+    if gain is None:
+        seen = with_error(sweep.gain_over_full.difference, sweep.gain_over_full.stderr, decimals, sign=True)
+        return f"{seen} against the whole adapter on the {documents} it was chosen on"
+    said = {
+        "better": "better than the whole adapter",
+        "worse": "worse than the whole adapter",
+        "not distinguishable": "not distinguishable from the whole adapter",
+        "cannot tell": "too few documents to tell it from the whole adapter",
+    }[gain.evidence.value]
+    value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
+    return f"{said} on {documents} ({value}; 95 % interval over all candidates {low} to {high})"

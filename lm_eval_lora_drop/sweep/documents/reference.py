@@ -1,0 +1,85 @@
+"""`sweep_metric=reference_loglikelihood`: rank the boundaries by how likely they make the reference answer.
+
+Nothing is generated: each document becomes one loglikelihood request, which the shared pass answers for every boundary
+at once. It ranks boundaries much like the task's metric does, but tends to grow with K all the way to L where the
+metric has its peak below (docs/probe.md): it serves where generating is too dear, and is no replacement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.encoding import encode_pair
+from lm_eval_lora_drop.harness.work import Answer, Document, Encoder, MetricSpec
+from lm_eval_lora_drop.record.fingerprint import digest_text
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.clusters import Codes
+from lm_eval_lora_drop.sweep.score import RESAMPLES, mean_error
+
+REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
+
+
+def reference_documents(documents: Sequence[Document], references: Sequence[str]) -> tuple[Document, ...]:
+    """The documents, each asking for the log-likelihood of its reference after the prompt of its first request.
+
+    `references` are what follows the prompts, delimiters included (`sweep.documents.references`). A document with a blank
+    one is left out.
+
+    Raises:
+        ArgumentError: all are blank.
+    """
+    found = tuple(
+        _document(document, reference)
+        for document, reference in zip(documents, references, strict=True)
+        if reference.strip()
+    )
+    if not found:
+        raise ArgumentError(
+            f"sweep_metric={REFERENCE_LOGLIKELIHOOD} needs reference answers, and the task's doc_to_target gives none. "
+            "Choose a metric of the task."
+        )
+    return found
+
+
+class ReferenceLoglikelihood:
+    """Scores such documents as the sweep's `Scorer` scores a task's: nats per token, the mean over documents."""
+
+    metric = MetricSpec(REFERENCE_LOGLIKELIHOOD, "none", higher_is_better=True)
+    aggregation = Aggregation(mean)
+    resamples = RESAMPLES
+
+    def __init__(self, lm: Encoder, documents: Sequence[Document]) -> None:
+        """`lm` encodes as an lm-eval HFLM does; `documents` come from `reference_documents`."""
+        self._tokens = {document.key: _count_tokens(lm, document) for document in documents}
+
+    def item(self, answer: Answer) -> float | None:
+        """Log-likelihood of the reference divided by its number of tokens, in nats; None where it has no token."""
+        tokens = self._tokens[answer.document.key]
+        return float(answer.responses[0][0]) / tokens if tokens else None
+
+    def aggregate(self, items: Sequence[Any]) -> float:
+        """Mean over documents, each counting the same whatever its length; NaN where none has a value."""
+        return self.aggregation.score(items)
+
+    def stderr(self, items: Sequence[Any], clusters: Codes | None = None) -> float:
+        """Standard error of that mean, by cluster where there are any; NaN below two documents (two clusters)."""
+        return mean_error(items, clusters)
+
+
+def _document(document: Document, reference: str) -> Document:
+    first = document.requests[0]
+    arguments = (str(first.args[0]), reference)
+    request = Instance("loglikelihood", document.doc, arguments, 0, metadata=first.metadata)
+    text = json.dumps(["loglikelihood", *arguments], ensure_ascii=False)
+    return Document(document.doc_id, document.doc, (request,), digest_text(text), document.cluster)
+
+
+def _count_tokens(lm: Encoder, document: Document) -> int:
+    prompt, reference = document.requests[0].args
+    return len(encode_pair(lm, prompt, reference)[1])

@@ -1,0 +1,90 @@
+"""Scores answers as the harness would: the task's own filters, `process_results` and aggregation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import acc_all, acc_all_stderr
+
+from lm_eval_lora_drop.harness.work import Answer, MetricSpec
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at, draw_cluster_counts, mean_stderr
+
+RESAMPLES = 1000
+RESAMPLES_OF_A_SLOW_AGGREGATION = 100  # what lm-eval takes for its own BLEU, chrF and TER
+
+
+class Scorer:
+    """Turns answers to a task's documents into items, and items into a score with its standard error."""
+
+    def __init__(self, task: Any, metric: MetricSpec) -> None:
+        self.metric = metric
+        self.aggregation = Aggregation(task.aggregation()[metric.name])
+        self._task = task
+        self._filter = next(ensemble for ensemble in task._filters if ensemble.name == metric.filter)
+        # A sweep asks once. Decoding is greedy, so what `repeats` would ask again has the same answer.
+        self._repeats = int(getattr(task.config, "repeats", None) or 1)
+
+    def item(self, answer: Answer) -> Any:
+        """The value of one document that the aggregation takes; None where the task gives none, or NaN.
+
+        A number for most metrics; for corpus metrics whatever the task hands to its aggregation.
+        """
+        document = answer.document
+        # Copies: the task's own instances and the document's keep their state.
+        instances = [
+            Instance(
+                request_type=request.request_type,
+                doc=document.doc,
+                arguments=request.arguments,
+                idx=request.idx,
+                metadata=request.metadata,
+                resps=[response] * self._repeats,
+            )
+            for request, response in zip(document.requests, answer.responses, strict=True)
+        ]
+        self._filter.apply(instances)
+        filtered = [instance.filtered_resps[self.metric.filter] for instance in instances]
+        item = self._task.process_results(document.doc, filtered).get(self.metric.name)
+        return None if isinstance(item, (float, np.floating)) and math.isnan(item) else item
+
+    def aggregate(self, items: Sequence[Any]) -> float:
+        """The task's score over `items`, those that are None left out; NaN where none is left."""
+        return self.aggregation.score(items)
+
+    def stderr(self, items: Sequence[Any], clusters: Codes | None = None) -> float:
+        """Standard error of the score: lm-eval's closed form where it has one, else a seeded bootstrap; by cluster
+        where `clusters`, `(items,)`, says which documents belong together.
+
+        NaN below two documents (two clusters), where nothing can be said.
+        """
+        if self.aggregation.is_mean:
+            return mean_error(items, clusters)
+        scored, codes = _known(items, clusters)
+        if not len(codes) or codes.max() < 1:
+            return float("nan")
+        if self.aggregation.function is acc_all and clusters is None:
+            return float(acc_all_stderr(scored))
+        return float(np.std(self.aggregation.resample(scored, draw_cluster_counts(codes, self.resamples, 0)), ddof=1))
+
+    @property
+    def resamples(self) -> int:
+        """How many bootstrap resamples this aggregation is worth."""
+        return RESAMPLES if self.aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
+
+
+def mean_error(items: Sequence[Any], clusters: Codes | None = None) -> float:
+    """Standard error of the mean of `items`, those that are None left out; NaN below two documents (two clusters)."""
+    scored, codes = _known(items, clusters)
+    return mean_stderr(np.array(scored, dtype=np.float64), codes) if scored else float("nan")
+
+
+def _known(items: Sequence[Any], clusters: Codes | None) -> tuple[list[Any], Codes]:
+    """The items that are not None, and which of them belong together."""
+    known = [place for place, item in enumerate(items) if item is not None]
+    codes = cluster_codes([None] * len(known)) if clusters is None else codes_at(clusters, known)
+    return [items[place] for place in known], codes

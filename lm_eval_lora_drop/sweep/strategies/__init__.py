@@ -1,0 +1,1 @@
+"""In which order candidates meet documents: racing, its likelihood pre-filter, greedy search."""

@@ -1,0 +1,122 @@
+"""Greedy search over sets of layers: rounds of sweeps, then one honest comparison on documents that no round has seen.
+
+Backward starts at the whole adapter, each round a leave-one-out sweep that gives up the layer that is missed least;
+forward starts at the base model, each round adds the layer that helps most. Both walk to where the loss against the
+whole adapter is real (or no more real), which is the border that matters.
+
+A round's candidates are built from the luck of the rounds before, so that a correction for all candidates that were
+tried does not cover them: after ten rounds the sum of ten largest noises stands against the largest one of a fixed set
+(tests/candidates/test_greedy.py shows how often that lies). So the first half of the documents finds the way, and the
+candidates on it, one a round, are compared on the other half, where the usual band over all of them holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import Document
+from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
+from lm_eval_lora_drop.statistics.paired import Difference, paired_difference
+from lm_eval_lora_drop.sweep.families import Family, blocks
+from lm_eval_lora_drop.sweep.run import SweepSettings
+from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.variant import Variant
+
+FEWEST = 4
+REAL = 1.645
+"""A loss is real from so many paired standard errors on: one-sided at 5 %. It says only where the way ends."""
+
+
+def run_greedy(
+    documents: Sequence[Document],
+    sweep_on: Callable[[Sequence[Document], SweepSettings], SweepRecord],
+    scorer: Scorer,
+    settings: SweepSettings,
+) -> tuple[SweepRecord, list[Document]]:
+    """Find the way on the first half of `documents` and compare what stands on it on the second half.
+
+    `sweep_on` is `run_sweep` with everything else given; all sweeps share a journal, so that nothing is asked twice.
+
+    `settings.family` is `greedy` or `greedy_forward`; its strategy and seed are those of every round, its rule that of
+    the last comparison. The sweep that comes back is the last comparison; `greedy` in it tells the rounds. With it come
+    the documents of that comparison.
+
+    Raises:
+        ArgumentError: fewer than four documents, or as `run_sweep`.
+    """
+    if len(documents) < FEWEST:
+        raise ArgumentError(
+            f"sweep_family={settings.family.name} finds its way on one half of the documents and compares on the "
+            f"other, which takes at least {FEWEST}, got {len(documents)}. Raise sweep_limit."
+        )
+    half = len(documents) // 2
+    seeking, comparing = list(documents[:half]), list(documents[half:])
+    num_layers = settings.family.variants[0].num_layers
+    full, base = Variant.full(num_layers), Variant.base(num_layers)
+    forward = settings.family.name == "greedy_forward"
+    here = base if forward else full
+    rounds: list[GreedyRoundRecord] = []
+
+    def compare(candidates: Sequence[Variant], on: Sequence[Document], strategy: str, select: str) -> SweepRecord:
+        family = Family(settings.family.name, tuple(dict.fromkeys(candidates)), ordered=False)
+        return sweep_on(on, replace(settings, family=family, strategy=strategy, select=select))
+
+    whole = compare([full], seeking, "exhaustive", "best").candidates[0].items
+    while moves := _moves(here, forward=forward):
+        # The moves race among themselves: against the whole adapter all of them may be out at once, as every single
+        # layer is on the way forward, and nothing would say which of them is best.
+        sweep = compare(moves, seeking, settings.strategy, "best")
+        moved, score, loss = _best_move(sweep, scorer, whole)
+        real = loss.stderr == loss.stderr and loss.value < -REAL * loss.stderr
+        rounds.append(
+            GreedyRoundRecord(
+                variant=moved,
+                score=score,
+                difference=DifferenceRecord(
+                    difference=loss.value,
+                    stderr=loss.stderr if loss.stderr == loss.stderr else None,
+                    documents=loss.documents,
+                ),
+                candidates=len(moves),
+            )
+        )
+        # Backward gives the last step up that costs something; forward takes the first that costs nothing any more.
+        if real and not forward:
+            break
+        here = Variant.parse(moved, num_layers)
+        if forward and not real:
+            break
+    way = [Variant.parse(one.variant, num_layers) for one in rounds]
+    # From most kept to least, as everywhere; full and base are held against.
+    candidates = [full, *sorted(way, key=lambda one: -len(one.kept_layers)), base]
+    sweep = compare(candidates, comparing, "exhaustive", settings.select)
+    told = GreedyRecord(
+        direction="forward" if forward else "backward",
+        doc_ids=tuple(document.doc_id for document in seeking),
+        rounds=tuple(rounds),
+    )
+    return replace(sweep, greedy=told), comparing
+
+
+def _moves(here: Variant, *, forward: bool) -> list[Variant]:
+    """The sets that differ from `here` in one layer (of a deep model in one block of neighbours); none on the other
+    end, which needs no comparison."""
+    kept, num_layers = here.kept_layers, here.num_layers
+    movable = [block for block in blocks(num_layers) if block.isdisjoint(kept) is forward]
+    if len(movable) == 1:
+        return []
+    changed = [kept | block if forward else kept - block for block in movable]
+    return [Variant.of_layers(layers, num_layers) for layers in changed]
+
+
+def _best_move(sweep: SweepRecord, scorer: Scorer, whole: Sequence[Any]) -> tuple[str, float, Difference]:
+    """The best of a round with its score and its paired difference to the whole adapter, whose items are given."""
+    (best,) = [row for row in sweep.candidates if row.variant == sweep.best]
+    difference = paired_difference(
+        scorer.aggregation, best.items, whole, sign=scorer.metric.sign, resamples=scorer.resamples
+    )
+    assert best.score is not None
+    return best.variant, best.score, difference

@@ -1,0 +1,142 @@
+"""Racing: candidates that are out of the running stop meeting documents."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, score_range
+from lm_eval_lora_drop.sweep.strategies.elimination import RaceHistory, Retirement, wealth
+from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.variant import Variant
+
+
+@dataclass(frozen=True)
+class RacingSettings:
+    """How careful a race is.
+
+    `error_rate`: the share of races, over the order of the documents, that may end with a candidate worse than the
+    exhaustive winner by more than the tolerance. `tolerance`: in standard errors of the exhaustive winner's score; 0
+    promises the winner itself.
+    `first_round`: documents that every candidate meets; `growth`: by which factor they grow from round to round.
+    """
+
+    error_rate: float = 0.05
+    tolerance: float = 1.0
+    first_round: int = 8
+    growth: float = 1.3
+
+
+class Race:
+    """A plan in rounds. Every candidate in the running meets the same documents, in an order drawn from `seed`.
+
+    `sign` is 1 where a higher score is better, -1 where a lower one is. `hopeless` candidates meet no document at all
+    (see prior.py).
+
+    `full` is carried to the end, because the user wants the comparison with it; so is a candidate that leads after a
+    round, which the others may then be given up for within the tolerance.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        aggregation: Aggregation,
+        *,
+        sign: int,
+        full: Variant | None,
+        seed: int,
+        settings: RacingSettings | None = None,
+        hopeless: Collection[Variant] = (),
+    ) -> None:
+        self.settings = settings or RacingSettings()
+        self._table = table
+        self._aggregation = aggregation
+        self._sign = sign
+        self._order = random.Random(seed).sample(range(table.documents), table.documents)
+        self._racers = [variant for variant in table.candidates if variant not in hopeless]
+        self._schedule = schedule(table.documents, self.settings)
+        self._retirements = [Retirement(variant, full or self._racers[0], "prior") for variant in hopeless]
+        self.retired: dict[Variant, int] = dict.fromkeys(hopeless, 0)
+        # Before which document it was promised that a candidate will be carried to the end.
+        self._carried_from: dict[Variant, int] = {full: 0} if full in self._racers else {}
+
+    def rounds(self) -> Iterator[dict[Variant, Sequence[int]]]:
+        """Rounds of variant -> positions of documents; the table must be filled before the next one is asked for."""
+        for documents in self._schedule:
+            yield dict.fromkeys(self._running, self._order[:documents])
+            if documents < self._table.documents:
+                self._retire(documents)
+
+    def positions(self, variant: Variant) -> Sequence[int]:
+        """The documents that the variant met in this race, whatever else is known of it."""
+        return sorted(self._order[: self.retired.get(variant, self._table.documents)])
+
+    def to_record(self) -> dict[str, Any]:
+        """What the results file says about the race besides after how many documents each candidate was retired."""
+        return {
+            "error_rate": self.settings.error_rate,
+            "tolerance": self.settings.tolerance,
+            "rounds": self._schedule,
+            "retired": [
+                {"variant": str(one.variant), "by": str(one.by), "reason": one.reason} for one in self._retirements
+            ],
+        }
+
+    @property
+    def _running(self) -> list[Variant]:
+        return [variant for variant in self._racers if variant not in self.retired]
+
+    def _retire(self, documents: int) -> None:
+        if len(self._running) < 2:
+            return
+        rows = [self._values(variant, documents) for variant in self._racers]
+        largest = score_range(rows)
+        history = self._history(rows, documents)
+        if largest == 0.0:
+            return
+        reached = wealth(history, total=self._table.documents, tolerance=self.settings.tolerance, largest=largest)
+        means = {v: history.values[row].mean() for row, v in enumerate(self._racers) if history.running[row, -1]}
+        if not means:
+            return
+        leader = max(means, key=lambda variant: means[variant])  # the first of equals
+        for row, variant in enumerate(self._racers):
+            out = reached[row] >= 1.0 / self.settings.error_rate
+            if variant in means and variant not in self._carried_from and variant != leader and out:
+                self.retired[variant] = documents
+                self._retirements.append(Retirement(variant, leader, "cannot_win"))
+        self._carried_from.setdefault(leader, documents)
+
+    def _values(self, variant: Variant, documents: int) -> Floats:
+        """`(documents met,)` of the first `documents`: the score of each, higher is better, NaN where it has no
+        value."""
+        met = self._order[: self.retired.get(variant, documents)]
+        return self._sign * self._aggregation.per_document(self._table.items(variant, met))
+
+    def _history(self, rows: Sequence[Floats], documents: int) -> RaceHistory:
+        """The race so far. A document without a value counts as the candidate's mean, as it does in its score; a
+        candidate without any value is neither judged nor anybody's rival."""
+        values = np.zeros((len(rows), documents))
+        running = np.zeros((len(rows), documents), dtype=bool)
+        carried = np.zeros((len(rows), documents), dtype=bool)
+        for row, (variant, seen) in enumerate(zip(self._racers, rows, strict=True)):
+            if np.isfinite(seen).any():
+                mean = np.nanmean(np.where(np.isfinite(seen), seen, np.nan))
+                values[row, : len(seen)] = np.where(np.isfinite(seen), seen, mean)
+                running[row, : len(seen)] = True
+            carried[row, self._carried_from.get(variant, documents) :] = True
+        return RaceHistory(values, running, carried)
+
+
+def schedule(documents: int, settings: RacingSettings) -> list[int]:
+    """Documents seen after each round: the first round, then growing by `growth`; the last round is all of them."""
+    rounds = []
+    size = float(settings.first_round)
+    # A last step of a few documents would cost a test and save nothing.
+    while size * settings.growth**0.5 < documents:
+        rounds.append(round(size))
+        size *= settings.growth
+    return [*rounds, documents]

@@ -1,0 +1,1 @@
+"""Tiny models, servers and recorded runs for tests, benchmarks and campaigns."""

@@ -1,0 +1,49 @@
+"""Records of sweeps over any family, with scores drawn at random: for pictures and texts that need no model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.schema import CandidateRecord, SweepRecord, TaskRecord
+
+
+def recorded(family, *, documents, seed=0, higher_is_better=True, chosen=None, scale=0.1):
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0.5, 0.2, documents)
+    items = {str(v): common + rng.normal(rng.normal(0, scale), 0.2, documents) for v in family.variants}
+    sign = 1 if higher_is_better else -1
+    best = max(items, key=lambda name: sign * items[name].mean())
+    rows = tuple(
+        CandidateRecord(
+            variant=name,
+            score=float(values.mean()),
+            stderr=float(values.std(ddof=1) / documents**0.5),
+            documents=documents,
+            items=tuple(values.tolist()),
+        )
+        for name, values in items.items()
+    )
+    sweep = SweepRecord(
+        family=family.name,
+        ordered=family.ordered,
+        strategy="exhaustive",
+        select="best",
+        seed=0,
+        engine="shared",
+        aggregation="mean",
+        candidates=rows,
+        chosen=chosen or best,
+        best=best,
+    )
+    return TaskRecord(
+        variant=sweep.chosen,
+        boundary=None,
+        num_layers=family.variants[0].num_layers,
+        method="sweep",
+        fingerprint="sha256:0",
+        kept_parameters=1,
+        dropped_parameters=1,
+        metric=MetricSpec("exact_match", "none", higher_is_better),
+        sweep=sweep,
+    )

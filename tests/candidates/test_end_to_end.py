@@ -1,0 +1,102 @@
+"""Every family through the harness: swept, written down, read back, exported; and as a fixed setting."""
+
+import pytest
+from lm_eval.models.huggingface import HFLM
+
+from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.backends.hf import LoraDropLM
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import AdapterShape
+from lm_eval_lora_drop.record.schema import from_config
+from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table, verdict
+from lm_eval_lora_drop.sweep.families import FAMILIES, make_family
+from lm_eval_lora_drop.variant import Variant
+from testing.candidate_toys import counted, counting_task, evaluate, texts
+
+SHAPE = AdapterShape(4, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 4)
+
+
+@pytest.fixture
+def make(tiny_base, tiny_adapter, tmp_path):
+    def build(cls=LoraDropLM, peft=tiny_adapter, **model_args):
+        if cls is LoraDropLM and "layers" not in model_args:
+            model_args.setdefault("sweep_dir", str(tmp_path / "sweeps"))
+        common = {"pretrained": str(tiny_base), "peft": str(peft), "device": "cpu", "dtype": "float32"}
+        return cls(**common, batch_size=4, **model_args)
+
+    return build
+
+
+def test_the_shape_of_the_tiny_adapter_is_what_is_assumed_here(make):
+    assert make(boundary="full").shape == SHAPE
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"adapters", "scores", "greedy", "greedy_forward"}))
+def test_a_sweep_over_every_family(make, name):
+    lm = make(boundary="auto", sweep_family=name, sweep_limit=4, sweep_engine="shared")
+    results = evaluate(lm)
+    record = from_config(results["config"], "here").tasks["toy"]
+    expected = make_family([name], SHAPE)
+    sweep = record.sweep
+    assert [row.variant for row in sweep.candidates] == [str(variant) for variant in expected.variants]
+    assert (sweep.family, sweep.ordered, sweep.engine) == (name, expected.ordered, "shared")
+    assert sweep.check["passed"]
+    # One item per document, and candidates that differ: a sweep in which all is equal would prove nothing.
+    assert {len(row.items) for row in sweep.candidates} == {4}
+    assert len({row.items for row in sweep.candidates}) > len(sweep.candidates) / 2
+    kept = Variant.parse(sweep.chosen, 4)
+    assert record.kept == kept
+    assert record.boundary == kept.boundary
+    if sweep.select == "best":
+        assert sweep.candidate(sweep.chosen).score == max(row.score for row in sweep.candidates)
+    # The run itself was answered under the choice: the same as asked for by name.
+    fixed = make(layers=sweep.chosen)
+    assert texts(results) == texts(evaluate(fixed))
+    table = sweep_table(record)
+    assert all(Variant.parse(row.variant, 4).label.rpartition("= ")[2] in table for row in sweep.candidates)
+    assert "candidates on 4 documents" in table
+    assert verdict(record).startswith("Keep ")
+
+
+def test_the_items_of_a_sweep_are_those_of_fixed_settings(make):
+    """An oracle that never sweeps: the validation documents as a test split, under layers=..."""
+    results = evaluate(make(boundary="auto", sweep_family="window+modules+rank+soft", sweep_limit=3))
+    record = from_config(results["config"], "here").tasks["toy"]
+    order = record.validation.doc_ids
+    moved = [{"question": f"validation question {i}?", "answer": f"answer {i}"} for i in range(10)]
+    for text in ("1-2", "0-3.attention", "0-1+2-3r2", "0-1+2-3x0.25"):
+        fixed = evaluate(make(layers=text), counting_task(splits={"test": moved}))
+        said = texts(fixed)
+        wanted = tuple(counted({}, said[doc_id][0])["exact_match"] for doc_id in order)
+        assert record.sweep.candidate(text).items == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("text", ["1-2", "0-3x0.5", "0-3.attention", "0-1+2-3r2", "0+1x0.75+2-3x0.25.mlp", "0-3x1.5"])
+def test_the_exported_choice_answers_as_evaluated(make, tiny_adapter, tmp_path, text):
+    """Stock HFLM with stock PEFT on the exported folder, token for token; the whole adapter says something else."""
+    evaluated = texts(evaluate(make(layers=text)))
+    export_adapter(tiny_adapter, Variant.parse(text, 4), tmp_path / "exported")
+    assert texts(evaluate(make(HFLM, peft=tmp_path / "exported"))) == evaluated
+    assert texts(evaluate(make(layers="0-3"))) != evaluated
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sweep_family": "windows"}, r"sweep_family must be one of boundary.*got 'windows'.*sweep_family=window\?"),
+        ({"sweep_family": "window+"}, "sweep_family must be one of"),
+        ({"sweep_family": "window+window"}, "named twice"),
+        ({"sweep_family": "window", "sweep_boundaries": "1-2"}, "sweep_boundaries names candidates"),
+        ({"sweep_family": "random", "sweep_size": 5}, "from 0 to 4"),
+        ({"sweep_family": "window", "sweep_size": 2}, "sweep_size.*random"),
+        ({"layers": "2-4"}, "layers must lie in 0..3"),
+        ({"layers": "0-3x0"}, "strength must be a number above 0"),
+        ({"layers": "0-3.experts"}, "kinds of module"),
+        ({"layers": "seed@0-3"}, "adapter"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_before_the_model_is_loaded(make, monkeypatch, given, message):
+    monkeypatch.setattr(HFLM, "__init__", lambda *_, **__: pytest.fail("the model is loaded"))
+    with pytest.raises(ArgumentError, match=message):
+        make(**given)

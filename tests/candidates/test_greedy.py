@@ -1,0 +1,193 @@
+"""Greedy rounds: they find what brute force finds where layers add up, and what is said of them is true."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lm_eval_lora_drop.backends.args import LoraDropArgs
+from lm_eval_lora_drop.backends.hf import LoraDropLM
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import AdapterShape, Answer, Pass
+from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.schema import from_config
+from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
+from lm_eval_lora_drop.statistics.paired import simultaneous_band
+from lm_eval_lora_drop.sweep.families import blocks, make_family
+from lm_eval_lora_drop.sweep.metric import resolve_metric
+from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
+from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
+from lm_eval_lora_drop.variant import Variant
+from testing.candidate_toys import evaluate
+from testing.doubles import One, make_documents
+from testing.toy import make_task
+
+LAYERS = 5
+
+
+def as_number(doc, results):
+    return {"exact_match": float(results[0])}
+
+
+def search(tmp_path, worth, name="greedy", *, documents=40, noise=0.05, strategy="exhaustive", interaction=0.0):
+    """A greedy search where layer i is worth `worth[i]` on every document, with a document's own noise per layer."""
+    layers = len(worth)
+    rows = [{"question": f"q{i}", "answer": "a"} for i in range(documents)]
+    task = make_task(splits={"test": rows[:1], "validation": rows}, process_results=as_number)
+    of_document = np.random.default_rng(0).normal(0, noise, (documents, layers))
+    asked = []
+
+    def runner(work):
+        for item in work:
+            asked.extend((variant, item.document.doc_id) for variant in item.variants)
+            yield [Answer(v, item.document, (repr(value(v, item.document.doc_id)),)) for v in item.variants]
+
+    def value(variant, doc_id):
+        kept = sorted(variant.kept_layers)
+        both = interaction if {0, 1} <= set(kept) else 0.0
+        return float(sum(worth[i] + of_document[doc_id, i] for i in kept)) + both
+
+    settings = SweepSettings(make_family([name], AdapterShape(layers)), strategy=strategy)
+    journal = Journal(tmp_path / "journal", "sha256:1", "toy", settings={})
+    scorer = Scorer(task, resolve_metric(task, None))
+    docs = make_documents(task)
+
+    def sweep_on(some, how):
+        return run_sweep(some, lambda: Pass(runner, "plain"), scorer, how, journal, peers=One())
+
+    sweep, compared = run_greedy(docs, sweep_on, scorer, settings)
+    return sweep, compared, asked, value
+
+
+@pytest.mark.parametrize("name", ["greedy", "greedy_forward"])
+def test_a_deep_model_moves_in_blocks_of_neighbours(tmp_path, name):
+    """Of 82 layers a round asks 40 sets, and every set that is asked keeps whole blocks."""
+    worth = [-1.0, -1.0, *[1.0] * 80] if name == "greedy" else [100.0, 100.0, *[-1.0] * 80]
+    sweep, _, asked, _ = search(tmp_path, worth, name, documents=8)
+    first = sweep.greedy.rounds[0]
+    assert (first.variant, first.candidates) == ("2-81" if name == "greedy" else "0-1", 40)
+    for kept in {variant.kept_layers for variant, _ in asked}:
+        assert all(block <= kept or block.isdisjoint(kept) for block in blocks(82))
+
+
+@pytest.mark.parametrize("name", ["greedy", "greedy_forward"])
+def test_where_layers_add_up_it_ends_where_brute_force_over_all_sets_ends(tmp_path, name):
+    worth = [1.0, -0.5, 0.8, 0.0, -0.7]
+    sweep, compared, asked, value = search(tmp_path, worth, name)
+    everything = [set(c) for size in range(LAYERS + 1) for c in itertools.combinations(range(LAYERS), size)]
+    half = [document.doc_id for document in compared]
+    scores = {
+        frozenset(one): np.mean([value(Variant.of_layers(one, LAYERS), doc_id) for doc_id in half])
+        for one in everything
+    }
+    if name == "greedy":
+        best = max(scores, key=scores.get)
+        assert Variant.parse(sweep.chosen, LAYERS).kept_layers in (best, frozenset({0, 2}), frozenset({0, 2, 3}))
+    else:
+        # The first set that loses nothing: one layer is worth more than the whole (1.0 against 0.6).
+        assert sweep.chosen == "0"
+        assert len(sweep.greedy.rounds) == 1
+    # The rounds and the comparison read different documents, and no pair was asked twice.
+    assert set(half) & set(sweep.greedy.doc_ids) == set()
+    assert len(asked) == len(set(asked))
+    assert {row.documents for row in sweep.candidates} == {len(half)}
+
+
+def test_backward_ends_where_the_loss_is_real_and_the_candidates_are_the_way(tmp_path):
+    sweep, _, _, _ = search(tmp_path, [1.0, 0.0, 0.9, -0.2, 0.8])
+    ways = [one.variant for one in sweep.greedy.rounds]
+    # 3 costs to keep, 1 nothing; without either of the others the loss is real, and there it stops.
+    assert ways[0] == "0-2+4"
+    assert ways[1] == "0+2+4"
+    assert [round(one.difference.difference) for one in sweep.greedy.rounds] == [0, 0, -1]
+    assert [row.variant for row in sweep.candidates] == ["0-4", *ways, "none"]
+    assert [one.candidates for one in sweep.greedy.rounds] == [5, 4, 3]
+
+
+def test_greedy_is_blind_for_what_two_layers_do_together(tmp_path):
+    """It is no optimum: a pair that only hurts together with others is not seen one layer at a time."""
+    sweep, _, _, _ = search(tmp_path, [-0.1, -0.1, 0.3, 0.3, 0.3], "greedy_forward", interaction=1.0)
+    assert sweep.greedy.rounds[0].variant in ("2", "3", "4")
+
+
+def test_racing_inside_the_rounds_asks_less_and_goes_the_same_way(tmp_path):
+    worth = [1.0, -0.5, 0.8, 0.0, -0.7]
+    every = search(tmp_path / "a", worth, documents=120)
+    race = search(tmp_path / "b", worth, documents=120, strategy="racing")
+    assert race[0].greedy.rounds[0].variant == every[0].greedy.rounds[0].variant
+    assert len(race[2]) <= len(every[2])
+    assert race[0].chosen == every[0].chosen
+
+
+def test_forward_racing_finds_its_way_where_every_single_layer_is_far_below_the_whole_adapter(tmp_path):
+    """A race against the whole adapter would give up all of them at once."""
+    worth = [1.0, 0.4, 0.9, 0.5, 0.7]
+    every = search(tmp_path / "a", worth, "greedy_forward", documents=400)
+    race = search(tmp_path / "b", worth, "greedy_forward", documents=400, strategy="racing")
+    ways = [[one.variant for one in found[0].greedy.rounds] for found in (every, race)]
+    assert ways == [["0", "0+2", "0+2+4", "0+2-4"]] * 2
+    assert [one.difference.documents for one in race[0].greedy.rounds] == [200] * 4
+    assert len(race[2]) <= len(every[2])
+
+
+def test_nothing_is_claimed_of_layers_that_do_nothing():
+    """Every layer's effect is noise around 0. Counting every candidate of every round claims a gain far too often,
+    because a round stands on the luck of those before; the other half of the documents does not."""
+    layers, documents, runs = 30, 60, 60
+    claimed = {"every candidate of every round": 0, "other documents": 0}
+    for seed in range(runs):
+        effects = np.random.default_rng(seed).normal(0, 1, (layers, documents))
+        for how in claimed:
+            seen = slice(0, documents) if how.startswith("every") else slice(0, documents // 2)
+            told = slice(0, documents) if how.startswith("every") else slice(documents // 2, documents)
+            gone, way, tried = set(), [], []
+            while len(gone) < layers - 1:
+                # Giving up a layer takes its effect away.
+                moves = [gone | {one} for one in range(layers) if one not in gone]
+                tried += moves
+                gone = max(moves, key=lambda one: -effects[sorted(one), seen].sum())
+                way.append(gone)
+            candidates = tried if how.startswith("every") else way
+            values = np.array([-effects[sorted(one), told].sum(axis=0) for one in candidates])
+            band = simultaneous_band(values, np.zeros(values.shape[1]), resamples=499)
+            claimed[how] += bool((band.low > 0).any())
+    assert claimed["every candidate of every round"] / runs > 0.15
+    # 60 runs at 5 %: 8 or more come once in a hundred times.
+    assert claimed["other documents"] < 8
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(ArgumentError, match="takes at least 4, got 3"):
+        search(tmp_path, [1.0] * LAYERS, documents=3)
+    with pytest.raises(ArgumentError, match="cannot be joined"):
+        LoraDropArgs.take({"sweep_family": "greedy+window"}, [])
+    with pytest.raises(ArgumentError, match="layers of one adapter, got a, b"):
+        make_family(["greedy"], AdapterShape(4, adapters=("a", "b")))
+
+
+def test_through_the_harness(tiny_base, tiny_adapter, tmp_path):
+    def run(engine):
+        lm = LoraDropLM(
+            pretrained=str(tiny_base),
+            peft=str(tiny_adapter),
+            device="cpu",
+            dtype="float32",
+            batch_size=4,
+            boundary="auto",
+            sweep_family="greedy",
+            sweep_limit=8,
+            sweep_engine=engine,
+            sweep_dir=str(tmp_path / engine),
+        )
+        return from_config(evaluate(lm)["config"], "here").tasks["toy"]
+
+    record = run("shared")
+    sweep = record.sweep
+    assert sweep.greedy.rounds
+    assert record.kept == Variant.parse(sweep.chosen, 4)
+    assert len(record.validation.doc_ids) == len(sweep.greedy.doc_ids) == 4
+    assert set(record.validation.doc_ids) & set(sweep.greedy.doc_ids) == set()
+    assert "greedy rounds over" in sweep_table(record)
+    plain = run("plain").sweep
+    assert (plain.greedy, plain.candidates, plain.chosen) == (sweep.greedy, sweep.candidates, sweep.chosen)

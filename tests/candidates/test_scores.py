@@ -1,0 +1,252 @@
+"""Scores of layers: against their definitions, computed another way; and as candidates of a sweep."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.matrix_cases import make_config
+from lm_eval_lora_drop.adapter.files import open_adapter
+from lm_eval_lora_drop.backends.hf import LoraDropLM
+from lm_eval_lora_drop.commands.main import main
+from lm_eval_lora_drop.engine.probe.scores import layer_scores, linear_cka, top_singular, update_norms
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.work import AdapterShape
+from lm_eval_lora_drop.record.schema import from_config
+from lm_eval_lora_drop.sweep.families import best_layers, make_family
+from lm_eval_lora_drop.variant import Variant
+from testing import tiny
+from testing.candidate_toys import evaluate
+from testing.tiny import make_adapter
+
+PAIRS = [(f"The question {i} is", f" the answer {i} in the text") for i in range(5)]
+
+
+def load(base, adapter, **model_args):
+    given = {"boundary": "full", "device": "cpu", "dtype": "float32", "batch_size": 4, **model_args}
+    return LoraDropLM(str(base), str(adapter), **given)
+
+
+@pytest.fixture(scope="module")
+def uneven(tiny_base, tmp_path_factory):
+    """LoRA in two layers only, with ranks, scalings and targets that differ."""
+    folder = tmp_path_factory.mktemp("uneven") / "adapter"
+    return make_adapter(
+        tiny_base,
+        folder,
+        target_modules=["q_proj", "down_proj"],
+        layers_to_transform=[1, 3],
+        rank_pattern={"layers.1.self_attn.q_proj": 2},
+        alpha_pattern={"layers.3.mlp.down_proj": 32},
+        use_rslora=True,
+    )
+
+
+@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
+def test_the_norm_of_the_update_is_that_of_the_weights_peft_would_merge(tiny_base, which, request):
+    adapter = request.getfixturevalue(which)
+    lm = load(tiny_base, adapter)
+    expected = [
+        sum(float(module.get_delta_weight("default").double().square().sum()) for module in modules) ** 0.5
+        for modules in lm.layers.modules
+    ]
+    assert update_norms(open_adapter(str(adapter)), 4) == pytest.approx(expected, rel=1e-5)
+    if which == "uneven":
+        assert expected[0] == expected[2] == 0 < min(expected[1], expected[3])
+
+
+@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
+def test_the_share_of_the_largest_singular_value_is_numpys(tiny_base, which, request):
+    adapter = request.getfixturevalue(which)
+    lm = load(tiny_base, adapter)
+    expected = []
+    for modules in lm.layers.modules:
+        deltas = [module.get_delta_weight("default").detach().double().numpy() for module in modules]
+        values = [np.linalg.svd(delta, compute_uv=False) ** 2 for delta in deltas]
+        expected.append(sum(one[0] for one in values) / sum(one.sum() for one in values) if values else 0.0)
+    found = top_singular(open_adapter(str(adapter)), 4)
+    assert found == pytest.approx(expected, rel=1e-5)
+    # One direction of at most four is between a quarter and everything.
+    assert all(0.25 < value < 1 for value in found if value)
+    if which == "uneven":
+        assert found[0] == found[2] == 0
+
+
+def test_an_update_that_was_never_trained_has_no_direction(tiny_base, tmp_path):
+    fresh = make_adapter(tiny_base, tmp_path / "fresh", init_lora_weights=True)
+    assert top_singular(open_adapter(str(fresh)), 4).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
+def test_fisher_is_the_squared_slope_along_the_strength(tiny_base, which, request):
+    """Outputs are linear in B, so that the slope along a factor on it is the gradient by B times B: torch's own
+    gradients of a loss written out, one parameter at a time. And a finite difference of the strength itself."""
+    lm = load(tiny_base, request.getfixturevalue(which))
+    before = lm.model(torch.tensor([[5, 6, 7]])).logits
+    found = layer_scores(lm, lm.layers, PAIRS)["fisher"]
+    assert torch.equal(lm.model(torch.tensor([[5, 6, 7]])).logits, before)
+
+    def loglikelihood(prompt, reference):
+        context, continuation = lm._encode_pair(prompt, reference)
+        assert len(continuation) <= 64
+        logits = lm.model(torch.tensor([(context + continuation)[:-1]])).logits[0, -len(continuation) :]
+        return -torch.nn.functional.cross_entropy(logits, torch.tensor(continuation), reduction="sum")
+
+    weights = [[module.lora_B["default"].weight for module in modules] for modules in lm.layers.modules]
+    expected = np.zeros(4)
+    for pair in PAIRS:
+        for layer, ours in enumerate(weights):
+            if not ours:
+                continue
+            for one in ours:
+                one.requires_grad_()
+            slopes = torch.autograd.grad(loglikelihood(*pair), ours)
+            expected[layer] += float(sum((a * b).sum() for a, b in zip(slopes, ours, strict=True)).detach()) ** 2 / len(
+                PAIRS
+            )
+            for one in ours:
+                one.requires_grad_(requires_grad=False)
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert (found > 0).tolist() == [bool(ours) for ours in weights]
+    layer, step, changed = 3, 1e-2, []
+    for sign in (1, -1):
+        for module in lm.layers.modules[layer]:
+            module.scaling["default"] *= 1 + sign * step
+        with torch.no_grad():
+            changed.append([float(loglikelihood(*pair)) for pair in PAIRS])
+        for module in lm.layers.modules[layer]:
+            module.scaling["default"] /= 1 + sign * step
+    differences = (np.array(changed[0]) - np.array(changed[1])) / (2 * step)
+    assert found[layer] == pytest.approx((differences**2).mean(), rel=0.02)
+
+
+class _Kernel(torch.autograd.Function):
+    """A product as kernels of quantised weights do it: forward only."""
+
+    @staticmethod
+    def forward(ctx, states, weight):
+        return states @ weight.T
+
+
+class _Full(_Kernel):
+    @staticmethod
+    def backward(ctx, gradient):
+        raise torch.OutOfMemoryError("no memory")
+
+
+@pytest.mark.parametrize("kernel", [_Kernel, _Full])
+def test_a_model_without_gradients_has_the_other_scores(tiny_base, uneven, kernel, caplog, monkeypatch):
+    """No gradients at all: the score is left out, on every process alike. No memory for one: on one process perhaps, so
+    it must end."""
+    lm = load(tiny_base, uneven)
+    head = lm.model.get_output_embeddings()
+    monkeypatch.setattr(head, "forward", lambda states: kernel.apply(states, head.weight))
+    if kernel is _Full:
+        with pytest.raises(ArgumentError, match="the memory ran out"):
+            layer_scores(lm, lm.layers, PAIRS)
+        return
+    assert set(layer_scores(lm, lm.layers, PAIRS)) == {"lora_output", "cka_distance", "probe_rise"}
+    assert "`fisher` is left out" in caplog.text
+
+
+def test_a_kernel_that_lets_no_gradient_through_is_no_score(tiny_base, uneven, caplog, monkeypatch):
+    """The residual stream around it would carry the rest, and every number would look like one."""
+    lm = load(tiny_base, uneven)
+    one = lm.layers.decoder_layers[2].mlp.down_proj
+    kernel = getattr(one, "base_layer", one)
+    forward = kernel.forward
+    monkeypatch.setattr(kernel, "forward", lambda states: forward(states).detach())
+    assert "fisher" not in layer_scores(lm, lm.layers, PAIRS)
+    assert "Linear computes without gradients" in caplog.text
+
+
+def test_a_mixture_of_experts_has_all_scores(tmp_path, monkeypatch):
+    """LoRA on what gives back several tensors, expert indices among them."""
+    monkeypatch.setattr(tiny, "ARCHITECTURES", {"mixtral": lambda _: make_config("mixtral")})
+    base = tiny.make_base(tmp_path / "base", "mixtral")
+    lm = load(base, tiny.make_adapter(base, tmp_path / "adapter", target_modules="all-linear"))
+    found = layer_scores(lm, lm.layers, PAIRS)
+    assert set(found) == {"lora_output", "cka_distance", "probe_rise", "fisher"}
+    assert all(np.isfinite(one).all() and (one[:2] != 0).all() for one in found.values())
+
+
+def test_cka_is_its_definition_in_the_space_of_features():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(40, 7)), rng.normal(size=(40, 5))
+    x, y = one - one.mean(axis=0), other - other.mean(axis=0)
+    norm = np.linalg.norm
+    assert linear_cka(one, other) == pytest.approx(norm(y.T @ x) ** 2 / (norm(x.T @ x) * norm(y.T @ y)))
+    rotation = np.linalg.qr(rng.normal(size=(7, 7)))[0]
+    assert linear_cka(one, 3 * one @ rotation + 2) == pytest.approx(1)
+    assert np.isnan(linear_cka(one, np.ones((40, 3))))
+
+
+def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
+    lm = load(tiny_base, uneven)
+    scores = layer_scores(lm, lm.layers, PAIRS, lm._adapter_files)
+    expected = np.zeros(4)
+    for prompt, reference in PAIRS:
+        squares = np.zeros(4)
+        handles = []
+
+        def watch(layer, module, squares=squares):
+            def see(_, inputs):
+                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                squares[layer] += float((module.scaling["default"] * inputs[0] @ a.T @ b.T).square().sum())
+
+            return see
+
+        for layer, modules in enumerate(lm.layers.modules):
+            handles += [module.register_forward_pre_hook(watch(layer, module)) for module in modules]
+        context, continuation = lm._encode_pair(prompt, reference)
+        with torch.no_grad():
+            lm.model(torch.tensor([(context + continuation[:4])[:-1]]))
+        for handle in handles:
+            handle.remove()
+        expected += np.sqrt(squares)
+    assert scores["lora_output"] == pytest.approx(expected / expected.sum(), rel=1e-4)
+    assert scores["lora_output"][0] == scores["lora_output"][2] == 0
+    # Below the first layer with LoRA base and adapted states are one; behind it they differ.
+    assert scores["cka_distance"][0] == pytest.approx(0, abs=1e-9)
+    assert scores["cka_distance"][1] > 1e-4
+    assert scores["probe_rise"].sum() == pytest.approx(lm.probe(PAIRS).curves[0].over_tokens.mean[-1, 0], rel=1e-4)
+    assert set(scores) == {"update_norm", "top_singular", "lora_output", "cka_distance", "probe_rise", "fisher"}
+    with pytest.raises(ArgumentError, match="at least two documents"):
+        layer_scores(lm, lm.layers, PAIRS[:1])
+
+
+def test_the_best_layers_by_a_score():
+    family = make_family(["scores"], AdapterShape(6))
+    found = best_layers({"a": [6, 5, 4, 3, 2, 1], "b": [0, 1, 0, 1, float("nan"), 2]}, family)
+    names = {str(variant) for variant in found.variants}
+    assert {"none", "0", "0-1", "0-2", "0-3", "0-4", "0-5"} <= names
+    assert {"5", "1+5", "1+3+5", "0-1+3+5", "0-3+5"} <= names
+    assert len(names) == len(found.variants)
+    assert found.full == Variant.full(6)
+    assert not found.ordered
+
+
+def test_a_sweep_over_the_best_layers(tiny_base, tiny_adapter, tmp_path):
+    lm = load(
+        tiny_base, tiny_adapter, boundary="auto", sweep_family="scores", sweep_limit=4, sweep_dir=str(tmp_path / "s")
+    )
+    record = from_config(evaluate(lm)["config"], "here").tasks["toy"]
+    order = np.argsort(-update_norms(open_adapter(str(tiny_adapter)), 4), kind="stable")
+    swept = {row.variant for row in record.sweep.candidates}
+    assert {str(Variant.of_layers(order[:k].tolist(), 4)) for k in range(5)} <= swept
+    pairs = [(f"validation question {i}?", f" answer {i}") for i in record.validation.doc_ids]
+    for values in lm.layer_scores(pairs).values():
+        order = sorted(range(4), key=lambda layer: -values[layer])
+        assert {str(Variant.of_layers(order[:k], 4)) for k in range(5)} <= swept
+    assert record.sweep.family == "scores"
+
+
+def test_the_command_prints_draws_and_needs_no_model_without_a_task(tiny_adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(LoraDropLM, "__init__", lambda *_, **__: pytest.fail("a model is loaded"))
+    assert main(["layers", "--peft", str(tiny_adapter), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    norms = update_norms(open_adapter(str(tiny_adapter)), 4)
+    assert said[0].split() == ["layer", "update_norm", "rank", "top_singular", "rank"]
+    assert [line.split()[1] for line in said[1:5]] == [f"{value:.4g}" for value in norms]
+    assert sorted(int(line.split()[2]) for line in said[1:5]) == [1, 2, 3, 4]
+    assert (tmp_path / "out" / "layers.png").stat().st_size > 5000
+    assert (tmp_path / "out" / "layers.json").is_file()

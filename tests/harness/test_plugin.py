@@ -1,0 +1,191 @@
+"""The harness finds us by itself, once, however we were installed; its command line ends with our answer."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lm_eval_lora_drop
+from lm_eval_lora_drop.files import package_folder
+from lm_eval_lora_drop.harness.hooks.plugin import MODEL_TYPES
+from testing.recorded_runs import run_record, sweep_record, task_record
+
+STARTUP = Path(lm_eval_lora_drop.__file__).with_name("_startup.py")
+# As the .pth does it, from this checkout: whatever an installation has armed is taken out first.
+ARMED = (
+    "import sys\n"
+    "sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, '__name__', '') != '_LoraDropFinder']\n"
+    f"STARTUP = open({str(STARTUP)!r}).read()\n"
+    "exec(STARTUP)\n"
+)
+
+
+def python(code, *flags):
+    return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_harness_knows_the_model_types_and_tasks_without_being_told():
+    out = python(
+        f"{ARMED}from lm_eval.api.registry import model_registry; import lm_eval.models\n"
+        "from lm_eval.tasks import TaskManager\n"
+        "print([n for n in model_registry.keys() if 'lora-drop' in n])\n"
+        "print(*['lora_drop_samsum' in TaskManager(include_defaults=d).all_tasks for d in (True, False)])"
+    )
+    models, tasks = out.splitlines()[-2:]
+    assert models == str(sorted(MODEL_TYPES))
+    assert tasks == "True False"
+
+
+def test_two_installations_arm_once():
+    """A wheel beside an editable install leaves two .pth files, each with the same line."""
+    out = python(
+        f"{ARMED}exec(STARTUP); exec(STARTUP)\n"
+        "print([getattr(f, '__name__', '') for f in sys.meta_path].count('_LoraDropFinder'))\n"
+        "from lm_eval.tasks import TaskManager\n"
+        "import lm_eval._cli.run as run\n"
+        "depth = 0\n"
+        "for wrapped in (TaskManager.__init__, run.Run._execute):\n"
+        "    while hasattr(wrapped, '__wrapped__'): wrapped, depth = wrapped.__wrapped__, depth + 1\n"
+        "print(depth)"
+    )
+    assert out.split() == ["1", "2"]
+
+
+def test_where_the_harness_discovers_entry_points_we_leave_it_to_it():
+    """`load_plugins(group, registry)` as in the harness's pull request 4013: names that are taken are skipped."""
+    out = python(
+        f"{ARMED}"
+        "from importlib.metadata import entry_points\n"
+        "from lm_eval.api import registry\n"
+        "def load_plugins(group, known):\n"
+        "    new = [e for e in entry_points(group=group) if e.name not in known]\n"
+        "    for e in new: known.register(e.name, target=e.value)\n"
+        "    return [e.name for e in new]\n"
+        "registry.load_plugins = load_plugins\n"
+        "import lm_eval.models\n"
+        "print(sorted(n for n in registry.model_registry.keys() if 'lora-drop' in n))\n"
+        "print(sorted(set(load_plugins('lm_eval.models', registry.model_registry))))\n"
+    )
+    before, found = out.splitlines()
+    assert before == "[]"
+    assert found == str(sorted(MODEL_TYPES))
+
+
+def test_a_task_of_the_user_overrides_ours(tmp_path):
+    ours = package_folder("tasks") / "samsum" / "lora_drop_samsum.yaml"
+    (tmp_path / "mine.yaml").write_text(f"task: lora_drop_samsum\ninclude: {ours}\n")
+    assert "task: lora_drop_samsum" in ours.read_text()
+    out = python(
+        f"{ARMED}from lm_eval.tasks import TaskManager\n"
+        f"print(TaskManager(include_path={str(tmp_path)!r}).task_index['lora_drop_samsum'].yaml_path)"
+    )
+    assert out.strip() == str(tmp_path / "mine.yaml")
+
+
+def test_interpreter_start_imports_nothing_of_ours_and_the_harness_no_torch():
+    out = python(
+        f"{ARMED}print([m for m in sys.modules if 'lora_drop' in m]);"
+        "import lm_eval.models, lm_eval.tasks; print('torch' in sys.modules)"
+    )
+    assert out.split() == ["[]", "False"]
+
+
+def test_importing_the_package_is_cheap():
+    """Only what a name needs is imported, when it is asked for."""
+    out = python(
+        "import sys; import lm_eval_lora_drop as lora_drop\n"
+        "print([m for m in sys.modules if m.startswith('lm_eval')])\n"
+        "lora_drop.Variant.below(3, 4); lora_drop.ArgumentError\n"
+        "print([m for m in ('torch', 'lm_eval', 'numpy', 'rich', 'matplotlib', 'msgspec') if m in sys.modules])\n"
+        "lora_drop.read\n"
+        "print([m for m in ('torch', 'lm_eval', 'matplotlib', 'pandas') if m in sys.modules])\n"
+        "print(sorted(set(lora_drop.__all__) - set(dir(lora_drop))))\n"
+        "print([n for n in lora_drop.__all__ if getattr(lora_drop, n, None) is None])"
+    )
+    assert out.splitlines() == ["['lm_eval_lora_drop']", "[]", "[]", "[]", "[]"]
+
+
+def test_a_name_the_package_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
+        _ = lm_eval_lora_drop.sweeep
+
+
+def test_releases_with_discovery_find_the_same_model_types():
+    found = {entry.name: entry.value for entry in importlib.metadata.entry_points(group="lm_eval.models")}
+    assert {name: target for name, target in found.items() if "lora-drop" in name} == MODEL_TYPES
+
+
+@pytest.mark.parametrize("name", ["tasks", "configs"])
+def test_the_folders_are_where_the_package_says(name):
+    assert any(package_folder(name).iterdir())
+
+
+# The command line. The model is the harness's own dummy, which says of itself what a run of ours says.
+PROGRAM = """
+import json
+from lm_eval.api.registry import register_model
+from lm_eval.models.dummy import DummyLM
+
+@register_model("dummy-with-record")
+class Recorded(DummyLM):
+    def get_model_info(self):
+        return json.load(open(ENTRY))
+
+sys.argv = ["lm_eval", *ARGUMENTS]
+from lm_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+
+
+def lm_eval(tmp_path, entry, *arguments):
+    docs = [{"question": f"{i}?", "answer": "lol" if i % 2 else "no"} for i in range(8)]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (tmp_path / "toy.yaml").write_text(
+        "task: toy_of_this_test\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'docs.jsonl'}}}}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{question}}'\ndoc_to_target: '{{answer}}'\n"
+        "generation_kwargs: {until: ['.'], do_sample: false}\n"
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\nmetadata: {version: 1}\n"
+    )
+    (tmp_path / "entry.json").write_text(json.dumps(entry))
+    arguments = [
+        *("run", "--model", "dummy-with-record", "--tasks", "toy_of_this_test", "--include_path", str(tmp_path)),
+        *arguments,
+    ]
+    code = f"{ARMED}ENTRY = {str(tmp_path / 'entry.json')!r}\nARGUMENTS = {arguments!r}\n{PROGRAM}"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_last_thing_lm_eval_prints_is_the_answer(tmp_path):
+    from lm_eval_lora_drop.record.schema import to_entry
+
+    record = run_record({"toy_of_this_test": task_record(sweep_record())})
+    out = lm_eval(tmp_path, to_entry(record), "--output_path", str(tmp_path / "out"))
+    harness, _, ours = out.partition("lora-drop ---")
+    assert "toy_of_this_test" in harness
+    assert "|exact_match|" in harness.replace(" ", "")
+    (results,) = (tmp_path / "out").rglob("results_*.json")
+    assert f"Results  {results}\n" in ours
+    assert f"Figure   {results.parent / 'sweep-toy_of_this_test.png'}\n" in ours
+    assert "K = 7 (chosen)" in ours
+    assert "Keep the bottom 7 of 10 layers, 30 % smaller" in ours
+    last = ours.strip().splitlines()[-1]
+    assert last == f"Export   lora-drop export --results {results} --output mine-0-6"
+
+
+def test_a_run_of_another_model_type_ends_as_it_always_did(tmp_path):
+    out = lm_eval(tmp_path, {"model_num_parameters": 1})
+    assert "toy_of_this_test" in out
+    assert "lora-drop" not in out

@@ -1,0 +1,174 @@
+"""The screen: what it says, that it fits, that paths survive, and that it is silent where it should be."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from lm_eval_lora_drop.show.listeners.screen import results_file, show_run
+from lm_eval_lora_drop.variant import Variant
+from testing.recorded_runs import (
+    L,
+    boundaries,
+    candidate,
+    results_of,
+    run_record,
+    sweep_record,
+    task_record,
+    write_results,
+)
+
+
+def tracker(folder=None, date="2026-01-01T00-00-00.000000", model="adapters__mine"):
+    return SimpleNamespace(
+        output_path=folder and str(folder),
+        date_id=date,
+        general_config_tracker=SimpleNamespace(model_name_sanitized=model),
+    )
+
+
+def screen(results, where=None, *, width=80, terminal=False):
+    out = io.StringIO()
+    console = Console(
+        file=out, width=width, highlight=False, force_terminal=terminal, color_system="standard" if terminal else None
+    )
+    show_run(results, where or tracker(), console)
+    return out.getvalue()
+
+
+def test_table_verdict_places_and_command():
+    record = run_record({"samsum": task_record(sweep_record(), journal="/c/samsum.jsonl")})
+    lines = screen(results_of(record)).splitlines()
+    rows = [line.split("  ") for line in lines if line.startswith("K = ")]
+    assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
+        ["K = 7 (chosen)", "27.0 ± 1.5", "33.0 ± 2.1"],
+        ["K = 10 (full)", "28.2 ± 1.5", "-"],
+        ["K = 0 (base)", "20.0 ± 1.5 on 8", "-"],
+    ]
+    assert "rouge_l, 32 docs" in " ".join(lines)
+    assert "rouge_l, 200 docs" in " ".join(lines)
+    text = " ".join(lines)
+    assert "Keep the bottom 7 of 10 layers, 30 % smaller, not distinguishable from the whole adapter" in text
+    assert "Journal  /c/samsum.jsonl" in lines
+    assert lines[-1] == "Export   lora-drop export --peft adapters/mine --boundary 7 --output mine-0-6"
+
+
+def test_with_an_output_path_everything_lies_there(tmp_path):
+    record = run_record({"a/b c": task_record(sweep_record()), "given": task_record(variant="0-2")})
+    results = results_of(record)
+    path = write_results(tmp_path / "adapters__mine", results)
+    out = screen(results, tracker(tmp_path)).splitlines()
+    figure = path.parent / "sweep-a_b_c.png"
+    assert figure.is_file()
+    assert figure.with_suffix(".svg").is_file()
+    assert f"Results  {path}" in out
+    assert f"Figure   {figure}" in out
+    assert f"Export   lora-drop export --results {path} --task 'a/b c' --output mine-0-6" in out
+    assert f"Export   lora-drop export --results {path} --task given --output mine-0-2" in out
+
+
+@pytest.mark.parametrize("suffix", ["", ".json"])
+def test_the_file_is_the_one_the_harness_wrote(tmp_path, suffix):
+    """By the harness's own tracker, for a folder and for a file as --output_path."""
+    from lm_eval.loggers import EvaluationTracker
+
+    saved = EvaluationTracker(output_path=str(tmp_path / f"out{suffix}"))
+    saved.general_config_tracker.model_name_sanitized = "some__model"
+    assert results_file(saved) is None
+    saved.save_results_aggregated(results={"results": {}}, samples=None)
+    (written,) = [file for file in tmp_path.rglob("*.json") if file.is_file()]
+    assert results_file(saved) == written
+
+
+def test_it_fits_80_columns_except_what_is_there_to_be_copied(tmp_path):
+    task = "a_task_with_a_name_that_is_longer_than_the_eighty_columns_of_a_plain_log_and_then_some_more"
+    rows = boundaries(dict.fromkeys(range(11), 12_345.678), stderr=0.001)
+    long = task_record(sweep_record(rows), journal="/" + "x" * 100, warnings=("a long warning " * 20,))
+    results = results_of(run_record({task: long}))
+    for width in (80, 200):
+        lines = screen(results, width=width).splitlines()
+        wide = [line for line in lines if len(line) > 80]
+        assert wide == [task, "Journal  /" + "x" * 100]
+    some = dict.fromkeys([task, "b", "c", "d"], task_record(sweep_record()))
+    assert max(map(len, screen(results_of(run_record(some))).splitlines())) <= 80
+
+
+def test_colour_only_on_a_terminal():
+    results = results_of(run_record({"t": task_record(sweep_record())}))
+    assert "\x1b[" not in screen(results)
+    assert "\x1b[" in screen(results, terminal=True)
+
+
+def test_markup_in_names_is_text():
+    record = run_record({"[red]t[/red]": task_record(sweep_record(), warnings=("[/bold] [link=x]",))})
+    out = screen(results_of(record))
+    assert "[red]t[/red]" in out
+    assert "[/bold] [link=x]" in out
+
+
+def test_many_tasks_get_a_line_each():
+    record = run_record({f"task{i}": task_record(sweep_record()) for i in range(60)})
+    out = screen(results_of(record))
+    assert out.count("7 of 10") == 60
+    assert len(out.splitlines()) < 75
+    assert "and so on for 59 more tasks" in out
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (task_record(variant="0-4", method="default"), "the paper's default"),
+        (task_record(variant="0-4", method="probe"), "found by the probe"),
+        (task_record(variant="0-4+7"), "Keep 0-4+7 (6 of 10 layers), 30 % smaller: as given."),
+        (task_record(sweep_record(chosen=L), dropped_parameters=0), "prefers no smaller part"),
+        (task_record(sweep_record(chosen=0)), "Keep no layer, the base model alone"),
+    ],
+)
+def test_other_ways_to_a_choice(task, said):
+    out = " ".join(screen(results_of(run_record({"t": task}))).split())
+    assert said in out
+    assert ("lora-drop export" in out) == (not task.kept.is_full and not task.kept.is_base)
+    assert ("validation" in out.split("Keep")[0]) == (task.sweep is not None)
+
+
+def test_a_loaded_adapter_has_no_file_to_export_from():
+    record = run_record({"t": task_record(sweep_record())}, path=None)
+    assert "lora-drop export" not in screen(results_of(record))
+
+
+def test_a_run_of_another_model_type_prints_nothing():
+    assert screen({"results": {"t": {}}, "config": {"model": "hf"}}) == ""
+
+
+def test_unknown_scores_are_dashes():
+    rows = (candidate(Variant.below(7, L), 0.5, None), candidate(Variant.full(L), None, None, 0))
+    results = results_of(run_record({"t": task_record(sweep_record(rows, gain=None))}), stderr="N/A")
+    results["results"]["t"] = {"alias": "t"}
+    lines = [line.split() for line in screen(results).splitlines() if line.startswith("K = ")]
+    assert lines == [["K", "=", "7", "(chosen)", "0.500", "-"], ["K", "=", "10", "(full)", "-", "-"]]
+
+
+def test_the_test_score_is_that_of_the_metric_and_filter_of_the_choice():
+    from lm_eval_lora_drop.harness.work import MetricSpec
+
+    record = run_record({"t": task_record(sweep_record(), metric=MetricSpec("exact_match", "flexible", True))})
+    results = results_of(record)
+    results["results"]["t"] = {
+        "exact_match,strict": 0.1,
+        "exact_match_stderr,strict": 0.01,
+        "exact_match,flexible": 0.256,
+        "exact_match_stderr,flexible": 0.031,
+    }
+    out = screen(results)
+    assert "0.256 ± 0.031" in out
+    assert "exact_match,flexible, 200 docs" in out
+
+
+def test_nothing_is_written_where_nothing_was_saved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    screen(results_of(run_record({"t": task_record(sweep_record())})), tracker(tmp_path / "out"))
+    assert not list(Path(tmp_path).iterdir())

@@ -1,0 +1,156 @@
+"""What is said of a sweep: a table whose numbers stand alike, sentences that are true, one verdict."""
+
+from dataclasses import replace
+
+import pytest
+
+from lm_eval_lora_drop.record.schema import ValidationRecord
+from lm_eval_lora_drop.show.verdict.stability import _shares
+from lm_eval_lora_drop.show.verdict.sweep_text import planning, remarks, sweep_table, verdict
+from lm_eval_lora_drop.variant import Variant
+from testing.recorded_runs import L, boundaries, candidate, curve, sweep_record, task_record
+
+
+def test_scores_and_standard_errors_stand_with_the_same_decimals():
+    rows = (candidate(Variant.full(L), 32.2, 5.6), candidate(Variant.below(7, L), 9.808, 1.234), *curve()[4:])
+    lines = sweep_table(task_record(sweep_record(rows))).splitlines()
+    assert lines[0].split() == ["K", "rouge_l", "std.", "error", "documents"]
+    assert lines[1].split()[:4] == ["10", "32.2", "5.6", "32"]
+    assert lines[2].split()[:3] == ["7", "9.8", "1.2"]
+    assert lines[-4].split() == [
+        "0",
+        "20.0",
+        "1.5",
+        "8",
+        "base,",
+        "retired",
+        "after",
+        "8",
+    ] or "retired after 8" in "".join(lines)
+
+
+def test_other_candidates_are_named_in_their_notation():
+    names = ("0-9", "0-9x0.5", "0-9.attention", "none")
+    rows = tuple(candidate(Variant.parse(name, L), 1.0) for name in names)
+    record = task_record(sweep_record(rows, chosen=Variant.parse("0-9x0.5", L), family="strengths", ordered=False))
+    shown = [line.split("  ")[0].strip() for line in sweep_table(record).splitlines()[1:5]]
+    assert [text for text in shown if text] == [
+        name for name in ("K = 10", "0-9x0.5", "0-9.attention", "K = 0") if name in shown
+    ]
+    assert "0-9x0.5" in sweep_table(record)
+
+
+def told(gap, documents):
+    """A sweep of K = 7 against full on items that differ by `gap` up to a little unevenness."""
+    rows = tuple(
+        candidate(
+            Variant.below(k, L),
+            1.0,
+            documents=documents,
+            items=tuple((gap if k == 7 else 0.0) + (i * 7 + k * i) % 3 / 10 for i in range(documents)),
+        )
+        for k in (L, 7)
+    )
+    return verdict(task_record(sweep_record(rows)))
+
+
+@pytest.mark.parametrize(
+    ("gap", "documents", "said"),
+    [
+        (5.0, 40, "better than the whole adapter on 40 validation documents (+"),
+        (-5.0, 40, "worse than the whole adapter on 40 validation documents (-"),
+        (0.0, 40, "not distinguishable from the whole adapter on 40 validation documents"),
+        (5.0, 3, "too few documents to tell it from the whole adapter on 3 validation documents"),
+    ],
+)
+def test_the_verdict_is_the_evidence_over_all_candidates(gap, documents, said):
+    text = told(gap, documents)
+    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
+    assert said in text
+    assert "95 % interval over all candidates" in text
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        ((0.6, 0.9), "+0.6 ± 0.9 against the whole adapter on the 32 validation documents it was chosen on."),
+        ((5.0, None), "+5.0 against the whole adapter"),
+        ((None, None), "not compared with the whole adapter"),
+        (None, "not compared with the whole adapter"),
+    ],
+)
+def test_without_items_to_resample_the_verdict_claims_nothing(gain, said):
+    rows = tuple(replace(row, items=()) for row in curve())
+    text = verdict(task_record(sweep_record(rows, gain=gain)))
+    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
+    assert said in text
+    assert text.endswith(".")
+
+
+def test_the_verdict_on_full_base_and_what_was_not_searched():
+    assert "prefers no smaller part" in verdict(task_record(sweep_record(chosen=L)))
+    assert verdict(task_record(sweep_record(chosen=0), kept_parameters=0, dropped_parameters=9)).startswith(
+        "Keep no layer, the base model alone, "
+    )
+    for method, said in (("given", "as given"), ("default", "paper's default"), ("recorded", "as another run chose")):
+        assert said in verdict(task_record(variant="0-4", method=method))
+    assert "smaller" not in verdict(task_record(variant="0-9", dropped_parameters=0))
+    assert "the 1 validation document it" in verdict(
+        task_record(sweep_record(boundaries({7: 1.0, 10: 1.0}, documents=1)))
+    )
+
+
+def test_remarks_do_not_ask_for_a_gain_that_nobody_measured():
+    assert "nothing is said about a gain" in " ".join(remarks(task_record(sweep_record(gain=None))))
+    assert "no document in common" in " ".join(remarks(task_record(sweep_record(gain=(None, None)))))
+    assert "0.6 better" in " ".join(remarks(task_record(sweep_record())))
+    assert "(paired)" in " ".join(remarks(task_record(sweep_record())))
+
+
+def test_shares_name_a_few_and_count_the_others():
+    of = [Variant.below(k, L) for k in range(L)]
+    assert _shares({of[7]: 0.6, Variant.parse("0-9x0.5", L): 0.4}) == "K = 7 (60 %), 0-9x0.5 (40 %)"
+    assert _shares(dict.fromkeys(of[:5], 0.2)).count("(20 %)") == 5
+    many = _shares({of[7]: 0.5, **dict.fromkeys(of[:5], 0.1)})
+    assert many == "K = 7 (50 %), K = 0 (10 %), K = 1 (10 %), K = 2 (10 %), 2 others (20 %)"
+    assert "..." not in many
+
+
+def pair(one, other, **fields):
+    """A record of full and K = 7 with these items."""
+    rows = tuple(
+        candidate(Variant.below(k, L), sum(items) / len(items), documents=len(items), items=tuple(items))
+        for k, items in ((L, one), (7, other))
+    )
+    return task_record(sweep_record(rows), **fields)
+
+
+def test_a_line_of_planning_says_what_these_documents_can_show():
+    """10 of 100 documents change: statsmodels' power of the exact test is behind `power`, here its own words count."""
+    full = [1.0] * 50 + [0.0] * 50
+    text = planning(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5))
+    assert text.startswith("100 documents show a difference of two candidates from 0.088 on (p < 0.05 in 80 % of such")
+    assert "where 10 % of the documents change" in text
+    assert "; 0.04 takes " in text
+    assert sweep_table(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5)).splitlines()[-1] == text
+
+
+def test_a_few_documents_show_nothing_and_the_line_says_so():
+    assert "5 documents cannot show a difference of two candidates at all" in planning(
+        pair([1.0, 0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0])
+    )
+    assert planning(pair([1.0], [0.0])) is None
+
+
+def test_clusters_show_less_than_as_many_documents_would():
+    """Four equal documents a cluster: planning is that of a quarter of the documents."""
+    one = [((i * 7) % 11) / 10 for i in range(30)]
+    two = [((i * 5) % 13) / 10 for i in range(30)]
+    alone = planning(pair(one, two))
+    copies = [f"passage {i}" for i in range(30) for _ in range(4)]
+    validation = ValidationRecord(split="validation", doc_ids=tuple(range(120)), clusters=tuple(copies))
+    record = pair([x for x in one for _ in range(4)], [x for x in two for _ in range(4)], validation=validation)
+    shown = [float(text.split("from ")[1].split(" on")[0]) for text in (alone, planning(record))]
+    # The t distribution of 119 degrees of freedom in place of 29, and two digits.
+    assert shown[0] == pytest.approx(shown[1], rel=0.06)
+    assert "Its documents are 30 clusters: standard errors are by cluster." in remarks(record)
