@@ -61,8 +61,8 @@ def choose_documents(
     continues a smaller one. A document (index, document) that does not fit is left out and counted.
 
     Left out are documents that are, or nearly are, a document of the evaluated split or one drawn before; what "nearly"
-    promises is said in `sweep.documents.leaks`. Where a sweep takes its validation documents from a split of its own, what
-    is nearly one of that split is left out too. Where it takes them from the training split, everything is that
+    promises is said in `sweep.documents.leaks`. Where a sweep takes its validation documents from a split of its own,
+    what is nearly one of that split is left out too. Where it takes them from the training split, everything is that
     `sweep_seed=0` with `sweep_limit` up to `hold_out` reads or passes over, and what is nearly one of those.
 
     Raises:

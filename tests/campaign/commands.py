@@ -31,7 +31,7 @@ from lm_eval_lora_drop.files import package_folder
 from tests.campaign.tries import left, load, options, print_table
 
 TABLE = Path(__file__).with_name("bad_commands.txt")
-STARTUP = Path(__file__).resolve().parents[1] / "lm_eval_lora_drop" / "_startup.py"
+STARTUP = Path(__file__).resolve().parents[2] / "lm_eval_lora_drop" / "_startup.py"
 _LOG = re.compile(r"^(\d{4}-\d\d-\d\d|WARNING|INFO|warning:|`torch_dtype`|Overwriting)")
 MOST_LINES = 3
 MOST_CPU = 30.0
@@ -83,8 +83,8 @@ def warm(*, all_tasks: bool = True) -> None:
     import lm_eval.tasks
     from lm_eval.tasks._index import TaskIndex
 
-    import lm_eval_lora_drop.backends.hf  # noqa: F401
-    import lm_eval_lora_drop.commands.main
+    import lm_eval_lora_drop.backends.hf
+    import lm_eval_lora_drop.commands.main  # noqa: F401
 
     build = TaskIndex.build
     theirs, ours = Path(lm_eval.tasks.__file__).parent, package_folder("tasks")

@@ -5,8 +5,9 @@ carries a one-line `.pth` that executes `_startup.py` at interpreter start: it p
 waits for three modules of the harness and asks `registering_spec` here for them. Before that nothing of ours is
 imported.
 
-The third module is the harness's command line: what `lm_eval` prints ends with our answer (`show.listeners.screen`), or,
-where it cannot be used as typed, with one line that says why (`harness.hooks.command_line`).
+The third module is the harness's command line: what `lm_eval` prints ends with our answer
+(`show.listeners.screen`), or, where it cannot be used as typed, with one line that says why
+(`harness.hooks.command_line`).
 """
 
 from __future__ import annotations

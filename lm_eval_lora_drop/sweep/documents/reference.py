@@ -28,8 +28,8 @@ REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
 def reference_documents(documents: Sequence[Document], references: Sequence[str]) -> tuple[Document, ...]:
     """The documents, each asking for the log-likelihood of its reference after the prompt of its first request.
 
-    `references` are what follows the prompts, delimiters included (`sweep.documents.references`). A document with a blank
-    one is left out.
+    `references` are what follows the prompts, delimiters included (`sweep.documents.references`). A document with a
+    blank one is left out.
 
     Raises:
         ArgumentError: all are blank.
