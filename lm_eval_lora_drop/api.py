@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.evaluation import evaluate as run_evaluation
 from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.record.find import only_run, run_of
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
@@ -277,30 +278,26 @@ def sweep(
         raise ArgumentError(
             "task must name an lm-eval task, or be a list of them, got none. `lm-eval ls tasks` lists them."
         )
-    import lm_eval
-
     from lm_eval_lora_drop.backends.hf import LoraDropLM
 
     peft = None if adapter is None else str(adapter)
     # The default of lm-eval's command line: the first GPU, or what there is. That of its class insists on a GPU.
     lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", "device": "cuda:0", **model_args})
-    tracker = _tracker(output_path)
     further = dict(evaluate or {})
     if "task_manager" not in further:
         further["task_manager"] = task_manager(tasks, include_path)
-    results = lm_eval.simple_evaluate(
-        model=lm,
+    found = run_evaluation(
+        lm,
+        None if output_path is None else Path(output_path),
         tasks=tasks,
         limit=limit,
         num_fewshot=num_fewshot,
         apply_chat_template=apply_chat_template,
-        evaluation_tracker=tracker,
-        log_samples=output_path is not None,
         **further,
     )
-    if results is None:
+    if found is None:
         raise ArgumentError("the result is on the first process only. Ask there, or use lm_eval on the command line.")
-    return from_results(results, _save(tracker, results))
+    return from_results(*found)
 
 
 def read(path: str | Path) -> Result:
@@ -328,27 +325,6 @@ def from_results(results: Mapping[str, Any], path: Path | None = None) -> Result
         for name, task in record.tasks.items()
     }
     return Result(tasks, record, path)
-
-
-def _tracker(output_path: str | Path | None) -> Any:
-    if output_path is None:
-        return None
-    from lm_eval.loggers import EvaluationTracker
-
-    return EvaluationTracker(output_path=str(output_path))
-
-
-def _save(tracker: Any, results: dict[str, Any]) -> Path | None:
-    """Write results and samples as the harness's command line does."""
-    if tracker is None:
-        return None
-    from lm_eval_lora_drop.show.listeners.screen import results_file
-
-    samples = results.pop("samples", {})
-    tracker.save_results_aggregated(results=results, samples=samples)
-    for name, rows in samples.items():
-        tracker.save_results_samples(task_name=name, samples=rows)
-    return results_file(tracker)
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

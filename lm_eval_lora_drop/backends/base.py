@@ -44,11 +44,6 @@ from lm_eval_lora_drop.variant import Variant
 log = logging.getLogger(__name__)
 
 
-def log_with_the_harness() -> None:
-    """Send our log records where the harness sends its own: same handler, same level, same look."""
-    logging.getLogger("lm_eval_lora_drop").parent = logging.getLogger("lm_eval")
-
-
 @functools.cache  # one filter is enough
 def say_once(logger: str) -> None:
     """Of another library's logger let every message through the first time only."""

@@ -18,7 +18,7 @@ from peft import PeftModel
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends.args import LoraDropArgs, check_names
-from lm_eval_lora_drop.backends.base import LoraDropBase, log_with_the_harness, say_once
+from lm_eval_lora_drop.backends.base import LoraDropBase, say_once
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
@@ -29,6 +29,7 @@ from lm_eval_lora_drop.engine.probe.run import ProbeResult, probe_boundary
 from lm_eval_lora_drop.engine.probe.scores import layer_scores
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
 from lm_eval_lora_drop.harness.work import Document, Pass, Runner
 from lm_eval_lora_drop.record.fingerprint import digest, digest_blocks
 from lm_eval_lora_drop.show.listeners import default_listeners
@@ -42,6 +43,10 @@ _NO_CHANGE = {
     *("pretrained", "peft", "batch_size", "max_batch_size", "device", "parallelize", "offload_folder"),
     *("max_memory_per_gpu", "max_cpu_memory", "logits_cache", "use_fast_tokenizer"),
 }
+
+
+HF_ARGUMENTS = frozenset(inspect.signature(HFLM.__init__).parameters)
+"""The model_args of `--model hf`."""
 
 
 class LoraDropLM(LoraDropBase, HFLM):
@@ -64,7 +69,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         log_with_the_harness()
         # With every product of LLM.int8 it says that it casts its input.
         say_once("bitsandbytes.autograd._functions")
-        args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
+        args, rest = LoraDropArgs.take(model_args, known=HF_ARGUMENTS)
         self._adapter_files: adapter_files.AdapterFiles | None = None
         several: dict[str, adapter_files.AdapterFiles] = {}
         if pretrained is None or isinstance(pretrained, str):

@@ -27,11 +27,12 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends import vllm_lora
 from lm_eval_lora_drop.backends.args import LoraDropArgs
-from lm_eval_lora_drop.backends.base import LoraDropBase, log_with_the_harness, sweep_folder
+from lm_eval_lora_drop.backends.base import LoraDropBase, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.gathering import Together
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
 from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Work
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.variant import Variant

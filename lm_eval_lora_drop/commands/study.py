@@ -116,15 +116,12 @@ def _run(study: Study, args: argparse.Namespace) -> int:
     print(bill(study, train=train), flush=True)
     if args.dry_run:
         return 0
-    from lm_eval.utils import setup_logging
-
-    from lm_eval_lora_drop.backends.base import log_with_the_harness
+    from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
     from lm_eval_lora_drop.study.pages import write_report
     from lm_eval_lora_drop.study.run import run_study
     from lm_eval_lora_drop.study.table import table, write_table
 
-    setup_logging("INFO")
-    log_with_the_harness()
+    log_with_the_harness("INFO")
     if args.threads:
         import torch
 

@@ -91,13 +91,11 @@ def _train(args: argparse.Namespace) -> int:
     settings = read_settings({**file, **_given(args)})
     require_trl()
     import torch
-    from lm_eval.utils import setup_logging
 
-    from lm_eval_lora_drop.backends.base import log_with_the_harness
+    from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
     from lm_eval_lora_drop.train.run import Training, prepare, train
 
-    setup_logging("INFO")
-    log_with_the_harness()
+    log_with_the_harness("INFO")
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device not in (None, "cpu"):

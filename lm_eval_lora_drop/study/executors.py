@@ -123,9 +123,8 @@ class OnRay:
 def _work_there(work: Work, unit: Unit, folder: str, threads: int, version: str) -> list[str]:
     """One unit in a worker of Ray, which is another process, perhaps on another machine."""
     import torch
-    from lm_eval.utils import setup_logging
 
-    from lm_eval_lora_drop.backends.base import log_with_the_harness
+    from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
 
     if __version__ != version:
         return [f"{unit.name}: its worker has lm-eval-lora-drop {__version__}, not {version}. Install it on all nodes."]
@@ -133,8 +132,7 @@ def _work_there(work: Work, unit: Unit, folder: str, threads: int, version: str)
         os.chdir(folder)  # paths in a study's file may be relative
     except OSError as error:
         return [f"{unit.name}: every node must see {folder}, and its worker does not ({error.strerror})."]
-    setup_logging("INFO")
-    log_with_the_harness()
+    log_with_the_harness("INFO")
     torch.set_num_threads(threads)
     try:
         return work(unit)

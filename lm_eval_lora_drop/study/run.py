@@ -7,7 +7,6 @@ the cells as they read any run.
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import logging
 import shutil
@@ -18,15 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from lm_eval import simple_evaluate
-from lm_eval.loggers import EvaluationTracker
-from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.backends.args import LoraDropArgs
-from lm_eval_lora_drop.backends.hf import LoraDropLM
+from lm_eval_lora_drop.backends.hf import HF_ARGUMENTS, LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.harness.evaluation import evaluate
 from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.fingerprint import digest, short
@@ -46,7 +43,6 @@ _UNITS = ".locks"
 _ANSWERS = "answers"
 _PATIENCE = 60
 """Seconds: workers of a command that was killed end with it, but not at once."""
-_HFLM = inspect.signature(HFLM.__init__).parameters
 
 
 def run_study(
@@ -169,7 +165,7 @@ class Runner:
         study = self._study
         start = time.monotonic()
         model = self._load(cell)
-        args, _ = LoraDropArgs.take({**study.model_args, **cell.model_args}, known=_HFLM)
+        args, _ = LoraDropArgs.take({**study.model_args, **cell.model_args}, known=HF_ARGUMENTS)
         model.use(args)
         # Processes that answer together must all ask or all know.
         model.kept_answers = KeptAnswers(study.output / _ANSWERS) if model.world_size == 1 else None
@@ -178,24 +174,20 @@ class Runner:
         if folder.exists():  # results of a run that was killed before it was done: another run beside this one
             shutil.rmtree(folder)
         arguments = {**study.model_args, "peft": cell.adapter, **cell.model_args}
-        tracker = EvaluationTracker(output_path=str(folder))
-        results: Any = simple_evaluate(
-            model=model,
+        found = evaluate(
+            model,
+            folder,
+            name="hf-lora-drop",
             model_args=arguments,
             tasks=[cell.task.task],
             task_manager=manager,
-            evaluation_tracker=tracker,
-            log_samples=True,
             **cell.task.evaluation,
         )
-        if results is None:  # another rank writes
+        if found is None:  # another rank writes
             return
-        # The harness takes its name for a model that it did not load from the model's configuration.
-        results["config"]["model"] = "hf-lora-drop"
-        samples = results.pop("samples")
-        tracker.save_results_aggregated(results=results, samples=samples)
-        for task, logged in samples.items():
-            tracker.save_results_samples(task_name=task, samples=logged)
+        results, file = found
+        if file is None:
+            raise LoraDropError(f"{cell.name}: lm_eval could not write its results to {folder}.")
         _mark_done(folder, cell, arguments, results, time.monotonic() - start)
 
     def _load(self, cell: Cell) -> LoraDropLM:
@@ -219,9 +211,6 @@ def _can_swap(before: str | None, after: str) -> bool:
 def _mark_done(
     folder: Path, cell: Cell, arguments: Mapping[str, Any], results: Mapping[str, Any], seconds: float
 ) -> None:
-    # The harness logs a file it could not write and goes on; such a cell is not done.
-    if not any(folder.rglob("results_*.json")):
-        raise LoraDropError(f"{cell.name}: lm_eval could not write its results to {folder}.")
     task = cell.task.task
     run = from_config(results["config"], folder)
     assert run is not None

@@ -1,8 +1,8 @@
 """The last thing on the screen of `lm_eval run`: what was kept, its scores, the verdict, where everything lies.
 
 Works from the results dictionary of the harness alone, so it needs no model and says the same of a file that is read
-again. `plugin.py` calls `show_run` after the harness has printed its own table; a call of `simple_evaluate` in Python
-prints nothing.
+again. `harness.hooks` calls `show_run` after the harness has printed its own table; `simple_evaluate` called from
+Python prints nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.harness.evaluation import results_file
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
 from lm_eval_lora_drop.rounding import NOTHING
 from lm_eval_lora_drop.show.verdict.answer import Answer, answers
@@ -55,22 +56,6 @@ def show_run(results: Mapping[str, Any], tracker: Any, console: Console | None =
     # A wide terminal would tear label and number apart.
     console.width = min(console.width, WIDTH)
     print_answers(console, answers(results, record), record, places)
-
-
-def results_file(tracker: Any) -> Path | None:
-    """The file that an `EvaluationTracker` has written, None where it wrote none.
-
-    Its own rule, of lm_eval/loggers/evaluation_tracker.py, release 0.4.13, which keeps the day but not the path.
-    """
-    folder, date = getattr(tracker, "output_path", None), getattr(tracker, "date_id", None)
-    if not folder or not date:
-        return None
-    path = Path(folder)
-    if path.suffix == ".json":
-        file = path.with_name(f"{path.stem}_{date}.json")
-    else:
-        file = path / str(tracker.general_config_tracker.model_name_sanitized) / f"results_{date}.json"
-    return file if file.is_file() else None
 
 
 def _figures(record: RunRecord, file: Path | None) -> dict[str, Path]:

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from lm_eval_lora_drop.show.listeners.screen import results_file, show_run
+from lm_eval_lora_drop.harness.evaluation import results_file
+from lm_eval_lora_drop.show.listeners.screen import show_run
 from lm_eval_lora_drop.variant import Variant
 from testing.recorded_runs import (
     L,
