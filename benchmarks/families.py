@@ -31,7 +31,7 @@ from lm_eval_lora_drop.study.evidence import Arm, arms
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.sweeping.trust import trust
 
-FAMILY = "sweep_family="
+FAMILY = "sweep_candidates="
 BOUNDARIES = "auto"
 
 

@@ -33,10 +33,10 @@ from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.search import Search
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.statistics.significance import mean_test
-from lm_eval_lora_drop.sweeping.families import make_family
+from lm_eval_lora_drop.sweeping.candidates import make_candidates
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Work
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--examples", type=int, default=0, help="the same solved examples before each question")
     parser.add_argument("--plain-batch-sizes", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--family", default="boundary", help="as sweep_family")
+    parser.add_argument("--family", default="boundary", help="as sweep_candidates")
     parser.add_argument("--plain-every", type=int, default=1, metavar="N", help="measure the plain pass on every Nth")
     parser.add_argument("--rows", type=int, help="rows per batch of the shared pass (default: its own choice)")
     parser.add_argument("--racing", action="store_true", help="also a whole search by racing")
@@ -56,7 +56,7 @@ def main() -> None:
     lm = common.load(args)
     drawn = validation.draw(common.bind(common.demo_task(args.new_tokens, args.examples)), args.documents, seed=0)
     assert drawn is not None
-    variants = make_family(args.family.split("+"), lm.shape).variants
+    variants = make_candidates(args.family.split("+"), lm.shape).variants
     work = [Work(document, variants) for document in drawn.documents]
 
     counters = Counters()
@@ -162,7 +162,7 @@ def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
     """A whole search by racing, prior, scoring and journal included."""
     with tempfile.TemporaryDirectory() as folder:
         racing = {"boundary": "auto", "sweep_strategy": "racing", "sweep_limit": args.documents, "sweep_dir": folder}
-        lm.use(LoraDropArgs.take(racing, ())[0])
+        lm.use(parse_model_args(racing, ())[0])
         start = time.perf_counter()
         found = Search(lm, lm.args, Path(folder)).decide(common.bind(common.demo_task(args.new_tokens, args.examples)))
         seconds = time.perf_counter() - start

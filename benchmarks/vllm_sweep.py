@@ -24,7 +24,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.models.vllm import VllmLoraDropLM
-from lm_eval_lora_drop.spec import parse_sweep_boundaries
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Document, Work
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="one more round with the profiler of torch")
     given = parser.parse_args()
 
-    wanted = sorted(parse_sweep_boundaries(given.boundaries), reverse=True)
+    wanted = sorted(parse_model_args({"sweep_boundaries": given.boundaries}, ())[0].sweep_boundaries, reverse=True)
     lm = VllmLoraDropLM(
         pretrained=given.pretrained,
         peft=given.peft,

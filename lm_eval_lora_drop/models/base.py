@@ -23,10 +23,10 @@ from platformdirs import user_cache_path
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.models.state import Decision, RunState
+from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
@@ -36,6 +36,7 @@ from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, R
 from lm_eval_lora_drop.sweeping.beyond.also import check_also
 from lm_eval_lora_drop.sweeping.beyond.bounds import check_bounds, parse_bounded
 from lm_eval_lora_drop.sweeping.beyond.jointly import check_jointly
+from lm_eval_lora_drop.sweeping.candidates import candidates_of
 from lm_eval_lora_drop.sweeping.select import selection
 from lm_eval_lora_drop.validation import binding_of
 from lm_eval_lora_drop.variant import Variant
@@ -68,7 +69,7 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     if args.spec.source is not None:
         read_recorded(args.spec.source)
     if args.spec.needs_validation:
-        candidates = args.candidates(shape).variants
+        candidates = candidates_of(args, shape).variants
         if rule := parse_bounded(args.sweep_select or ""):
             check_bounds(rule, [one.task for one in args.sweep_also], candidates)
         if args.sweep_jointly and args.spec.kind == "probe":
@@ -77,7 +78,9 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
                 "Take boundary=auto."
             )
         if args.sweep_jointly:
-            check_jointly(args.sweep_jointly, args.sweep_family, args.sweep_strategy, args.sweep_select, candidates)
+            check_jointly(
+                args.sweep_jointly, args.sweep_candidates.names, args.sweep_strategy, args.sweep_select, candidates
+            )
         check_also(args.sweep_also)
         check_writable(sweep_folder(args))
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
@@ -279,8 +282,8 @@ class LoraDropBase(abc.ABC):
             setting["choices"] = {name: task.variant for name, task in choices.items()}
         if args.spec.needs_validation:
             setting |= {
-                "candidates": [str(variant) for variant in args.candidates(self.shape).variants],
-                "sweep_family": args.sweep_family,
+                "candidates": [str(variant) for variant in candidates_of(args, self.shape).variants],
+                "sweep_candidates": args.sweep_candidates,
                 "sweep_also": [str(one) for one in args.sweep_also],
                 "sweep_limit": args.sweep_limit,
                 "sweep_metric": args.sweep_metric,
@@ -315,8 +318,8 @@ class LoraDropBase(abc.ABC):
             ArgumentError: here.
         """
         raise ArgumentError(
-            f"sweep_family=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
-            f"hf-lora-drop for it, or another family."
+            f"sweep_candidates=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
+            f"hf-lora-drop for it, or other candidates."
         )
 
     @abc.abstractmethod

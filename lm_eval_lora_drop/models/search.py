@@ -14,14 +14,15 @@ from typing import Any
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.searching.measure import Measured, Measurer
+from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweeping.beyond.jointly import choose_jointly
+from lm_eval_lora_drop.sweeping.candidates import candidates_of
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.variant import Variant, default_boundary
 from lm_eval_lora_drop.verdict.dry_run import plan_of_sweep
@@ -192,7 +193,7 @@ class Search:
         documents = drawn.documents
         if metric is None:
             documents = reference_documents(documents, validation.references(source, documents))
-        candidates = self.args.candidates(self.backend.shape).variants
+        candidates = candidates_of(self.args, self.backend.shape).variants
         journal = self._measurer.journal(binding, source)
         known = journal.read()
         return plan_of_sweep(

@@ -15,8 +15,6 @@ from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums
 from lm_eval_lora_drop.variant import Keep, Variant
 
-SELECTIONS = ("smooth", "best", "one_se", "smooth_one_se")
-
 BANDWIDTH = 1.0
 """Standard deviation of the smoothing kernel, in layers; docs/sweep.md has the simulation."""
 

@@ -6,7 +6,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.figures.family import MOST, family_figure, figure_of, save_figure_of
 from lm_eval_lora_drop.figures.style import image_element
-from lm_eval_lora_drop.sweeping.families import make_family
+from lm_eval_lora_drop.sweeping.candidates import make_candidates
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
 from tests.families.records import recorded
@@ -28,7 +28,7 @@ def dots(figure):
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_dots_are_paired_differences_from_best_to_worst(higher):
-    family = make_family(["window"], AdapterShape(12))
+    family = make_candidates(["window"], AdapterShape(12))
     record = recorded(family, documents=40, higher_is_better=higher)
     figure = family_figure("task", record)
     full = np.array(record.sweep.candidate("0-11").items)
@@ -41,21 +41,21 @@ def test_dots_are_paired_differences_from_best_to_worst(higher):
 
 
 def test_ordered_families_keep_their_order_and_large_ones_their_marks():
-    record = recorded(make_family(["strength"], AdapterShape(4)), documents=20)
+    record = recorded(make_candidates(["strength"], AdapterShape(4)), documents=20)
     shown = labels(family_figure("task", record))
     assert shown[0] == "0-3x1.5"
     assert shown.index("K = 4") == 4
     assert shown[-1] == "K = 0"
-    many = recorded(make_family(["window", "slope", "soft", "upper"], AdapterShape(30)), documents=20)
+    many = recorded(make_candidates(["window", "slope", "soft", "upper"], AdapterShape(30)), documents=20)
     shown = labels(family_figure("task", many))
     assert len(shown) == MOST
     assert {"K = 30", "K = 0"} <= set(shown)
 
 
 def test_boundaries_stay_on_their_axis_and_a_sweep_without_full_is_drawn_otherwise(tmp_path):
-    record = recorded(make_family(["boundary"], AdapterShape(4)), documents=20)
+    record = recorded(make_candidates(["boundary"], AdapterShape(4)), documents=20)
     assert any("boundary K" in axes.get_xlabel() for axes in figure_of("task", record).axes)
-    family = make_family(["window"], AdapterShape(4))
+    family = make_candidates(["window"], AdapterShape(4))
     without = recorded(type(family)(family.name, family.variants[1:], False), documents=20)
     with pytest.raises(ArgumentError, match="was not among the candidates"):
         family_figure("task", without)

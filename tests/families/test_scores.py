@@ -11,7 +11,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.probe.scores import layer_scores, linear_cka, top_singular, update_norms
 from lm_eval_lora_drop.record.schema import from_config
-from lm_eval_lora_drop.sweeping.families import best_layers, make_family
+from lm_eval_lora_drop.sweeping.candidates import best_layers, make_candidates
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
 from tests import tiny
@@ -215,7 +215,7 @@ def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
 
 
 def test_the_best_layers_by_a_score():
-    family = make_family(["scores"], AdapterShape(6))
+    family = make_candidates(["scores"], AdapterShape(6))
     found = best_layers({"a": [6, 5, 4, 3, 2, 1], "b": [0, 1, 0, 1, float("nan"), 2]}, family)
     names = {str(variant) for variant in found.variants}
     assert {"none", "0", "0-1", "0-2", "0-3", "0-4", "0-5"} <= names
@@ -227,7 +227,12 @@ def test_the_best_layers_by_a_score():
 
 def test_a_sweep_over_the_best_layers(tiny_base, tiny_adapter, tmp_path):
     lm = load(
-        tiny_base, tiny_adapter, boundary="auto", sweep_family="scores", sweep_limit=4, sweep_dir=str(tmp_path / "s")
+        tiny_base,
+        tiny_adapter,
+        boundary="auto",
+        sweep_candidates="scores",
+        sweep_limit=4,
+        sweep_dir=str(tmp_path / "s"),
     )
     record = from_config(evaluate(lm)["config"], "here").tasks["toy"]
     order = np.argsort(-update_norms(open_adapter(str(tiny_adapter)), 4), kind="stable")
@@ -237,7 +242,7 @@ def test_a_sweep_over_the_best_layers(tiny_base, tiny_adapter, tmp_path):
     for values in lm.layer_scores(pairs).values():
         order = sorted(range(4), key=lambda layer: -values[layer])
         assert {str(Variant.of_layers(order[:k], 4)) for k in range(5)} <= swept
-    assert record.sweep.family == "scores"
+    assert record.sweep.candidate_set == "scores"
 
 
 def test_the_command_prints_draws_and_needs_no_model_without_a_task(tiny_adapter, tmp_path, capsys, monkeypatch):

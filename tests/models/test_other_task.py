@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop import validation
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
+from lm_eval_lora_drop.options import parse_model_args
 from tests.toy import evaluate, make_task, write_task
 
 validation.bind_requests()
@@ -76,11 +76,11 @@ def test_code_of_the_model_runs_only_where_the_evaluated_task_runs_it_too(tmp_pa
 
 
 def test_sweep_task_is_an_argument_of_ours():
-    args, rest = LoraDropArgs.take({"boundary": "auto", "sweep_task": "mbpp", "dtype": "float32"}, ())
+    args, rest = parse_model_args({"boundary": "auto", "sweep_task": "mbpp", "dtype": "float32"}, ())
     assert args.sweep_task == "mbpp"
     assert rest == {"dtype": "float32"}
     with pytest.raises(ArgumentError, match="sweep_task must not be empty"):
-        LoraDropArgs.take({"sweep_task": " "}, ())
+        parse_model_args({"sweep_task": " "}, ())
 
 
 def entry_of(results, task="toy"):

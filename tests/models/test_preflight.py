@@ -7,14 +7,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.preflight import check_adapter
+from lm_eval_lora_drop.options import parse_model_args
 from tests.adapter.test_health import mixture
 from tests.tiny import make_adapter
 
 
 def check(base, adapter, **arguments):
-    args, rest = LoraDropArgs.take(arguments, known=("backend",))
+    args, rest = parse_model_args(arguments, known=("backend",))
     return check_adapter(str(base), str(adapter), args, rest)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import SweepRecord
-from lm_eval_lora_drop.sweeping.families import boundaries
+from lm_eval_lora_drop.sweeping.candidates import boundaries
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer

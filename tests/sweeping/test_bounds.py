@@ -10,12 +10,12 @@ import pytest
 from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import check_before_loading
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.schema import AlsoRecord, CandidateRecord, ValidationRecord, as_json, read_task
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweeping.beyond.bounds import Bound, Bounded, Judged, Within, choose_within, parse_bounded
-from lm_eval_lora_drop.sweeping.families import make_family
+from lm_eval_lora_drop.sweeping.candidates import make_candidates
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.sweeping.trust import trust
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table, verdict
@@ -47,7 +47,7 @@ def rows_of(family, rng, *, shift=0.0, documents=12):
 def a_task(seed, *, higher=True, shift=0.0):
     """A record of boundaries of 5 layers with scores on another task, nothing chosen by bounds yet."""
     rng = np.random.default_rng(seed)
-    family = make_family(["boundary", "modules"], AdapterShape(5, ("q_proj", "up_proj"), 4))
+    family = make_candidates(["boundary", "modules"], AdapterShape(5, ("q_proj", "up_proj"), 4))
     record = recorded(family, documents=12, seed=seed, higher_is_better=higher)
     rows = rows_of(family, rng, shift=shift)
     other = rows_of(family, rng, shift=shift)
@@ -213,7 +213,7 @@ def test_the_notation_is_read_and_printed():
 )
 def test_a_rule_that_cannot_be_meant_is_refused(select, message):
     with pytest.raises(ArgumentError, match=message):
-        LoraDropArgs.take({"sweep_select": select}, ())
+        parse_model_args({"sweep_select": select}, ())
 
 
 @pytest.mark.parametrize(
@@ -230,6 +230,6 @@ def test_a_rule_that_cannot_be_meant_is_refused(select, message):
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(model_args, message, tmp_path):
-    args, _ = LoraDropArgs.take({**model_args, "sweep_dir": str(tmp_path)}, ())
+    args, _ = parse_model_args({**model_args, "sweep_dir": str(tmp_path)}, ())
     with pytest.raises(ArgumentError, match=message):
         check_before_loading(args, AdapterShape(4))

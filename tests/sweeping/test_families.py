@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.sweeping.families import FAMILIES, blocks, make_family
+from lm_eval_lora_drop.sweeping.candidates import CANDIDATES, blocks, make_candidates
 from lm_eval_lora_drop.sweeping.select import places_of
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
@@ -17,10 +17,10 @@ def names(family):
     return [str(variant) for variant in family.variants]
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"adapters", "scores"}))
+@pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores"}))
 @pytest.mark.parametrize("num_layers", [1, 2, 4, 30, 32, 80])
 def test_full_and_base_are_there_once_and_the_notation_reads_back(name, num_layers):
-    family = make_family([name], AdapterShape(num_layers, SHAPE.modules, 8))
+    family = make_candidates([name], AdapterShape(num_layers, SHAPE.modules, 8))
     assert len(set(family.variants)) == len(family.variants) == len(set(names(family)))
     assert family.full is not None
     assert family.base is not None
@@ -34,21 +34,21 @@ def test_full_and_base_are_there_once_and_the_notation_reads_back(name, num_laye
 def test_a_deep_model_is_looked_at_evenly_from_end_to_end():
     """Every boundary stays; of single layers and starts some forty, the first and the last among them."""
     for num_layers in (1, 2, 39, 40):
-        assert len(make_family(["upper"], AdapterShape(num_layers)).variants) == num_layers + 1
-        swept = {str(one) for one in make_family(["leave_one_out"], AdapterShape(num_layers)).variants}
+        assert len(make_candidates(["upper"], AdapterShape(num_layers)).variants) == num_layers + 1
+        swept = {str(one) for one in make_candidates(["leave_one_out"], AdapterShape(num_layers)).variants}
         every = range(num_layers)
         assert swept == {
             str(Variant.of_layers(set(every) - out, num_layers)) for out in [set(), set(every), *({i} for i in every)]
         }
     for num_layers in (41, 80, 126):
-        assert len(make_family(["boundary"], AdapterShape(num_layers)).variants) == num_layers + 1
-        upper = make_family(["upper"], AdapterShape(num_layers)).variants
+        assert len(make_candidates(["boundary"], AdapterShape(num_layers)).variants) == num_layers + 1
+        upper = make_candidates(["upper"], AdapterShape(num_layers)).variants
         assert len(upper) == 41
         starts = [num_layers - len(one.kept_layers) for one in upper]
         every = frozenset(range(num_layers))
         (left_out,) = (
             sorted(min(every - one.kept_layers) for one in found if len(one.kept_layers) == num_layers - 1)
-            for found in [make_family(["leave_one_out"], AdapterShape(num_layers)).variants]
+            for found in [make_candidates(["leave_one_out"], AdapterShape(num_layers)).variants]
         )
         assert len(left_out) == 40
         for values, last in ((starts, num_layers), (left_out, num_layers - 1)):
@@ -71,54 +71,54 @@ def test_the_layers_that_a_greedy_search_moves_together():
 
 def test_what_the_families_are():
     shape = AdapterShape(4, ("k_proj", "q_proj"), 4)
-    assert names(make_family(["boundary"], shape)) == ["0-3", "0-2", "0-1", "0", "none"]
-    assert names(make_family(["upper"], shape)) == ["0-3", "1-3", "2-3", "3", "none"]
-    assert set(names(make_family(["leave_one_out"], shape))) == {"0-3", "1-3", "0+2-3", "0-1+3", "0-2", "none"}
-    assert "0-3x0.5" in names(make_family(["strength"], shape))
-    assert "0-1+2-3r2" in names(make_family(["rank"], shape))
-    assert {"0-3.attention", "0-3.q_proj", "0.mlp"} <= set(names(make_family(["modules"], shape)))
-    assert "0x1+1x0.666667+2x0.333333" not in names(make_family(["slope"], shape))
-    assert "0+1x0.666667+2x0.333333" in names(make_family(["slope"], shape))
-    assert {"1-2", "0-1", "2-3"} <= set(names(make_family(["window"], shape)))
+    assert names(make_candidates(["boundary"], shape)) == ["0-3", "0-2", "0-1", "0", "none"]
+    assert names(make_candidates(["upper"], shape)) == ["0-3", "1-3", "2-3", "3", "none"]
+    assert set(names(make_candidates(["leave_one_out"], shape))) == {"0-3", "1-3", "0+2-3", "0-1+3", "0-2", "none"}
+    assert "0-3x0.5" in names(make_candidates(["strength"], shape))
+    assert "0-1+2-3r2" in names(make_candidates(["rank"], shape))
+    assert {"0-3.attention", "0-3.q_proj", "0.mlp"} <= set(names(make_candidates(["modules"], shape)))
+    assert "0x1+1x0.666667+2x0.333333" not in names(make_candidates(["slope"], shape))
+    assert "0+1x0.666667+2x0.333333" in names(make_candidates(["slope"], shape))
+    assert {"1-2", "0-1", "2-3"} <= set(names(make_candidates(["window"], shape)))
 
 
 def test_random_sets_have_the_size_and_depend_on_the_seed_alone():
-    one, again, other = (make_family(["random"], SHAPE, seed=seed, size=12) for seed in (1, 1, 2))
+    one, again, other = (make_candidates(["random"], SHAPE, seed=seed, size=12) for seed in (1, 1, 2))
     assert one == again != other
     assert {len(variant.kept_layers) for variant in one.variants} == {0, 12, 30}
     assert Variant.below(12, 30) in one.variants
 
 
 def test_several_families_are_one_unordered_set():
-    family = make_family(["boundary", "upper"], SHAPE)
+    family = make_candidates(["boundary", "upper"], SHAPE)
     assert len(family.variants) == 31 + 31 - 2
     assert not family.ordered
-    assert make_family(["boundary"], SHAPE).ordered
+    assert make_candidates(["boundary"], SHAPE).ordered
 
 
 @pytest.mark.parametrize(
     ("asked", "shape", "message"),
     [
-        (["boundaries"], SHAPE, "sweep_family must be one of boundary, upper"),
+        (["boundaries"], SHAPE, "sweep_candidates must be one of boundary, upper"),
         (["modules"], AdapterShape(4), "kinds of module"),
         (["rank"], AdapterShape(4, ("q_proj",), 1), "rank 2 or more, got 1"),
     ],
 )
 def test_a_family_that_cannot_be_is_refused(asked, shape, message):
     with pytest.raises(ArgumentError, match=message):
-        make_family(asked, shape)
+        make_candidates(asked, shape)
 
 
 def test_a_tie_goes_to_the_whole_adapter_and_strengths_stand_by_their_strength():
     """Beyond 1 a strength keeps no more than the whole adapter: it must not win where nothing tells them apart."""
-    for name in set(FAMILIES) - {"adapters", "scores"}:
-        assert make_family([name], SHAPE).variants[0].is_full
-    family = make_family(["strength"], SHAPE)
+    for name in set(CANDIDATES) - {"adapters", "scores"}:
+        assert make_candidates([name], SHAPE).variants[0].is_full
+    family = make_candidates(["strength"], SHAPE)
     places = dict(zip(names(family), places_of(family.variants), strict=True))
     assert places == {"0-29": 8, "none": 0} | {f"0-29x{step / 8:g}": step for step in range(1, 13) if step != 8}
-    assert places_of(make_family(["upper"], SHAPE).variants) == list(range(30, -1, -1))
-    windows = make_family(["window"], SHAPE).variants
+    assert places_of(make_candidates(["upper"], SHAPE).variants) == list(range(30, -1, -1))
+    windows = make_candidates(["window"], SHAPE).variants
     assert places_of(windows) == list(range(len(windows)))
-    assert places_of(make_family(["boundary"], SHAPE).variants) == list(range(30, -1, -1))
+    assert places_of(make_candidates(["boundary"], SHAPE).variants) == list(range(30, -1, -1))
     # One layer at another strength is no strength of the whole.
     assert places_of([Variant.parse("0-28+29x0.5", 30), Variant.base(30)]) == [0, 1]

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import check_before_loading
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.schema import as_json, read_task
 from lm_eval_lora_drop.sweeping.beyond.bounds import Judged
 from lm_eval_lora_drop.sweeping.beyond.jointly import choose_jointly
-from lm_eval_lora_drop.sweeping.families import make_family
+from lm_eval_lora_drop.sweeping.candidates import make_candidates
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.work import AdapterShape
 from tests.families.records import recorded
 from tests.sweeping.test_bounds import MeanScorer
 
-FAMILY = make_family(["window"], AdapterShape(6))
+FAMILY = make_candidates(["window"], AdapterShape(6))
 
 
 def jointly(records, how):
@@ -161,8 +161,8 @@ def test_a_candidate_without_a_score_on_one_task_is_not_taken():
     ("model_args", "message"),
     [
         ({"sweep_strategy": "racing"}, "sweep_strategy=racing. Take sweep_strategy=exhaustive"),
-        ({"sweep_family": "greedy"}, "sweep_family=greedy are each task's own"),
-        ({"sweep_family": "upper+scores"}, "sweep_family=scores are each task's own"),
+        ({"sweep_candidates": "greedy"}, "sweep_candidates=greedy are each task's own"),
+        ({"sweep_candidates": "upper+scores"}, "sweep_candidates=scores are each task's own"),
         ({"sweep_select": "one_se"}, "got sweep_select=one_se"),
         ({"sweep_select": "smallest:0.9"}, "got sweep_select=smallest:0.9"),
         ({"sweep_boundaries": "0-3"}, "Add K = L"),
@@ -170,14 +170,14 @@ def test_a_candidate_without_a_score_on_one_task_is_not_taken():
     ],
 )
 def test_what_has_nothing_in_common_is_refused_before_a_model_is_loaded(model_args, message, tmp_path):
-    args, _ = LoraDropArgs.take({"sweep_jointly": True, **model_args, "sweep_dir": str(tmp_path)}, ())
+    args, _ = parse_model_args({"sweep_jointly": True, **model_args, "sweep_dir": str(tmp_path)}, ())
     assert args.sweep_jointly == "mean"
     with pytest.raises(ArgumentError, match=message):
         check_before_loading(args, AdapterShape(4))
 
 
 def test_how_is_a_word():
-    assert LoraDropArgs.take({"sweep_jointly": False}, ())[0].sweep_jointly is None
-    assert LoraDropArgs.take({"sweep_jointly": "worst"}, ())[0].sweep_jointly == "worst"
+    assert parse_model_args({"sweep_jointly": False}, ())[0].sweep_jointly is None
+    assert parse_model_args({"sweep_jointly": "worst"}, ())[0].sweep_jointly == "worst"
     with pytest.raises(ArgumentError, match=r"true .the mean., mean, worst or false, got 'best'"):
-        LoraDropArgs.take({"sweep_jointly": "best"}, ())
+        parse_model_args({"sweep_jointly": "best"}, ())

@@ -11,7 +11,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.listeners.standing import Standing
 from lm_eval_lora_drop.record.events import Answered, Broadcast, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.sweeping.families import boundaries
+from lm_eval_lora_drop.sweeping.candidates import boundaries
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
 from lm_eval_lora_drop.sweeping.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweeping.score import Scorer
