@@ -66,7 +66,7 @@ class Option:
         if self.unset or self.default in (None, (), {}):
             return self.unset
         if isinstance(self.default, tuple):
-            return ", ".join(self.default)
+            return ", ".join(map(str, self.default))
         return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
 
     def value(self, given: Any) -> Any:

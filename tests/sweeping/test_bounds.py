@@ -21,7 +21,7 @@ from lm_eval_lora_drop.sweeping.trust import trust
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table, verdict
 from lm_eval_lora_drop.verdict.trade_text import trade_table
 from lm_eval_lora_drop.work import AdapterShape, MetricSpec
-from tests.families.records import recorded
+from tests.candidates.records import recorded
 
 
 class MeanScorer:
@@ -34,23 +34,23 @@ class MeanScorer:
         self.metric = MetricSpec("acc", "none", higher_is_better)
 
 
-def rows_of(family, rng, *, shift=0.0, documents=12):
-    items = rng.integers(0, 4, (len(family.variants), documents)) + shift
+def rows_of(candidate_set, rng, *, shift=0.0, documents=12):
+    items = rng.integers(0, 4, (len(candidate_set.variants), documents)) + shift
     return tuple(
         CandidateRecord(
             variant=str(v), score=float(row.mean()), stderr=0.1, documents=documents, items=tuple(row.tolist())
         )
-        for v, row in zip(family.variants, items.astype(float), strict=True)
+        for v, row in zip(candidate_set.variants, items.astype(float), strict=True)
     )
 
 
 def a_task(seed, *, higher=True, shift=0.0):
     """A record of boundaries of 5 layers with scores on another task, nothing chosen by bounds yet."""
     rng = np.random.default_rng(seed)
-    family = make_candidates(["boundary", "modules"], AdapterShape(5, ("q_proj", "up_proj"), 4))
-    record = recorded(family, documents=12, seed=seed, higher_is_better=higher)
-    rows = rows_of(family, rng, shift=shift)
-    other = rows_of(family, rng, shift=shift)
+    candidate_set = make_candidates(["boundary", "modules"], AdapterShape(5, ("q_proj", "up_proj"), 4))
+    record = recorded(candidate_set, documents=12, seed=seed, higher_is_better=higher)
+    rows = rows_of(candidate_set, rng, shift=shift)
+    other = rows_of(candidate_set, rng, shift=shift)
     best = max(rows, key=lambda row: row.score if higher else -row.score).variant
     validation = ValidationRecord(split="validation", doc_ids=tuple(range(12)))
     also = AlsoRecord(
@@ -60,7 +60,7 @@ def a_task(seed, *, higher=True, shift=0.0):
         validation=validation,
         candidates=other,
     )
-    parameters = {str(v): int(rng.integers(1, 9)) * len(v.kept_layers) for v in family.variants}
+    parameters = {str(v): int(rng.integers(1, 9)) * len(v.kept_layers) for v in candidate_set.variants}
     return replace(
         record,
         variant=best,

@@ -18,10 +18,10 @@ from lm_eval_lora_drop.sweeping.candidates import make_candidates
 from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.work import AdapterShape
-from tests.families.records import recorded
+from tests.candidates.records import recorded
 from tests.sweeping.test_bounds import MeanScorer
 
-FAMILY = make_candidates(["window"], AdapterShape(6))
+CANDIDATE_SET = make_candidates(["window"], AdapterShape(6))
 
 
 def jointly(records, how):
@@ -55,9 +55,9 @@ def test_the_choice_is_the_definition_written_out(how):
     for seed in range(30):
         records = {
             # Percents beside shares, more documents, an error rate: none of it may weigh.
-            "a": recorded(FAMILY, documents=20, seed=3 * seed),
-            "b": recorded(FAMILY, documents=50, seed=3 * seed + 1, higher_is_better=False),
-            "c": recorded(FAMILY, documents=9, seed=3 * seed + 2),
+            "a": recorded(CANDIDATE_SET, documents=20, seed=3 * seed),
+            "b": recorded(CANDIDATE_SET, documents=50, seed=3 * seed + 1, higher_is_better=False),
+            "c": recorded(CANDIDATE_SET, documents=9, seed=3 * seed + 2),
         }
         records["c"] = scaled(records["c"], 100.0)
         found = jointly(records, how)
@@ -89,7 +89,7 @@ def flat(record, value=0.25):
 @pytest.mark.parametrize("how", ["mean", "worst"])
 def test_a_task_on_which_nothing_differs_has_no_say_and_blows_nothing_up(how):
     """The whole adapter equals the base model there: in units of their range it would be all or nothing."""
-    told = recorded(FAMILY, documents=20, seed=4)
+    told = recorded(CANDIDATE_SET, documents=20, seed=4)
     for other in (flat(told), scaled(flat(told), 0.0)):
         found = jointly({"told": told, "flat": other}, how)
         assert found["flat"].sweep.jointly.unit == 0
@@ -106,7 +106,7 @@ def test_a_task_on_which_nothing_differs_has_no_say_and_blows_nothing_up(how):
 
 def test_the_worst_case_is_never_worse_than_the_whole_adapter():
     for seed in range(20):
-        records = {name: recorded(FAMILY, documents=15, seed=seed * 2 + i) for i, name in enumerate("ab")}
+        records = {name: recorded(CANDIDATE_SET, documents=15, seed=seed * 2 + i) for i, name in enumerate("ab")}
         found = jointly(records, "worst")
         for name, record in found.items():
             gain = record.sweep.gain_over_full
@@ -114,7 +114,7 @@ def test_the_worst_case_is_never_worse_than_the_whole_adapter():
 
 
 def test_resamples_choose_by_the_same_rule_and_the_record_is_read_back():
-    records = {name: recorded(FAMILY, documents=15, seed=i) for i, name in enumerate("ab")}
+    records = {name: recorded(CANDIDATE_SET, documents=15, seed=i) for i, name in enumerate("ab")}
     record = jointly(records, "mean")["a"]
     assert read_task(as_json(record), "here", "tasks.a") == record
     sweep = RecordedSweep.from_record(record)
@@ -137,7 +137,7 @@ def test_resamples_choose_by_the_same_rule_and_the_record_is_read_back():
 
 
 def test_the_table_says_so():
-    records = {name: recorded(FAMILY, documents=15, seed=i) for i, name in enumerate("abc")}
+    records = {name: recorded(CANDIDATE_SET, documents=15, seed=i) for i, name in enumerate("abc")}
     table = sweep_table(jointly(records, "worst")["a"])
     assert "the best worst case over 3 tasks (sweep_jointly, best)" in table
     assert "by itself this one would have taken" in table
@@ -145,7 +145,7 @@ def test_the_table_says_so():
 
 
 def test_a_candidate_without_a_score_on_one_task_is_not_taken():
-    records = {name: recorded(FAMILY, documents=15, seed=0) for name in "ab"}
+    records = {name: recorded(CANDIDATE_SET, documents=15, seed=0) for name in "ab"}
     best = records["a"].sweep.chosen
     rows = tuple(
         replace(row, score=None, items=(None,) * 15, documents=0) if row.variant == best else row

@@ -15,7 +15,7 @@ from lm_eval_lora_drop.sweeping.candidates import best_layers, make_candidates
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
 from tests import tiny
-from tests.families.toys import evaluate
+from tests.candidates.toys import evaluate
 from tests.tiny import make_adapter
 
 PAIRS = [(f"The question {i} is", f" the answer {i} in the text") for i in range(5)]
@@ -215,8 +215,8 @@ def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
 
 
 def test_the_best_layers_by_a_score():
-    family = make_candidates(["scores"], AdapterShape(6))
-    found = best_layers({"a": [6, 5, 4, 3, 2, 1], "b": [0, 1, 0, 1, float("nan"), 2]}, family)
+    candidate_set = make_candidates(["scores"], AdapterShape(6))
+    found = best_layers({"a": [6, 5, 4, 3, 2, 1], "b": [0, 1, 0, 1, float("nan"), 2]}, candidate_set)
     names = {str(variant) for variant in found.variants}
     assert {"none", "0", "0-1", "0-2", "0-3", "0-4", "0-5"} <= names
     assert {"5", "1+5", "1+3+5", "0-1+3+5", "0-3+5"} <= names

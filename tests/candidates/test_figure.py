@@ -1,4 +1,4 @@
-"""The figure of a family: its dots are the paired differences, in the order that is promised."""
+"""The figure of a set: its dots are the paired differences, in the order that is promised."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from lm_eval_lora_drop.figures.style import image_element
 from lm_eval_lora_drop.sweeping.candidates import make_candidates
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import AdapterShape
-from tests.families.records import recorded
+from tests.candidates.records import recorded
 
 
 def labels(figure):
@@ -28,8 +28,8 @@ def dots(figure):
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_dots_are_paired_differences_from_best_to_worst(higher):
-    family = make_candidates(["window"], AdapterShape(12))
-    record = recorded(family, documents=40, higher_is_better=higher)
+    candidate_set = make_candidates(["window"], AdapterShape(12))
+    record = recorded(candidate_set, documents=40, higher_is_better=higher)
     figure = family_figure("task", record)
     full = np.array(record.sweep.candidate("0-11").items)
     for row in record.sweep.candidates:
@@ -40,7 +40,7 @@ def test_dots_are_paired_differences_from_best_to_worst(higher):
     assert values == sorted(values, reverse=True)
 
 
-def test_ordered_families_keep_their_order_and_large_ones_their_marks():
+def test_ordered_sets_keep_their_order_and_large_ones_their_marks():
     record = recorded(make_candidates(["strength"], AdapterShape(4)), documents=20)
     shown = labels(family_figure("task", record))
     assert shown[0] == "0-3x1.5"
@@ -55,11 +55,11 @@ def test_ordered_families_keep_their_order_and_large_ones_their_marks():
 def test_boundaries_stay_on_their_axis_and_a_sweep_without_full_is_drawn_otherwise(tmp_path):
     record = recorded(make_candidates(["boundary"], AdapterShape(4)), documents=20)
     assert any("boundary K" in axes.get_xlabel() for axes in figure_of("task", record).axes)
-    family = make_candidates(["window"], AdapterShape(4))
-    without = recorded(type(family)(family.name, family.variants[1:], False), documents=20)
+    candidate_set = make_candidates(["window"], AdapterShape(4))
+    without = recorded(type(candidate_set)(candidate_set.name, candidate_set.variants[1:], False), documents=20)
     with pytest.raises(ArgumentError, match="was not among the candidates"):
         family_figure("task", without)
     assert figure_of("task", without).axes[0].get_xlabel() == "layers that keep their LoRA"
-    files = save_figure_of("a task", recorded(family, documents=20), tmp_path, ["png", "svg"])
+    files = save_figure_of("a task", recorded(candidate_set, documents=20), tmp_path, ["png", "svg"])
     assert [file.name for file in files] == ["sweep-a_task.png", "sweep-a_task.svg"]
-    assert image_element(figure_of("task", recorded(family, documents=20)), "sweep").startswith("<img")
+    assert image_element(figure_of("task", recorded(candidate_set, documents=20)), "sweep").startswith("<img")

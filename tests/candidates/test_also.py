@@ -14,7 +14,7 @@ from lm_eval_lora_drop.sweeping.beyond.also import AlsoSpec, open_also
 from lm_eval_lora_drop.sweeping.beyond.pareto import pareto_front
 from lm_eval_lora_drop.verdict.trade_text import trade_table, traded
 from lm_eval_lora_drop.work import Binding
-from tests.families.toys import counting_task, evaluate
+from tests.candidates.toys import counting_task, evaluate
 from tests.toy import CHOICE, write_task
 
 

@@ -1,4 +1,4 @@
-"""Every family through the harness: swept, written down, read back, exported; and as a fixed setting."""
+"""Every set through the harness: swept, written down, read back, exported; and as a fixed setting."""
 
 import pytest
 from lm_eval.models.huggingface import HFLM
@@ -11,7 +11,7 @@ from lm_eval_lora_drop.sweeping.candidates import CANDIDATES, make_candidates
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table, verdict
 from lm_eval_lora_drop.work import AdapterShape
-from tests.families.toys import counted, counting_task, evaluate, texts
+from tests.candidates.toys import counted, counting_task, evaluate, texts
 
 SHAPE = AdapterShape(4, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 4)
 
@@ -32,7 +32,7 @@ def test_the_shape_of_the_tiny_adapter_is_what_is_assumed_here(make):
 
 
 @pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores", "greedy", "greedy_forward"}))
-def test_a_sweep_over_every_family(make, name):
+def test_a_sweep_over_every_set(make, name):
     lm = make(boundary="auto", sweep_candidates=name, sweep_limit=4, sweep_engine="shared")
     results = evaluate(lm)
     record = from_config(results["config"], "here").tasks["toy"]

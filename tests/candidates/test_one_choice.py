@@ -9,8 +9,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.hf import LoraDropLM
 from lm_eval_lora_drop.record.schema import from_config
-from tests.families.test_also import other_task
-from tests.families.toys import counting_task, evaluate, texts
+from tests.candidates.test_also import other_task
+from tests.candidates.toys import counting_task, evaluate, texts
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.answer import answers
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.work import AdapterShape
-from tests.families.toys import evaluate, texts
+from tests.candidates.toys import evaluate, texts
 from tests.tiny import make_adapter, make_base
 
 
@@ -216,10 +216,10 @@ def test_what_does_not_go_together_is_refused_before_the_model_is_loaded(make, r
         make(peft=str(one), boundary="auto", sweep_candidates="adapters")
 
 
-def test_every_family_of_every_adapter():
+def test_every_set_of_every_adapter():
     shape = AdapterShape(6, ("q_proj", "up_proj"), 4, ("one", "two"))
-    family = make_candidates(["strength", "modules"], shape)
+    candidate_set = make_candidates(["strength", "modules"], shape)
     alone = make_candidates(["strength", "modules"], AdapterShape(6, ("q_proj", "up_proj"), 4))
-    assert len(family.variants) == 2 * (len(alone.variants) - 1) + 1
-    assert family.full == Variant.full(6, "one")
+    assert len(candidate_set.variants) == 2 * (len(alone.variants) - 1) + 1
+    assert candidate_set.full == Variant.full(6, "one")
     assert not make_candidates(["boundary"], shape).ordered

@@ -19,7 +19,7 @@ from lm_eval_lora_drop.sweeping.score import Scorer
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.work import AdapterShape, Answer, Pass
-from tests.families.toys import evaluate
+from tests.candidates.toys import evaluate
 from tests.sweeping.doubles import One, make_documents
 from tests.toy import make_task
 

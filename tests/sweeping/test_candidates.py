@@ -1,4 +1,4 @@
-"""Every family has the candidates it promises, whole adapter and base model among them, and not too many."""
+"""Every set has the candidates it promises, whole adapter and base model among them, and not too many."""
 
 import itertools
 
@@ -13,22 +13,22 @@ from lm_eval_lora_drop.work import AdapterShape
 SHAPE = AdapterShape(30, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 8)
 
 
-def names(family):
-    return [str(variant) for variant in family.variants]
+def names(candidate_set):
+    return [str(variant) for variant in candidate_set.variants]
 
 
 @pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores"}))
 @pytest.mark.parametrize("num_layers", [1, 2, 4, 30, 32, 80])
 def test_full_and_base_are_there_once_and_the_notation_reads_back(name, num_layers):
-    family = make_candidates([name], AdapterShape(num_layers, SHAPE.modules, 8))
-    assert len(set(family.variants)) == len(family.variants) == len(set(names(family)))
-    assert family.full is not None
-    assert family.base is not None
-    assert family.variants[-1] == family.base
-    for variant in family.variants:
+    candidate_set = make_candidates([name], AdapterShape(num_layers, SHAPE.modules, 8))
+    assert len(set(candidate_set.variants)) == len(candidate_set.variants) == len(set(names(candidate_set)))
+    assert candidate_set.full is not None
+    assert candidate_set.base is not None
+    assert candidate_set.variants[-1] == candidate_set.base
+    for variant in candidate_set.variants:
         assert Variant.parse(str(variant), num_layers) == variant
     if name != "boundary":
-        assert len(family.variants) <= 42
+        assert len(candidate_set.variants) <= 42
 
 
 def test_a_deep_model_is_looked_at_evenly_from_end_to_end():
@@ -55,7 +55,7 @@ def test_a_deep_model_is_looked_at_evenly_from_end_to_end():
             assert (values[0], values[-1]) == (0, last)
             gaps = {after - before for before, after in itertools.pairwise(values)}
             assert max(gaps) - min(gaps) <= 1
-    # Neighbours of a thinned family are as far apart as their layers are, where they are smoothed.
+    # Neighbours of a thinned candidate_set are as far apart as their layers are, where they are smoothed.
     assert places_of(upper) == [126 - start for start in starts]
 
 
@@ -69,7 +69,7 @@ def test_the_layers_that_a_greedy_search_moves_together():
         assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
-def test_what_the_families_are():
+def test_what_the_sets_are():
     shape = AdapterShape(4, ("k_proj", "q_proj"), 4)
     assert names(make_candidates(["boundary"], shape)) == ["0-3", "0-2", "0-1", "0", "none"]
     assert names(make_candidates(["upper"], shape)) == ["0-3", "1-3", "2-3", "3", "none"]
@@ -89,10 +89,10 @@ def test_random_sets_have_the_size_and_depend_on_the_seed_alone():
     assert Variant.below(12, 30) in one.variants
 
 
-def test_several_families_are_one_unordered_set():
-    family = make_candidates(["boundary", "upper"], SHAPE)
-    assert len(family.variants) == 31 + 31 - 2
-    assert not family.ordered
+def test_several_sets_are_one_unordered_set():
+    candidate_set = make_candidates(["boundary", "upper"], SHAPE)
+    assert len(candidate_set.variants) == 31 + 31 - 2
+    assert not candidate_set.ordered
     assert make_candidates(["boundary"], SHAPE).ordered
 
 
@@ -104,7 +104,7 @@ def test_several_families_are_one_unordered_set():
         (["rank"], AdapterShape(4, ("q_proj",), 1), "rank 2 or more, got 1"),
     ],
 )
-def test_a_family_that_cannot_be_is_refused(asked, shape, message):
+def test_a_set_that_cannot_be_is_refused(asked, shape, message):
     with pytest.raises(ArgumentError, match=message):
         make_candidates(asked, shape)
 
@@ -113,8 +113,8 @@ def test_a_tie_goes_to_the_whole_adapter_and_strengths_stand_by_their_strength()
     """Beyond 1 a strength keeps no more than the whole adapter: it must not win where nothing tells them apart."""
     for name in set(CANDIDATES) - {"adapters", "scores"}:
         assert make_candidates([name], SHAPE).variants[0].is_full
-    family = make_candidates(["strength"], SHAPE)
-    places = dict(zip(names(family), places_of(family.variants), strict=True))
+    candidate_set = make_candidates(["strength"], SHAPE)
+    places = dict(zip(names(candidate_set), places_of(candidate_set.variants), strict=True))
     assert places == {"0-29": 8, "none": 0} | {f"0-29x{step / 8:g}": step for step in range(1, 13) if step != 8}
     assert places_of(make_candidates(["upper"], SHAPE).variants) == list(range(30, -1, -1))
     windows = make_candidates(["window"], SHAPE).variants
