@@ -82,7 +82,7 @@ def main() -> None:
     figures = {
         "benchmark": "sweep",
         "documents": len(work),
-        "candidates": args.candidates,
+        "candidate_set": args.candidates,
         "candidates": len(variants),
         "new_tokens": args.new_tokens,
         "examples": args.examples,

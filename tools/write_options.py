@@ -1,4 +1,7 @@
-"""Writes docs/reference/model_args.md, the tables of all options, from their declarations: python tools/write_options.py"""
+"""Writes docs/reference/model_args.md, the tables of all options, from their declarations.
+
+python tools/write_options.py
+"""
 
 from pathlib import Path
 
@@ -15,8 +18,8 @@ from lm_eval_lora_drop.options import (
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "model_args.md"
 HEAD = """# Options
 
-Made by `python tools/write_options.py` from `lm_eval_lora_drop/options`; a test compares. The last column says whether an
-option changes an answer, and therefore belongs to the identity of what is cached.
+Made by `python tools/write_options.py` from `lm_eval_lora_drop/options`; a test compares. The last column says whether
+an option changes an answer, and therefore belongs to the identity of what is cached.
 """
 TABLES = (
     ("model_args", "Of `hf-lora-drop` and `vllm-lora-drop`, beside those of `hf` and `vllm`.", LoraDropArgs),

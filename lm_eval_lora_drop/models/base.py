@@ -26,7 +26,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.models.cache_guard import CacheGuard
 from lm_eval_lora_drop.models.search import Search
 from lm_eval_lora_drop.models.state import Decision, RunState
-from lm_eval_lora_drop.options import LoraDropArgs
+from lm_eval_lora_drop.options import LoraDropArgs, answer_changing
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
@@ -275,23 +275,13 @@ class LoraDropBase(abc.ABC):
     def _setting(self) -> dict[str, Any]:
         """What one answer file may hold answers of."""
         args = self.args
-        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
+        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), **answer_changing(args)}
         if args.spec.source is not None:
             # The file may say something else by the time the answers are read again.
             choices = read_recorded(args.spec.source).record.tasks
             setting["choices"] = {name: task.variant for name, task in choices.items()}
         if args.spec.needs_validation:
-            setting |= {
-                "candidates": [str(variant) for variant in candidates_of(args, self.shape).variants],
-                "sweep_candidates": args.sweep_candidates,
-                "sweep_also": [str(one) for one in args.sweep_also],
-                "sweep_limit": args.sweep_limit,
-                "sweep_metric": args.sweep_metric,
-                "sweep_strategy": args.sweep_strategy,
-                "sweep_select": args.sweep_select,
-                "sweep_jointly": args.sweep_jointly,
-                "sweep_seed": args.sweep_seed,
-            }
+            setting["candidates"] = [str(variant) for variant in candidates_of(args, self.shape).variants]
         return setting
 
     # What a backend provides (see `work.Backend`).

@@ -179,7 +179,7 @@ class EvaluationOptions:
     apply_chat_template: bool | Text = option(False, "as in lm_eval", "true")
     fewshot_as_multiturn: bool = option(False, "as in lm_eval", "true")
     system_instruction: Text | None = option(None, "as in lm_eval", "Be brief.", "none")
-    gen_kwargs: Text | dict[str, Any] | None = option(None, "as in lm_eval", "max_gen_toks=64", "the task's")
+    gen_kwargs: notations.GenKwargs = option(None, "as in lm_eval", "max_gen_toks=64", "the task's")
     bootstrap_iters: Natural = option(100000, "as in lm_eval", "1000")
     device: Text | None = option(None, "where the model is", "cpu", "the first GPU", neutral=True)
 

@@ -125,6 +125,10 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(name.strip() for one in texts(value) for name in one.split(",") if name.strip())
 
 
+def _gen_kwargs(value: Any) -> Any:
+    return value if isinstance(value, dict) else text("gen_kwargs", value)
+
+
 def _tasks(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {name: {} for name in texts(value)}
 
@@ -145,5 +149,7 @@ OrAuto = Annotated[Positive | None, Reads(words={"auto": None})]
 Folder = Annotated[Path | None, Reads(lambda value: user_path(text("sweep_dir", value), "sweep_dir"), "a folder")]
 TrainedLayers = Annotated[str, Reads(_trained_layers, f"{ALL_LAYERS}, {PAPER_LAYERS} or layers (0-18)")]
 Names = Annotated[tuple[str, ...], Reads(_names, "names, comma between")]
+# A union of text and mapping would do, but msgspec 0.22 corrupts memory when it describes one.
+GenKwargs = Annotated[Any, Reads(_gen_kwargs, "a text or a mapping")]
 Texts = Annotated[tuple[str, ...], Reads(texts, "a list of texts")]
 Tasks = Annotated[dict[Any, Any], Reads(_tasks, "a mapping or a list of tasks")]

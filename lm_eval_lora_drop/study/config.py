@@ -19,6 +19,7 @@ from lm_eval_lora_drop.options import (
     parse_model_args,
     read,
 )
+from lm_eval_lora_drop.sweeping.beyond.bounds import parse_bounded
 from lm_eval_lora_drop.sweeping.candidates import check_names
 from lm_eval_lora_drop.text import did_you_mean, shown
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
@@ -158,7 +159,9 @@ def _check_model_args(path: Path, model_args: Mapping[str, Any]) -> None:
         if key in model_args:
             raise ArgumentError(f"{path}: model_args must not have {key}: adapters and choices of the study say it.")
     try:
-        parse_model_args(model_args, known=("pretrained", "batch_size"))
+        args, _ = parse_model_args(model_args, known=("pretrained", "batch_size"))
+        check_names(args.sweep_candidates, args.sweep_size)
+        parse_bounded(args.sweep_select or "")
     except ArgumentError as error:
         raise ArgumentError(f"{path}: model_args: {error}") from None
 

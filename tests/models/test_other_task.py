@@ -79,7 +79,7 @@ def test_sweep_task_is_an_argument_of_ours():
     args, rest = parse_model_args({"boundary": "auto", "sweep_task": "mbpp", "dtype": "float32"}, ())
     assert args.sweep_task == "mbpp"
     assert rest == {"dtype": "float32"}
-    with pytest.raises(ArgumentError, match="sweep_task must not be empty"):
+    with pytest.raises(ArgumentError, match="sweep_task must be a text, got ''"):
         parse_model_args({"sweep_task": " "}, ())
 
 

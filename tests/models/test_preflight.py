@@ -63,5 +63,5 @@ def test_the_experts_of_a_mixture_and_replicated_layers(tiny_base, tmp_path):
 
 
 def test_backend_seq2seq_is_not_called_an_encoder_decoder(tiny_base, tiny_adapter):
-    with pytest.raises(ArgumentError, match=r"got seq2seq, which loads an encoder-decoder model"):
+    with pytest.raises(ArgumentError, match="backend must be one of causal, default, got 'seq2seq'"):
         check(tiny_base, tiny_adapter, boundary=2, backend="seq2seq")

@@ -208,12 +208,12 @@ def test_the_notation_is_read_and_printed():
         ("smallest:0.9+0.8", "bound every score once"),
         ("best:0.9", "changes nothing about the best of it"),
         ("best:", "a bound must be SHARE"),
-        ("pareto:0.99", "must be one of smooth, best.* With bounds: smallest:SHARE"),
+        ("pareto:0.99", "must be one of smooth, best.* With a bound: smallest:0.99"),
     ],
 )
 def test_a_rule_that_cannot_be_meant_is_refused(select, message):
     with pytest.raises(ArgumentError, match=message):
-        parse_model_args({"sweep_select": select}, ())
+        parse_bounded(parse_model_args({"sweep_select": select}, ())[0].sweep_select or "")
 
 
 @pytest.mark.parametrize(
