@@ -30,7 +30,7 @@ FLOORS = [
     ["validation", "adapter", "statistics"],
     ["record"],
     ["work", "metrics"],
-    ["spec", "data", "task_index"],
+    ["options", "data", "task_index"],
     ["variant", "files"],
     ["errors", "rounding", "text"],
 ]
@@ -40,12 +40,12 @@ ROOMS = sorted(FLOOR_OF)
 BACKEND_FREE = [
     *sorted(
         file
-        for room in ("sweeping", "record", "validation", "report", "verdict")
+        for room in ("options", "sweeping", "record", "validation", "report", "verdict")
         for file in (PACKAGE / room).rglob("*.py")
     ),
-    *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "state", "search", "cache_guard", "gathering")),
+    *(PACKAGE / "models" / f"{name}.py" for name in ("base", "state", "search", "cache_guard", "gathering")),
     PACKAGE / "models" / "searching" / "measure.py",
-    *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors", "plugin", "command_line")),
+    *(PACKAGE / f"{name}.py" for name in ("variant", "work", "errors", "plugin", "command_line")),
 ]
 MOST_FILES = 12
 MOST_LINES = 400

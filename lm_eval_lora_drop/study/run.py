@@ -23,11 +23,11 @@ from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.adapter import files as adapter_files
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.harness.task_index import task_manager
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.record.schema import from_config
@@ -169,7 +169,7 @@ class Runner:
         study = self._study
         start = time.monotonic()
         model = self._load(cell)
-        args, _ = LoraDropArgs.take({**study.model_args, **cell.model_args}, known=_HFLM)
+        args, _ = parse_model_args({**study.model_args, **cell.model_args}, known=_HFLM)
         model.use(args)
         # Processes that answer together must all ask or all know.
         model.kept_answers = KeptAnswers(study.output / _ANSWERS) if model.world_size == 1 else None
