@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from tabulate import tabulate
 
-from lm_eval_lora_drop.sweep.select import SELECTIONS, choose_rows, local_linear
+from lm_eval_lora_drop.options import SELECTIONS
+from lm_eval_lora_drop.sweep.select import choose_rows, local_linear
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

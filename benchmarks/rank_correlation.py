@@ -28,7 +28,7 @@ def scores(task: TaskRecord) -> dict[int, float]:
     Raises:
         ArgumentError: the record holds no sweep over boundaries.
     """
-    if task.sweep is None or task.sweep.family != "boundary":
+    if task.sweep is None or task.sweep.candidate_set != "boundary":
         raise ArgumentError(f"this needs a sweep over boundaries, got method={task.method!r}. Use boundary=auto.")
     found = {Variant.parse(row.variant, task.num_layers).boundary: row.score for row in task.sweep.candidates}
     return {k: score for k, score in found.items() if k is not None and score is not None}

@@ -1,7 +1,7 @@
 """A sweep's generations by the shared pass against the plain one, in one run; with --racing also racing on top.
 
 The plain pass takes one candidate after another, at its best batch size of those given. --plain-every N measures every
-Nth of them and scales up, and the JSON line says so. --family takes other candidates than boundaries, --peft a+b+c
+Nth of them and scales up, and the JSON line says so. --candidates takes other candidates than boundaries, --peft a+b+c
 those of several adapters. With --examples every prompt begins alike, which the shared pass reads once. Memory is the
 most that each pass had in use beyond what the loaded model has. With --shape the model has the size of a larger one and
 random weights, whose answers flip at every rounding: its differences mean nothing.
@@ -9,7 +9,7 @@ random weights, whose answers flip at every rounding: its differences mean nothi
     python benchmarks/sweep.py
     python benchmarks/sweep.py --documents 100 --racing --plain-every 5
     python benchmarks/sweep.py --documents 16 --examples 8 --plain-every 15 --plain-batch-sizes 16
-    python benchmarks/sweep.py --family strength --plain-every 3
+    python benchmarks/sweep.py --candidates strength --plain-every 3
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.harness.work import Document, Work
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.statistics.significance import mean_test
 from lm_eval_lora_drop.sweep import documents as validation
-from lm_eval_lora_drop.sweep.families import make_family
+from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--examples", type=int, default=0, help="the same solved examples before each question")
     parser.add_argument("--plain-batch-sizes", type=int, nargs="+", default=[16, 32])
-    parser.add_argument("--family", default="boundary", help="as sweep_family")
+    parser.add_argument("--candidates", default="boundary", help="as sweep_candidates")
     parser.add_argument("--plain-every", type=int, default=1, metavar="N", help="measure the plain pass on every Nth")
     parser.add_argument("--rows", type=int, help="rows per batch of the shared pass (default: its own choice)")
     parser.add_argument("--racing", action="store_true", help="also a whole search by racing")
@@ -56,7 +56,7 @@ def main() -> None:
     lm = common.load(args)
     drawn = validation.draw(common.bind(common.demo_task(args.new_tokens, args.examples)), args.documents, seed=0)
     assert drawn is not None
-    variants = make_family(args.family.split("+"), lm.shape).variants
+    variants = make_candidates(args.candidates.split("+"), lm.shape).variants
     work = [Work(document, variants) for document in drawn.documents]
 
     counters = Counters()
@@ -82,7 +82,7 @@ def main() -> None:
     figures = {
         "benchmark": "sweep",
         "documents": len(work),
-        "family": args.family,
+        "candidate_set": args.candidates,
         "candidates": len(variants),
         "new_tokens": args.new_tokens,
         "examples": args.examples,
@@ -162,7 +162,7 @@ def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
     """A whole search by racing, prior, scoring and journal included."""
     with tempfile.TemporaryDirectory() as folder:
         racing = {"boundary": "auto", "sweep_strategy": "racing", "sweep_limit": args.documents, "sweep_dir": folder}
-        lm.use(LoraDropArgs.take(racing, ())[0])
+        lm.use(parse_model_args(racing, ())[0])
         start = time.perf_counter()
         found = Search(lm, lm.args, Path(folder)).decide(common.bind(common.demo_task(args.new_tokens, args.examples)))
         seconds = time.perf_counter() - start

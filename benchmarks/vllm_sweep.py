@@ -25,7 +25,7 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.backends.vllm import VllmLoraDropLM
 from lm_eval_lora_drop.harness.work import Document, Work
-from lm_eval_lora_drop.spec import parse_sweep_boundaries
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="one more round with the profiler of torch")
     given = parser.parse_args()
 
-    wanted = sorted(parse_sweep_boundaries(given.boundaries), reverse=True)
+    wanted = sorted(parse_model_args({"sweep_boundaries": given.boundaries}, ())[0].sweep_boundaries, reverse=True)
     lm = VllmLoraDropLM(
         pretrained=given.pretrained,
         peft=given.peft,

@@ -1,8 +1,10 @@
-"""Texts from models, tasks and files, made safe to show."""
+"""Texts from models, tasks, files and users: made safe to show, and compared with the words that exist."""
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 # C0 and C1 controls without tab and line feed (a terminal obeys them), and Unicode's embeddings, overrides and
 # isolates, with which a text reorders what stands after it. The plain marks U+200E, U+200F and U+061C stay: Arabic and
@@ -13,3 +15,43 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def visible(text: str) -> str:
     """A text with what a terminal or a page would obey instead of showing written out, e.g. `\\u202e`."""
     return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+
+
+def as_integer(value: object) -> object:
+    """`20.0` as 20: the harness and JSON make numbers of what stood there before we see it; all else as it came."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 10**15 else value
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as a message quotes it: on one line, at most `most` characters of it, control characters escaped."""
+    # An integer of thousands of digits cannot even be printed.
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a number of more than 18 digits"
+    try:
+        text = " ".join(str(as_integer(value)).split())
+    except (ValueError, RecursionError):  # digits or brackets by the thousand inside a list
+        return f"a {type(value).__name__} that cannot be printed"
+    return visible(text if len(text) <= most else f"{text[:most]}...")
+
+
+def quoted(value: object) -> str:
+    """`shown`, a text in quotes."""
+    return repr(shown(value)) if isinstance(value, str) else shown(value)
+
+
+def nearest(word: object, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of `words` that is most like `word`, None where none is; 1 as `cutoff` takes equal ones only."""
+    text = shown(word, 40).lower()
+    near = difflib.get_close_matches(text, list(words), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def did_you_mean(word: object, words: Iterable[str], *, option: str = "", otherwise: str = "") -> str:
+    """What an error adds for a misspelt `word`: ` Did you mean X?`, or ` {otherwise}` where nothing is near.
+
+    `option` is the name that the word was given for: ` Did you mean option=X?`.
+    """
+    near = nearest(word, words)
+    if near is None:
+        return f" {otherwise}" if otherwise else ""
+    return f" Did you mean {option + '=' if option else ''}{near}?"

@@ -1,7 +1,7 @@
 """What is kept of a LoRA adapter, as one hashable value with one notation; pure data.
 
 Everything that chooses, runs, exports, compares or reports speaks of variants. A *boundary* K is the variant that keeps
-the decoder layers 0..K-1 whole; K is how tables print that family.
+the decoder layers 0..K-1 whole; tables print it as K.
 
 Notation, safe as (part of) a file name:
 
@@ -25,9 +25,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.text import did_you_mean, quoted, shown
 
 _RANGE = re.compile(
     r"(?P<first>\d{1,6})(?:-(?P<last>\d{1,6}))?"
@@ -38,6 +39,10 @@ _RANGE = re.compile(
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MOST_LAYERS = 100_000
 """No model has as many: a number above it is a slip, or damage."""
+LONGEST = 10_000
+"""Characters of a notation: a variant of 160 layers, each with modules and a strength of its own, takes 6,000."""
+Word = Literal["auto", "probe", "default", "full", "base"]
+BOUNDARY_WORDS: tuple[str, ...] = get_args(Word)
 RULE = "layers and ranges joined by '+', each with xSTRENGTH, rRANK and .MODULES where wanted, e.g. 0-14+20-29x0.5.mlp"
 
 
@@ -233,6 +238,88 @@ class Variant:
                     runs.append((index, index, keep))
         text = "+".join(f"{a}{'' if a == b else f'-{b}'}{keep}" for a, b, keep in runs) or "none"
         return f"{self.adapter}@{text}" if self.adapter else text
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """What the user asked for, before the model is known.
+
+    `kind` "given" carries `boundary` (K); "layers" carries `layers` (the notation of a variant); "recorded" carries
+    `source`, another run's results file or folder, with `#TASK` where its task has another name; the words carry
+    nothing.
+    """
+
+    kind: Literal["given", "layers", "recorded"] | Word
+    boundary: int | None = None
+    layers: str | None = None
+    source: str | None = None
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether validation documents decide."""
+        return self.kind in ("auto", "probe")
+
+    def resolve(self, num_layers: int) -> Variant | None:
+        """The variant for a model with `num_layers` decoder layers, or None where validation documents or another run
+        decide.
+
+        Raises:
+            ArgumentError: the boundary or a layer does not exist in such a model.
+        """
+        if self.layers is not None:
+            return Variant.parse(self.layers, num_layers)
+        known = {"given": self.boundary, "full": num_layers, "base": 0, "default": default_boundary(num_layers)}
+        boundary = known.get(self.kind)
+        return None if boundary is None else Variant.below(boundary, num_layers)
+
+    def __str__(self) -> str:
+        if self.kind == "layers":
+            return f"layers={self.layers}"
+        return f"boundary={f'@{self.source}' if self.source else self.kind if self.boundary is None else self.boundary}"
+
+
+def parse_boundary(value: object) -> VariantSpec:
+    """Read the `boundary` argument: an integer >= 0, one of `BOUNDARY_WORDS`, or `@` and another run's results.
+
+    Raises:
+        ArgumentError: anything else; a misspelt word is answered with the near match.
+    """
+    rule = (
+        f"boundary must be an integer from 0 to the number of decoder layers, one of {', '.join(BOUNDARY_WORDS)}, or "
+        "@ and the results of another run"
+    )
+    if isinstance(value, list | tuple):
+        items = "+".join(map(shown, value[:20]))
+        raise ArgumentError(f"{rule}, got a list of {len(value)}. For a set of layers write layers={items}.")
+    text = shown(value, 4096)
+    if re.fullmatch(r"[0-9]{1,6}", text) and not isinstance(value, bool):
+        return VariantSpec("given", boundary=int(text))
+    if re.fullmatch(r"-[0-9]{1,6}", text):
+        raise ArgumentError(f"{rule}, got {text}. boundary=0 (or base) drops the LoRA of every layer.")
+    if text.startswith("@"):
+        if not text[1:].strip():
+            raise ArgumentError("boundary=@PATH must name a results file or the folder of one run, got none.")
+        return VariantSpec("recorded", source=text[1:].strip())
+    if text.lower() in BOUNDARY_WORDS:
+        return VariantSpec(text.lower())  # type: ignore[arg-type]
+    came = quoted(value) if isinstance(value, float) else repr(shown(value))
+    raise ArgumentError(f"{rule}, got {came}." + did_you_mean(text, BOUNDARY_WORDS, option="boundary"))
+
+
+def parse_layers(value: object) -> VariantSpec:
+    """Read the `layers` argument: the notation of a variant (`0-14+20`, `0-29x0.5`, `none`), or a list of indices.
+
+    Raises:
+        ArgumentError: empty or malformed.
+    """
+    if isinstance(value, list | tuple):
+        value = "+".join(map(shown, value[:LONGEST])) or "none"
+    text = shown(value, LONGEST)
+    text = text.lower() if text.lower() == "none" else text
+    top = max((last for _, last, _ in parse_ranges(text.rpartition("@")[2])), default=0)
+    if top > MOST_LAYERS:
+        raise ArgumentError(f"layers must name decoder layers, got {top}. Count them from 0.")
+    return VariantSpec("layers", layers=text)
 
 
 def parse_ranges(text: str) -> list[tuple[int, int, Keep]]:

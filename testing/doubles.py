@@ -15,7 +15,7 @@ from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Runner, Work
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import SweepRecord
-from lm_eval_lora_drop.sweep.families import boundaries
+from lm_eval_lora_drop.sweep.candidates import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer

@@ -65,7 +65,7 @@ def sweep_record(
 ) -> SweepRecord:
     kept = Variant.below(chosen, layers) if isinstance(chosen, int) else chosen
     settings: dict[str, Any] = {
-        "family": "boundary",
+        "candidate_set": "boundary",
         "ordered": True,
         "strategy": "exhaustive",
         "select": "best",

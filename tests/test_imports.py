@@ -27,7 +27,7 @@ FLOORS = [
     ["adapter", "statistics"],
     ["record"],
     ["harness", "metrics"],
-    ["spec"],
+    ["options"],
     ["variant", "files"],
     ["errors", "rounding", "text"],
 ]
@@ -36,10 +36,12 @@ ROOMS = sorted(FLOOR_OF)
 # What plans, draws, scores and decides knows no model.
 BACKEND_FREE = [
     *sorted(
-        file for room in ("harness", "sweep", "record", "show", "statistics") for file in (PACKAGE / room).rglob("*.py")
+        file
+        for room in ("options", "harness", "sweep", "record", "show", "statistics")
+        for file in (PACKAGE / room).rglob("*.py")
     ),
-    *(PACKAGE / "backends" / f"{name}.py" for name in ("base", "args", "state", "search", "cache_guard", "measure")),
-    *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "errors")),
+    *(PACKAGE / "backends" / f"{name}.py" for name in ("base", "state", "search", "cache_guard", "measure")),
+    *(PACKAGE / f"{name}.py" for name in ("variant", "errors")),
 ]
 MOST_FILES = 13
 MOST_LINES = 400

@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.spec import parse_boundary, parse_layers, parse_sweep_boundaries
-from lm_eval_lora_drop.variant import Keep, Variant, default_boundary, format_integers
+from lm_eval_lora_drop.options._notations import parse_sweep_boundaries
+from lm_eval_lora_drop.variant import (
+    Keep,
+    Variant,
+    default_boundary,
+    format_integers,
+    parse_boundary,
+    parse_layers,
+)
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,19 @@ from lm_eval.api.instance import Instance
 from platformdirs import user_cache_path
 
 from lm_eval_lora_drop import __version__
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.cache_guard import CacheGuard
 from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
+from lm_eval_lora_drop.options import LoraDropArgs, answer_changing
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
+from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
@@ -63,7 +64,7 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     if args.spec.source is not None:
         read_recorded(args.spec.source)
     if args.spec.needs_validation:
-        candidates = args.candidates(shape).variants
+        candidates = candidates_of(args, shape).variants
         if rule := parse_bounded(args.sweep_select or ""):
             check_bounds(rule, [one.task for one in args.sweep_also], candidates)
         if args.sweep_jointly and args.spec.kind == "probe":
@@ -72,7 +73,9 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
                 "Take boundary=auto."
             )
         if args.sweep_jointly:
-            check_jointly(args.sweep_jointly, args.sweep_family, args.sweep_strategy, args.sweep_select, candidates)
+            check_jointly(
+                args.sweep_jointly, args.sweep_candidates.names, args.sweep_strategy, args.sweep_select, candidates
+            )
         check_also(args.sweep_also)
         check_writable(sweep_folder(args))
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
@@ -267,23 +270,13 @@ class LoraDropBase(abc.ABC):
     def _setting(self) -> dict[str, Any]:
         """What one answer file may hold answers of."""
         args = self.args
-        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
+        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), **answer_changing(args)}
         if args.spec.source is not None:
             # The file may say something else by the time the answers are read again.
             choices = read_recorded(args.spec.source).record.tasks
             setting["choices"] = {name: task.variant for name, task in choices.items()}
         if args.spec.needs_validation:
-            setting |= {
-                "candidates": [str(variant) for variant in args.candidates(self.shape).variants],
-                "sweep_family": args.sweep_family,
-                "sweep_also": [str(one) for one in args.sweep_also],
-                "sweep_limit": args.sweep_limit,
-                "sweep_metric": args.sweep_metric,
-                "sweep_strategy": args.sweep_strategy,
-                "sweep_select": args.sweep_select,
-                "sweep_jointly": args.sweep_jointly,
-                "sweep_seed": args.sweep_seed,
-            }
+            setting["candidates"] = [str(variant) for variant in candidates_of(args, self.shape).variants]
         return setting
 
     # What a backend provides (see `work.Backend`).
@@ -310,8 +303,8 @@ class LoraDropBase(abc.ABC):
             ArgumentError: here.
         """
         raise ArgumentError(
-            f"sweep_family=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
-            f"hf-lora-drop for it, or another family."
+            f"sweep_candidates=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
+            f"hf-lora-drop for it, or other candidates."
         )
 
     @abc.abstractmethod

@@ -17,7 +17,6 @@ from peft import PeftModel
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.backends.args import LoraDropArgs, check_names
 from lm_eval_lora_drop.backends.base import LoraDropBase, say_once
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
@@ -31,6 +30,7 @@ from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
 from lm_eval_lora_drop.harness.work import Document, Pass, Runner
+from lm_eval_lora_drop.options import check_names, parse_model_args
 from lm_eval_lora_drop.record.fingerprint import digest, digest_blocks
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.sweep.run import in_step
@@ -69,7 +69,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         log_with_the_harness()
         # With every product of LLM.int8 it says that it casts its input.
         say_once("bitsandbytes.autograd._functions")
-        args, rest = LoraDropArgs.take(model_args, known=HF_ARGUMENTS)
+        args, rest = parse_model_args(model_args, known=HF_ARGUMENTS)
         self._adapter_files: adapter_files.AdapterFiles | None = None
         several: dict[str, adapter_files.AdapterFiles] = {}
         if pretrained is None or isinstance(pretrained, str):

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.harness.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
+from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.candidates import GREEDY, best_layers, candidates_of
 from lm_eval_lora_drop.sweep.documents.reference import ReferenceLoglikelihood, reference_documents
-from lm_eval_lora_drop.sweep.families import GREEDY, best_layers
 from lm_eval_lora_drop.sweep.run import SweepSettings, clusters_of, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import selection
@@ -79,12 +79,12 @@ class Measurer:
             scorer = ReferenceLoglikelihood(backend, documents)
         else:
             scorer = Scorer(source.task, metric)
-        family = args.candidates(backend.shape)
-        if "scores" in args.sweep_family:
-            family = best_layers(backend.layer_scores(validation.pairs(source, drawn.documents)), family)
-        select = selection(args.sweep_select, args.sweep_strategy, ordered=family.ordered)
+        candidates = candidates_of(args, backend.shape)
+        if "scores" in args.sweep_candidates.names:
+            candidates = best_layers(backend.layer_scores(validation.pairs(source, drawn.documents)), candidates)
+        select = selection(args.sweep_select, args.sweep_strategy, ordered=candidates.ordered)
         settings = SweepSettings(
-            family=family,
+            candidates=candidates,
             strategy=args.sweep_strategy,
             # Bounds are judged when everything is scored, on the other tasks too.
             select="best" if parse_bounded(select) else select,
@@ -93,12 +93,12 @@ class Measurer:
         journal = self.journal(binding, source)
         # Whatever is wrong with another task is said before hours of sweeping this one.
         others = open_also(args.sweep_also, binding, args.sweep_limit, args.sweep_seed) if args.sweep_also else []
-        prepare = functools.cache(lambda: backend.prepare(documents, settings.family.variants))
+        prepare = functools.cache(lambda: backend.prepare(documents, settings.candidates.variants))
         log.info(
             "%s: sweep over %d candidates (%s) on %d documents of split %r by %s, journal %s",
             binding.name,
-            len(settings.family.variants),
-            settings.family.name,
+            len(settings.candidates.variants),
+            settings.candidates.name,
             len(documents),
             drawn.split,
             scorer.metric.name,
@@ -111,7 +111,7 @@ class Measurer:
             peers, told = backend.peers(), self.listeners
             return run_sweep(some, prepare, scorer, how, journal, peers=peers, listeners=told, reference=reference)
 
-        if family.name in GREEDY:
+        if candidates.name in GREEDY:
             sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
             documents = tuple(compared)
         else:
@@ -185,14 +185,14 @@ class Measurer:
         """
         documents = documents[: prior.DOCUMENTS]
         generates = documents[0].requests[0].request_type == "generate_until"
-        if settings.strategy != "racing" or settings.family.name != "boundary" or not generates:
+        if settings.strategy != "racing" or settings.candidates.name != "boundary" or not generates:
             return None
         references = validation.references(binding, documents)
         if not all(reference.strip() for reference in references):
             return None
         asked = reference_documents(documents, references)
         scorer = ReferenceLoglikelihood(self.backend, asked)
-        variants = tuple(prior.read_at(settings.family.variants))
+        variants = tuple(prior.read_at(settings.candidates.variants))
         known = journal.read()
         found: dict[tuple[Variant, str], float | None] = {
             (variant, document.key): scorer.item(Answer(variant, document, known[str(variant), document.key]))

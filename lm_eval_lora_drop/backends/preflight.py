@@ -16,12 +16,12 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.files import AdapterFiles
 from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.base import check_before_loading
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources
 from lm_eval_lora_drop.harness.work import AdapterShape
-from lm_eval_lora_drop.spec import VariantSpec
+from lm_eval_lora_drop.options import LoraDropArgs
+from lm_eval_lora_drop.variant import VariantSpec, parse_layers
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +106,12 @@ def check_adapters(
             f"peft names the adapters {named}, and {spec} does not say which of them is meant. Write "
             f"layers={next(iter(sources))}@0-14, or boundary=auto."
         )
-    whole = replace(args, spec=VariantSpec("base"))
+    without = replace(args, boundary=VariantSpec("base"), layers=None)
     shapes, bases = [], {}
     for name, source in sources.items():
-        mine = args if name == wanted else whole
-        # Alone an adapter has no name.
-        mine = replace(mine, spec=replace(mine.spec, layers=(mine.spec.layers or "").rpartition("@")[2] or None))
+        mine = args if name == wanted else without
+        if mine.layers is not None:  # alone an adapter has no name
+            mine = replace(mine, layers=parse_layers(str(mine.layers.layers).rpartition("@")[2]))
         files, model = check_adapter(pretrained, source, mine, model_args)
         health.check_divisible(files)
         if trained := adapter_files.trained_besides_lora(files):

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.measure import Measured, Measurer
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import Backend, Binding, Document, MetricSpec, ValidationSet
+from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from lm_eval_lora_drop.sweep.metric import resolve_metric
@@ -192,7 +193,7 @@ class Search:
         documents = drawn.documents
         if metric is None:
             documents = reference_documents(documents, validation.references(source, documents))
-        candidates = self.args.candidates(self.backend.shape).variants
+        candidates = candidates_of(self.args, self.backend.shape).variants
         journal = self._measurer.journal(binding, source)
         known = journal.read()
         return plan_of_sweep(

@@ -26,7 +26,6 @@ from vllm.platforms import current_platform
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends import vllm_lora
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.base import LoraDropBase, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.gathering import Together
@@ -34,7 +33,9 @@ from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
 from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Work
+from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
 from lm_eval_lora_drop.show.listeners import default_listeners
+from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.variant import Variant
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
     ) -> None:
         log_with_the_harness()
         known = {*inspect.signature(VLLM.__init__).parameters, *inspect.signature(EngineArgs).parameters}
-        args, rest = LoraDropArgs.take(model_args, known)
+        args, rest = parse_model_args(model_args, known)
         _refuse_what_needs_hf(args)
         if peft and lora_local_path and peft != lora_local_path:
             raise ArgumentError(
@@ -233,7 +234,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         """How many adapters may be asked for: the candidates that have LoRA, or the one that was given."""
         shape = shape_of(self._layers.model)
         given = args.spec.resolve(shape.num_layers)
-        variants = [given] if given else args.candidates(shape).variants
+        variants = [given] if given else candidates_of(args, shape).variants
         wanted = sum(self._layers.count_parameters(kept)[0] > 0 for kept in variants)
         # A task without validation documents takes the default boundary, candidate or not.
         return max(wanted, 1) if given is None else wanted

@@ -11,8 +11,7 @@ from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
 from lm_eval_lora_drop.rounding import with_error
-from lm_eval_lora_drop.spec import parse_boundary, parse_layers
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.record.runs import Run
@@ -172,8 +171,8 @@ def _origin(task: str, record: TaskRecord, path: Path) -> str:
     assert chosen is not None
     beside = "" if full is None or full is chosen else f"; the whole adapter scored {score_text(full)}"
     return (
-        f"a sweep over {len(sweep.candidates)} candidates ({sweep.family}) on {chosen.documents} documents of split "
-        f"`{record.validation.split}` by {record.metric}: {score_text(chosen)}{beside} ({run})."
+        f"a sweep over {len(sweep.candidates)} candidates ({sweep.candidate_set}) on {chosen.documents} documents of "
+        f"split `{record.validation.split}` by {record.metric}: {score_text(chosen)}{beside} ({run})."
     )
 
 

@@ -20,6 +20,7 @@ COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.figures",
     "lm_eval_lora_drop.commands.probe",
     "lm_eval_lora_drop.commands.layers",
+    "lm_eval_lora_drop.commands.candidates",
     "lm_eval_lora_drop.commands.judge",
     "lm_eval_lora_drop.commands.export",
     "lm_eval_lora_drop.commands.train",

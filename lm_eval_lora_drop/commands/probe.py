@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import tempfile
 from pathlib import Path
@@ -13,8 +12,8 @@ from lm_eval_lora_drop.commands.options import command, json_object, natural, po
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, write_atomically
 from lm_eval_lora_drop.harness.task_index import task_manager
-from lm_eval_lora_drop.spec import parse_boundary, parse_layers
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.text import did_you_mean, shown
+from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -122,9 +121,8 @@ def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> 
         raise ArgumentError(f"--include_path must be a folder with task files; {include_path} is none.")
     manager = task_manager([name], include_path, metadata)
     if name not in manager.all_subtasks:
-        near = difflib.get_close_matches(name[:80], manager.all_subtasks, n=1)
-        hint = f"Did you mean {near[0]}?" if near else "List them with lm_eval ls tasks."
-        raise ArgumentError(f"--task must name one lm-eval task (no group), got {name[:80]!r}. {hint}")
+        hint = did_you_mean(name, manager.all_subtasks, otherwise="List them with lm_eval ls tasks.")
+        raise ArgumentError(f"--task must name one lm-eval task (no group), got {shown(name)!r}.{hint}")
     try:
         task: Task = manager.load([name])["tasks"][name]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -8,37 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml
-from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
-
-_HELP = {
-    "rank": "rank of the LoRA",
-    "lora_alpha": "its alpha (twice the rank)",
-    "lora_dropout": "dropout before it",
-    "layers": "decoder layers to train: all, paper (the bottom 20 of 32, scaled) or e.g. 0-18",
-    "target_modules": "last parts of module names, comma between (all linear modules)",
-    "epochs": "passes over the documents",
-    "batch_size": "documents per optimiser step, all processes together",
-    "micro_batch_size": "documents at a time on one device (batch_size)",
-    "learning_rate": "at its highest",
-    "weight_decay": "AdamW's",
-    "warmup": "share of the steps in which the learning rate rises",
-    "schedule": "of the learning rate, a name that Transformers knows",
-    "max_grad_norm": "gradients are clipped to this norm",
-    "max_length": "tokens of prompt and answer",
-    "long": "of longer documents: cut the beginning of the prompt, or skip them",
-    "gradient_checkpointing": "less memory, a third more time",
-    "precision": "auto, float32 or bfloat16",
-    "seed": "of initial weights, order and dropout",
-    "data_seed": "of the drawing of documents",
-    "limit": "documents to draw (all)",
-    "hold_out": "documents kept for a sweep where it draws from the training split",
-    "checkpoints": "how many are written on the way",
-}
+from lm_eval_lora_drop.options import TrainingOptions, declared
+from lm_eval_lora_drop.train.settings import TaskSettings, read_settings
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,12 +21,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the adapter goes")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the settings below as YAML; options win over it")
     group = parser.add_argument_group("settings (default)")
-    for one in dataclasses.fields(TrainingSettings):
-        default = f" ({one.default})" if one.default not in (None, ()) else ""
-        if isinstance(one.default, bool):
-            group.add_argument(f"--{one.name}", action="store_true", default=None, help=_HELP[one.name])
+    for one in declared(TrainingOptions).values():
+        about = f"{one.sentence} ({one.shown_default})".replace("%", "%%")
+        if one.kind is bool:
+            group.add_argument(f"--{one.name}", action="store_true", default=None, help=about)
         else:
-            group.add_argument(f"--{one.name}", metavar=one.name.split("_")[-1].upper(), help=_HELP[one.name] + default)
+            group.add_argument(f"--{one.name}", metavar=one.name.split("_")[-1].upper(), help=about)
     parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
     parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
     parser.add_argument("--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
@@ -88,7 +62,8 @@ def _train(args: argparse.Namespace) -> int:
     """
     file = _file(args.config)
     read_settings(file, str(args.config))  # what is wrong in the file is said of the file
-    settings = read_settings({**file, **_given(args)})
+    given = {name: getattr(args, name) for name in declared(TrainingOptions) if getattr(args, name) is not None}
+    settings = read_settings({**file, **given})
     require_trl()
     import torch
 
@@ -166,22 +141,3 @@ def _file(path: Path | None) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ArgumentError(f"{path} must hold keys and values, got {type(data).__name__}.")
     return data
-
-
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, as YAML would read them."""
-    found: dict[str, Any] = {}
-    for one in dataclasses.fields(TrainingSettings):
-        value = getattr(args, one.name)
-        if value is None:
-            continue
-        if one.name == "target_modules":
-            found[one.name] = [name for name in value.split(",") if name]
-        elif one.name in ("layers", "schedule", "precision", "long", "gradient_checkpointing"):
-            found[one.name] = value
-        else:
-            try:
-                found[one.name] = yaml.safe_load(value)
-            except (yaml.YAMLError, ValueError, RecursionError):
-                found[one.name] = value  # its rule then says what came
-    return found

@@ -6,7 +6,6 @@ place, and an unknown entry is answered with its near match.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder, read_yaml
 from lm_eval_lora_drop.judge.redact import Redactor
+from lm_eval_lora_drop.text import did_you_mean
 
 PROVIDERS: dict[str, str | None] = {
     "openai": "OPENAI_API_KEY",
@@ -342,7 +342,6 @@ def _refuse_unknown(given: Mapping[Any, Any], allowed: set[str], where: str) -> 
     for name in given:
         if name not in allowed:
             name = str(name)[:40] if isinstance(name, str | int | float) else _short(name)
-            near = difflib.get_close_matches(name, allowed, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, allowed)
             key = " Keys come from the environment: name the variable in api_key_env." if name == "api_key" else ""
             raise ArgumentError(f"{where}: unknown entry {name}; there are {', '.join(sorted(allowed))}.{hint}{key}")

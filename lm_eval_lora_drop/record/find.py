@@ -18,7 +18,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import is_folder, why_not_ours
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, Sample, Score, TaskRun, json_object
 from lm_eval_lora_drop.record.schema import TaskRecord, from_config
-from lm_eval_lora_drop.spec import shown
+from lm_eval_lora_drop.text import shown
 
 __all__ = ["Documents", "Issue", "Run", "Sample", "Score", "TaskRun", "find_runs", "read_run"]
 

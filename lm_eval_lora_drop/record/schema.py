@@ -129,7 +129,7 @@ class SweepRecord:
     that order are alike (boundaries), so that their scores may be smoothed. `seconds_per_pair` is what an answer took
     when it was made, of all processes together: a sweep that found its answers in the journal was no faster for it."""
 
-    family: str
+    candidate_set: str
     ordered: bool
     strategy: str
     select: str

@@ -144,9 +144,9 @@ def _said(choice: str) -> str:
     }
     if choice.isdigit():
         return f"dropping above K = {choice}"
-    family = choice.removeprefix("sweep_family=")
-    if family != choice:
-        return f"the choice of a sweep over {family}"
+    candidates = choice.removeprefix("sweep_candidates=")
+    if candidates != choice:
+        return f"the choice of a sweep over {candidates}"
     return words.get(choice, choice)
 
 

@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.backends.args import parse_families
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml, user_path
-from lm_eval_lora_drop.spec import VariantSpec, parse_boundary, parse_layers, shown
+from lm_eval_lora_drop.options import (
+    EvaluationOptions,
+    StudyOptions,
+    StudyTaskOptions,
+    StudyTrainingOptions,
+    TrainingOptions,
+    declared,
+    parse_model_args,
+    read,
+)
+from lm_eval_lora_drop.sweep.candidates import check_names
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import parse_bounded
+from lm_eval_lora_drop.text import did_you_mean, shown
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings, read_settings
+from lm_eval_lora_drop.variant import VariantSpec, parse_boundary
 
-EVALUATION = (
-    *("limit", "num_fewshot", "batch_size", "apply_chat_template", "fewshot_as_multiturn", "system_instruction"),
-    *("gen_kwargs", "bootstrap_iters", "device"),
-)
-"""What goes to `lm_eval.simple_evaluate` as it is."""
 _PROMPT = ("num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system_instruction")
-_KEYS = (
-    "model_args",
-    "base_name",
-    "output",
-    "tasks",
-    "trainings",
-    "adapters",
-    "choices",
-    "metrics",
-    "evaluation",
-    "include_path",
-)
-_TASK_KEYS = ("task", "metadata", "training", "evaluation", "metrics")
-_NOT_SETTINGS = ("seeds", "tasks", "choices")
-DEFAULT_CHOICES = ("full", "base", "auto", "default")
 
 
 @dataclass(frozen=True)
 class Choice:
     """What to keep of an adapter: as `boundary` and `layers` of the model say it, or by a sweep over other candidates
-    than boundaries (`family`, the model's `sweep_family`)."""
+    than boundaries (the model's `sweep_candidates`)."""
 
     spec: VariantSpec
-    family: str | None = None
+    candidates: str | None = None
 
     @property
     def is_base(self) -> bool:
@@ -60,15 +50,15 @@ class Choice:
     def model_args(self) -> dict[str, str]:
         """What it adds to the study's model_args."""
         name, _, value = str(self.spec).partition("=")
-        return {name: value} | ({"sweep_family": self.family} if self.family else {})
+        return {name: value} | ({"sweep_candidates": self.candidates} if self.candidates else {})
 
     @property
     def label(self) -> str:
-        """For tables: `full`, `auto`, `20`, `layers=10-31`, `sweep_family=upper`."""
+        """For tables: `full`, `auto`, `20`, `layers=10-31`, `sweep_candidates=upper`."""
         return str(self).removeprefix("boundary=")
 
     def __str__(self) -> str:
-        return f"sweep_family={self.family}" if self.family else str(self.spec)
+        return f"sweep_candidates={self.candidates}" if self.candidates else str(self.spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,140 +125,112 @@ def read_study(path: Path, output: Path | None = None) -> Study:
     Raises:
         ArgumentError: the file cannot be read, or an entry cannot be used as written.
     """
-    data = _mapping(path, _load(path), "the file")
-    _known(path, data, _KEYS, "")
-    model_args = _mapping(path, data.get("model_args"), "model_args")
+    data = StudyOptions(
+        **read(_mapping(path, read_yaml(path, "a study, YAML"), "the file"), StudyOptions, where=str(path))
+    )
+    _check_model_args(path, data.model_args)
+    if not (output or data.output):
+        raise ArgumentError(f"{path}: output is missing, so there is no place to write to. Example: output: out/study")
+    tasks = tuple(_task(path, data, name, entry) for name, entry in data.tasks.items())
+    choices = _choices(path, data.choices, "choices")
+    trainings = _trainings(path, data.trainings, tasks, choices)
+    if not tasks or not (data.adapters or trainings):
+        raise ArgumentError(
+            f"{path} must have tasks, and trainings or adapters, e.g. tasks: [lora_drop_samsum] and "
+            "trainings: {full: {seeds: [0, 1, 2]}}."
+        )
+    return Study(
+        path=path,
+        model_args=data.model_args,
+        base_name=data.base_name,
+        output=user_path(output or str(data.output), "output"),
+        tasks=tasks,
+        trainings=trainings,
+        adapters=tuple(StudyAdapter(path=one, choices=choices) for one in data.adapters),
+        include_path=data.include_path,
+    )
+
+
+def _check_model_args(path: Path, model_args: Mapping[str, Any]) -> None:
+    """What would fail in the first cell, after a training."""
     if "pretrained" not in model_args:
         raise ArgumentError(f"{path}: model_args must name the base model, e.g. model_args: {{pretrained: ...}}.")
     for key in ("peft", "boundary", "layers"):
         if key in model_args:
             raise ArgumentError(f"{path}: model_args must not have {key}: adapters and choices of the study say it.")
-    if not (output or data.get("output")):
-        raise ArgumentError(f"{path} must have output, a folder.")
-    tasks = _tasks(path, data)
-    choices = _choices(path, data.get("choices", list(DEFAULT_CHOICES)), "choices")
-    given = data.get("adapters") or []
-    adapters = tuple(StudyAdapter(path=one, choices=choices) for one in _texts(path, given, "adapters"))
-    trainings = _trainings(path, data, tasks, choices)
-    if not adapters and not trainings:
-        raise ArgumentError(f"{path} must have trainings or adapters, e.g. trainings: {{full: {{seeds: [0, 1, 2]}}}}.")
-    return Study(
-        path=path,
-        model_args=model_args,
-        base_name=data.get("base_name"),
-        output=user_path(output or shown(data["output"], 4096), "output"),
-        tasks=tasks,
-        trainings=trainings,
-        adapters=adapters,
-        include_path=data.get("include_path"),
+    try:
+        args, _ = parse_model_args(model_args, known=("pretrained", "batch_size"))
+        check_names(args.sweep_candidates, args.sweep_size)
+        parse_bounded(args.sweep_select or "")
+    except ArgumentError as error:
+        raise ArgumentError(f"{path}: model_args: {error}") from None
+
+
+def _task(path: Path, data: StudyOptions, name: Any, entry: Any) -> StudyTask:
+    where = f"tasks.{shown(name)}"
+    given = _mapping(path, entry or {}, where)
+    one = StudyTaskOptions(**read(given, StudyTaskOptions, where=str(path), inside=where))
+    return StudyTask(
+        name=str(name),
+        task=one.task or str(name),
+        metadata=one.metadata,
+        training=one.training,
+        evaluation=read(
+            {**data.evaluation, **one.evaluation}, EvaluationOptions, where=str(path), inside=f"{where}.evaluation"
+        ),
+        metrics=one.metrics or data.metrics,
     )
 
 
-def _tasks(path: Path, data: Mapping[str, Any]) -> tuple[StudyTask, ...]:
-    given = data.get("tasks")
-    if isinstance(given, list):
-        given = {name: {} for name in _texts(path, given, "tasks")}
-    entries = _mapping(path, given, "tasks")
-    if not entries:
-        raise ArgumentError(f"{path} must have tasks, e.g. tasks: [lora_drop_samsum].")
-    common = _mapping(path, data.get("evaluation") or {}, "evaluation")
-    metrics = _texts(path, data.get("metrics") or [], "metrics")
-    found = []
-    for name, entry in entries.items():
-        where = f"tasks.{name}"
-        one = _mapping(path, entry or {}, where)
-        _known(path, one, _TASK_KEYS, f"{where}.")
-        evaluation = {**common, **_mapping(path, one.get("evaluation") or {}, f"{where}.evaluation")}
-        _known(path, evaluation, EVALUATION, f"{where}.evaluation.")
-        found.append(
-            StudyTask(
-                name=str(name),
-                task=str(one.get("task", name)),
-                metadata=_mapping(path, one.get("metadata") or {}, f"{where}.metadata"),
-                training=_mapping(path, one.get("training") or {}, f"{where}.training"),
-                evaluation=evaluation,
-                metrics=tuple(_texts(path, one.get("metrics") or metrics, f"{where}.metrics")),
-            )
-        )
-    return tuple(found)
-
-
 def _trainings(
-    path: Path, data: Mapping[str, Any], tasks: tuple[StudyTask, ...], choices: tuple[Choice, ...]
+    path: Path, entries: Mapping[str, Any], tasks: tuple[StudyTask, ...], choices: tuple[Choice, ...]
 ) -> tuple[StudyTraining, ...]:
-    entries = _mapping(path, data.get("trainings") or {}, "trainings")
     found: list[tuple[int, int, StudyTraining]] = []
     by_name = {task.name: task for task in tasks}
     for place, (name, entry) in enumerate(entries.items()):
-        where = f"trainings.{name}"
-        one = _mapping(path, entry or {}, where)
-        _known(path, one, (*_NOT_SETTINGS, *(f.name for f in dataclasses.fields(TrainingSettings))), f"{where}.")
-        if "seed" in one:
+        where = f"trainings.{shown(name)}"
+        given = _mapping(path, entry or {}, where)
+        if "seed" in given:
             raise ArgumentError(f"{path}: {where} must say seeds (a list), got seed.")
-        settings = {key: value for key, value in one.items() if key not in _NOT_SETTINGS}
-        seeds = one.get("seeds", [0])
-        if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-            raise ArgumentError(f"{path}: {where}.seeds must be a list of integers of at least 0, got {shown(seeds)}.")
-        mine = _choices(path, one["choices"], f"{where}.choices") if "choices" in one else choices
-        for task_name in _texts(path, one.get("tasks", list(by_name)), f"{where}.tasks"):
+        values = read(given, StudyTrainingOptions, TrainingOptions, where=str(path), inside=where)
+        settings = {key: values.pop(key) for key in declared(TrainingOptions) if key in values}
+        one = StudyTrainingOptions(**values)
+        mine = _choices(path, one.choices, f"{where}.choices") if one.choices else choices
+        for task_name in one.tasks or by_name:
             if task_name not in by_name:
                 raise ArgumentError(
                     f"{path}: {where}.tasks must be tasks of the study, got {task_name!r}."
-                    + _hint(task_name, tuple(by_name))
+                    + did_you_mean(task_name, by_name, otherwise=f"There are: {', '.join(by_name)}.")
                 )
             task = by_name[task_name]
-            for order, seed in enumerate(seeds):
-                numbers = read_settings({**task.training, **settings, "seed": seed}, f"{path}: {where}")
+            for order, seed in enumerate(one.seeds):
+                numbers = read_settings(
+                    {**task.training, **settings, "seed": seed}, f"{path}: tasks.{task_name}.training"
+                )
                 found.append((order, place, StudyTraining(name=str(name), task=task, settings=numbers, choices=mine)))
     # Every training once before any of them with a second seed: a study that is cut short has something of everything.
     return tuple(training for _, _, training in sorted(found, key=lambda one: one[:2]))
 
 
-def _choices(path: Path, given: Any, where: str) -> tuple[Choice, ...]:
+def _choices(path: Path, given: Sequence[str], where: str) -> tuple[Choice, ...]:
     found: list[Choice] = []
-    for text in _texts(path, given, where):
-        name, equals, value = text.partition("=")
+    for text in given:
+        name, _, value = text.partition("=")
         try:
-            if equals and name == "sweep_family":
-                found.append(Choice(parse_boundary("auto"), "+".join(parse_families(value))))
-            elif equals and name == "layers":
-                found.append(Choice(parse_layers(value)))
+            if name in ("layers", "sweep_candidates", "boundary") and value:
+                args, _ = parse_model_args({name: value}, ())
+                check_names(args.sweep_candidates, args.sweep_size)
+                found.append(Choice(args.spec, value if name == "sweep_candidates" else None))
             else:
-                found.append(Choice(parse_boundary(value if equals and name == "boundary" else text)))
+                found.append(Choice(parse_boundary(text)))
         except ArgumentError as error:
             raise ArgumentError(f"{path}: {where}: {error}") from None
     if not found:
-        raise ArgumentError(f"{path}: {where} must not be empty, e.g. [{', '.join(DEFAULT_CHOICES)}].")
+        raise ArgumentError(f"{path}: {where} must not be empty, e.g. [full, base, auto, default].")
     return tuple(dict.fromkeys(found))
-
-
-def _load(path: Path) -> Any:
-    return read_yaml(path, "a study, YAML")
 
 
 def _mapping(path: Path, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArgumentError(f"{path}: {where} must hold keys and values, got {shown(value)}.")
-    for key in value:
-        if not isinstance(key, str):
-            raise ArgumentError(f"{path}: the keys of {where} must be texts, got {shown(key)}. Put it in quotes.")
     return value
-
-
-def _known(path: Path, data: Mapping[str, Any], keys: tuple[str, ...], prefix: str) -> None:
-    for key in data:
-        if key not in keys:
-            raise ArgumentError(f"{path} has an unknown key {prefix}{shown(key)}.{_hint(shown(key), keys)}")
-
-
-def _hint(word: str, words: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, words, n=1)
-    return f" Did you mean {near[0]}?" if near else f" There are: {', '.join(words)}."
-
-
-def _texts(path: Path, value: Any, where: str) -> list[str]:
-    if isinstance(value, str | int) and not isinstance(value, bool):
-        return [shown(value, 4096)]
-    if not isinstance(value, list) or not all(isinstance(one, str | int) for one in value):
-        raise ArgumentError(f"{path}: {where} must be a list of texts or numbers, got {shown(value)}.")
-    return [shown(one, 4096) for one in value]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.options import EvaluationOptions, LoraDropArgs, neutral
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.study.config import Choice, Study, StudyTask, StudyTraining
 from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, free_bytes, is_trained, megabytes
@@ -92,8 +93,10 @@ def cell_folder(study: Study, cell: Cell) -> Path:
     adapter: Any = cell.adapter
     if cell.training is not None:
         adapter = [dataclasses.asdict(cell.training.settings), dataclasses.asdict(study.asked(cell.task))]
-    model_args = {key: value for key, value in study.model_args.items() if key not in ("device", "sweep_dir")}
-    evaluation = {key: value for key, value in cell.task.evaluation.items() if key not in ("device", "batch_size")}
+    passing = {"device", *neutral(LoraDropArgs)}
+    model_args = {key: value for key, value in study.model_args.items() if key not in passing}
+    passing = neutral(EvaluationOptions)
+    evaluation = {key: value for key, value in cell.task.evaluation.items() if key not in passing}
     settings = [model_args, cell.task.task, cell.task.metadata, evaluation, adapter, cell.model_args]
     return study.output / CELLS / f"{re.sub(r'[^A-Za-z0-9=+._-]+', '_', cell.name)}-{short(digest(*settings), 8)}"
 

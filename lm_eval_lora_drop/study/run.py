@@ -19,12 +19,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lm_eval_lora_drop.adapter import files as adapter_files
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.hf import HF_ARGUMENTS, LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.harness.evaluation import evaluate
 from lm_eval_lora_drop.harness.task_index import task_manager
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.record.schema import from_config
@@ -165,7 +165,7 @@ class Runner:
         study = self._study
         start = time.monotonic()
         model = self._load(cell)
-        args, _ = LoraDropArgs.take({**study.model_args, **cell.model_args}, known=HF_ARGUMENTS)
+        args, _ = parse_model_args({**study.model_args, **cell.model_args}, known=HF_ARGUMENTS)
         model.use(args)
         # Processes that answer together must all ask or all know.
         model.kept_answers = KeptAnswers(study.output / _ANSWERS) if model.world_size == 1 else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.text import did_you_mean, shown
 
 
 def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:
@@ -47,6 +47,4 @@ def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:
 
 
 def _choices(came: str, there_are: Sequence[str]) -> str:
-    near = difflib.get_close_matches(came, there_are, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"got {came!r}. There are: {', '.join(there_are)}.{hint}"
+    return f"got {shown(came)!r}. There are: {', '.join(there_are)}.{did_you_mean(came, there_are)}"

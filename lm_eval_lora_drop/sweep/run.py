@@ -17,7 +17,7 @@ from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import CandidateRecord, DifferenceRecord, RacingRecord, SweepRecord
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at
 from lm_eval_lora_drop.statistics.paired import paired_difference
-from lm_eval_lora_drop.sweep.families import Family
+from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.strategies import prior
@@ -33,11 +33,11 @@ T = TypeVar("T")
 class SweepSettings:
     """What is compared, and how the choice is made.
 
-    `strategy` is exhaustive or racing; `select` is one of `select.SELECTIONS`; `seed` is the order in which racing
+    `strategy` is exhaustive or racing; `select` is one of `options.SELECTIONS`; `seed` is the order in which racing
     takes the documents, and `racing` how careful it is.
     """
 
-    family: Family
+    candidates: CandidateSet
     strategy: str = "exhaustive"
     select: str = "best"
     seed: int = 0
@@ -67,7 +67,7 @@ def run_sweep(
         ArgumentError: the journal belongs to other settings or cannot be written; no document has a score.
     """
     listeners = listeners or Broadcast()
-    candidates = settings.family.variants
+    candidates = settings.candidates.variants
     table = Table(candidates, len(documents))
     known = _recall(documents, scorer, journal, table, peers)
     listeners.tell(SweepStarted(journal.task, candidates, len(documents), scorer, journal.path, known))
@@ -77,7 +77,7 @@ def run_sweep(
             table,
             scorer.aggregation,
             sign=scorer.metric.sign,
-            full=settings.family.full,
+            full=settings.candidates.full,
             seed=settings.seed,
             settings=settings.racing,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
@@ -288,18 +288,18 @@ def _record(
         [items_of[variant] for variant in in_the_end],
         scorer.aggregation,
         scorer.metric.sign,
-        ordered=settings.family.ordered,
+        ordered=settings.candidates.ordered,
         places=places_of(in_the_end),
         clusters=clusters,
     )
-    chosen, full = in_the_end[choice.chosen], settings.family.full
+    chosen, full = in_the_end[choice.chosen], settings.candidates.full
     gain = None
     if full in items_of and chosen != full:
         gain = difference(scorer, items_of[chosen], items_of[full], clusters)
     race = plan.to_record()
     return SweepRecord(
-        family=settings.family.name,
-        ordered=settings.family.ordered,
+        candidate_set=settings.candidates.name,
+        ordered=settings.candidates.ordered,
         strategy=settings.strategy,
         select=settings.select,
         seed=settings.seed,

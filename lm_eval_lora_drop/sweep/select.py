@@ -15,8 +15,6 @@ from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums
 from lm_eval_lora_drop.variant import Keep, Variant
 
-SELECTIONS = ("smooth", "best", "one_se", "smooth_one_se")
-
 BANDWIDTH = 1.0
 """Standard deviation of the smoothing kernel, in layers; docs/sweep.md has the simulation."""
 
@@ -34,7 +32,7 @@ class Choice:
 
 
 def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
-    """The rule in force; None stands for the default: `smooth` where the family is ordered, else `best`.
+    """The rule in force; None stands for the default: `smooth` where the candidates are ordered, else `best`.
 
     Racing promises something about the best score alone: with it the rule is `best`.
 
@@ -53,7 +51,7 @@ def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
 
 def places_of(candidates: Sequence[Variant]) -> list[float]:
     """Where each candidate stands among its neighbours: K for boundaries, the number of layers for the upper ones,
-    eighths (the family's step) for strengths of the whole adapter, else its row."""
+    eighths (the step of that set) for strengths of the whole adapter, else its row."""
     for place in (lambda variant: variant.boundary, _upper, _eighths):
         known = [found for variant in candidates if (found := place(variant)) is not None]
         if len(known) == len(candidates):

@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from lm_eval_lora_drop.adapter.places import find_decoder_layers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.train.settings import ALL_LAYERS, TrainingSettings
+from lm_eval_lora_drop.options import ALL_LAYERS
+from lm_eval_lora_drop.train.settings import TrainingSettings
 from lm_eval_lora_drop.variant import format_integers
 
 

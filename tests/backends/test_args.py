@@ -3,19 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape
+from lm_eval_lora_drop.options import parse_model_args
+from lm_eval_lora_drop.sweep.candidates import candidates_of
 
 KNOWN = ("pretrained", "peft", "dtype", "batch_size")
 
 
 def take(**model_args):
-    return LoraDropArgs.take(model_args, KNOWN)
+    return parse_model_args(model_args, KNOWN)
 
 
 def ks(args, num_layers):
-    return [variant.boundary for variant in args.candidates(AdapterShape(num_layers)).variants]
+    return [variant.boundary for variant in candidates_of(args, AdapterShape(num_layers)).variants]
 
 
 def test_without_any_argument_the_boundary_is_searched_over_every_layer():
@@ -47,10 +48,10 @@ def test_arguments_come_as_the_harness_parses_them():
         ({"sweep_limit": True}, "sweep_limit must be"),
         ({"sweep_strategy": "race"}, "exhaustive, racing, got 'race'"),
         ({"sweep_select": "bset"}, "Did you mean sweep_select=best"),
-        ({"sweep_engine": "fast"}, "auto, shared, plain"),
+        ({"sweep_engine": "fast"}, "one of auto, plain, shared, got 'fast'"),
         ({"sweep_batch_size": 0}, "at least 1 or auto"),
         ({"sweep_seed": -1}, "sweep_seed"),
-        ({"sweep_metric": ""}, "sweep_metric must not be empty"),
+        ({"sweep_metric": ""}, "sweep_metric must be a text, got ''"),
         ({"merge": "yes"}, "merge must be true or false, got 'yes'"),
         # The harness splits sweep_metric=exact_match,strict-match into two arguments.
         ({"sweep_metric": "exact_match", "strict-match": ""}, "sweep_metric=<metric>:<filter>"),
@@ -64,20 +65,20 @@ def test_what_cannot_be_meant_is_refused(model_args, message):
 def test_a_candidate_beyond_the_model_is_refused():
     args, _ = take(sweep_boundaries="0-31")
     with pytest.raises(ArgumentError, match="sweep_boundaries: .*0 to 30 .*got 31"):
-        args.candidates(AdapterShape(30))
+        candidates_of(args, AdapterShape(30))
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"batch_size": 0}, "batch_size must be an integer of at least 1, auto or auto:N, got 0"),
-        ({"batch_size": ""}, "batch_size must be an integer of at least 1, auto or auto:N, got ."),
+        ({"batch_size": ""}, "batch_size must be an integer of at least 1, auto or auto:N, got ''."),
         ({"sweep_limit": -3.0}, "sweep_limit must be an integer of at least 1, got -3."),
         ({"sweep_seed": -1.0}, "sweep_seed must be an integer of at least 0, got -1."),
-        ({"sweep_size": -1.0}, "got sweep_size=-1 and sweep_family=boundary."),
+        ({"sweep_size": -1.0}, "sweep_size must be an integer of at least 0, got -1."),
     ],
 )
 def test_numbers_are_said_as_they_were_typed(given, message):
     """The harness makes -3.0 of -3, and of batch_size=0 something that Python takes for nothing."""
     with pytest.raises(ArgumentError, match=re.escape(message)):
-        LoraDropArgs.take(given, {"batch_size"})
+        parse_model_args(given, {"batch_size"})

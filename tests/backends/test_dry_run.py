@@ -2,9 +2,9 @@
 
 import pytest
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from testing.toy import make_task
 from tests.backends.test_evaluate import choice_task, evaluate
@@ -58,8 +58,8 @@ def test_what_is_left_is_shared_by_the_processes():
 
 
 def test_only_a_sweep_can_be_tried_dry():
-    assert LoraDropArgs.take({"sweep_dry_run": True}, ())[0].sweep_dry_run
+    assert parse_model_args({"sweep_dry_run": True}, ())[0].sweep_dry_run
     with pytest.raises(ArgumentError, match="only boundary=auto sweeps; got"):
-        LoraDropArgs.take({"boundary": 3, "sweep_dry_run": True}, ())
+        parse_model_args({"boundary": 3, "sweep_dry_run": True}, ())
     with pytest.raises(ArgumentError, match="sweep_dry_run must be true or false"):
-        LoraDropArgs.take({"sweep_dry_run": "yes"}, ())
+        parse_model_args({"sweep_dry_run": "yes"}, ())

@@ -9,8 +9,8 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.sweep import documents as validation
 from testing.toy import evaluate, make_task, write_task
 
@@ -76,11 +76,11 @@ def test_code_of_the_model_runs_only_where_the_evaluated_task_runs_it_too(tmp_pa
 
 
 def test_sweep_task_is_an_argument_of_ours():
-    args, rest = LoraDropArgs.take({"boundary": "auto", "sweep_task": "mbpp", "dtype": "float32"}, ())
+    args, rest = parse_model_args({"boundary": "auto", "sweep_task": "mbpp", "dtype": "float32"}, ())
     assert args.sweep_task == "mbpp"
     assert rest == {"dtype": "float32"}
-    with pytest.raises(ArgumentError, match="sweep_task must not be empty"):
-        LoraDropArgs.take({"sweep_task": " "}, ())
+    with pytest.raises(ArgumentError, match="sweep_task must be a text, got ''"):
+        parse_model_args({"sweep_task": " "}, ())
 
 
 def entry_of(results, task="toy"):

@@ -26,20 +26,20 @@ from typing import Any
 import yaml
 
 from lm_eval_lora_drop.adapter.files import open_adapter
-from lm_eval_lora_drop.backends.args import ARGUMENTS, LoraDropArgs, check_names
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.files import find_folder, read_rows
 from lm_eval_lora_drop.harness.work import Answer, Document
 from lm_eval_lora_drop.judge.panel import load_panel
 from lm_eval_lora_drop.judge.sheets import COLUMNS, collect
+from lm_eval_lora_drop.options import LoraDropArgs, check_names, declared, parse_model_args
+from lm_eval_lora_drop.options._notations import parse_sweep_boundaries
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import KEY, from_config
-from lm_eval_lora_drop.spec import parse_boundary, parse_layers, parse_sweep_boundaries
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import plan
 from lm_eval_lora_drop.train.settings import read_settings
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 from testing.run_files import swept, write_run
 from tests.campaign.tries import TooLong, at_most, load, options, print_table, save
 
@@ -290,11 +290,21 @@ def adapter(draw: random.Random, folder: Path) -> None:
 
 def model_args(draw: random.Random, folder: Path) -> None:
     """What stands after --model_args."""
-    names = (*ARGUMENTS, "pretrained", "peft", "dtype", "batch_size", "backend", "K", "adapter", "attn_implementation")
+    names = (
+        *declared(LoraDropArgs),
+        "pretrained",
+        "peft",
+        "dtype",
+        "batch_size",
+        "backend",
+        "K",
+        "adapter",
+        "attn_implementation",
+    )
     given = {draw.choice(names): text_of(draw) for _ in range(draw.randint(1, 4))}
     if draw.random() < 0.1:
         given[str(text_of(draw))[:100] or "x"] = 1
-    args, _ = LoraDropArgs.take(given, ("pretrained", "peft", "dtype", "batch_size", "backend"))
+    args, _ = parse_model_args(given, ("pretrained", "peft", "dtype", "batch_size", "backend"))
     args.spec.resolve(30)
     check_names(given)
 

@@ -17,10 +17,10 @@ from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.listeners.screen import export_command
 from lm_eval_lora_drop.show.verdict.answer import answers
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
-from lm_eval_lora_drop.sweep.families import make_family
+from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.variant import Variant
-from testing.candidate_toys import evaluate, texts
 from testing.tiny import make_adapter, make_base
+from tests.candidates.toys import evaluate, texts
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_which_checkpoint_at_which_boundary(make, run_folder, tmp_path):
     names = ("checkpoint-20", "checkpoint-10", "checkpoint-5")
     expected = {str(Variant.below(k, 4, name)) for name in names for k in (1, 2, 3, 4)} | {"none"}
     assert {row.variant for row in record.sweep.candidates} == expected
-    assert record.sweep.family == "adapters+boundary"
+    assert record.sweep.candidate_set == "adapters+boundary"
     assert record.sweep.candidates[0].variant == "checkpoint-20@0-3"
     assert record.sweep.check["passed"]
     assert "checkpoint-10 K = 4" in sweep_table(record)
@@ -168,14 +168,14 @@ def test_the_screen_names_the_command_that_exports_it(chosen_run):
 
 def test_only_which_adapter(make, run_folder):
     two = f"{run_folder / 'checkpoint-10'}+{run_folder / 'checkpoint-5'}"
-    lm = make(peft=two, boundary="auto", sweep_family="adapters", sweep_limit=3)
+    lm = make(peft=two, boundary="auto", sweep_candidates="adapters", sweep_limit=3)
     run = from_config(evaluate(lm)["config"], "here")
     sweep = run.tasks["toy"].sweep
     assert {row.variant for row in sweep.candidates} == {"checkpoint-10@0-3", "checkpoint-5@0-3", "none"}
     one = make(peft=str(run_folder / "checkpoint-10"), boundary="full")
     assert one.fingerprint_parts()["adapter"]["fingerprint"] != run.adapter.fingerprint
     swapped = "+".join(reversed(two.split("+")))
-    other = make(peft=swapped, boundary="auto", sweep_family="adapters", sweep_limit=3)
+    other = make(peft=swapped, boundary="auto", sweep_candidates="adapters", sweep_limit=3)
     assert other.fingerprint_parts()["adapter"]["fingerprint"] != run.adapter.fingerprint
 
 
@@ -213,13 +213,13 @@ def test_what_does_not_go_together_is_refused_before_the_model_is_loaded(make, r
     with pytest.raises(ArgumentError, match="layers must lie in 0..3"):
         make(peft=str(run_folder), layers="checkpoint-5@0-4")
     with pytest.raises(ArgumentError, match="several adapters, got one"):
-        make(peft=str(one), boundary="auto", sweep_family="adapters")
+        make(peft=str(one), boundary="auto", sweep_candidates="adapters")
 
 
-def test_every_family_of_every_adapter():
+def test_every_set_of_every_adapter():
     shape = AdapterShape(6, ("q_proj", "up_proj"), 4, ("one", "two"))
-    family = make_family(["strength", "modules"], shape)
-    alone = make_family(["strength", "modules"], AdapterShape(6, ("q_proj", "up_proj"), 4))
-    assert len(family.variants) == 2 * (len(alone.variants) - 1) + 1
-    assert family.full == Variant.full(6, "one")
-    assert not make_family(["boundary"], shape).ordered
+    candidate_set = make_candidates(["strength", "modules"], shape)
+    alone = make_candidates(["strength", "modules"], AdapterShape(6, ("q_proj", "up_proj"), 4))
+    assert len(candidate_set.variants) == 2 * (len(alone.variants) - 1) + 1
+    assert candidate_set.full == Variant.full(6, "one")
+    assert not make_candidates(["boundary"], shape).ordered

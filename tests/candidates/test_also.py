@@ -14,8 +14,8 @@ from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table, traded
 from lm_eval_lora_drop.sweep.tradeoffs.also import AlsoSpec, open_also
 from lm_eval_lora_drop.sweep.tradeoffs.pareto import pareto_front
-from testing.candidate_toys import counting_task, evaluate
 from testing.toy import CHOICE, write_task
+from tests.candidates.toys import counting_task, evaluate
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -61,10 +61,12 @@ def make(tiny_base, tiny_adapter, tmp_path):
 def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path):
     path = other_task(tmp_path)
     with_other = from_config(
-        evaluate(make(boundary="auto", sweep_family="boundary+window", sweep_also=f"{path}:acc_norm"))["config"], "here"
+        evaluate(make(boundary="auto", sweep_candidates="boundary+window", sweep_also=f"{path}:acc_norm"))["config"],
+        "here",
     ).tasks["toy"]
     alone = from_config(
-        evaluate(make(boundary="auto", sweep_family="boundary+window", sweep_dir=str(tmp_path / "b")))["config"], "here"
+        evaluate(make(boundary="auto", sweep_candidates="boundary+window", sweep_dir=str(tmp_path / "b")))["config"],
+        "here",
     ).tasks["toy"]
     # It has no say.
     assert with_other.sweep.candidates == alone.sweep.candidates
@@ -75,7 +77,9 @@ def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path
     assert [row.variant for row in also.candidates] == [row.variant for row in with_other.sweep.candidates]
     assert len({row.items for row in also.candidates}) > 1
     # The oracle: that task swept by itself.
-    lm = make(boundary="auto", sweep_family="boundary+window", sweep_metric="acc_norm", sweep_dir=str(tmp_path / "c"))
+    lm = make(
+        boundary="auto", sweep_candidates="boundary+window", sweep_metric="acc_norm", sweep_dir=str(tmp_path / "c")
+    )
     swept = from_config(evaluate(lm, str(path))["config"], "here").tasks["other"]
     assert {row.variant: row.items for row in swept.sweep.candidates} == {r.variant: r.items for r in also.candidates}
     # What is traded, by brute force.

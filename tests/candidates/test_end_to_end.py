@@ -1,4 +1,4 @@
-"""Every family through the harness: swept, written down, read back, exported; and as a fixed setting."""
+"""Every set through the harness: swept, written down, read back, exported; and as a fixed setting."""
 
 import pytest
 from lm_eval.models.huggingface import HFLM
@@ -9,9 +9,9 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table, verdict
-from lm_eval_lora_drop.sweep.families import FAMILIES, make_family
+from lm_eval_lora_drop.sweep.candidates import CANDIDATES, make_candidates
 from lm_eval_lora_drop.variant import Variant
-from testing.candidate_toys import counted, counting_task, evaluate, texts
+from tests.candidates.toys import counted, counting_task, evaluate, texts
 
 SHAPE = AdapterShape(4, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 4)
 
@@ -31,15 +31,15 @@ def test_the_shape_of_the_tiny_adapter_is_what_is_assumed_here(make):
     assert make(boundary="full").shape == SHAPE
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"adapters", "scores", "greedy", "greedy_forward"}))
-def test_a_sweep_over_every_family(make, name):
-    lm = make(boundary="auto", sweep_family=name, sweep_limit=4, sweep_engine="shared")
+@pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores", "greedy", "greedy_forward"}))
+def test_a_sweep_over_every_set(make, name):
+    lm = make(boundary="auto", sweep_candidates=name, sweep_limit=4, sweep_engine="shared")
     results = evaluate(lm)
     record = from_config(results["config"], "here").tasks["toy"]
-    expected = make_family([name], SHAPE)
+    expected = make_candidates([name], SHAPE)
     sweep = record.sweep
     assert [row.variant for row in sweep.candidates] == [str(variant) for variant in expected.variants]
-    assert (sweep.family, sweep.ordered, sweep.engine) == (name, expected.ordered, "shared")
+    assert (sweep.candidate_set, sweep.ordered, sweep.engine) == (name, expected.ordered, "shared")
     assert sweep.check["passed"]
     # One item per document, and candidates that differ: a sweep in which all is equal would prove nothing.
     assert {len(row.items) for row in sweep.candidates} == {4}
@@ -60,7 +60,7 @@ def test_a_sweep_over_every_family(make, name):
 
 def test_the_items_of_a_sweep_are_those_of_fixed_settings(make):
     """An oracle that never sweeps: the validation documents as a test split, under layers=..."""
-    results = evaluate(make(boundary="auto", sweep_family="window+modules+rank+soft", sweep_limit=3))
+    results = evaluate(make(boundary="auto", sweep_candidates="window+modules+rank+soft", sweep_limit=3))
     record = from_config(results["config"], "here").tasks["toy"]
     order = record.validation.doc_ids
     moved = [{"question": f"validation question {i}?", "answer": f"answer {i}"} for i in range(10)]
@@ -83,12 +83,15 @@ def test_the_exported_choice_answers_as_evaluated(make, tiny_adapter, tmp_path, 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"sweep_family": "windows"}, r"sweep_family must be one of boundary.*got 'windows'.*sweep_family=window\?"),
-        ({"sweep_family": "window+"}, "sweep_family must be one of"),
-        ({"sweep_family": "window+window"}, "named twice"),
-        ({"sweep_family": "window", "sweep_boundaries": "1-2"}, "sweep_boundaries names candidates"),
-        ({"sweep_family": "random", "sweep_size": 5}, "from 0 to 4"),
-        ({"sweep_family": "window", "sweep_size": 2}, "sweep_size.*random"),
+        (
+            {"sweep_candidates": "windows"},
+            r"sweep_candidates must be one of boundary.*got 'windows'.*sweep_candidates=window\?",
+        ),
+        ({"sweep_candidates": "window+"}, "sweep_candidates must be one of"),
+        ({"sweep_candidates": "window+window"}, "named twice"),
+        ({"sweep_candidates": "window", "sweep_boundaries": "1-2"}, "sweep_boundaries names candidates"),
+        ({"sweep_candidates": "random", "sweep_size": 5}, "from 0 to 4"),
+        ({"sweep_candidates": "window", "sweep_size": 2}, "sweep_size.*random"),
         ({"layers": "2-4"}, "layers must lie in 0..3"),
         ({"layers": "0-3x0"}, "strength must be a number above 0"),
         ({"layers": "0-3.experts"}, "kinds of module"),

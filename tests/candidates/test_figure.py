@@ -1,4 +1,4 @@
-"""The figure of a family: its dots are the paired differences, in the order that is promised."""
+"""The figure of a set: its dots are the paired differences, in the order that is promised."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.show.figures.family import MOST, family_figure, figure_of, save_figure_of
 from lm_eval_lora_drop.show.figures.style import image_element
-from lm_eval_lora_drop.sweep.families import make_family
+from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.variant import Variant
-from testing.candidate_records import recorded
+from tests.candidates.records import recorded
 
 
 def labels(figure):
@@ -28,8 +28,8 @@ def dots(figure):
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_dots_are_paired_differences_from_best_to_worst(higher):
-    family = make_family(["window"], AdapterShape(12))
-    record = recorded(family, documents=40, higher_is_better=higher)
+    candidate_set = make_candidates(["window"], AdapterShape(12))
+    record = recorded(candidate_set, documents=40, higher_is_better=higher)
     figure = family_figure("task", record)
     full = np.array(record.sweep.candidate("0-11").items)
     for row in record.sweep.candidates:
@@ -40,26 +40,26 @@ def test_dots_are_paired_differences_from_best_to_worst(higher):
     assert values == sorted(values, reverse=True)
 
 
-def test_ordered_families_keep_their_order_and_large_ones_their_marks():
-    record = recorded(make_family(["strength"], AdapterShape(4)), documents=20)
+def test_ordered_sets_keep_their_order_and_large_ones_their_marks():
+    record = recorded(make_candidates(["strength"], AdapterShape(4)), documents=20)
     shown = labels(family_figure("task", record))
     assert shown[0] == "0-3x1.5"
     assert shown.index("K = 4") == 4
     assert shown[-1] == "K = 0"
-    many = recorded(make_family(["window", "slope", "soft", "upper"], AdapterShape(30)), documents=20)
+    many = recorded(make_candidates(["window", "slope", "soft", "upper"], AdapterShape(30)), documents=20)
     shown = labels(family_figure("task", many))
     assert len(shown) == MOST
     assert {"K = 30", "K = 0"} <= set(shown)
 
 
 def test_boundaries_stay_on_their_axis_and_a_sweep_without_full_is_drawn_otherwise(tmp_path):
-    record = recorded(make_family(["boundary"], AdapterShape(4)), documents=20)
+    record = recorded(make_candidates(["boundary"], AdapterShape(4)), documents=20)
     assert any("boundary K" in axes.get_xlabel() for axes in figure_of("task", record).axes)
-    family = make_family(["window"], AdapterShape(4))
-    without = recorded(type(family)(family.name, family.variants[1:], False), documents=20)
+    candidate_set = make_candidates(["window"], AdapterShape(4))
+    without = recorded(type(candidate_set)(candidate_set.name, candidate_set.variants[1:], False), documents=20)
     with pytest.raises(ArgumentError, match="was not among the candidates"):
         family_figure("task", without)
     assert figure_of("task", without).axes[0].get_xlabel() == "layers that keep their LoRA"
-    files = save_figure_of("a task", recorded(family, documents=20), tmp_path, ["png", "svg"])
+    files = save_figure_of("a task", recorded(candidate_set, documents=20), tmp_path, ["png", "svg"])
     assert [file.name for file in files] == ["sweep-a_task.png", "sweep-a_task.svg"]
-    assert image_element(figure_of("task", recorded(family, documents=20)), "sweep").startswith("<img")
+    assert image_element(figure_of("task", recorded(candidate_set, documents=20)), "sweep").startswith("<img")

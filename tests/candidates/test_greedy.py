@@ -5,23 +5,23 @@ import itertools
 import numpy as np
 import pytest
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, Answer, Pass
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.statistics.paired import simultaneous_band
-from lm_eval_lora_drop.sweep.families import blocks, make_family
+from lm_eval_lora_drop.sweep.candidates import blocks, make_candidates
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
 from lm_eval_lora_drop.variant import Variant
-from testing.candidate_toys import evaluate
 from testing.doubles import One, make_documents
 from testing.toy import make_task
+from tests.candidates.toys import evaluate
 
 LAYERS = 5
 
@@ -48,7 +48,7 @@ def search(tmp_path, worth, name="greedy", *, documents=40, noise=0.05, strategy
         both = interaction if {0, 1} <= set(kept) else 0.0
         return float(sum(worth[i] + of_document[doc_id, i] for i in kept)) + both
 
-    settings = SweepSettings(make_family([name], AdapterShape(layers)), strategy=strategy)
+    settings = SweepSettings(make_candidates([name], AdapterShape(layers)), strategy=strategy)
     journal = Journal(tmp_path / "journal", "sha256:1", "toy", settings={})
     scorer = Scorer(task, resolve_metric(task, None))
     docs = make_documents(task)
@@ -161,9 +161,9 @@ def test_bad_input(tmp_path):
     with pytest.raises(ArgumentError, match="takes at least 4, got 3"):
         search(tmp_path, [1.0] * LAYERS, documents=3)
     with pytest.raises(ArgumentError, match="cannot be joined"):
-        LoraDropArgs.take({"sweep_family": "greedy+window"}, [])
+        parse_model_args({"sweep_candidates": "greedy+window"}, [])
     with pytest.raises(ArgumentError, match="layers of one adapter, got a, b"):
-        make_family(["greedy"], AdapterShape(4, adapters=("a", "b")))
+        make_candidates(["greedy"], AdapterShape(4, adapters=("a", "b")))
 
 
 def test_through_the_harness(tiny_base, tiny_adapter, tmp_path):
@@ -175,7 +175,7 @@ def test_through_the_harness(tiny_base, tiny_adapter, tmp_path):
             dtype="float32",
             batch_size=4,
             boundary="auto",
-            sweep_family="greedy",
+            sweep_candidates="greedy",
             sweep_limit=8,
             sweep_engine=engine,
             sweep_dir=str(tmp_path / engine),

@@ -9,8 +9,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import from_config
-from testing.candidate_toys import counting_task, evaluate, texts
 from tests.candidates.test_also import other_task
+from tests.candidates.toys import counting_task, evaluate, texts
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def run(lm, *tasks, **given):
 def test_the_choice_keeps_its_bounds_and_is_what_is_evaluated(make, tmp_path):
     path = other_task(tmp_path)
     rule = f"smallest:0.5+0.8@{path}"
-    results = evaluate(make(sweep_family="boundary+modules", sweep_also=str(path), sweep_select=rule))
+    results = evaluate(make(sweep_candidates="boundary+modules", sweep_also=str(path), sweep_select=rule))
     task = records(results)["toy"]
     own = {row.variant: row.score for row in task.sweep.candidates}
     other = {row.variant: row.score for row in task.also[0].candidates}
@@ -56,7 +56,7 @@ def test_the_choice_keeps_its_bounds_and_is_what_is_evaluated(make, tmp_path):
 def test_one_choice_for_tasks_of_different_request_types(make, tmp_path):
     """Their requests reach the model in two calls; the choice is made once, before the first."""
     path = other_task(tmp_path)
-    together = {"sweep_family": "boundary+window", "sweep_jointly": "mean"}
+    together = {"sweep_candidates": "boundary+window", "sweep_jointly": "mean"}
     results = run(make(**together), counting_task(), str(path))
     found = records(results)
     assert set(found) == {"toy", "other"}
@@ -65,7 +65,7 @@ def test_one_choice_for_tasks_of_different_request_types(make, tmp_path):
     assert (told.how, list(told.others)) == ("mean", ["other"])
     # The sweeps are those of each task by itself, and so is what each would have taken.
     alone = records(
-        run(make(sweep_family="boundary+window", sweep_dir=str(tmp_path / "b")), counting_task(), str(path))
+        run(make(sweep_candidates="boundary+window", sweep_dir=str(tmp_path / "b")), counting_task(), str(path))
     )
     for name, task in found.items():
         assert task.sweep.candidates == alone[name].sweep.candidates

@@ -12,11 +12,11 @@ from lm_eval_lora_drop.engine.probe.scores import layer_scores, linear_cka, top_
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.record.schema import from_config
-from lm_eval_lora_drop.sweep.families import best_layers, make_family
+from lm_eval_lora_drop.sweep.candidates import best_layers, make_candidates
 from lm_eval_lora_drop.variant import Variant
 from testing import tiny
-from testing.candidate_toys import evaluate
 from testing.tiny import make_adapter
+from tests.candidates.toys import evaluate
 
 PAIRS = [(f"The question {i} is", f" the answer {i} in the text") for i in range(5)]
 
@@ -215,8 +215,8 @@ def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
 
 
 def test_the_best_layers_by_a_score():
-    family = make_family(["scores"], AdapterShape(6))
-    found = best_layers({"a": [6, 5, 4, 3, 2, 1], "b": [0, 1, 0, 1, float("nan"), 2]}, family)
+    candidate_set = make_candidates(["scores"], AdapterShape(6))
+    found = best_layers({"a": [6, 5, 4, 3, 2, 1], "b": [0, 1, 0, 1, float("nan"), 2]}, candidate_set)
     names = {str(variant) for variant in found.variants}
     assert {"none", "0", "0-1", "0-2", "0-3", "0-4", "0-5"} <= names
     assert {"5", "1+5", "1+3+5", "0-1+3+5", "0-3+5"} <= names
@@ -227,7 +227,12 @@ def test_the_best_layers_by_a_score():
 
 def test_a_sweep_over_the_best_layers(tiny_base, tiny_adapter, tmp_path):
     lm = load(
-        tiny_base, tiny_adapter, boundary="auto", sweep_family="scores", sweep_limit=4, sweep_dir=str(tmp_path / "s")
+        tiny_base,
+        tiny_adapter,
+        boundary="auto",
+        sweep_candidates="scores",
+        sweep_limit=4,
+        sweep_dir=str(tmp_path / "s"),
     )
     record = from_config(evaluate(lm)["config"], "here").tasks["toy"]
     order = np.argsort(-update_norms(open_adapter(str(tiny_adapter)), 4), kind="stable")
@@ -237,7 +242,7 @@ def test_a_sweep_over_the_best_layers(tiny_base, tiny_adapter, tmp_path):
     for values in lm.layer_scores(pairs).values():
         order = sorted(range(4), key=lambda layer: -values[layer])
         assert {str(Variant.of_layers(order[:k], 4)) for k in range(5)} <= swept
-    assert record.sweep.family == "scores"
+    assert record.sweep.candidate_set == "scores"
 
 
 def test_the_command_prints_draws_and_needs_no_model_without_a_task(tiny_adapter, tmp_path, capsys, monkeypatch):

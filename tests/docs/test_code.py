@@ -12,9 +12,9 @@ import pytest
 from lm_eval._cli.harness import HarnessCLI
 
 from lm_eval_lora_drop import api
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.commands.main import make_parser
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.options import parse_model_args
 from tests.docs.test_commands import KNOWN, PAGES, PROGRAMS, ROOT, code
 
 READMES = [ROOT / "CONTRIBUTING.md", *(ROOT / folder / "README.md" for folder in ("demo", "benchmarks", "configs"))]
@@ -58,7 +58,7 @@ def _wrong_call(function, node):
     values = {word.arg: word.value.value if isinstance(word.value, ast.Constant) else "x" for word in node.keywords}
     bound = inspect.signature(function).bind(*node.args, **values)
     try:
-        LoraDropArgs.take(
+        parse_model_args(
             {"pretrained": "a", "peft": "b", **bound.arguments.get("model_args", {})}, KNOWN["hf-lora-drop"]
         )
     except ArgumentError as error:

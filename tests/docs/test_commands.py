@@ -13,9 +13,9 @@ import pytest
 from lm_eval._cli.harness import HarnessCLI
 from lm_eval.models.huggingface import HFLM
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.commands.main import make_parser
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.options import parse_model_args
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -69,7 +69,7 @@ def parse(words, monkeypatch):
     monkeypatch.setattr(sys, "argv", list(words))
     args = HarnessCLI().parse_args()
     if getattr(args, "model", None) in KNOWN:
-        LoraDropArgs.take(args.model_args or {}, KNOWN[args.model])
+        parse_model_args(args.model_args or {}, KNOWN[args.model])
     return args
 
 

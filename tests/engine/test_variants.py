@@ -14,7 +14,7 @@ from testing.tiny import ARCHITECTURES, make_adapter, make_base
 from tests.engine.test_shared import EXAMPLES, choosing, documents, generating, load, same_numbers
 
 LAYERS = 4
-FAMILIES = {
+CANDIDATES = {
     "windows": ["0-1", "1-2", "1-3", "2-3", "3", "none"],
     "leave one out": ["0-3", "1-3", "0+2-3", "0-1+3", "0-2"],
     "strengths": ["0-3x0.25", "0-3x0.5", "0-3", "0-3x1.5", "0-1+2-3x0.5"],
@@ -62,7 +62,7 @@ def llama(tiny_base, tiny_adapter):
 
 
 def test_mixed_families_are_equal_on_every_architecture(lm):
-    variants = parsed(FAMILIES["mixed"])
+    variants = parsed(CANDIDATES["mixed"])
     plain, shared = both(lm, generating(), variants)
     assert shared == plain
     assert len({shared[str(v), 2] for v in variants}) > 3
@@ -71,9 +71,9 @@ def test_mixed_families_are_equal_on_every_architecture(lm):
     assert len({plain[str(v), 0] for v in variants}) == len(variants)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "mixed"])
+@pytest.mark.parametrize("family", [name for name in CANDIDATES if name != "mixed"])
 def test_every_family(llama, family):
-    variants = parsed(FAMILIES[family])
+    variants = parsed(CANDIDATES[family])
     plain, shared = both(llama, generating(EXAMPLES), variants, batch_size=7)
     assert shared == plain
     same_numbers(*both(llama, choosing(EXAMPLES), variants))
@@ -115,7 +115,7 @@ def test_two_adapters_of_different_rank_and_targets_in_one_batch(tiny_base, tiny
 
 def test_candidates_that_agree_on_the_lower_layers_share_them(llama):
     """Layer passes of one prompt are the nodes of the trie, counted here by brute force over prefixes."""
-    variants = parsed([text for family in FAMILIES.values() for text in family])
+    variants = parsed([text for family in CANDIDATES.values() for text in family])
     variants = list(dict.fromkeys(variants))
     counters = Counters()
     work = [Work(documents("loglikelihood", [[("The question", " s")]])[0], tuple(variants))]

@@ -4,8 +4,7 @@ import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.choice import read_recorded, recorded_choice
-from lm_eval_lora_drop.spec import parse_boundary
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import Variant, parse_boundary
 from testing.recorded_runs import L, results_of, run_record, sweep_record, task_record, write_results
 
 PARTS = {"adapter": {"fingerprint": "sha256:" + "ab" * 32}, "base": {"fingerprint": "sha256:" + "cd" * 32}}

@@ -30,7 +30,7 @@ def studied(tmp_path_factory, tiny_base):
         "bottom": {"layers": "0-2", "seeds": [0, 1], "choices": ["full"]},
         "dropout": {"lora_dropout": 0.1, "choices": ["full"]},
     }
-    choices = ["full", "base", "auto", 3, "sweep_family=upper"]
+    choices = ["full", "base", "auto", 3, "sweep_candidates=upper"]
     metadata = {**METADATA, "test_documents": 7}
     config = study_of(tiny_base, folder, metadata=metadata, trainings=trainings, choices=choices)
     path = write_study(folder, config)
@@ -46,7 +46,7 @@ def test_the_claims_are_those_of_the_cells(studied):
         ("", "base", (0,)),
         ("full", "auto", (0, 1)),
         ("full", "3", (0, 1)),
-        ("full", "sweep_family=upper", (0, 1)),
+        ("full", "sweep_candidates=upper", (0, 1)),
         ("bottom", "full", (0, 1)),
         ("dropout", "full", (0,)),
     ]
@@ -79,7 +79,7 @@ def test_a_search_that_keeps_everything_is_no_test(studied):
     study = read_study(studied)
     gathered = arms(study)
     whole = next(arm for arm in gathered if (arm.training, arm.choice) == ("full", "full"))
-    others = [arm for arm in gathered if arm.choice not in ("auto", "sweep_family=upper")]
+    others = [arm for arm in gathered if arm.choice not in ("auto", "sweep_candidates=upper")]
     auto = dataclasses.replace(whole, choice="auto")
     found = claims(study, [*others, auto])
     (same,) = [one for one in found if one.p_holm is None]

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from lm_eval.api.metrics import mean
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.base import check_before_loading
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, MetricSpec
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.schema import AlsoRecord, CandidateRecord, ValidationRecord, as_json, read_task
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table, verdict
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.sweep.families import make_family
+from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Bound, Bounded, Judged, Within, choose_within, parse_bounded
 from lm_eval_lora_drop.sweep.trust import trust
-from testing.candidate_records import recorded
+from tests.candidates.records import recorded
 
 
 class MeanScorer:
@@ -34,23 +34,23 @@ class MeanScorer:
         self.metric = MetricSpec("acc", "none", higher_is_better)
 
 
-def rows_of(family, rng, *, shift=0.0, documents=12):
-    items = rng.integers(0, 4, (len(family.variants), documents)) + shift
+def rows_of(candidate_set, rng, *, shift=0.0, documents=12):
+    items = rng.integers(0, 4, (len(candidate_set.variants), documents)) + shift
     return tuple(
         CandidateRecord(
             variant=str(v), score=float(row.mean()), stderr=0.1, documents=documents, items=tuple(row.tolist())
         )
-        for v, row in zip(family.variants, items.astype(float), strict=True)
+        for v, row in zip(candidate_set.variants, items.astype(float), strict=True)
     )
 
 
 def a_task(seed, *, higher=True, shift=0.0):
     """A record of boundaries of 5 layers with scores on another task, nothing chosen by bounds yet."""
     rng = np.random.default_rng(seed)
-    family = make_family(["boundary", "modules"], AdapterShape(5, ("q_proj", "up_proj"), 4))
-    record = recorded(family, documents=12, seed=seed, higher_is_better=higher)
-    rows = rows_of(family, rng, shift=shift)
-    other = rows_of(family, rng, shift=shift)
+    candidate_set = make_candidates(["boundary", "modules"], AdapterShape(5, ("q_proj", "up_proj"), 4))
+    record = recorded(candidate_set, documents=12, seed=seed, higher_is_better=higher)
+    rows = rows_of(candidate_set, rng, shift=shift)
+    other = rows_of(candidate_set, rng, shift=shift)
     best = max(rows, key=lambda row: row.score if higher else -row.score).variant
     validation = ValidationRecord(split="validation", doc_ids=tuple(range(12)))
     also = AlsoRecord(
@@ -60,7 +60,7 @@ def a_task(seed, *, higher=True, shift=0.0):
         validation=validation,
         candidates=other,
     )
-    parameters = {str(v): int(rng.integers(1, 9)) * len(v.kept_layers) for v in family.variants}
+    parameters = {str(v): int(rng.integers(1, 9)) * len(v.kept_layers) for v in candidate_set.variants}
     return replace(
         record,
         variant=best,
@@ -208,12 +208,12 @@ def test_the_notation_is_read_and_printed():
         ("smallest:0.9+0.8", "bound every score once"),
         ("best:0.9", "changes nothing about the best of it"),
         ("best:", "a bound must be SHARE"),
-        ("pareto:0.99", "must be one of smooth, best.* With bounds: smallest:SHARE"),
+        ("pareto:0.99", "must be one of smooth, best.* With a bound: smallest:0.99"),
     ],
 )
 def test_a_rule_that_cannot_be_meant_is_refused(select, message):
     with pytest.raises(ArgumentError, match=message):
-        LoraDropArgs.take({"sweep_select": select}, ())
+        parse_bounded(parse_model_args({"sweep_select": select}, ())[0].sweep_select or "")
 
 
 @pytest.mark.parametrize(
@@ -230,6 +230,6 @@ def test_a_rule_that_cannot_be_meant_is_refused(select, message):
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_a_model_is_loaded(model_args, message, tmp_path):
-    args, _ = LoraDropArgs.take({**model_args, "sweep_dir": str(tmp_path)}, ())
+    args, _ = parse_model_args({**model_args, "sweep_dir": str(tmp_path)}, ())
     with pytest.raises(ArgumentError, match=message):
         check_before_loading(args, AdapterShape(4))

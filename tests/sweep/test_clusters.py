@@ -14,6 +14,7 @@ from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
+from lm_eval_lora_drop.options import SELECTIONS
 from lm_eval_lora_drop.record.schema import ValidationRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import cluster_codes, draw_cluster_subsets
@@ -21,7 +22,7 @@ from lm_eval_lora_drop.statistics.paired import paired_difference, simultaneous_
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.sweep.select import SELECTIONS, choose, choose_rows
+from lm_eval_lora_drop.sweep.select import choose, choose_rows
 from lm_eval_lora_drop.sweep.strategies.racing import Race
 from lm_eval_lora_drop.sweep.table import Table
 from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full, stability, trust

@@ -8,20 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.base import check_before_loading
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.schema import as_json, read_task
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
-from lm_eval_lora_drop.sweep.families import make_family
+from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
-from testing.candidate_records import recorded
+from tests.candidates.records import recorded
 from tests.sweep.test_bounds import MeanScorer
 
-FAMILY = make_family(["window"], AdapterShape(6))
+CANDIDATE_SET = make_candidates(["window"], AdapterShape(6))
 
 
 def jointly(records, how):
@@ -55,9 +55,9 @@ def test_the_choice_is_the_definition_written_out(how):
     for seed in range(30):
         records = {
             # Percents beside shares, more documents, an error rate: none of it may weigh.
-            "a": recorded(FAMILY, documents=20, seed=3 * seed),
-            "b": recorded(FAMILY, documents=50, seed=3 * seed + 1, higher_is_better=False),
-            "c": recorded(FAMILY, documents=9, seed=3 * seed + 2),
+            "a": recorded(CANDIDATE_SET, documents=20, seed=3 * seed),
+            "b": recorded(CANDIDATE_SET, documents=50, seed=3 * seed + 1, higher_is_better=False),
+            "c": recorded(CANDIDATE_SET, documents=9, seed=3 * seed + 2),
         }
         records["c"] = scaled(records["c"], 100.0)
         found = jointly(records, how)
@@ -89,7 +89,7 @@ def flat(record, value=0.25):
 @pytest.mark.parametrize("how", ["mean", "worst"])
 def test_a_task_on_which_nothing_differs_has_no_say_and_blows_nothing_up(how):
     """The whole adapter equals the base model there: in units of their range it would be all or nothing."""
-    told = recorded(FAMILY, documents=20, seed=4)
+    told = recorded(CANDIDATE_SET, documents=20, seed=4)
     for other in (flat(told), scaled(flat(told), 0.0)):
         found = jointly({"told": told, "flat": other}, how)
         assert found["flat"].sweep.jointly.unit == 0
@@ -106,7 +106,7 @@ def test_a_task_on_which_nothing_differs_has_no_say_and_blows_nothing_up(how):
 
 def test_the_worst_case_is_never_worse_than_the_whole_adapter():
     for seed in range(20):
-        records = {name: recorded(FAMILY, documents=15, seed=seed * 2 + i) for i, name in enumerate("ab")}
+        records = {name: recorded(CANDIDATE_SET, documents=15, seed=seed * 2 + i) for i, name in enumerate("ab")}
         found = jointly(records, "worst")
         for name, record in found.items():
             gain = record.sweep.gain_over_full
@@ -114,7 +114,7 @@ def test_the_worst_case_is_never_worse_than_the_whole_adapter():
 
 
 def test_resamples_choose_by_the_same_rule_and_the_record_is_read_back():
-    records = {name: recorded(FAMILY, documents=15, seed=i) for i, name in enumerate("ab")}
+    records = {name: recorded(CANDIDATE_SET, documents=15, seed=i) for i, name in enumerate("ab")}
     record = jointly(records, "mean")["a"]
     assert read_task(as_json(record), "here", "tasks.a") == record
     sweep = RecordedSweep.from_record(record)
@@ -137,7 +137,7 @@ def test_resamples_choose_by_the_same_rule_and_the_record_is_read_back():
 
 
 def test_the_table_says_so():
-    records = {name: recorded(FAMILY, documents=15, seed=i) for i, name in enumerate("abc")}
+    records = {name: recorded(CANDIDATE_SET, documents=15, seed=i) for i, name in enumerate("abc")}
     table = sweep_table(jointly(records, "worst")["a"])
     assert "the best worst case over 3 tasks (sweep_jointly, best)" in table
     assert "by itself this one would have taken" in table
@@ -145,7 +145,7 @@ def test_the_table_says_so():
 
 
 def test_a_candidate_without_a_score_on_one_task_is_not_taken():
-    records = {name: recorded(FAMILY, documents=15, seed=0) for name in "ab"}
+    records = {name: recorded(CANDIDATE_SET, documents=15, seed=0) for name in "ab"}
     best = records["a"].sweep.chosen
     rows = tuple(
         replace(row, score=None, items=(None,) * 15, documents=0) if row.variant == best else row
@@ -161,8 +161,8 @@ def test_a_candidate_without_a_score_on_one_task_is_not_taken():
     ("model_args", "message"),
     [
         ({"sweep_strategy": "racing"}, "sweep_strategy=racing. Take sweep_strategy=exhaustive"),
-        ({"sweep_family": "greedy"}, "sweep_family=greedy are each task's own"),
-        ({"sweep_family": "upper+scores"}, "sweep_family=scores are each task's own"),
+        ({"sweep_candidates": "greedy"}, "sweep_candidates=greedy are each task's own"),
+        ({"sweep_candidates": "upper+scores"}, "sweep_candidates=scores are each task's own"),
         ({"sweep_select": "one_se"}, "got sweep_select=one_se"),
         ({"sweep_select": "smallest:0.9"}, "got sweep_select=smallest:0.9"),
         ({"sweep_boundaries": "0-3"}, "Add K = L"),
@@ -170,14 +170,14 @@ def test_a_candidate_without_a_score_on_one_task_is_not_taken():
     ],
 )
 def test_what_has_nothing_in_common_is_refused_before_a_model_is_loaded(model_args, message, tmp_path):
-    args, _ = LoraDropArgs.take({"sweep_jointly": True, **model_args, "sweep_dir": str(tmp_path)}, ())
+    args, _ = parse_model_args({"sweep_jointly": True, **model_args, "sweep_dir": str(tmp_path)}, ())
     assert args.sweep_jointly == "mean"
     with pytest.raises(ArgumentError, match=message):
         check_before_loading(args, AdapterShape(4))
 
 
 def test_how_is_a_word():
-    assert LoraDropArgs.take({"sweep_jointly": False}, ())[0].sweep_jointly is None
-    assert LoraDropArgs.take({"sweep_jointly": "worst"}, ())[0].sweep_jointly == "worst"
-    with pytest.raises(ArgumentError, match=r"true .the mean., mean, worst or false, got 'best'"):
-        LoraDropArgs.take({"sweep_jointly": "best"}, ())
+    assert parse_model_args({"sweep_jointly": False}, ())[0].sweep_jointly is None
+    assert parse_model_args({"sweep_jointly": "worst"}, ())[0].sweep_jointly == "worst"
+    with pytest.raises(ArgumentError, match="must be one of mean, worst or true, false, got 'best'"):
+        parse_model_args({"sweep_jointly": "best"}, ())

@@ -94,9 +94,9 @@ def test_candidates_that_would_all_go_all_stay() -> None:
     assert hopeless(boundaries((4, 3, 2), 16), values) == []
 
 
-def test_other_families_have_no_prior() -> None:
-    family = [Variant.full(8), Variant.parse("2-7", 8)]
-    assert read_at(family) == []
-    assert hopeless(family, reference({0: 0.0, 8: 1.0}, 8)) == []
+def test_other_sets_have_no_prior() -> None:
+    candidate_set = [Variant.full(8), Variant.parse("2-7", 8)]
+    assert read_at(candidate_set) == []
+    assert hopeless(candidate_set, reference({0: 0.0, 8: 1.0}, 8)) == []
     two_adapters = [Variant.below(4, 8, "seed1"), Variant.below(2, 8, "seed2")]
     assert read_at(two_adapters) == []

@@ -94,7 +94,7 @@ def test_full_and_what_led_are_carried_to_the_end() -> None:
     assert not leaders & {str(variant) for variant in race.retired}
 
 
-def test_a_family_without_full_races_too() -> None:
+def test_a_set_without_full_races_too() -> None:
     values = np.asarray(shapes.SHAPES["peaked curve, 0/1"][0](np.random.default_rng(0)))
     race = run_race(values, full=None)
     best = variants(31)[int(values.mean(axis=1).argmax())]

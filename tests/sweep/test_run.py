@@ -12,7 +12,7 @@ from lm_eval_lora_drop.harness.work import Pass, Work
 from lm_eval_lora_drop.record.events import Answered, Broadcast, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.show.listeners.standing import Standing
-from lm_eval_lora_drop.sweep.families import boundaries
+from lm_eval_lora_drop.sweep.candidates import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
@@ -82,7 +82,7 @@ def test_the_record_holds_every_score_and_item(task: Any, tmp_path: Path) -> Non
     result = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
     assert [row.variant for row in result.candidates] == ["0-5", "0-4", "0-3", "0-2", "0-1", "0", "none"]
     assert result.chosen == result.best == "0-3"
-    assert (result.family, result.ordered, result.aggregation) == ("boundary", True, "mean")
+    assert (result.candidate_set, result.ordered, result.aggregation) == ("boundary", True, "mean")
     four = rows_by_k(result, L)[4]
     assert sum(four.items) / 40 == four.score
 

@@ -12,9 +12,9 @@ from scipy import stats
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
+from lm_eval_lora_drop.options import SELECTIONS
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.select import (
-    SELECTIONS,
     Choice,
     choose,
     choose_rows,

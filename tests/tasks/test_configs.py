@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lm_eval.config.evaluate_config import EvaluatorConfig
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs
+from lm_eval_lora_drop.options import parse_model_args
 from tests.tasks.conftest import ROOT
 
 PAPER = ROOT / "configs" / "paper"
@@ -39,7 +39,7 @@ def test_read_by_the_harness(experiment: str, setting: str) -> None:
     assert config.tasks == EXPERIMENTS[experiment]
     assert config.model_args["boundary"] == BOUNDARIES[setting]
     assert config.output_path == f"results/paper/{experiment}/{setting}"
-    LoraDropArgs.take(config.model_args, known={"pretrained", "peft", "dtype"})
+    parse_model_args(config.model_args, known={"pretrained", "peft", "dtype"})
     assert all(list((ROOT / "tasks").glob(f"*/{task}.yaml")) for task in config.tasks)
 
 

@@ -11,7 +11,7 @@
                   (Theis et al., 2018, arXiv 1801.05787)
 
 Higher says that the layer matters more. Whether a score is a good guide to what may be dropped is a question for a
-sweep (`sweep_family=scores`), not for the score.
+sweep (`sweep_candidates=scores`), not for the score.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _fisher_if_it_can(layers: AdapterLayers, documents: Sequence[Encoded]) -> di
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ArgumentError(
             "the layer score `fisher` takes a backward pass of one document, and the memory ran out. Take a smaller "
-            "model or dtype, more memory, or another sweep_family."
+            "model or dtype, more memory, or another sweep_candidates."
         ) from error
     # NotImplementedError among them: what a kernel without a backward pass raises, nobody can list.
     except RuntimeError as error:

@@ -19,11 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lm_eval_lora_drop.backends.args import LoraDropArgs, check_names, without_effect
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import is_folder, user_path
 from lm_eval_lora_drop.harness.task_index import Folders, task_manager
-from lm_eval_lora_drop.spec import shown
+from lm_eval_lora_drop.options import LoraDropArgs, check_names, parse_model_args, without_effect
+from lm_eval_lora_drop.text import shown
 
 log = logging.getLogger("lm_eval.lora_drop")
 
@@ -107,7 +107,7 @@ def check(
         ArgumentError: something cannot be used as written.
     """
     known = {*_declared("lm_eval.models.huggingface", "HFLM"), *_declared("lm_eval.models.vllm_causallms", "VLLM")}
-    args, _ = LoraDropArgs.take(model_args, {*known, "lora_local_path"})
+    args, _ = parse_model_args(model_args, {*known, "lora_local_path"})
     check_names(model_args)
     if "batch_size" in model_args:
         # The harness hands its own option on as well, always, and Python refuses two.

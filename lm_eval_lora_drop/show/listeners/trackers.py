@@ -25,7 +25,6 @@ from lm_eval_lora_drop.show.verdict.sweep_text import verdict
 from lm_eval_lora_drop.variant import Variant
 
 Library = Literal["wandb", "trackio"]
-SWEEP_LOGS = ("auto", *get_args(Library), "none")
 """What `sweep_log` may be; auto: into whatever run is open."""
 PROJECT = "lora-drop"
 SECONDS_BETWEEN_LOGS = 10.0

@@ -30,7 +30,7 @@ def sweep_table(task: TaskRecord) -> str:
     decimals = sweep_decimals(sweep)
     name = str(task.metric)
     width = max(len(name), 10)
-    boundaries = sweep.family == "boundary"
+    boundaries = sweep.candidate_set == "boundary"
     variants = {row.variant: Variant.parse(row.variant, task.num_layers) for row in sweep.candidates}
     shown = {text: str(kept.boundary) if boundaries else kept.label for text, kept in variants.items()}
     first = max(4, *map(len, shown.values()))

@@ -20,7 +20,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import Document
 from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
 from lm_eval_lora_drop.statistics.paired import Difference, paired_difference
-from lm_eval_lora_drop.sweep.families import Family, blocks
+from lm_eval_lora_drop.sweep.candidates import CandidateSet, blocks
 from lm_eval_lora_drop.sweep.run import SweepSettings
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.variant import Variant
@@ -40,29 +40,29 @@ def run_greedy(
 
     `sweep_on` is `run_sweep` with everything else given; all sweeps share a journal, so that nothing is asked twice.
 
-    `settings.family` is `greedy` or `greedy_forward`; its strategy and seed are those of every round, its rule that of
-    the last comparison. The sweep that comes back is the last comparison; `greedy` in it tells the rounds. With it come
-    the documents of that comparison.
+    `settings.candidates` is `greedy` or `greedy_forward`; its strategy and seed are those of every round, its rule that
+    of the last comparison. The sweep that comes back is the last comparison; `greedy` in it tells the rounds. With it
+    come the documents of that comparison.
 
     Raises:
         ArgumentError: fewer than four documents, or as `run_sweep`.
     """
     if len(documents) < FEWEST:
         raise ArgumentError(
-            f"sweep_family={settings.family.name} finds its way on one half of the documents and compares on the "
-            f"other, which takes at least {FEWEST}, got {len(documents)}. Raise sweep_limit."
+            f"sweep_candidates={settings.candidates.name} finds its way on one half of the documents and compares on "
+            f"the other, which takes at least {FEWEST}, got {len(documents)}. Raise sweep_limit."
         )
     half = len(documents) // 2
     seeking, comparing = list(documents[:half]), list(documents[half:])
-    num_layers = settings.family.variants[0].num_layers
+    num_layers = settings.candidates.variants[0].num_layers
     full, base = Variant.full(num_layers), Variant.base(num_layers)
-    forward = settings.family.name == "greedy_forward"
+    forward = settings.candidates.name == "greedy_forward"
     here = base if forward else full
     rounds: list[GreedyRoundRecord] = []
 
     def compare(candidates: Sequence[Variant], on: Sequence[Document], strategy: str, select: str) -> SweepRecord:
-        family = Family(settings.family.name, tuple(dict.fromkeys(candidates)), ordered=False)
-        return sweep_on(on, replace(settings, family=family, strategy=strategy, select=select))
+        some = CandidateSet(settings.candidates.name, tuple(dict.fromkeys(candidates)), ordered=False)
+        return sweep_on(on, replace(settings, candidates=some, strategy=strategy, select=select))
 
     whole = compare([full], seeking, "exhaustive", "best").candidates[0].items
     while moves := _moves(here, forward=forward):

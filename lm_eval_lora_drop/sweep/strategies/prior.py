@@ -1,7 +1,7 @@
 """What the log-likelihood of the reference answers says before anything is generated: which boundaries are hopeless.
 
 Only boundaries of one adapter have a prior: that the likelihood changes little from one to the next is known of no
-other family.
+other set.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from what is evaluated.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,29 +15,22 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.prompts import shown_text
 from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.harness.work import Backend, Binding, MetricSpec, ValidationSet
+from lm_eval_lora_drop.options import AlsoSpec
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
+from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.documents import draw, drawn_documents
 from lm_eval_lora_drop.sweep.documents.similarity import normalise
-from lm_eval_lora_drop.sweep.families import Family
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
+from lm_eval_lora_drop.text import did_you_mean
 from lm_eval_lora_drop.variant import Variant
 
 LONG = 40
 """Characters from which on a field tells one document from all others."""
 _YAML = (".yaml", ".yml")
-
-
-@dataclass(frozen=True)
-class AlsoSpec:
-    """A task, by its name in lm-eval or its YAML file, and the metric (with `,filter`) it is scored by; None: its
-    first."""
-
-    task: str
-    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,24 +40,6 @@ class Also:
     binding: Binding
     metric: MetricSpec
     drawn: ValidationSet
-
-
-def parse_also(value: Any) -> tuple[AlsoSpec, ...]:
-    """Read `sweep_also`: TASK, TASK:metric or TASK:metric:filter, joined by '+'.
-
-    Raises:
-        ArgumentError: an empty part, or a task named twice.
-    """
-    found = []
-    for part in str(value).split("+"):
-        task, _, metric = (piece.strip() for piece in part.partition(":"))
-        if not task or (":" in part and not metric):
-            raise ArgumentError(f"sweep_also must be TASK or TASK:metric, joined by '+', got {str(value)[:200]!r}.")
-        found.append(AlsoSpec(task, metric.replace(":", ",", 1) or None))
-    names = [one.task for one in found]
-    if len(set(names)) < len(names):
-        raise ArgumentError(f"sweep_also must name every task once, got {str(value)[:200]!r}.")
-    return tuple(found)
 
 
 def check_also(specs: Sequence[AlsoSpec]) -> None:
@@ -82,11 +56,10 @@ def check_also(specs: Sequence[AlsoSpec]) -> None:
         known = task_manager(names).all_subtasks
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]}?" if near else ""
                 raise ArgumentError(
-                    f"sweep_also must name tasks that lm-eval knows (no groups), got {name!r}.{hint} A task of your "
-                    "own can be named by its YAML file."
+                    f"sweep_also must name tasks that lm-eval knows (no groups), got {name!r}."
+                    + did_you_mean(name, known)
+                    + " A task of your own can be named by its YAML file."
                 )
 
 
@@ -136,7 +109,7 @@ def score_also(
         documents,
         lambda: backend.prepare(documents, variants),
         Scorer(other.binding.task, other.metric),
-        SweepSettings(family=Family(sweep.family, variants, ordered=False)),
+        SweepSettings(candidates=CandidateSet(sweep.candidate_set, variants, ordered=False)),
         journal,
         peers=backend.peers(),
         listeners=listeners,

@@ -25,13 +25,12 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import JointRecord, SweepRecord
 from lm_eval_lora_drop.statistics.aggregation import Floats
-from lm_eval_lora_drop.sweep.families import GREEDY
+from lm_eval_lora_drop.sweep.candidates import GREEDY
 from lm_eval_lora_drop.sweep.run import choose_anew
 from lm_eval_lora_drop.sweep.select import choose_rows, contributions, places_of
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged, floats
 from lm_eval_lora_drop.variant import Variant
 
-HOW = ("mean", "worst")
 RULES = (None, "best", "smooth")
 
 
@@ -73,12 +72,12 @@ class Together:
 
 
 def check_jointly(
-    how: str, families: Sequence[str], strategy: str, select: str | None, candidates: Sequence[Variant]
+    how: str, sets: Sequence[str], strategy: str, select: str | None, candidates: Sequence[Variant]
 ) -> None:
     """Refuse what has no candidates in common, before a model is loaded.
 
     Raises:
-        ArgumentError: racing, a family whose candidates depend on the task, a rule that compares documents in pairs, or
+        ArgumentError: racing, a set whose candidates depend on the task, a rule that compares documents in pairs, or
             no whole adapter to hold the others against.
     """
     asked = f"sweep_jointly={how} takes one candidate for all tasks"
@@ -87,9 +86,9 @@ def check_jointly(
             f"{asked}, so all must be scored to the end on each, got sweep_strategy=racing. Take "
             "sweep_strategy=exhaustive."
         )
-    if own := sorted(set(families) & {*GREEDY, "scores"}):
+    if own := sorted(set(sets) & {*GREEDY, "scores"}):
         raise ArgumentError(
-            f"{asked}, and the candidates of sweep_family={'+'.join(own)} are each task's own. Take another family."
+            f"{asked}, and the candidates of sweep_candidates={'+'.join(own)} are each task's own. Take another set."
         )
     if select not in RULES:
         raise ArgumentError(

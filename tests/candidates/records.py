@@ -1,4 +1,4 @@
-"""Records of sweeps over any family, with scores drawn at random: for pictures and texts that need no model."""
+"""Records of sweeps over any set, with scores drawn at random: for pictures and texts that need no model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.record.schema import CandidateRecord, SweepRecord, TaskRecord
 
 
-def recorded(family, *, documents, seed=0, higher_is_better=True, chosen=None, scale=0.1):
+def recorded(candidate_set, *, documents, seed=0, higher_is_better=True, chosen=None, scale=0.1):
     rng = np.random.default_rng(seed)
     common = rng.normal(0.5, 0.2, documents)
-    items = {str(v): common + rng.normal(rng.normal(0, scale), 0.2, documents) for v in family.variants}
+    items = {str(v): common + rng.normal(rng.normal(0, scale), 0.2, documents) for v in candidate_set.variants}
     sign = 1 if higher_is_better else -1
     best = max(items, key=lambda name: sign * items[name].mean())
     rows = tuple(
@@ -25,8 +25,8 @@ def recorded(family, *, documents, seed=0, higher_is_better=True, chosen=None, s
         for name, values in items.items()
     )
     sweep = SweepRecord(
-        family=family.name,
-        ordered=family.ordered,
+        candidate_set=candidate_set.name,
+        ordered=candidate_set.ordered,
         strategy="exhaustive",
         select="best",
         seed=0,
@@ -39,7 +39,7 @@ def recorded(family, *, documents, seed=0, higher_is_better=True, chosen=None, s
     return TaskRecord(
         variant=sweep.chosen,
         boundary=None,
-        num_layers=family.variants[0].num_layers,
+        num_layers=candidate_set.variants[0].num_layers,
         method="sweep",
         fingerprint="sha256:0",
         kept_parameters=1,

@@ -1,12 +1,12 @@
-"""What every family of candidates chooses and what that scores: the tables of docs/families.md.
+"""What every set of candidates chooses and what that scores: the tables of docs/candidates.md.
 
-    lora-drop study --config configs/studies/families_demo.yaml
-    python -m benchmarks.families configs/studies/families_*.yaml --write docs/families
+    lora-drop study --config configs/studies/candidates_demo.yaml
+    python -m benchmarks.candidates configs/studies/candidates_*.yaml --write docs/candidates
 
-Reads studies that were run with one adapter, one task, and a sweep for every family. Each choice stands with its score
+Reads studies that were run with one adapter, one task, and a sweep for every set. Each choice stands with its score
 on the validation documents that chose it, the score to expect on new ones (sweeping/trust.py), and its score on the
 test documents, whose paired differences to the whole adapter and to what the sweep over boundaries chose have 95 %
-intervals; p is corrected over the families of a table (Holm).
+intervals; p is corrected over the sets of a table (Holm).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from lm_eval_lora_drop.study.evidence import Arm, arms
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import trust
 
-FAMILY = "sweep_family="
+CANDIDATE_SET = "sweep_candidates="
 BOUNDARIES = "auto"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One family: what it tried and chose, and the scores. `test` over the test documents, with its standard error;
+    """One set: what it tried and chose, and the scores. `test` over the test documents, with its standard error;
     `to_full`, `to_boundary`: None where the choice is the same."""
 
-    family: str
+    candidate_set: str
     candidates: int
     kept: str
     share: float
@@ -74,7 +74,7 @@ def rows_of(found: list[Arm]) -> list[Row]:
         known = None if sweep is None else trust(RecordedSweep.from_record(record))
         rows.append(
             Row(
-                family=_name(arm),
+                candidate_set=_name(arm),
                 candidates=len(sweep.candidates) if sweep else 1,
                 kept=record.kept.label,
                 share=record.kept_parameters / (record.kept_parameters + record.dropped_parameters),
@@ -90,7 +90,7 @@ def rows_of(found: list[Arm]) -> list[Row]:
 
 
 def _name(arm: Arm) -> str:
-    return "boundary" if arm.choice == BOUNDARIES else arm.choice.removeprefix(FAMILY)
+    return "boundary" if arm.choice == BOUNDARIES else arm.choice.removeprefix(CANDIDATE_SET)
 
 
 def _record(arm: Arm) -> TaskRecord:
@@ -105,8 +105,8 @@ def _against(baseline: Arm, arm: Arm, metric: tuple[str, str]) -> PairedTest | N
 
 
 def corrected(rows: list[Row]) -> dict[str, float]:
-    """Family -> p of its difference to the whole adapter, over all families that chose something else (Holm)."""
-    tests = {row.family: row.to_full for row in rows if row.validation is not None and row.to_full is not None}
+    """Set -> p of its difference to the whole adapter, over all sets that chose something else (Holm)."""
+    tests = {row.candidate_set: row.to_full for row in rows if row.validation is not None and row.to_full is not None}
     return dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
 
 
@@ -115,27 +115,27 @@ def bars(rows: list[Row], where: str) -> list[Bar]:
     found = []
     p_values = corrected(rows)
     for row in rows:
-        if row.family in p_values and row.to_full is not None:
-            told = p_values[row.family] < LEVEL
+        if row.candidate_set in p_values and row.to_full is not None:
+            told = p_values[row.candidate_set] < LEVEL
             outcome = ("holds" if row.to_full.difference > 0 else "worse") if told else "open"
-            label = f"{row.family}: {shorten(row.kept, 24)}"
+            label = f"{row.candidate_set}: {shorten(row.kept, 24)}"
             found.append(Bar(label, where, row.to_full.difference, row.to_full.interval, outcome))
     return found
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, one line a family."""
+    """Markdown, one line a set."""
     decimals = decimals_of_column((row.test, row.stderr) for row in rows)
     p_values = corrected(rows)
     head = [
-        *("family", "candidates", "chosen", "parameters", "validation", "expected", "test"),
+        *("candidate_set", "candidates", "chosen", "parameters", "validation", "expected", "test"),
         *("to full, 95 %", "p (Holm)", "to the boundary, 95 %"),
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        p = p_values.get(row.family)
+        p = p_values.get(row.candidate_set)
         cells = [
-            row.family,
+            row.candidate_set,
             str(row.candidates) if row.validation is not None else "",
             f"`{shorten(row.kept, 40)}`",
             f"{row.share:.0%}",
@@ -181,7 +181,7 @@ def main() -> None:
                 args.write / f"{config.stem}.json", json.dumps([row.to_json() for row in rows], indent=1) + "\n"
             )
     if args.write and drawn:
-        save_figure(claims_figure(drawn, "better than full"), args.write / "families")
+        save_figure(claims_figure(drawn, "better than full"), args.write / "sets")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""`lora-drop candidates`: sets of candidates as a file that `sweep_candidates=@FILE` takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from lm_eval_lora_drop.commands.options import command
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help="sets of candidates, as in sweep_candidates")
+    parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
+    parser.add_argument("--pretrained", metavar="MODEL", help="base model (default: the adapter's)")
+
+
+@command("candidates", "print sets of candidates, one variant a line, for sweep_candidates=@FILE", _add_options)
+def _candidates(args: argparse.Namespace) -> int:
+    """Prints what sweep_candidates=NAME+... would compare under an adapter, in the notation of variants: a file to
+    shorten or extend by hand. See docs/candidates.md.
+    """
+    from lm_eval_lora_drop.adapter.files import open_adapter
+    from lm_eval_lora_drop.adapter.names import read_names
+    from lm_eval_lora_drop.commands.export import num_layers
+    from lm_eval_lora_drop.harness.work import AdapterShape
+    from lm_eval_lora_drop.sweep.candidates import make_candidates
+
+    files = open_adapter(args.peft)
+    lora = [one for one in read_names(files.shapes, files.config) if one.part == "lora_A"]
+    kinds = sorted({one.module.rpartition(".")[2] for one in lora})
+    rank = max((min(files.shapes[one.name]) for one in lora), default=0)
+    shape = AdapterShape(num_layers(args.peft, args.pretrained), tuple(kinds), rank)
+    print(f"# {' '.join(args.names)}")
+    for variant in make_candidates(args.names, shape).variants:
+        print(variant)
+    return 0
+
+
+add_parser = _candidates.add_parser
