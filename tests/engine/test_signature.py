@@ -93,8 +93,8 @@ def both_names(
 
 
 def neither(self, input_ids=None, attention_mask=None, position_ids=None, **kwargs):
-    kwargs.pop("use_cache", None)
-    return new_name(self, input_ids, attention_mask, position_ids, None, False, **kwargs)
+    others = {name: value for name, value in kwargs.items() if name not in {"use_cache", "cache", "past_key_values"}}
+    return new_name(self, input_ids, attention_mask, position_ids, None, False, **others)
 
 
 def strict_neither(

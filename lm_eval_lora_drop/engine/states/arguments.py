@@ -33,7 +33,7 @@ _SIZES = (2, 3)
 _LENGTH = 5
 
 
-TESTED = ("4.57.1", "5.23.0")
+TESTED = ("4.57.1", "5.24.0")
 """The lowest and the newest version of Transformers that this project was tested with."""
 _CACHE_NAMES = ("cache", "past_key_values")
 
