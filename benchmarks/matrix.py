@@ -34,6 +34,7 @@ import torch
 
 from benchmarks.matrix_cases import Case, adapter_cases, family_cases, quantised_cases, request_cases
 from benchmarks.matrix_run import CRASH, HF_FAILS, LEFT_OUT, WRONG, quiet, run_case
+from benchmarks.newest import section_of
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
@@ -238,7 +239,8 @@ def main() -> None:
     if not args.table:
         run_all(cases, args.work, args.seconds)
     rows = read(args.work)
-    args.page.write_text(table(rows, cases))
+    # The other program's part of the page stays.
+    args.page.write_text(f"{table(rows, cases)}\n{section_of(args.page)}".rstrip() + "\n")
     bad = [key for key, row in rows.items() if any(o["what"] in (WRONG, CRASH) for o in row["outcomes"].values())]
     sys.exit(f"wrong or crashed: {', '.join(bad)}" if bad else 0)
 

@@ -205,8 +205,10 @@ def spread(lm, two):
         upper = {id(module) for top in above for module in top.modules()}
         for module in (*layers, *rest, base.get_input_embeddings()):
             device = torch.device(NAME, int(id(module) in upper))
-            add_hook_to_module(module, Hook(device, skip_keys=["past_key_values"]))
-        add_hook_to_module(base, Hook(torch.device(NAME, 0), io_same_device=True, skip_keys=["past_key_values"]))
+            add_hook_to_module(module, Hook(device, skip_keys=["cache", "past_key_values"]))
+        add_hook_to_module(
+            base, Hook(torch.device(NAME, 0), io_same_device=True, skip_keys=["cache", "past_key_values"])
+        )
     for module in lm.model.modules():
         place = int(id(module) in upper)
         for name, parameter in module._parameters.items():

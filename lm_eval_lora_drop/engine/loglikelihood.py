@@ -221,7 +221,7 @@ def score(
             route,
             _segments_of(route.segments[-1], [state for state, _ in picked]),
             input_ids=padded[torch.from_numpy(read_by[route.inputs])].to(lm.device),
-            past_key_values=prefix.cache(tree) if prefix else None,
+            cache=prefix.cache(tree) if prefix else None,
             use_cache=prefix is not None,
         )[:, 0]
         # (picked, vocabulary)

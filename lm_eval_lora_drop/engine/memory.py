@@ -14,6 +14,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from lm_eval_lora_drop.engine.decode import PREFILL_TOKENS
+from lm_eval_lora_drop.engine.states.arguments import accepted
 from lm_eval_lora_drop.engine.states.cache import columns_for, slots_for
 from lm_eval_lora_drop.harness.work import HarnessModel
 
@@ -38,7 +39,7 @@ class RowSize:
         cache = DynamicCache()
         ids = torch.zeros((1, 2), dtype=torch.long, device=lm.device)
         with torch.inference_mode():
-            logits = lm.model(input_ids=ids, past_key_values=cache, use_cache=True).logits
+            logits = lm.model(**accepted(lm, input_ids=ids, cache=cache, use_cache=True)).logits
         layers: list[Any] = list(cache.layers)
         states = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         # Logits are there twice: as computed, and in single precision.

@@ -6,7 +6,6 @@ it has said is sure to be cut, which gives the same text.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from transformers import GenerationConfig
 
+from lm_eval_lora_drop.engine.states.arguments import why_no_cache
 from lm_eval_lora_drop.harness.work import HarnessModel
 
 # What a greedy decoder can leave to its defaults; any other value in a model's generation config changes its outputs.
@@ -129,8 +129,6 @@ def why_not_rows(lm: HarnessModel) -> str | None:
     others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if others:
         return f"the model has layers of type {min(others)}"
-    if "past_key_values" not in inspect.signature(lm.model.get_base_model().forward).parameters:
-        return "the model keeps no keys and values"
     if getattr(config, "num_kv_shared_layers", None):
         return "layers of the model read each other's keys and values"
-    return None
+    return why_no_cache(lm)

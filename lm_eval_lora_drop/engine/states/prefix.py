@@ -67,7 +67,7 @@ class Prefix:
         route = self._tree.route(rows)
         # (states of layer 0, length)
         inputs = torch.tensor([tokens], device=lm.device).expand(len(route.inputs), -1)
-        forward(lm, branches, route, input_ids=inputs, past_key_values=self._states, use_cache=True, logits_to_keep=1)
+        forward(lm, branches, route, input_ids=inputs, cache=self._states, use_cache=True, logits_to_keep=1)
 
     def cache(self, tree: Tree, begins: Indices | None = None) -> DynamicCache:
         """A cache of `length` columns for the states of `tree`, each a copy of the prefix's state.
