@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, end_lm_eval_in_one_line
 from lm_eval_lora_drop.files import ROW_SUFFIXES, find_files, find_folder, read_rows
 
 JSON_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "list": list, "object": dict}
@@ -81,6 +81,7 @@ def load(
     """
     from datasets import Dataset, DatasetDict
 
+    end_lm_eval_in_one_line()
     if wmt_from not in ("hub", "sacrebleu"):
         raise ArgumentError(f"wmt_from must be 'hub' or 'sacrebleu', not {wmt_from!r}.")
     common = {"folder": folder, "hub": hub, "hub_config": hub_config, "hub_revision": hub_revision}

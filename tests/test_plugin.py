@@ -11,7 +11,7 @@ import pytest
 
 import lm_eval_lora_drop
 from lm_eval_lora_drop.files import package_folder
-from lm_eval_lora_drop.plugin import MODEL_TYPES
+from lm_eval_lora_drop.harness.hooks.registration import MODEL_TYPES
 from tests.recorded_runs import run_record, sweep_record, task_record
 
 STARTUP = Path(lm_eval_lora_drop.__file__).with_name("_startup.py")

@@ -25,7 +25,7 @@ from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models.args import LoraDropArgs, check_names
-from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness, say_once
+from lm_eval_lora_drop.models.base import LoraDropBase, check_against_tasks, log_with_the_harness, say_once
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.probe.run import ProbeResult, probe_boundary
@@ -65,6 +65,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         # With every product of LLM.int8 it says that it casts its input.
         say_once("bitsandbytes.autograd._functions")
         args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
+        check_against_tasks(args, model_args)
         self._adapter_files: adapter_files.AdapterFiles | None = None
         several: dict[str, adapter_files.AdapterFiles] = {}
         if pretrained is None or isinstance(pretrained, str):

@@ -29,7 +29,7 @@ from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.listeners import default_listeners
 from lm_eval_lora_drop.models import vllm_lora
 from lm_eval_lora_drop.models.args import LoraDropArgs
-from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness, sweep_folder
+from lm_eval_lora_drop.models.base import LoraDropBase, check_against_tasks, log_with_the_harness, sweep_folder
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.gathering import Together
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
@@ -82,6 +82,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         known = {*inspect.signature(VLLM.__init__).parameters, *inspect.signature(EngineArgs).parameters}
         args, rest = LoraDropArgs.take(model_args, known)
         _refuse_what_needs_hf(args)
+        check_against_tasks(args, model_args)
         if peft and lora_local_path and peft != lora_local_path:
             raise ArgumentError(
                 f"peft and lora_local_path both name the adapter, got {peft} and {lora_local_path}. Give one of them."

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import yaml
-
 from lm_eval_lora_drop.command_line import explain_parser
+
 from lm_eval_lora_drop.commands.main import main
 from tests.judge.runs import write_judged
 from tests.report.files import swept, write_run
