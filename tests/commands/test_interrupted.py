@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.harness.test_hooks import ARMED
 from tests.judge.runs import write_judged
 from tests.judge.servers import KEYS, VARIABLES, JudgeServer, Say, score_json
-from tests.test_plugin import ARMED
 from tests.toy import write_task
 
 ROOT = Path(__file__).parents[2]

@@ -1,9 +1,9 @@
 """Gives lm-eval our names without importing the package: model types as dotted targets, tasks as a folder.
 
 Releases of lm-eval after 0.4.13 read the entry points in `pyproject.toml`, for model types. For 0.4.13 the wheel
-carries a one-line `.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that waits for
-two modules of lm-eval and executes this file, by its path, for them. So a command that names nothing of ours imports
-nothing of ours, and nothing of ours can break it; this file imports the standard library only.
+carries a one-line `.pth` that executes `_startup.py` at interpreter start: it puts a finder on `sys.meta_path` that
+waits for two modules of lm-eval and executes this file, by its path, for them. So a command that names nothing of ours
+imports nothing of ours, and nothing of ours can break it; this file imports the standard library only.
 
 Whatever a run of our model types needs besides is armed when lm-eval looks one up (`models`, beside this file).
 """
