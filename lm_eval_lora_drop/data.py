@@ -147,7 +147,13 @@ def _from_hub(split: Split, hub: str, name: str, columns: Mapping[str, str]) -> 
 
     wanted = split.hub_split or name
     files = {wanted: split.hub_files} if split.hub_files else None
-    found = load_dataset(hub, name=split.hub_config, revision=split.hub_revision, data_files=files)
+    try:
+        found = load_dataset(hub, name=split.hub_config, revision=split.hub_revision, data_files=files)
+    except OSError as error:
+        raise ArgumentError(
+            f"{hub}, split {wanted}: cannot be read from the Hub ({error}). Check the connection, or give a copy: "
+            f"""--metadata '{{"data_dir": "path/to/{split.folder}"}}'."""
+        ) from error
     if wanted not in found:
         raise ArgumentError(f"{hub}: no split {wanted!r}; it has {', '.join(sorted(found))}. Is the revision right?")
     rows = found[wanted]

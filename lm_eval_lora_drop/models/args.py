@@ -68,6 +68,7 @@ class LoraDropArgs:
         rest = dict(model_args)
         ours = {name: rest.pop(name) for name in ARGUMENTS if name in rest}
         _refuse_unknown(rest, set(known))
+        _check_batch_size(rest.get("batch_size"))
         if "boundary" in ours and "layers" in ours:
             raise ArgumentError(
                 f"boundary and layers exclude each other, got boundary={shown(ours['boundary'])} and "
@@ -170,6 +171,8 @@ def _refuse_unknown(rest: Mapping[str, Any], known: set[str]) -> None:
         word = str(name).strip().lower().replace("-", "_")
         came = f"model_args has no argument {shown(name)!r} (got {shown(name)}={shown(value)})."
         near = difflib.get_close_matches(word[:40], [*ARGUMENTS, *sorted(known)], n=1, cutoff=0.8)
+        # Our own words, as the documentation uses them.
+        near = ["boundary"] if word == "k" else [f"sweep_{word}"] if f"sweep_{word}" in ARGUMENTS else near
         if near or word.startswith("sweep_"):
             raise ArgumentError(
                 came + (f" Did you mean {near[0]}?" if near else f" There are: {', '.join(ARGUMENTS)}.")
@@ -180,6 +183,13 @@ def _refuse_unknown(rest: Mapping[str, Any], known: set[str]) -> None:
                 f"model_args: {shown(name)!r} came without a value. A comma separates model_args; to name the filter "
                 f"of a metric, write sweep_metric=<metric>:<filter>."
             )
+
+
+def _check_batch_size(given: Any) -> None:
+    """The engine takes rows by it, and would take none of 0."""
+    batch = "1" if given is None else shown(as_integer(given))
+    if not re.fullmatch(r"auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8}", batch):
+        raise ArgumentError(f"batch_size must be an integer of at least 1, auto or auto:N, got {batch}.")
 
 
 def parse_families(value: Any, size: Any = None) -> tuple[str, ...]:
