@@ -166,7 +166,13 @@ def test_everything_of_ours_and_what_only_we_need_broken(commands, stock, tmp_pa
 
 
 def test_nothing_broken(commands, stock):
-    assert_as_without_us(commands(FEW), stock, FEW)
+    wrong = ["run", "--model", "dummy", "--tasks", "lora_drop_samsum", "--metadata", "data_dir=/nope"]
+    found = commands(FEW, wrong=wrong)
+    assert_as_without_us(found, stock, FEW)
+    # A task of ours that cannot be loaded ends in one line under any model type.
+    assert found["wrong"]["status"] == 1
+    assert "Traceback" not in found["wrong"]["err"]
+    assert re.fullmatch(r"lm_eval: .*/nope.*", found["wrong"]["err"].rstrip().split("\n")[-1])
 
 
 def test_the_file_that_registers_our_names_broken_costs_one_warning(commands, stock, tmp_path):
