@@ -17,9 +17,9 @@ NAME = PACKAGE.name
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 # From the top of the house to the ground; rooms on one floor do not know each other.
 FLOORS = [
-    ["commands", "plugin"],
+    ["commands", "harness"],
     ["study"],
-    ["api", "command_line"],
+    ["api"],
     ["models"],
     ["listeners", "publishing"],
     ["report"],
@@ -45,7 +45,8 @@ BACKEND_FREE = [
     ),
     *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "state", "search", "cache_guard", "gathering")),
     PACKAGE / "models" / "searching" / "measure.py",
-    *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors", "plugin", "command_line")),
+    *sorted((PACKAGE / "harness").rglob("*.py")),
+    *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors")),
 ]
 MOST_FILES = 12
 MOST_LINES = 400

@@ -68,7 +68,7 @@ class LoraDropArgs:
         rest = dict(model_args)
         ours = {name: rest.pop(name) for name in ARGUMENTS if name in rest}
         _refuse_unknown(rest, set(known))
-        _refuse_for_the_backend(rest)
+        _check_batch_size(rest.get("batch_size"))
         if "boundary" in ours and "layers" in ours:
             raise ArgumentError(
                 f"boundary and layers exclude each other, got boundary={shown(ours['boundary'])} and "
@@ -132,45 +132,6 @@ class LoraDropArgs:
 ARGUMENTS = ("boundary", "layers", *(field.name for field in fields(LoraDropArgs) if field.name != "spec"))
 
 
-_OTHER_WORDS = {
-    "boundary": ("k", "boundary_layer", "lora_boundary", "boundary_k", "cut", "num_kept", "bottom_k", "keep_bottom"),
-    "layers": ("layer", "keep", "kept", "keep_layers", "kept_layers", "lora_layers", "layer_set"),
-    "sweep_limit": ("limit", "n", "num_docs", "num_documents", "documents", "validation_limit", "validation_size"),
-    "sweep_metric": ("metric", "metrics", "optimize", "optimise"),
-    "sweep_boundaries": ("boundaries", "candidates", "ks", "sweep"),
-    "sweep_family": ("family", "families"),
-    "sweep_size": ("size",),
-    "sweep_strategy": ("strategy", "racing"),
-    "sweep_select": ("select", "selection", "one_se"),
-    "sweep_jointly": ("jointly", "joint", "sweep_joint", "together"),
-    "sweep_seed": ("seed",),
-    "sweep_engine": ("engine",),
-    "sweep_dir": ("dir", "output_dir", "journal"),
-    "sweep_log": ("log", "wandb", "trackio"),
-    "merge": ("merged", "merge_lora"),
-    "peft": (
-        *(
-            "adapter",
-            "adapters",
-            "adapter_path",
-            "adapter_name",
-            "adapter_dir",
-            "adapter_model",
-            "adapter_name_or_path",
-        ),
-        *("lora", "lora_path", "lora_adapter", "lora_model", "lora_name", "lora_dir", "lora_weights"),
-        *("peft_path", "peft_model", "peft_model_id", "peft_adapter", "peft_name"),
-    ),
-    "pretrained": (
-        *("model", "model_name", "model_path", "model_id", "model_name_or_path", "pretrained_model", "checkpoint"),
-        *("base", "base_model", "basemodel", "base_model_name_or_path", "pretrained_model_name_or_path"),
-    ),
-}
-"""What people write for our arguments, and for those of the harness that ours need."""
-_MEANT = {word: name for name, words in _OTHER_WORDS.items() for word in words}
-_DTYPES = ("auto", "bfloat16", "float16", "float32", "float64", "half", "float", "double")
-
-
 def check_names(model_args: Mapping[str, Any]) -> None:
     """Refuse model_args that name no base model or no adapter.
 
@@ -209,9 +170,9 @@ def _refuse_unknown(rest: Mapping[str, Any], known: set[str]) -> None:
             continue
         word = str(name).strip().lower().replace("-", "_")
         came = f"model_args has no argument {shown(name)!r} (got {shown(name)}={shown(value)})."
-        if word in _MEANT:
-            raise ArgumentError(f"{came} Did you mean {_MEANT[word]}?")
         near = difflib.get_close_matches(word[:40], [*ARGUMENTS, *sorted(known)], n=1, cutoff=0.8)
+        # Our own words, as the documentation uses them.
+        near = ["boundary"] if word == "k" else [f"sweep_{word}"] if f"sweep_{word}" in ARGUMENTS else near
         if near or word.startswith("sweep_"):
             raise ArgumentError(
                 came + (f" Did you mean {near[0]}?" if near else f" There are: {', '.join(ARGUMENTS)}.")
@@ -224,17 +185,8 @@ def _refuse_unknown(rest: Mapping[str, Any], known: set[str]) -> None:
             )
 
 
-def _refuse_for_the_backend(rest: Mapping[str, Any]) -> None:
-    """What the harness's own class would fail on, minutes later and in its own words."""
-    if rest.get("backend") == "seq2seq":
-        raise ArgumentError(
-            "backend must be default or causal, got seq2seq, which loads an encoder-decoder model: boundaries count "
-            "the layers of a decoder-only model. Leave backend out, or evaluate with --model hf."
-        )
-    dtype = rest.get("dtype", "auto")
-    if isinstance(dtype, str | int | float) and str(shown(dtype)).removeprefix("torch.") not in _DTYPES:
-        _word("dtype", shown(dtype), _DTYPES)
-    given = rest.get("batch_size")
+def _check_batch_size(given: Any) -> None:
+    """The engine takes rows by it, and would take none of 0."""
     batch = "1" if given is None else shown(as_integer(given))
     if not re.fullmatch(r"auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8}", batch):
         raise ArgumentError(f"batch_size must be an integer of at least 1, auto or auto:N, got {batch}.")

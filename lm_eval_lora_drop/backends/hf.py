@@ -18,7 +18,7 @@ from peft import PeftModel
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends.args import LoraDropArgs, check_names
-from lm_eval_lora_drop.backends.base import LoraDropBase, log_with_the_harness, say_once
+from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, log_with_the_harness, say_once
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
@@ -65,6 +65,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         # With every product of LLM.int8 it says that it casts its input.
         say_once("bitsandbytes.autograd._functions")
         args, rest = LoraDropArgs.take(model_args, known=inspect.signature(HFLM.__init__).parameters)
+        check_against_tasks(args, model_args)
         self._adapter_files: adapter_files.AdapterFiles | None = None
         several: dict[str, adapter_files.AdapterFiles] = {}
         if pretrained is None or isinstance(pretrained, str):

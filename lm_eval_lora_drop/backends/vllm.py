@@ -27,7 +27,7 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends import vllm_lora
 from lm_eval_lora_drop.backends.args import LoraDropArgs
-from lm_eval_lora_drop.backends.base import LoraDropBase, log_with_the_harness, sweep_folder
+from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, log_with_the_harness, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.gathering import Together
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
@@ -82,6 +82,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         known = {*inspect.signature(VLLM.__init__).parameters, *inspect.signature(EngineArgs).parameters}
         args, rest = LoraDropArgs.take(model_args, known)
         _refuse_what_needs_hf(args)
+        check_against_tasks(args, model_args)
         if peft and lora_local_path and peft != lora_local_path:
             raise ArgumentError(
                 f"peft and lora_local_path both name the adapter, got {peft} and {lora_local_path}. Give one of them."
