@@ -1,6 +1,6 @@
 """Which layers of my LoRA adapter do I need? A plugin for EleutherAI's lm-evaluation-harness.
 
-The harness finds the model types and the tasks by itself (see `plugin`). In Python and in notebooks:
+The harness finds the model types and the tasks by itself (see `harness.hooks`). In Python and in notebooks:
 
     import lm_eval_lora_drop as lora_drop
 

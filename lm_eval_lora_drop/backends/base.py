@@ -11,6 +11,7 @@ It knows no torch. A backend says how layers are kept and how a sweep runs (the 
 from __future__ import annotations
 
 import abc
+import difflib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,11 @@ from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.backends.cache_guard import CacheGuard
 from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.backends.state import Decision, RunState
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, on_interrupt
+from lm_eval_lora_drop.files import is_folder, user_path
+from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
-from lm_eval_lora_drop.options import LoraDropArgs, answer_changing
+from lm_eval_lora_drop.options import LoraDropArgs, answer_changing, without_effect
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
@@ -36,10 +39,12 @@ from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
+from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import check_jointly
+from lm_eval_lora_drop.text import shown
 from lm_eval_lora_drop.variant import Variant
 
 log = logging.getLogger(__name__)
@@ -81,6 +86,48 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
 
 
+def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> None:
+    """Check the arguments against the tasks of the running `simple_evaluate`, before the model is loaded.
+
+    Warns of arguments of a sweep where none runs. A metric that a task computes in code is checked by its sweep; so is
+    everything outside `simple_evaluate`.
+
+    Raises:
+        ArgumentError: no such `data_dir`, or a `sweep_metric` that a task's own file does not list.
+    """
+    if unused := without_effect(model_args, args):
+        log.warning(
+            "%s has no effect: %s is fixed, so no sweep runs. Leave it out, or give boundary=auto.",
+            ", ".join(unused),
+            args.spec,
+        )
+    evaluation = running_evaluation()
+    if evaluation is None:
+        return
+    names = [task for task in evaluation.tasks if isinstance(task, str)]
+    folder = evaluation.metadata.get("data_dir")
+    # Other people's tasks may mean something else by it.
+    ours = any(name.startswith("lora_drop") for name in names)
+    if ours and folder is not None and not is_folder(user_path(str(folder), "data_dir")):
+        raise ArgumentError(
+            f"data_dir must be a folder with the benchmark's files, got {shown(folder)}, which is not a directory. "
+            "Correct the path, or leave data_dir out to read the benchmark from the Hub."
+        )
+    wanted = (args.sweep_metric or REFERENCE_LOGLIKELIHOOD).partition(",")[0].strip()
+    if args.spec.kind != "auto" or wanted == REFERENCE_LOGLIKELIHOOD:
+        return
+    manager = evaluation.manager or task_manager(names)
+    for task in evaluation.tasks:
+        listed = listed_metrics(manager, task)
+        if listed and wanted not in listed:
+            near = difflib.get_close_matches(wanted, listed, n=1)
+            hint = f" Did you mean sweep_metric={near[0]}?" if near else ""
+            raise ArgumentError(
+                f"sweep_metric must name a metric of task {shown(task)}, got {shown(wanted)!r}. There are: "
+                f"{', '.join(listed)}.{hint}"
+            )
+
+
 def sweep_folder(args: LoraDropArgs) -> Path:
     """Where journals and figures of sweeps lie."""
     return args.sweep_dir or user_cache_path("lm-eval-lora-drop", appauthor=False) / "sweeps"
@@ -116,6 +163,11 @@ class LoraDropBase(abc.ABC):
         check_before_loading(args, self.shape)
         self.args = args
         self._state = RunState()
+        on_interrupt(
+            f"Finished answers of a sweep are kept under {sweep_folder(args)}; run the same command to resume."
+            if args.spec.needs_validation
+            else "No sweep was running; with --use_cache FILE the answers of a run are kept."
+        )
 
     # The harness's three request types.
 

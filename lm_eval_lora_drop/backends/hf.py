@@ -17,7 +17,7 @@ from peft import PeftModel
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.backends.base import LoraDropBase, say_once
+from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, say_once
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
@@ -70,6 +70,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         # With every product of LLM.int8 it says that it casts its input.
         say_once("bitsandbytes.autograd._functions")
         args, rest = parse_model_args(model_args, known=HF_ARGUMENTS)
+        check_against_tasks(args, model_args)
         self._adapter_files: adapter_files.AdapterFiles | None = None
         several: dict[str, adapter_files.AdapterFiles] = {}
         if pretrained is None or isinstance(pretrained, str):

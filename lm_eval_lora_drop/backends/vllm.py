@@ -26,7 +26,7 @@ from vllm.platforms import current_platform
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends import vllm_lora
-from lm_eval_lora_drop.backends.base import LoraDropBase, sweep_folder
+from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.gathering import Together
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
@@ -84,6 +84,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         known = {*inspect.signature(VLLM.__init__).parameters, *inspect.signature(EngineArgs).parameters}
         args, rest = parse_model_args(model_args, known)
         _refuse_what_needs_hf(args)
+        check_against_tasks(args, model_args)
         if peft and lora_local_path and peft != lora_local_path:
             raise ArgumentError(
                 f"peft and lora_local_path both name the adapter, got {peft} and {lora_local_path}. Give one of them."

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lm_eval_lora_drop import __version__
-from lm_eval_lora_drop.errors import LoraDropError
+from lm_eval_lora_drop.errors import INTERRUPTED, LoraDropError
 from lm_eval_lora_drop.text import visible
 
 COMMANDS: tuple[str, ...] = (
@@ -30,9 +30,6 @@ COMMANDS: tuple[str, ...] = (
 )
 """Modules with `add_parser(subparsers)`; they import what is heavy only when their command runs. A command that can be
 interrupted and goes on sets `kept`, a sentence on what is there for the next time."""
-
-INTERRUPTED = 130
-"""128 and the number of SIGINT, as shells report it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

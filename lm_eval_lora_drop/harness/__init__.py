@@ -1,1 +1,1 @@
-"""Everything that knows lm-eval beyond its public model and task classes."""
+"""lm-eval, as far as this package knows more of it than its public model and task classes."""

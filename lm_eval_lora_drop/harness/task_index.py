@@ -1,9 +1,12 @@
-"""lm-eval's `TaskManager`, without the harness's own tasks where none is asked for: to index those takes seconds."""
+"""lm-eval's `TaskManager`, without its own tasks where none is asked for: to index those takes seconds. And the tasks
+that a running evaluation was asked for."""
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ def _manager(folders: tuple[str, ...], metadata: Mapping[str, Any] | None, *, wi
     stamps = tuple((str(path), path.stat().st_mtime_ns) for path in files)
     key = (folders, stamps, json.dumps(metadata, sort_keys=True, default=repr), with_harness)
     if key not in _made:
-        # With the harness's tasks ours come too (plugin.py). Ours first: a later folder overrides an earlier one.
+        # With the harness's tasks ours come too (harness/hooks). Ours first: a later folder overrides an earlier one.
         paths = [*folders] if with_harness else [str(package_folder("tasks")), *folders]
         _made[key] = TaskManager(
             include_path=paths or None,
@@ -42,3 +45,41 @@ def _manager(folders: tuple[str, ...], metadata: Mapping[str, Any] | None, *, wi
             metadata=None if metadata is None else {**metadata},
         )
     return _made[key]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a call of `lm_eval.simple_evaluate` was given."""
+
+    tasks: Sequence[Any]
+    manager: Any
+    metadata: Mapping[str, Any]
+
+
+def running_evaluation() -> Evaluation | None:
+    """The call of `simple_evaluate` that is running, None outside of one.
+
+    lm-eval (0.4.13) builds the model before it loads the tasks and tells the model nothing of them, so that what does
+    not fit a task would be found after minutes of loading weights. The call's arguments are public; its frame has them.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "simple_evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
+            given = frame.f_locals
+            return Evaluation(given.get("tasks") or (), given.get("task_manager"), given.get("metadata") or {})
+        frame = frame.f_back
+    return None
+
+
+def listed_metrics(manager: Any, task: Any) -> list[str]:
+    """The metrics that a task's own file lists; none where it computes them in code or is given as an object."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    entry = manager.task_index.get(task) if isinstance(task, str) else None
+    path = getattr(entry, "yaml_path", None)
+    try:
+        data = task if isinstance(task, dict) else {} if path is None else load_yaml(path, resolve_func=False)
+    except Exception:  # noqa: BLE001  lm-eval loads it next, and says what is wrong with it
+        return []
+    listed = data.get("metric_list") if isinstance(data, dict) else None
+    return [str(one["metric"]) for one in listed if isinstance(one, dict) and "metric" in one] if listed else []

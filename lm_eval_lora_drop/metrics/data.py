@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, end_lm_eval_in_one_line
 from lm_eval_lora_drop.files import ROW_SUFFIXES, find_files, find_folder, read_rows
 
 JSON_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "list": list, "object": dict}
@@ -81,6 +81,7 @@ def load(
     """
     from datasets import Dataset, DatasetDict
 
+    end_lm_eval_in_one_line()
     if wmt_from not in ("hub", "sacrebleu"):
         raise ArgumentError(f"wmt_from must be 'hub' or 'sacrebleu', not {wmt_from!r}.")
     common = {"folder": folder, "hub": hub, "hub_config": hub_config, "hub_revision": hub_revision}
@@ -146,7 +147,13 @@ def _from_hub(split: Split, hub: str, name: str, columns: Mapping[str, str]) -> 
 
     wanted = split.hub_split or name
     files = {wanted: split.hub_files} if split.hub_files else None
-    found = load_dataset(hub, name=split.hub_config, revision=split.hub_revision, data_files=files)
+    try:
+        found = load_dataset(hub, name=split.hub_config, revision=split.hub_revision, data_files=files)
+    except OSError as error:
+        raise ArgumentError(
+            f"{hub}, split {wanted}: cannot be read from the Hub ({error}). Check the connection, or give a copy: "
+            f"""--metadata '{{"data_dir": "path/to/{split.folder}"}}'."""
+        ) from error
     if wanted not in found:
         raise ArgumentError(f"{hub}: no split {wanted!r}; it has {', '.join(sorted(found))}. Is the revision right?")
     rows = found[wanted]

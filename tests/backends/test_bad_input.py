@@ -3,16 +3,19 @@
 import json
 import shutil
 
+import lm_eval
 import peft
 import pytest
 import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from testing.tiny import make_adapter, make_base
+from testing.toy import write_task
 
 
 @pytest.fixture
@@ -153,3 +156,30 @@ def test_the_name_of_the_folder_does_not_change_the_fingerprint(tiny_base, tiny_
     (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 3}))
     prints = [start(tiny_base, a, boundary=1)._parts["adapter"]["fingerprint"] for a in (tiny_adapter, twin, other)]
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize(
+    ("model_args", "metadata", "message"),
+    [
+        ({"sweep_metric": "exact_mach"}, {}, "sweep_metric .*toy.*got 'exact_mach'. .*Did you mean .*exact_match"),
+        ({}, {"data_dir": "/nope"}, "data_dir must be a folder .*/nope"),
+        ({"boundary": 2}, {"data_dir": "/nope"}, "data_dir must be a folder .*/nope"),
+    ],
+)
+def test_what_does_not_fit_the_tasks(tiny_base, tiny_adapter, loading_fails, tmp_path, model_args, metadata, message):
+    """lm-eval builds the model before it loads the tasks, and tells it nothing of them."""
+    write_task(tmp_path, "lora_drop_toy", {"test": [{"question": "?", "answer": "a"}]})
+    given = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), **model_args}
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    with pytest.raises(ArgumentError, match=message):
+        lm_eval.simple_evaluate(
+            "hf-lora-drop", given, tasks=["lora_drop_toy"], task_manager=manager, metadata=metadata, device="cpu"
+        )
+
+
+def test_a_metric_of_the_task_passes(tiny_base, tiny_adapter, loading_fails, tmp_path):
+    write_task(tmp_path, "lora_drop_toy", {"test": [{"question": "?", "answer": "a"}]})
+    given = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "sweep_metric": "exact_match"}
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    with pytest.raises(AssertionError, match="was loaded"):
+        lm_eval.simple_evaluate("hf-lora-drop", given, tasks=["lora_drop_toy"], task_manager=manager, device="cpu")

@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -120,7 +119,8 @@ def run(words: list[str], folder: Path) -> tuple[int, str, float]:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
-            traceback.print_exc()
+            code = 1
+            sys.excepthook(*sys.exc_info())
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

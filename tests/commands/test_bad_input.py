@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from lm_eval_lora_drop.commands.main import main
-from lm_eval_lora_drop.harness.hooks.command_line import explain_parser
 from testing.judged_runs import write_judged
 from testing.run_files import swept, write_run
 
@@ -100,44 +99,3 @@ def test_judges(said, tmp_path):
     (tmp_path / "key.json").write_text(json.dumps({"sheet": "s"}))
     told = said("judge", "collect", tmp_path / "key.json", tmp_path / "key.json")
     assert told.startswith(f"{tmp_path / 'key.json'} must be key.json of `lora-drop judge sheet`, with ")
-
-
-@pytest.mark.parametrize(
-    ("message", "line"),
-    [
-        (
-            "argument --seed: invalid functools.partial(<function f at 0x7f>, 3) value: 'x'",
-            "lm_eval: --seed cannot be 'x'. See lm_eval run --help.\n",
-        ),
-        (
-            "argument --num_fewshot/-f: invalid int value: 'x'",
-            "lm_eval: --num_fewshot cannot be 'x'. See lm_eval run --help.\n",
-        ),
-        (
-            "argument --gen_kwargs: expected `key=value`, got 'x'",
-            "lm_eval: argument --gen_kwargs: expected `key=value`, got 'x'. See lm_eval run --help.\n",
-        ),
-        (
-            "argument --model_args/-a: expected `key=value`, got '1'",
-            "lm_eval: a comma separates model_args, none can stand inside layers, got layers=0,1,2. Write "
-            "layers=0+1+2.\n",
-        ),
-    ],
-)
-def test_options_of_the_harness(message, line, monkeypatch, capsys):
-    """What its parser says, in a line; under other model types it says it as it always did."""
-
-    class TheirsError(Exception):
-        pass
-
-    def error(text):
-        raise TheirsError(text)
-
-    words = ["lm_eval", "--model", "hf-lora-drop", "--model_args", "pretrained=b,layers=0,1,2"]
-    monkeypatch.setattr("sys.argv", words)
-    with pytest.raises(SystemExit) as end:
-        explain_parser(error)(message)
-    assert (end.value.code, capsys.readouterr().err) == (2, line)
-    monkeypatch.setattr("sys.argv", ["lm_eval", "--model", "hf"])
-    with pytest.raises(TheirsError, match="argument"):
-        explain_parser(error)(message)

@@ -16,7 +16,7 @@ import yaml
 from testing.judge_servers import KEYS, VARIABLES, JudgeServer, Say, score_json
 from testing.judged_runs import write_judged
 from testing.toy import write_task
-from tests.harness.test_plugin import ARMED
+from tests.harness.test_hooks import ARMED
 
 ROOT = Path(__file__).parents[2]
 # Only the test's own tasks are listed: the harness's thousands are not what is tried here.
@@ -91,8 +91,8 @@ def test_a_sweep_under_lm_eval_goes_on_from_its_journal(lm_eval, tmp_path):
     first = lm_eval(model_args)
     until(lambda: len(answered()) >= 10, first)
     said = interrupted(first)
-    assert said.startswith("lm_eval: interrupted. The journal under ")
-    assert said.endswith("has what the sweep answered: the same command goes on from there.")
+    kept = f"Finished answers of a sweep are kept under {tmp_path / 'sweeps'}"
+    assert said == f"lm_eval: interrupted. {kept}; run the same command to resume."
     before = answered()
     assert 10 <= len(before) < 120
     second = lm_eval(model_args)
@@ -105,14 +105,16 @@ def test_a_sweep_under_lm_eval_goes_on_from_its_journal(lm_eval, tmp_path):
     assert set(pairs.values()) == {1}
 
 
-def test_lm_eval_before_its_first_answer(lm_eval):
-    kill = "    os.kill(os.getpid(), signal.SIGINT)\n"
-    program = LM_EVAL.replace("TaskIndex.build = ", f"import os, signal\ndef stop(*_, **__):\n{kill}TaskIndex.build = ")
-    program = program.replace("staticmethod(lambda paths, **named: ", "staticmethod(lambda paths, **named: stop() or ")
-    process = lm_eval("boundary=2", program)
+def test_lm_eval_while_the_model_is_loaded(lm_eval):
+    stop = """
+from lm_eval.models.huggingface import HFLM
+HFLM._create_model = lambda *_, **__: __import__("os").kill(__import__("os").getpid(), 2)
+"""
+    process = lm_eval("boundary=2", stop + LM_EVAL)
     _, said = process.communicate()
     assert process.returncode == 130, said
-    assert said == "lm_eval: interrupted. No sweep was running; with --use_cache FILE the answers of a run are kept.\n"
+    assert "Traceback" not in said
+    assert said.endswith("\nlm_eval: interrupted. Nothing had begun.\n")
 
 
 def test_lora_drop_while_it_starts():

@@ -1,11 +1,9 @@
 """Which tasks a manager knows, and that the harness's own are indexed only where one of them is asked for."""
 
 import os
-import sys
 
 import pytest
 import yaml
-from lm_eval.__main__ import cli_evaluate
 from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.harness.task_index import _made, task_manager
@@ -83,25 +81,3 @@ def test_a_link_to_nowhere_among_the_user_s_files_is_passed_over(tmp_path):
     folder = own_task(tmp_path / "tasks", "mine")
     (folder / "gone.yaml").symlink_to(tmp_path / "nowhere")
     assert "mine" in task_manager(["mine"], folder).all_subtasks
-
-
-@pytest.mark.parametrize(
-    ("model", "tasks", "made"),
-    [
-        ("hf-lora-drop", "lora_drop_demo", [False]),
-        ("hf-lora-drop", "lora_drop_demo,lora_drop_samsum", [False]),
-        ("hf-lora-drop", "lora_drop_demo,mmlu", [False, True]),
-        # Another model type's command is left as it is.
-        ("dummy", "no_such_task", [True]),
-    ],
-)
-def test_the_command_line_too(indexed, monkeypatch, capsys, model, tasks, made):
-    words = ["--model", model, "--tasks", tasks]
-    if model != "dummy":
-        words += ["--model_args", "pretrained=/nonexistent,peft=/nonexistent"]
-    monkeypatch.setattr(sys, "argv", ["lm_eval", "run", *words])
-    with pytest.raises((SystemExit, ValueError)):
-        cli_evaluate()
-    assert indexed == made
-    if model != "dummy":
-        assert "/nonexistent" in capsys.readouterr().err

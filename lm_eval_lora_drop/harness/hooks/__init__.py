@@ -1,1 +1,1 @@
-"""What reaches into lm-eval's command line: registration, our last screen, one-line errors."""
+"""How lm-eval finds this package. Nothing here is imported by the rest of it."""

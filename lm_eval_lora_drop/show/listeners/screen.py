@@ -1,8 +1,8 @@
 """The last thing on the screen of `lm_eval run`: what was kept, its scores, the verdict, where everything lies.
 
 Works from the results dictionary of the harness alone, so it needs no model and says the same of a file that is read
-again. `harness.hooks` calls `show_run` after the harness has printed its own table; `simple_evaluate` called from
-Python prints nothing.
+again. `harness.hooks.models` has it printed after lm-eval's own tables; a call of `simple_evaluate` in Python prints
+nothing.
 """
 
 from __future__ import annotations
@@ -35,24 +35,29 @@ class Places:
     figures: Mapping[str, Path]
 
 
-def show_run(results: Mapping[str, Any], tracker: Any, console: Console | None = None) -> None:
-    """Print the screen of one run to standard output, if it was one of ours; the figures are drawn into
-    `--output_path`.
+def render_run(results: Mapping[str, Any], tracker: Any) -> str:
+    """The screen of one run as text for standard output, empty if it was none of ours; arguments as of `show_run`."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with console.capture() as captured:
+        show_run(results, tracker, console)
+    return captured.get()
+
+
+def show_run(results: Mapping[str, Any], tracker: Any, console: Console) -> None:
+    """Print the screen of one run, if it was one of ours; the figures are drawn into `--output_path`.
 
     Args:
         results: what `simple_evaluate` returned.
         tracker: the `EvaluationTracker` that has just saved them.
-        console: where to, for tests.
+        console: where to.
     """
-    from rich.console import Console
-
     record = from_config(results.get("config") or {}, "the results of this run")
     if record is None or not record.tasks:
         return
     file = results_file(tracker)
     places = Places(file, _figures(record, file))
-    if console is None:
-        console = Console(highlight=False)
     # A wide terminal would tear label and number apart.
     console.width = min(console.width, WIDTH)
     print_answers(console, answers(results, record), record, places)

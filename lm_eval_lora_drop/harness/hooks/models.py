@@ -1,0 +1,87 @@
+"""Where lm-eval's registry finds our model types, by dotted target. A run of one is armed when it is looked up.
+
+Then, and for no other model type, errors of ours and Ctrl-C end `lm_eval` in one line (`errors`), and the last thing it
+prints is our screen (`show.listeners.screen`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import logging
+import sys
+from typing import Any
+
+import lm_eval
+
+from lm_eval_lora_drop.errors import ArgumentError, end_lm_eval_in_one_line, on_interrupt
+
+log = logging.getLogger("lm_eval.lora_drop")
+
+_BACKENDS = {"LoraDropLM": "lm_eval_lora_drop.backends.hf", "VllmLoraDropLM": "lm_eval_lora_drop.backends.vllm"}
+_OURS = "__lora_drop__"
+
+
+def __getattr__(name: str) -> Any:
+    """The model class `name`.
+
+    Raises:
+        ArgumentError: this lm-eval is not supported, or vLLM is not installed.
+    """
+    if name not in _BACKENDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    end_lm_eval_in_one_line()
+    on_interrupt("Nothing had begun.")
+    if not lm_eval.__version__.startswith("0.4."):
+        raise _not_supported()
+    _show_screen_at_the_end()
+    try:
+        return getattr(importlib.import_module(_BACKENDS[name]), name)
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "lm_eval":
+            raise _not_supported() from error
+        if missing == "vllm":
+            raise ArgumentError(
+                f"--model vllm-lora-drop needs vLLM, which cannot be imported ({error}). Install it with pip install "
+                "vllm, or use --model hf-lora-drop."
+            ) from error
+        raise
+
+
+def _not_supported() -> ArgumentError:
+    return ArgumentError(
+        f"lm-eval {lm_eval.__version__} is not supported yet by lm-eval-lora-drop, so its model types cannot run. "
+        "Install a release that is: pip install 'lm-eval>=0.4.13,<0.5'"
+    )
+
+
+def _show_screen_at_the_end() -> None:
+    """Have the command `lm_eval` print our screen after everything else it prints.
+
+    The results are handed to `EvaluationTracker.save_results_aggregated` alone, with or without `--output_path`, on the
+    first process only. The tables are printed after that, and nothing of lm-eval is called after them: the screen is
+    made at once, while threads may still be started, and printed when the process ends.
+    """
+    if "lm_eval._cli" not in sys.modules:  # `simple_evaluate` in Python prints nothing
+        return
+    from lm_eval.loggers.evaluation_tracker import EvaluationTracker
+
+    save = EvaluationTracker.save_results_aggregated
+    if hasattr(save, _OURS):
+        return
+
+    @functools.wraps(save)
+    def save_and_show(self: Any, results: Any, *rest: Any, **named: Any) -> Any:
+        outcome = save(self, results, *rest, **named)
+        try:
+            from lm_eval_lora_drop.show.listeners.screen import render_run
+
+            atexit.register(print, render_run(results, self), end="")
+        except Exception as error:  # noqa: BLE001  samples are still to be saved
+            log.warning("The summary of this run cannot be shown (%r); its results are saved as usual.", error)
+        return outcome
+
+    setattr(save_and_show, _OURS, True)
+    EvaluationTracker.save_results_aggregated = save_and_show
