@@ -28,7 +28,6 @@ import torch
 from torch import nn
 from torch.utils.benchmark import Timer
 
-from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
@@ -38,6 +37,7 @@ from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.statistics.significance import mean_test
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.candidates import make_candidates
+from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.variant import Variant
 
 

@@ -24,7 +24,6 @@ from platformdirs import user_cache_path
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.backends.cache_guard import CacheGuard
-from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.errors import ArgumentError, on_interrupt
 from lm_eval_lora_drop.files import is_folder, user_path
@@ -40,6 +39,7 @@ from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, R
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
 from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD
+from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded
