@@ -19,6 +19,7 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.metrics.hotpotqa import mean_of_given
 
 Floats = NDArray[np.float64]
 
@@ -41,6 +42,7 @@ def _ratio(totals: Floats) -> Floats:
 _ADDITIVE: dict[Any, tuple[Callable[[Any], Sequence[float]], Callable[[Floats], Floats]]] = {
     harness.mean: (_value_and_one, _ratio),
     harness.nanmean: (_value_and_one, _ratio),
+    mean_of_given: (_value_and_one, _ratio),
     harness.perplexity: (_value_and_one, lambda totals: np.exp(-_ratio(totals))),
     harness.weighted_perplexity: (_pair, lambda totals: np.exp(-_ratio(totals))),
     harness.bits_per_byte: (_pair, lambda totals: -_ratio(totals) / np.log(2)),
@@ -93,7 +95,7 @@ class Aggregation:
     @property
     def is_mean(self) -> bool:
         """Whether a score is the plain mean of its documents' numbers."""
-        return self.function in (harness.mean, harness.nanmean)
+        return self.function in (harness.mean, harness.nanmean, mean_of_given)
 
     @property
     def is_additive(self) -> bool:
@@ -160,17 +162,7 @@ def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
 
 
 def score_range(values: Sequence[Floats]) -> float:
-    """The largest difference that two scores of one document are taken to have.
-
-    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the two scales that the harness's bounded
-    metrics use. Else, as with log-likelihoods or the pseudo-values of a corpus metric, twice the spread of all that
-    were seen.
-    """
+    """The largest difference that two scores of one document are taken to have where no range is declared: twice the
+    spread of all that were seen."""
     seen = np.concatenate([row[np.isfinite(row)] for row in values])
-    if not seen.size:
-        return 1.0
-    low, high = float(seen.min()), float(seen.max())
-    for top in (1.0, 100.0):
-        if low >= 0.0 and high <= top:
-            return top
-    return 2.0 * (high - low)
+    return 2.0 * float(np.ptp(seen)) if seen.size else 0.0

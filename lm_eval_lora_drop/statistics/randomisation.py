@@ -119,8 +119,9 @@ def step_down(
     tolerance = TIE_TOLERANCE * np.abs(changed).sum(axis=0)
     shares = np.empty_like(drawn)
     for column in range(comparisons):
-        ordered = np.sort(drawn[:, column])
-        shares[:, column] = 1 - np.searchsorted(ordered, drawn[:, column] - tolerance[column]) / len(drawn)
+        rows = drawn[:, column].argsort()
+        ordered = drawn[rows, column]
+        shares[rows, column] = 1 - np.searchsorted(ordered, ordered - tolerance[column]) / len(drawn)
     observed = shares[0] if len(changed) <= every_exchange_up_to(draws) else shares[-1]
     reached = np.maximum(p_values, observed)
     order = np.argsort(reached, kind="stable")

@@ -25,6 +25,8 @@ from lm_eval_lora_drop.statistics.clusters import Codes, cluster_sums
 Floats = NDArray[np.float64]
 
 LEVEL = 0.05
+_DRAWS_PER_CANDIDATE = 100
+"""The smallest p-value of that many draws, times the candidates, is a fifth of `LEVEL`."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def mean_tests(
         draws, seed: of the randomisation, where not every exchange is tried.
     """
     units, weights = _units(candidates - reference[:, None], clusters)
+    if len(units.T) > 1:
+        draws = max(draws, _DRAWS_PER_CANDIDATE * len(units.T))
     marginal, names = _p_values(units, weights, draws, seed)
     adjusted = randomisation.step_down(units, np.array(marginal), draws=draws, seed=seed)
     level = intervals.joint_level(units, alpha)

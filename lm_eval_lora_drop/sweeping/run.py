@@ -80,6 +80,7 @@ def run_sweep(
             full=settings.family.full,
             seed=settings.seed,
             settings=settings.racing,
+            bounds=scorer.metric.range,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
             hopeless=in_step(peers, lambda: _hopeless(reference, table))[0],
         )
@@ -291,6 +292,7 @@ def _record(
         ordered=settings.family.ordered,
         places=places_of(in_the_end),
         clusters=clusters,
+        worst=scorer.metric.worst,
     )
     chosen, full = in_the_end[choice.chosen], settings.family.full
     gain = None
