@@ -62,10 +62,12 @@ class RetirementRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RacingRecord:
-    """How careful the race was, the documents seen after each round, and who was given up."""
+    """How careful the race was, the documents seen after each round, and who was given up. `guaranteed`: whether the
+    range of the scores was known, on which the error rate rests."""
 
     error_rate: float
     tolerance: float
+    guaranteed: bool
     rounds: tuple[int, ...]
     retired: tuple[RetirementRecord, ...] = ()
 

@@ -49,6 +49,11 @@ _ADDITIVE: dict[Any, tuple[Callable[[Any], Sequence[float]], Callable[[Floats], 
 }
 
 
+def has_value(item: Any) -> bool:
+    """Whether a document's item counts in a score: not where it is None, or a judged text without a verdict."""
+    return item is not None and not (isinstance(item, list | tuple) and len(item) == 1 and item[0] is None)
+
+
 @dataclass(frozen=True)
 class Aggregation:
     """`function` takes the items of documents to one score.
@@ -142,11 +147,11 @@ class Aggregation:
 
         For a mean these are the items. For any other aggregation they are the jackknife's pseudo-values, `N` times the
         score less `N - 1` times the score without the document (Tukey, 1958; Efron & Tibshirani, 1993, An Introduction
-        to the Bootstrap, chapter 11): what each document adds to a corpus score. NaN where an item is None.
+        to the Bootstrap, chapter 11): what each document adds to a corpus score. NaN where it has no value.
         """
         if self.is_mean:
             return np.array([np.nan if item is None else float(item) for item in items], dtype=np.float64)
-        scored = [index for index, item in enumerate(items) if item is not None]
+        scored = [index for index, item in enumerate(items) if has_value(item)]
         n = len(scored)
         values = np.full(len(items), np.nan)
         if n >= 2:
@@ -161,8 +166,17 @@ def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).multinomial(documents, shares, size=resamples)
 
 
-def score_range(values: Sequence[Floats]) -> float:
-    """The largest difference that two scores of one document are taken to have where no range is declared: twice the
-    spread of all that were seen."""
-    seen = np.concatenate([row[np.isfinite(row)] for row in values])
-    return 2.0 * float(np.ptp(seen)) if seen.size else 0.0
+def assumed_range(values: Floats) -> float:
+    """The largest difference that two scores of one document are taken to have where no range is declared.
+
+    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the scales of most metrics. Else twice the
+    spread of all that were seen. An assumption: later scores may lie outside.
+    """
+    seen = values[np.isfinite(values)]
+    if not seen.size:
+        return 1.0
+    low, high = float(seen.min()), float(seen.max())
+    for top in (1.0, 100.0):
+        if low >= 0.0 and high <= top:
+            return top
+    return 2.0 * (high - low)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_lora_drop.statistics.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, has_value
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at, draw_cluster_counts, mean_stderr
 
 
@@ -42,7 +42,7 @@ def paired_difference(
         sign: 1 where higher is better, -1 where lower is.
         clusters: `(documents,)`, which documents belong together; None: each stands alone.
     """
-    both = [place for place, (a, b) in enumerate(zip(first, second, strict=True)) if a is not None and b is not None]
+    both = [place for place, (a, b) in enumerate(zip(first, second, strict=True)) if has_value(a) and has_value(b)]
     n = len(both)
     if n == 0:
         return Difference(math.nan, math.nan, 0)

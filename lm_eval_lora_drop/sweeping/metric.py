@@ -52,7 +52,8 @@ _UNIT = (0.0, 1.0)
 RANGES = {
     **dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"), _UNIT),
     **dict.fromkeys(("contains_em", "em", "f1", "one_word", "json_valid", "schema_valid", "field_f1"), _UNIT),
-    **dict.fromkeys(("rouge_l", "rouge_1", "rouge_2", "gpt_score"), (0.0, 100.0)),
+    **dict.fromkeys(("cut_off", "empty", "unread"), _UNIT),
+    **dict.fromkeys(("rouge_l", "rouge_1", "rouge_2"), (0.0, 100.0)),
 }
 """Per document, of lm-eval's own metrics and those of this package's tasks that are means of bounded scores."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, has_value
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums, codes_at
 from lm_eval_lora_drop.variant import Keep, Variant
 
@@ -126,7 +126,7 @@ def reads_documents(select: str, rows: Sequence[Sequence[Any]]) -> bool:
     """Whether the choice depends on more than the scores: a paired rule, or candidates scored on different documents."""
     if select.endswith("one_se"):
         return True
-    return len({tuple(item is None for item in row) for row in rows}) > 1
+    return len({tuple(map(has_value, row)) for row in rows}) > 1
 
 
 def contributions(rows: Sequence[Sequence[Any]], aggregation: Aggregation, sign: int) -> Floats:
@@ -149,7 +149,7 @@ def comparable(
     own counts as `worst`, the worst that the metric allows (higher is better); where that is not known, as far below
     the worst value of all candidates as the best one is above it. Documents that nobody has a value on are left out.
     """
-    there = np.array([[item is not None for item in row] for row in rows])
+    there = np.array([[has_value(item) for item in row] for row in rows])
     read = there.any(axis=0)
     if not (there != read).any() and read.all():
         return values, scores, counts, clusters
