@@ -79,7 +79,17 @@ class RecordedSweep:
         carried = [index for index, row in enumerate(sweep.candidates) if row.retired_after is None]
         candidates = tuple(variants[index] for index in carried)
         rule = parse_bounded(sweep.select)
-        within = Within.of(rule, sweep, record.also, record.candidate_parameters, record.num_layers) if rule else None
+        within = None
+        if rule is not None:
+            within = Within.of(
+                rule,
+                sweep,
+                record.also,
+                record.candidate_parameters,
+                record.num_layers,
+                sign=metric.sign,
+                clusters=cluster_codes(clusters) if clusters else None,
+            )
         return cls(
             candidates=candidates,
             items=tuple(sweep.candidates[index].items for index in carried),

@@ -116,7 +116,9 @@ def choose(
             "has a score. Choose another metric."
         )
     # What each document contributes costs a slow aggregation a call a document.
-    values = contributions(rows, aggregation, sign) if reads_documents(select, rows) else np.zeros((len(rows), documents))
+    values = (
+        contributions(rows, aggregation, sign) if reads_documents(select, rows) else np.zeros((len(rows), documents))
+    )
     values, scores, counts, clusters = comparable(rows, values, scores, counts, clusters, worst)
     chosen, best = choose_rows(select, values, scores, counts, ordered=ordered, places=places, clusters=clusters)
     return Choice(int(chosen[0]), int(best[0]))

@@ -129,7 +129,9 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     for index, test in zip(others, tests, strict=True):
         both = known[index] & known[row]
         mine, whole = (
-            float(recorded.aggregation.resample(recorded.items[one], both[None].astype(np.int64))[0]) if both.any() else math.nan
+            float(recorded.aggregation.resample(recorded.items[one], both[None].astype(np.int64))[0])
+            if both.any()
+            else math.nan
             for one in (index, row)
         )
         low, high = test.interval

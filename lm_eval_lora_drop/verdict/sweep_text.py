@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.sweeping.trust import Gain
 
 
-ONE_SIDED = 1.645
-"""Standard errors below a difference at the lower end of its one-sided 95 % interval."""
-
-
 def sweep_table(task: TaskRecord) -> str:
     """A line per candidate, in their order, then sentences about the choice, what so many documents can show, and the
     warnings.
@@ -136,20 +132,18 @@ def bound_sentences(task: TaskRecord) -> list[str]:
             said.append(f"{text}, being the {of} itself.")
             continue
         value, stderr = bound.difference.difference, bound.difference.stderr
-        text += ", judged by the scores as they stand"
-        if value is None or stderr is None or bound.limit is None or bound.reference is None:
-            said.append(f"{text}; nothing is said about how sure that is.")
+        if bound.lower is None:
+            said.append(f"{text}; how sure that is cannot be computed.")
             continue
-        low, allowed = value - ONE_SIDED * stderr, -abs(bound.reference - bound.limit)
-        sure = (
-            "which clears the bound even at the lower end of its 95 % interval (one-sided, for this candidate alone)"
-            if low >= allowed
-            else "so that these documents do not show that the bound is kept on new ones"
+        low = number(bound.lower, decimals)
+        limits = f"{low} is the lower limit for all candidates together (95 %, one-sided)"
+        risk = (
+            "so the bound is shown to hold on documents like these"
+            if bound.shown
+            else "so these documents do not show that the bound holds on new ones; "
+            "sweep_select=smallest_confident:SHARE takes only what they show"
         )
-        if not bound.met:
-            sure = "on these documents"
-        shown = with_error(value, stderr, decimals, sign=True)
-        said.append(f"{text}. The paired difference to the {of} is {shown}, {sure}.")
+        said.append(f"{text}. {limits}, {risk}.")
     return said
 
 
