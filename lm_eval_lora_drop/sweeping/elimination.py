@@ -80,7 +80,7 @@ def wealth(history: RaceHistory, *, total: int, tolerance: float, largest: float
     before = np.arange(seen)
     sums = np.cumsum(values, axis=1) - values
     squares = np.cumsum(values**2, axis=1) - values**2
-    met = np.cumsum(known, axis=1) - known
+    met: NDArray[np.int64] = np.cumsum(known, axis=1) - known
     spread = np.sqrt(np.maximum(squares - sums**2 / np.maximum(met, 1), 0.0))
     left = total - before
     paths = []

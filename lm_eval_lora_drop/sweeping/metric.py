@@ -72,7 +72,7 @@ def score_range(task: Any, name: str) -> tuple[float, float] | None:
     ends = given if isinstance(given, Sequence) and not isinstance(given, str) else ()
     if len(ends) != 2 or not all(_is_number(end) for end in ends) or not ends[0] < ends[1]:
         raise ArgumentError(
-            f"task {task.task_name}: metadata.range must be [LOW, HIGH], the least and the largest score of a document, "
+            f"task {task.task_name}: metadata.range must be [LOW, HIGH], the range of a document's score, "
             f"got {given!r}. Write range: [0, 1], or range: {{{name}: [0, 1]}}."
         )
     return float(ends[0]), float(ends[1])
@@ -87,8 +87,8 @@ def missing_value(task: Any, name: str) -> float | None:
     given = _of_metric(task, "missing", name)
     if given is not None and not _is_number(given):
         raise ArgumentError(
-            f"task {task.task_name}: metadata.missing must be the score of a document without one, got {given!r}. Write "
-            f"missing: 0, or missing: {{{name}: 0}}."
+            f"task {task.task_name}: metadata.missing must be the score of a document without one, got {given!r}. "
+            f"Write missing: 0, or missing: {{{name}: 0}}."
         )
     return None if given is None else float(given)
 

@@ -133,8 +133,8 @@ class Race:
         """The race so far. A candidate that lacks a value where another one has it is neither judged nor anybody's
         rival: nothing is known of what it would score."""
         values = np.full((len(rows), documents), np.nan)
-        for row, seen in zip(values, rows, strict=True):
-            row[: len(seen)] = seen
+        for place, seen in enumerate(rows):
+            values[place, : len(seen)] = seen
         met = np.arange(documents) < np.array([len(seen) for seen in rows])[:, None]
         read = np.isfinite(values).any(axis=0)
         whole = ~(met & read & np.isnan(values)).any(axis=1)

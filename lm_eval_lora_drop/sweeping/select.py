@@ -108,7 +108,7 @@ def choose(
         ArgumentError: no candidate has a score.
     """
     documents = len(rows[0])
-    counts = np.ones((1, documents), dtype=np.int64)
+    counts: NDArray[np.integer[Any]] = np.ones((1, documents), dtype=np.int64)
     scores = sign * np.array([[aggregation.score(row) for row in rows]])
     if not np.isfinite(scores).any():
         raise ArgumentError(
@@ -125,7 +125,7 @@ def choose(
 
 
 def reads_documents(select: str, rows: Sequence[Sequence[Any]]) -> bool:
-    """Whether the choice depends on more than the scores: a paired rule, or candidates scored on different documents."""
+    """Whether a choice needs more than scores: a paired rule does, and candidates scored on different documents."""
     if select.endswith("one_se"):
         return True
     return len({tuple(map(has_value, row)) for row in rows}) > 1

@@ -131,7 +131,6 @@ def bound_sentences(task: TaskRecord) -> list[str]:
         if bound.difference is None:
             said.append(f"{text}, being the {of} itself.")
             continue
-        value, stderr = bound.difference.difference, bound.difference.stderr
         if bound.lower is None:
             said.append(f"{text}; how sure that is cannot be computed.")
             continue
@@ -154,6 +153,9 @@ def planning(task: TaskRecord) -> str | None:
     record does not say how much they differ: one document, one candidate, an aggregation of the user's own.
     """
     # As in `_gain`: whoever only reads a file need not wait for lm-eval's import.
+    import numpy as np
+
+    from lm_eval_lora_drop.statistics.clusters import codes_at
     from lm_eval_lora_drop.statistics.power import detectable_difference, sentence, variation
     from lm_eval_lora_drop.sweeping.recorded import RecordedSweep
 
@@ -167,14 +169,19 @@ def planning(task: TaskRecord) -> str | None:
         return None
     values = recorded.values
     chosen = recorded.candidates.index(recorded.chosen)
-    other = chosen if chosen != whole else max(others, key=lambda row: float(values[row].mean()))
-    known = variation(values[whole], values[other], recorded.codes)
+    other = chosen if chosen != whole else max(others, key=lambda row: float(np.nanmean(values[row])))
+    both = np.isfinite(values[whole]) & np.isfinite(values[other])
+    codes = codes_at(recorded.codes, np.flatnonzero(both).tolist())
+    if not len(codes) or codes.max() < 1:
+        return None
+    known = variation(values[whole][both], values[other][both], codes)
     if not known.spread > 0:
         return None
-    found = detectable_difference(recorded.documents, known)
+    documents = int(both.sum())
+    found = detectable_difference(documents, known)
     # One digit, as it is shown: nobody plans for a difference of 0.0617.
-    example = float(f"{(known.unit or known.spread) / 10 if found is None else found / 2:.0e}")
-    return sentence(recorded.documents, known, example)
+    example = float(f"{known.size / 10 if found is None else found / 2:.0e}")
+    return sentence(documents, known, example)
 
 
 def verdict(task: TaskRecord) -> str:
@@ -196,7 +203,19 @@ def verdict(task: TaskRecord) -> str:
     documents = _documents(task.sweep)
     if kept == _reference(task, task.sweep):
         return f"{what}: on {documents} the rule prefers no {'other candidate' if kept.adapter else 'smaller part'}."
-    return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}."
+    return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}.{_fewer_values(task, task.sweep)}"
+
+
+def _fewer_values(task: TaskRecord, sweep: SweepRecord) -> str:
+    """What has to be said of a choice that has a value on fewer documents than full."""
+    reference = _reference(task, sweep)
+    chosen, full = sweep.candidate(sweep.chosen), sweep.candidate(str(reference)) if reference else None
+    if chosen is None or full is None or chosen.documents >= full.documents:
+        return ""
+    return (
+        f" Caution: it has a value on {chosen.documents} documents, full on {full.documents}; the comparison "
+        "leaves out the others, where it may have failed."
+    )
 
 
 def _clusters(task: TaskRecord) -> int | None:
@@ -268,5 +287,7 @@ def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
         "not distinguishable": "not distinguishable from the whole adapter",
         "cannot tell": "too few documents to tell it from the whole adapter",
     }[gain.evidence.value]
+    if gain.evidence.value == "cannot tell" and not gain.documents:
+        return f"no document of the {documents} has a value under it and the whole adapter: they cannot be compared"
     value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
     return f"{said} on {documents} ({value}; 95 % interval over all candidates {low} to {high})"

@@ -10,10 +10,10 @@ A bound holds where the score on the task (without @TASK: the optimised one) is 
 direction and either sign, and whatever a bound is held against keeps it: 0.99 of an accuracy of 0.80 is 0.792, of an
 error rate of 0.20 it is 0.202, of a log-likelihood of -1.5 it is -1.515.
 
-`smallest` and `best` take scores as they stand (point estimates, never smoothed), so that the choice may break its bound
-on new documents; `BoundRecord.lower` says by how much. `smallest_confident` adds to each score the distance to its
-lower limit: that of the paired difference to the reference, from the intervals of `compare` for all candidates
-together, less what the reference's own score leaves open. It keeps the full adapter unless the documents show the bound.
+`smallest` and `best` take scores as they stand (point estimates, never smoothed), so the choice may break its bound on
+new documents; `BoundRecord.lower` says by how much. `smallest_confident` adds to each score the distance to its lower
+limit: that of the paired difference to the reference, from the intervals of `compare` for all candidates together, less
+what the reference's own score leaves open. Unless the documents show the bound, full is kept.
 """
 
 from __future__ import annotations
