@@ -184,10 +184,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def numbers(values: Sequence[Any]) -> Floats | None:
     """Per-document values as floats (true is 1), or None where one is no finite number."""
-    if not all(isinstance(value, bool | int | float) for value in values):
+    array = numbers_or_missing(values)
+    return array if array is not None and np.isfinite(array).all() else None
+
+
+def numbers_or_missing(values: Sequence[Any]) -> Floats | None:
+    """Per-document values as floats (true is 1; NaN where a document has none), or None where one is no number."""
+    if not all(value is None or isinstance(value, bool | int | float) for value in values):
         return None
-    array = np.asarray(values, dtype=np.float64)
-    return array if np.isfinite(array).all() else None
+    array = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return None if np.isinf(array).any() else array
 
 
 def is_binary(values: Floats) -> bool:
