@@ -71,7 +71,8 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
     """Win rate of the first system and agreement between raters, per criterion and overall.
 
     Win rates count a pair's raters one by one; the sign test is of the pairs, each decided by the majority of its
-    raters, since votes on one pair are not independent. `agreement` is Krippendorff's alpha (nominal), None with a single rater.
+    raters, since votes on one pair are not independent.
+    `agreement` is Krippendorff's alpha (nominal), None with a single rater.
 
     Raises:
         ArgumentError: no key, a sheet of another key or without its columns or rows, a value that is none of 1, 2,
