@@ -15,7 +15,7 @@ import numpy as np
 from tabulate import tabulate
 
 from lm_eval_lora_drop.statistics.clusters import cluster_codes, mean_stderr
-from lm_eval_lora_drop.statistics.paired import simultaneous_band
+from lm_eval_lora_drop.statistics.significance import mean_tests
 
 CANDIDATES = 8
 SHAPES = {"20 of 5": [5] * 20, "50 of 2": [2] * 50, "40 of 1 to 9": [1, 3, 5, 9] * 10, "8 of 12": [12] * 8}
@@ -33,8 +33,8 @@ def simulated(sizes: list[int], binary: bool, sweeps: int, seed: int) -> list[fl
             values = (values > 0).astype(float)
         means.append((values[1] - values[0]).mean())
         for column, given in enumerate((codes, alone)):
-            band = simultaneous_band(values, values[0], resamples=999, seed=sweep, clusters=given)
-            missed[column] += bool(np.any((band.low > 0) | (band.high < 0)))
+            tests = mean_tests(values[1:].T, values[0], draws=999, seed=sweep, clusters=given)
+            missed[column] += any(test.p_value < 0.05 for test in tests)
             errors[column] += mean_stderr(values[1] - values[0], given)
     return [*(missed / sweeps), *(errors / sweeps / np.std(means))]
 

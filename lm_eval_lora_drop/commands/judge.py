@@ -170,7 +170,8 @@ def _collect(args: argparse.Namespace) -> int:
         print(f"  {name}: {_rate(row)}, agreement {alpha}" + (f", {row['missing']} missing" if row["missing"] else ""))
     if found["raters"] > 1:
         print(
-            "The intervals take the raters' votes as independent, which votes on one pair are not: they are too narrow."
+            "The intervals take the raters' votes as independent, which votes on one pair are not: too narrow. "
+            "The sign test is of pairs, each decided by the majority of its raters."
         )
     write_json(args.json, found)
     return 0

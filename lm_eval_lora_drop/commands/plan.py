@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import add_json, command, natural, warn, write_json
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.rounding import duration_text, number, percent, significant
+from lm_eval_lora_drop.rounding import duration_text, percent, significant
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.record.schema import TaskRecord
@@ -207,7 +207,7 @@ def _pairs(args: argparse.Namespace) -> list[Pilot]:
 
 
 def _table(pilot: Pilot, args: argparse.Namespace) -> dict[str, Any]:
-    from lm_eval_lora_drop.statistics.power import detectable_difference, documents_needed, duration
+    from lm_eval_lora_drop.statistics.power import assumed, detectable_difference, documents_needed, duration
 
     known = pilot.known
     sizes = args.documents or sorted({*_SIZES, *([known.documents] if known.documents else [])})
@@ -222,8 +222,10 @@ def _table(pilot: Pilot, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "pilot": pilot.name,
         "documents": known.documents,
+        "changed": known.changed,
         "discordance": known.discordance,
         "spread": known.spread,
+        "assumed": assumed(known),
         "candidates": pilot.candidates,
         "pairs_per_second": pilot.pairs_per_second,
         "shown": [
@@ -250,14 +252,11 @@ def _render(plan: dict[str, Any], power: float) -> str:
         return [*cells, duration_text(row["seconds"])] if timed else cells
 
     seen = "" if plan["documents"] is None else f", on {plan['documents']} documents"
-    how = f"standard deviation of the differences {significant(plan['spread'])}"
-    if plan["discordance"] is not None:
-        how = f"{number(100 * plan['discordance'], 1)} % of the documents change"
     tables = [
         (f"What so many documents show (p < .05 in {percent(power)} of such cases):", plan["shown"]),
         ("What a difference takes:", plan["needed"]),
     ]
-    parts = [f"{plan['pilot']}{seen}: {how}"]
+    parts = [f"{plan['pilot']}{seen}: {plan['assumed']}"]
     for title, rows in tables:
         parts.append(f"{title}\n\n{tabulate([line(row) for row in rows], heads, disable_numparse=True)}")
     return "\n\n".join(parts)

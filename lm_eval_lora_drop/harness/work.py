@@ -29,11 +29,20 @@ class AdapterShape:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """One metric of a task, behind one of the task's filters."""
+    """One metric of a task, behind one of the task's filters. `range`: between which values a document's score lies,
+    None where nobody has declared it."""
 
     name: str
     filter: str
     higher_is_better: bool
+    range: tuple[float, float] | None = None
+
+    @property
+    def worst(self) -> float | None:
+        """The worst value of a document, signed so that higher is better; None where the range is not known."""
+        if self.range is None:
+            return None
+        return self.range[0] if self.higher_is_better else -self.range[1]
 
     def better(self, value: float, other: float) -> bool:
         """Whether `value` is strictly better than `other`."""

@@ -156,7 +156,9 @@ def compare(panel: Panel, pairs: Sequence[Pair], cache: Cache) -> Comparison:
         by_judge[judge.name] = Preference(choices, flips, complete)
     columns = zip(*(preference.choices for preference in by_judge.values()), strict=True)
     flips, complete = (sum(getattr(p, name) for p in by_judge.values()) for name in ("flips", "both_orders"))
-    return Comparison(panel, by_judge, Preference([_majority(column) for column in columns], flips, complete), answers)
+    return Comparison(
+        panel, by_judge, Preference([majority_of(column) for column in columns], flips, complete), answers
+    )
 
 
 def both_orders(pairs: Sequence[Pair], judge: Judge) -> list[Question]:
@@ -171,7 +173,7 @@ def _choice(forth: str | None, back: str | None) -> int | None:
     return votes[0] if votes[0] == votes[1] else 0
 
 
-def _majority(column: Sequence[int | None]) -> int | None:
+def majority_of(column: Sequence[int | None]) -> int | None:
     """The sign of the judges' votes; an even split is a tie."""
     votes = [vote for vote in column if vote is not None]
     return (sum(votes) > 0) - (sum(votes) < 0) if votes else None

@@ -20,7 +20,7 @@ import jinja2
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_text, write_atomically
-from lm_eval_lora_drop.judge.pairwise import Pair, rates
+from lm_eval_lora_drop.judge.pairwise import Pair, majority_of, rates
 from lm_eval_lora_drop.judge.score import agreement, json_number
 
 CRITERIA = {
@@ -70,7 +70,9 @@ def write_sheets(pairs: Sequence[Pair], labels: tuple[str, str], folder: Path, n
 def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
     """Win rate of the first system and agreement between raters, per criterion and overall.
 
-    A pair's raters are counted one by one; `agreement` is Krippendorff's alpha (nominal), None with a single rater.
+    Win rates count a pair's raters one by one; the sign test is of the pairs, each decided by the majority of its
+    raters, since votes on one pair are not independent.
+    `agreement` is Krippendorff's alpha (nominal), None with a single rater.
 
     Raises:
         ArgumentError: no key, a sheet of another key or without its columns or rows, a value that is none of 1, 2,
@@ -92,8 +94,10 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
     for column in COLUMNS:
         votes = [[rater.get(pair, {}).get(column) for pair in swapped] for rater in raters]
         flat = [vote for row in votes for vote in row if vote is not None]
+        majority = [majority_of(column) for column in zip(*votes, strict=True)]
         found["criteria"][column] = {
             **rates(flat.count(1), flat.count(-1), flat.count(0)),
+            "sign_test_p": rates(*(majority.count(vote) for vote in (1, -1, 0)))["sign_test_p"],
             "missing": len(raters) * len(swapped) - len(flat),
             "agreement": json_number(agreement(votes, "nominal")),
         }

@@ -106,7 +106,7 @@ def parse_sweep_boundaries(value: object) -> tuple[int, ...]:
 def _select(value: Any) -> str:
     """A rule of choice; one with bounds as it was typed (`sweep.tradeoffs.bounds` reads it)."""
     given = text("sweep_select", value)
-    if given in SELECTIONS or re.match(r"smallest(:|$)|best:", given):
+    if given in SELECTIONS or re.match(r"smallest(_confident)?(:|$)|best:", given):
         return given
     hint = did_you_mean(given, SELECTIONS, option="sweep_select", otherwise="With a bound: smallest:0.99.")
     raise ArgumentError(f"sweep_select must be one of {', '.join(SELECTIONS)}, or a bound, got {shown(given)!r}.{hint}")
@@ -140,7 +140,12 @@ Layers = Annotated[VariantSpec | None, Reads(parse_layers, "a variant (0-14+20, 
 Candidates = Annotated[CandidateSpec, Reads(parse_candidates, "names of sets joined by +, or @FILE")]
 Boundaries = Annotated[tuple[int, ...] | None, Reads(parse_sweep_boundaries, "integers and ranges joined by +")]
 Metric = Annotated[str | None, Reads(_metric, "METRIC or METRIC:FILTER")]
-Select = Annotated[str | None, Reads(_select, f"{', '.join(SELECTIONS)}, smallest:SHARE[@TASK] or best:SHARE@TASK")]
+Select = Annotated[
+    str | None,
+    Reads(
+        _select, f"{', '.join(SELECTIONS)}, smallest:SHARE[@TASK], smallest_confident:SHARE[@TASK] or best:SHARE@TASK"
+    ),
+]
 Jointly = Annotated[Literal["mean", "worst"] | None, Reads(words={True: "mean", False: None})]
 Also = Annotated[tuple[AlsoSpec, ...], Reads(parse_also, "TASK[:METRIC[:FILTER]] joined by +")]
 _AUTO = Annotated[str, Meta(pattern=r"\A(auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8})\Z")]

@@ -62,10 +62,12 @@ class RetirementRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RacingRecord:
-    """How careful the race was, the documents seen after each round, and who was given up."""
+    """How careful the race was, the documents seen after each round, and who was given up. `guaranteed`: whether the
+    range of the scores was known, on which the error rate rests."""
 
     error_rate: float
     tolerance: float
+    guaranteed: bool
     rounds: tuple[int, ...]
     retired: tuple[RetirementRecord, ...] = ()
 
@@ -95,8 +97,9 @@ class BoundRecord:
     """A bound of `sweep_select` and how the chosen candidate stands to it, on `task` (None: the optimised one).
 
     `score` is the chosen one's, `reference` that of the whole adapter or the base model (`of`), `limit` the worst that
-    is within the bound: `share` of the reference. `met` compares these numbers as they stand; `difference` to the
-    reference says how sure that is (None where the chosen one is the reference).
+    is within the bound: `share` of the reference. `met` compares these numbers as they stand. `lower` is the lower
+    limit of the score against this bound, for all candidates together at 95 %, and `shown` says that it is within the
+    bound too. `difference` to the reference is None where the chosen one is the reference.
     """
 
     share: float
@@ -106,6 +109,8 @@ class BoundRecord:
     reference: float | None
     limit: float | None
     met: bool
+    lower: float | None = None
+    shown: bool = False
     difference: DifferenceRecord | None = None
 
 

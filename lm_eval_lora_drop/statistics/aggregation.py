@@ -19,6 +19,7 @@ from lm_eval.api.registry import AGGREGATION_REGISTRY
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.metrics.hotpotqa import mean_of_given
 
 Floats = NDArray[np.float64]
 
@@ -41,10 +42,16 @@ def _ratio(totals: Floats) -> Floats:
 _ADDITIVE: dict[Any, tuple[Callable[[Any], Sequence[float]], Callable[[Floats], Floats]]] = {
     harness.mean: (_value_and_one, _ratio),
     harness.nanmean: (_value_and_one, _ratio),
+    mean_of_given: (_value_and_one, _ratio),
     harness.perplexity: (_value_and_one, lambda totals: np.exp(-_ratio(totals))),
     harness.weighted_perplexity: (_pair, lambda totals: np.exp(-_ratio(totals))),
     harness.bits_per_byte: (_pair, lambda totals: -_ratio(totals) / np.log(2)),
 }
+
+
+def has_value(item: Any) -> bool:
+    """Whether a document's item counts in a score: not where it is None, or a judged text without a verdict."""
+    return item is not None and not (isinstance(item, list | tuple) and len(item) == 1 and item[0] is None)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Aggregation:
     @property
     def is_mean(self) -> bool:
         """Whether a score is the plain mean of its documents' numbers."""
-        return self.function in (harness.mean, harness.nanmean)
+        return self.function in (harness.mean, harness.nanmean, mean_of_given)
 
     @property
     def is_additive(self) -> bool:
@@ -140,11 +147,11 @@ class Aggregation:
 
         For a mean these are the items. For any other aggregation they are the jackknife's pseudo-values, `N` times the
         score less `N - 1` times the score without the document (Tukey, 1958; Efron & Tibshirani, 1993, An Introduction
-        to the Bootstrap, chapter 11): what each document adds to a corpus score. NaN where an item is None.
+        to the Bootstrap, chapter 11): what each document adds to a corpus score. NaN where it has no value.
         """
         if self.is_mean:
             return np.array([np.nan if item is None else float(item) for item in items], dtype=np.float64)
-        scored = [index for index, item in enumerate(items) if item is not None]
+        scored = [index for index, item in enumerate(items) if has_value(item)]
         n = len(scored)
         values = np.full(len(items), np.nan)
         if n >= 2:
@@ -159,14 +166,13 @@ def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).multinomial(documents, shares, size=resamples)
 
 
-def score_range(values: Sequence[Floats]) -> float:
-    """The largest difference that two scores of one document are taken to have.
+def assumed_range(values: Floats) -> float:
+    """The largest difference that two scores of one document are taken to have where no range is declared.
 
-    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the two scales that the harness's bounded
-    metrics use. Else, as with log-likelihoods or the pseudo-values of a corpus metric, twice the spread of all that
-    were seen.
+    1 where all scores seen lie in 0..1 and 100 where they lie in 0..100: the scales of most metrics. Else twice the
+    spread of all that were seen. An assumption: later scores may lie outside.
     """
-    seen = np.concatenate([row[np.isfinite(row)] for row in values])
+    seen = values[np.isfinite(values)]
     if not seen.size:
         return 1.0
     low, high = float(seen.min()), float(seen.max())

@@ -20,7 +20,7 @@ from sacrebleu.metrics.ter import TER
 
 from lm_eval_lora_drop.statistics import intervals, randomisation
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums
-from lm_eval_lora_drop.statistics.significance import LEVEL, PairedTest, span
+from lm_eval_lora_drop.statistics.significance import LEVEL, PairedTest, skewed_p_values, span
 
 Floats = NDArray[np.float64]
 
@@ -83,15 +83,19 @@ def corpus_test(
 
     test = randomisation.totals_test(score, left, right, draws=draws, seed=seed)
     one, two = (float(score(side.sum(axis=0)[None])[0]) for side in (left, right))
-    interval = _interval(score, left, right)
+    differences, largest = _pseudo_differences(score, left, right)
+    # Pseudo-values of whole clusters: their mean is the difference of the scores, however large each cluster is.
+    interval = intervals.mean_interval(differences, span=largest, alpha=LEVEL)
+    p_value = max(test.p_value, float(skewed_p_values(differences[:, None], np.ones((len(left), 1)))[0]))
     metric.corpus_score(["a"], [["a"]])  # the signature knows the number of references only after a score
     alone = (weights == 1).all()
     return PairedTest(
         difference=two - one,
-        interval=intervals.agreeing(interval, two - one, test.p_value, alpha=LEVEL),
-        p_value=test.p_value,
+        interval=intervals.agreeing(interval, two - one, p_value, alpha=LEVEL),
+        p_value=p_value,
         method=f"paired randomisation{'' if alone else ' of clusters'}, {test}, {type(metric).__name__} "
         f"{metric.get_signature()}",
+        compared=len(left),
     )
 
 
@@ -114,21 +118,20 @@ def pseudo_values(metric: Any, hypotheses: Sequence[str], references: Sequence[s
     return np.asarray(values + (whole - values.mean()), dtype=np.float64)
 
 
-def _interval(score: Callable[[Floats], Floats], left: Floats, right: Floats) -> tuple[float, float]:
+def _pseudo_differences(score: Callable[[Floats], Floats], left: Floats, right: Floats) -> tuple[Floats, float]:
+    """`(units,)` differences of the jackknife's pseudo-values, and the largest that a unit can have."""
     units = len(left)
     if units < 2:
-        return (math.nan, math.nan)
+        return np.zeros(units), 0.0
     differing = (left != right).any(axis=1)
     sides = []
     for side in (left, right):
         total = side.sum(axis=0)
         sides.append(units * score(total[None])[0] - (units - 1) * score(total - side))
-    largest = span(np.concatenate(sides))
     differences = np.where(differing, sides[1] - sides[0], 0.0)
     if differing.any():
         # Equal documents are no difference, and the mean over all is the difference of the scores; the little that is
         # missing to that is shared out among the documents that differ.
         whole = score(right.sum(axis=0)[None])[0] - score(left.sum(axis=0)[None])[0]
         differences[differing] += (units * whole - differences.sum()) / differing.sum()
-    # Pseudo-values of whole clusters: their mean is the difference of the scores, however large each cluster is.
-    return intervals.mean_interval(differences, span=largest, alpha=LEVEL)
+    return differences, span(np.concatenate(sides))

@@ -16,6 +16,7 @@ Coverage, by simulation: docs/statistics.md.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from lm_eval_lora_drop.statistics.randomisation import TIE_TOLERANCE, snapped
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
+_NORMALS = 9_999
 _ANGLES = np.linspace(0.0, math.pi / 2, 17)
 """The critical value is split between share and mean as its sine and cosine."""
 
@@ -57,8 +59,26 @@ def tango(gained: int, lost: int, documents: int, *, alpha: float = 0.05) -> Int
     return low, high
 
 
+def joint_level(differences: Floats, alpha: float, *, seed: int = 0) -> float:
+    """At which level single intervals of the means of `differences`, `(units, candidates)`, miss in `alpha` of samples
+    for any of them: that of the largest of normal variables correlated as the differences are (Hothorn, Bretz &
+    Westfall, 2008, Biometrical Journal 50, 346-363). Between `alpha` over their number (Bonferroni) and `alpha`."""
+    candidates = differences.shape[1]
+    if candidates < 2:
+        return alpha
+    centred = differences - differences.mean(axis=0)
+    norms = np.sqrt(np.square(centred).sum(axis=0))
+    scaled = centred / np.where(norms > 0, norms, 1.0)
+    correlation = scaled.T @ scaled
+    np.fill_diagonal(correlation, 1.0)  # what never differs counts as independent of the others
+    values, vectors = np.linalg.eigh(correlation)
+    normals = np.random.default_rng(seed).standard_normal((_NORMALS, candidates))
+    largest = np.abs(normals @ (vectors * np.sqrt(np.maximum(values, 0.0))).T).max(axis=1)
+    return float(np.clip(2 * stats.norm.sf(np.quantile(largest, 1 - alpha)), alpha / candidates, alpha))
+
+
 def mean_interval(
-    differences: Floats, *, span: float, weights: NDArray[np.int64] | None = None, alpha: float = 0.05
+    differences: Floats, *, span: float, weights: NDArray[Any] | None = None, alpha: float = 0.05
 ) -> Interval:
     """Interval of the mean of paired differences over documents.
 
@@ -97,7 +117,7 @@ def mean_interval(
 def _share_times_mean(changed: Floats, units: int, scale: float, span: float, alpha: float) -> Interval:
     """`changed` are the values of the differing units; `scale` turns the share of units into one of documents."""
     z = float(stats.norm.isf(alpha / 2))
-    least, most = scale * _shares(len(changed), units, 2 * stats.norm.sf(z * np.sin(_ANGLES)), "wilson")
+    least, most = scale * np.array(_wilson(len(changed), units, 2 * stats.norm.sf(z * np.sin(_ANGLES))))
     low, high = _mean_limits(changed, 2 * stats.norm.sf(z * np.cos(_ANGLES)), span, alpha)
     return (
         float(np.minimum(low * least, low * most).min()),
@@ -112,7 +132,7 @@ def _mean_limits(values: Floats, alphas: Floats, span: float, alpha: float) -> t
     # With fewer differences than this the exact p-value is above alpha even where all have one sign. Their spread says
     # nothing then; their signs bound the share of gains (Clopper-Pearson), and no change is larger than the span.
     if 2.0 ** (1 - n) > alpha or spread <= TIE_TOLERANCE * abs(mean):
-        fewest, most = _shares(int((values > 0).sum()), n, alphas, "beta")
+        fewest, most = _clopper_pearson(int((values > 0).sum()), n, alphas)
         return -span * (1 - fewest), span * most
     skewness = float(stats.skew(values))
     a, shift = skewness / (3 * math.sqrt(n)), skewness / (6 * math.sqrt(n))
@@ -129,12 +149,18 @@ def _mean_limits(values: Floats, alphas: Floats, span: float, alpha: float) -> t
     return np.clip(low, -span, span), np.clip(high, -span, span)
 
 
-def _shares(count: int, of: int, alphas: Floats, method: str) -> Floats:
-    """Lower and upper limits of a share at each level 1 - `alphas`: `(2, levels)`."""
-    # Brings pandas with it; a leaderboard of 0/1 metrics needs neither.
-    from statsmodels.stats.proportion import proportion_confint
+def _wilson(count: int, of: int, alphas: Floats) -> tuple[Floats, Floats]:
+    """Wilson's score limits of a share at each level 1 - `alphas`."""
+    z2 = np.square(stats.norm.isf(alphas / 2))
+    centre, reach = count + z2 / 2, np.sqrt(z2 * (count * (of - count) / of + z2 / 4))
+    return (centre - reach) / (of + z2), (centre + reach) / (of + z2)
 
-    return np.array([proportion_confint(count, of, alpha=float(alpha), method=method) for alpha in alphas]).T
+
+def _clopper_pearson(count: int, of: int, alphas: Floats) -> tuple[Floats, Floats]:
+    """Exact limits of a share at each level 1 - `alphas`."""
+    low = stats.beta.ppf(alphas / 2, count, of - count + 1) if count else np.zeros_like(alphas)
+    high = stats.beta.isf(alphas / 2, count + 1, of - count) if count < of else np.ones_like(alphas)
+    return low, high
 
 
 def agreeing(interval: Interval, difference: float, p_value: float, *, alpha: float = 0.05) -> Interval:

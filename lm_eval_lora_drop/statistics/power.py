@@ -1,16 +1,16 @@
 """Which paired difference a number of documents can show, and how many documents a difference needs.
 
-What decides it is how much two candidates differ from document to document: for a 0/1 metric the discordance, the share
-of documents that change at all; otherwise the standard deviation of the per-document differences. Both come from a
+What decides it is on how many documents two candidates differ (the discordance) and by how much there. Both come from a
 finished sweep, from a pilot of some 30 documents or from a guess. "Can show" means: a difference of this size gives
-p < alpha in at least the stated share (the power) of samples, for the exact McNemar test or the paired t test.
+p < alpha in at least the stated share (the power) of samples, for the exact McNemar test of a 0/1 metric, for any other
+by the paired t test on the documents that differ, of which the randomisation test needs at least six. Where documents
+belong together, clusters take their place.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from scipy import optimize, stats
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.rounding import percent, significant
-from lm_eval_lora_drop.statistics.clusters import Codes, mean_stderr
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_sums
 
 Floats = NDArray[np.float64]
 
@@ -32,15 +32,23 @@ MOST_DOCUMENTS = 10_000_000
 class PairedVariation:
     """How much two candidates differ from document to document.
 
-    `spread` is the standard deviation of the per-document differences in the metric's units. For a 0/1 metric
-    `discordance` is the share of documents that change and `unit` the size of a change (1, or 100 in percent); for any
-    other metric both are None. `documents` counts those it was estimated from, None for a guess.
+    `discordance` is the share of documents (of clusters) that differ and `size` the root mean square of the differences
+    there, in the metric's units. `unit` is the size of every change of a 0/1 metric (1, or 100 in percent), None for
+    any other. `changed` of `documents` were seen to differ, None for a guess; where fewer than three were,
+    `discordance` is the upper limit of what they leave open. `per_unit` documents are in a cluster on average.
     """
 
-    spread: float
-    discordance: float | None = None
+    size: float
+    discordance: float = 1.0
     unit: float | None = None
     documents: int | None = None
+    changed: int | None = None
+    per_unit: float = 1.0
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the differences of all documents, about zero."""
+        return self.size * math.sqrt(self.discordance)
 
     @classmethod
     def of_share(cls, discordance: float, unit: float = 1.0) -> PairedVariation:
@@ -51,11 +59,11 @@ class PairedVariation:
         """
         if not 0 < discordance <= 1:
             raise ArgumentError(f"the discordance is a share above 0 and at most 1, got {discordance:g}.")
-        return cls(unit * math.sqrt(discordance), discordance, unit)
+        return cls(unit, discordance, unit)
 
     @classmethod
     def of_spread(cls, spread: float) -> PairedVariation:
-        """A guess for any other metric.
+        """A guess for any other metric: every document differs.
 
         Raises:
             ArgumentError: not above 0.
@@ -68,34 +76,34 @@ class PairedVariation:
 def variation(one: Floats, other: Floats, clusters: Codes | None = None) -> PairedVariation:
     """Estimate from per-document values of two candidates, `(documents,)` each.
 
-    Where documents belong together (`clusters`), the spread is that of independent documents which would give the same
-    standard error as these clusters do: planning is then for clusters of the same sizes.
-
-    Where fewer than three documents changed, three are taken to have: a pilot without any change does not promise that
-    every difference can be shown (three in n is the upper limit of what n documents without a change leave open).
+    Where fewer than three documents (clusters) changed, planning takes three to have: a pilot without any change does
+    not promise that every difference can be shown (three in n is the upper limit where none of n changed).
 
     Raises:
         ArgumentError: fewer than two documents.
     """
-    n = len(one)
-    if n < 2:
-        raise ArgumentError(f"the variation between documents needs at least two of them, got {n}. Use a larger pilot.")
+    documents = len(one)
+    if documents < 2:
+        raise ArgumentError(
+            f"the variation between documents needs at least two of them, got {documents}. Use a larger pilot."
+        )
     differences = other - one
-    if clusters is not None and 1 <= clusters.max() < n - 1:
-        by_cluster = math.sqrt(n) * mean_stderr(differences, clusters)
-        if by_cluster > 0:
-            return PairedVariation(by_cluster, documents=n)
+    alone = clusters is None or int(clusters.max()) == documents - 1
+    if clusters is not None and not alone:
+        differences = cluster_sums(differences, clusters)
+        differences = differences * (len(differences) / documents)
+    n = len(differences)
+    changed = differences[differences != 0]
+    share = min(1.0, max(len(changed), 3) / n)
     values = np.unique(np.concatenate([one, other]))
-    unit = float(np.ptp(values)) if len(values) == 2 else 1.0
-    if len(values) <= 2 and (len(values) == 1 or 0.0 in values):
-        changed = int((differences != 0).sum())
-        share = min(1.0, max(changed, 3) / n)
-        return PairedVariation(unit * math.sqrt(share), share, unit, n)
-    spread = float(np.std(differences, ddof=1))
-    if spread == 0:
-        # Three changes over the whole range, by the same rule.
-        spread = float(np.ptp(values)) * math.sqrt(min(1.0, 3 / n))
-    return PairedVariation(spread, documents=n)
+    if alone and len(values) <= 2 and (len(values) == 1 or 0.0 in values):
+        unit = float(np.ptp(values)) if len(values) == 2 else 1.0
+        return PairedVariation(unit, share, unit, documents, len(changed))
+    # About their mean, for a difference to be planned for is another one than that seen; of a few, about zero.
+    size = float(np.std(changed, ddof=1)) if len(changed) >= 6 else 0.0
+    if not size > 1e-9 * float(np.abs(changed).max(initial=0.0)):
+        size = float(np.sqrt(np.square(changed).sum() / (share * n)))
+    return PairedVariation(size or float(np.ptp(values)), share, None, documents, len(changed), documents / n)
 
 
 def mcnemar_power(documents: int, difference: float, discordance: float, *, alpha: float = ALPHA) -> float:
@@ -129,17 +137,20 @@ def power_of(documents: int, difference: float, known: PairedVariation, *, alpha
         if share > 1:
             raise ArgumentError(f"this metric cannot differ by more than {known.unit:g}, got {difference:g}.")
         return mcnemar_power(documents, share, max(known.discordance, share), alpha=alpha)
-    from statsmodels.stats.power import TTestPower
-
-    if documents < 2:
-        return 0.0
-    found: Any = TTestPower().power(difference / known.spread, documents, alpha)
+    units = round(documents / known.per_unit)
+    # A larger difference than that many changes of the usual size make means that more documents change.
+    share = min(1.0, max(known.discordance, difference / known.size)) if known.discordance < 1 else 1.0
+    changed = np.arange(units + 1)
+    weights = stats.binom.pmf(changed, units, share)
+    # Below six the randomisation test has no p-value under .05; far from the expected number the weights are nothing.
+    counted = (weights > 1e-12) & (2.0 ** (1.0 - changed) < alpha)
+    changed, weights = changed[counted], weights[counted]
+    effect = difference / share / known.size
+    critical = stats.t.isf(alpha / 2, changed - 1)
+    found = stats.nct.sf(critical, changed - 1, effect * np.sqrt(changed))
     # Far out the non-central t distribution of scipy has no value; the normal one is as good there.
-    return (
-        float(found)
-        if np.isfinite(found)
-        else float(stats.norm.sf(stats.norm.isf(alpha / 2) - difference / known.spread * math.sqrt(documents)))
-    )
+    normal = stats.norm.sf(critical - effect * np.sqrt(changed))
+    return float(np.sum(weights * np.where(np.isfinite(found), found, normal)))
 
 
 def detectable_difference(
@@ -149,7 +160,7 @@ def detectable_difference(
 
     None where they cannot show any: a 0/1 metric on five documents has no p-value below .05.
     """
-    largest = known.unit if known.unit is not None else known.spread * 100
+    largest = known.size if known.discordance < 1 else known.size * 100
     if power_of(documents, largest, known, alpha=alpha) < power:
         return None
     return float(
@@ -206,10 +217,18 @@ def sentence(documents: int, known: PairedVariation, example: float) -> str:
     )
     needed = documents_needed(example, known)
     many = f"more than {MOST_DOCUMENTS:,}" if needed is None else f"{needed:,}"
-    how = (
-        f"{percent(known.discordance)} of the documents change"
-        if known.discordance is not None
-        else f"their differences have a standard deviation of {significant(known.spread, 2)}"
-    )
     takes = f"{significant(example, 1)} takes {many}"
-    return f"{shown} (p < {ALPHA:g} in {percent(POWER)} of such cases, where {how}); {takes}."
+    return f"{shown} (p < {ALPHA:g} in {percent(POWER)} of such cases, where {assumed(known)}); {takes}."
+
+
+def assumed(known: PairedVariation) -> str:
+    """What a plan rests on, in words: what was seen, or what is assumed where too little was."""
+    what = "documents" if known.per_unit == 1 else "clusters"
+    share = percent(known.discordance)
+    size = "" if known.unit is not None else f" by {significant(known.size, 2)} (root mean square)"
+    if known.changed is not None and known.changed < 3:
+        units = round((known.documents or 0) / known.per_unit)
+        return f"{known.changed} of {units} {what} changed, so up to {share} may{size}"
+    if known.discordance == 1 and known.unit is None:
+        return f"the differences of {what} have a standard deviation of {significant(known.size, 2)}"
+    return f"{share} of the {what} change{size}"

@@ -96,6 +96,42 @@ def mean_tests(differences: Floats, *, draws: int = RANDOMISATION_DRAWS, seed: i
     return [test for test in found if test is not None]
 
 
+def step_down(
+    differences: Floats, p_values: Floats, *, draws: int = RANDOMISATION_DRAWS, seed: int = 0
+) -> NDArray[np.float64]:
+    """`p_values`, `(comparisons,)`, adjusted together: step-down minP (Westfall & Young, 1993, algorithm 2.8).
+
+    All comparisons meet the same exchanges, so that what they share counts; the adjusted p-value is the share of
+    exchanges in which any comparison not yet rejected has a p-value as small.
+
+    Args:
+        differences: as `mean_tests` takes them; `p_values` are at least as large as its.
+        draws, seed: as for `mean_tests`.
+    """
+    comparisons = differences.shape[1]
+    if comparisons < 2 or not differences.any():
+        return p_values
+    changed = differences[differences.any(axis=1)]
+    sums = [np.abs((1.0 - 2.0 * block) @ changed) for block in exchanges(len(changed), draws, seed)]
+    if len(changed) > every_exchange_up_to(draws):
+        sums.append(np.abs(changed.sum(axis=0))[None])  # the observed arrangement is one of them
+    drawn = np.concatenate(sums)
+    tolerance = TIE_TOLERANCE * np.abs(changed).sum(axis=0)
+    shares = np.empty_like(drawn)
+    for column in range(comparisons):
+        rows = drawn[:, column].argsort()
+        ordered = drawn[rows, column]
+        shares[rows, column] = 1 - np.searchsorted(ordered, ordered - tolerance[column]) / len(drawn)
+    observed = shares[0] if len(changed) <= every_exchange_up_to(draws) else shares[-1]
+    reached = np.maximum(p_values, observed)
+    order = np.argsort(reached, kind="stable")
+    least = np.minimum.accumulate(shares[:, order[::-1]], axis=1)[:, ::-1]
+    stepped = np.maximum.accumulate((least <= reached[order] + 1e-12).mean(axis=0))
+    adjusted = np.empty(comparisons)
+    adjusted[order] = stepped
+    return np.maximum(adjusted, p_values)
+
+
 def _exact_test(column: Floats, draws: int) -> ExchangeTest | None:
     """The exact test of one column, None where that would be too many exchanges."""
     changed = column[column != 0]

@@ -152,7 +152,15 @@ class Measurer:
             )
             for one, other in zip(measured.also, others, strict=True)
         }
-        within = Within.of(rule, sweep, measured.also, measured.parameters, self.backend.shape.num_layers)
+        within = Within.of(
+            rule,
+            sweep,
+            measured.also,
+            measured.parameters,
+            self.backend.shape.num_layers,
+            sign=measured.scorer.metric.sign,
+            clusters=measured.judged.clusters,
+        )
         return choose_within(sweep, rule, measured.judged, judged, within)
 
     def journal(self, binding: Binding, source: Binding) -> Journal:

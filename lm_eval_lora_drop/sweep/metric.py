@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.text import did_you_mean, shown
 
 
@@ -43,7 +45,62 @@ def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:
             f"(higher_is_better: {direction}). "
             + (f"There are: {', '.join(directed)}." if directed else "Set higher_is_better in the task's metric_list.")
         )
-    return MetricSpec(name, filter_name or filters[0], direction)
+    return MetricSpec(name, filter_name or filters[0], direction, score_range(task, name))
+
+
+_UNIT = (0.0, 1.0)
+RANGES = {
+    **dict.fromkeys(("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"), _UNIT),
+    **dict.fromkeys(("contains_em", "em", "f1", "one_word", "json_valid", "schema_valid", "field_f1"), _UNIT),
+    **dict.fromkeys(("cut_off", "empty", "unread"), _UNIT),
+    **dict.fromkeys(("rouge_l", "rouge_1", "rouge_2"), (0.0, 100.0)),
+}
+"""Per document, of lm-eval's own metrics and those of this package's tasks that are means of bounded scores."""
+
+
+def score_range(task: Any, name: str) -> tuple[float, float] | None:
+    """Between which values a document's score lies: `metadata: {range: [LOW, HIGH]}`, or by metric `{range: {NAME:
+    [LOW, HIGH]}}`; else what is known of a mean of this name. None where nobody says.
+
+    Raises:
+        ArgumentError: the metadata's range is none.
+    """
+    given = _of_metric(task, "range", name)
+    if given is None:
+        known = RANGES.get(name.removesuffix("_bridge").removesuffix("_comparison"))
+        return known if Aggregation(task.aggregation()[name]).is_mean else None
+    ends = given if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if len(ends) != 2 or not all(_is_number(end) for end in ends) or not ends[0] < ends[1]:
+        raise ArgumentError(
+            f"task {task.task_name}: metadata.range must be [LOW, HIGH], the range of a document's score, "
+            f"got {given!r}. Write range: [0, 1], or range: {{{name}: [0, 1]}}."
+        )
+    return float(ends[0]), float(ends[1])
+
+
+def missing_value(task: Any, name: str) -> float | None:
+    """What a document without a value counts as: `metadata: {missing: VALUE}`, or by metric; None: it is left out.
+
+    Raises:
+        ArgumentError: the metadata's value is no number.
+    """
+    given = _of_metric(task, "missing", name)
+    if given is not None and not _is_number(given):
+        raise ArgumentError(
+            f"task {task.task_name}: metadata.missing must be the score of a document without one, got {given!r}. "
+            f"Write missing: 0, or missing: {{{name}: 0}}."
+        )
+    return None if given is None else float(given)
+
+
+def _of_metric(task: Any, key: str, name: str) -> Any:
+    metadata = task.config.metadata
+    given = metadata.get(key) if isinstance(metadata, Mapping) else None
+    return given.get(name) if isinstance(given, Mapping) else given
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _choices(came: str, there_are: Sequence[str]) -> str:

@@ -13,7 +13,14 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
-from lm_eval_lora_drop.sweep.select import choose, choose_rows, contributions, places_of
+from lm_eval_lora_drop.sweep.select import (
+    choose,
+    choose_rows,
+    comparable,
+    contributions,
+    places_of,
+    reads_documents,
+)
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.table import Table
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Within, parse_bounded
@@ -28,7 +35,8 @@ class RecordedSweep:
     `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered`
     says whether neighbours are alike. What racing retired earlier is left out: `retired` says what that is.
     `clusters`: which documents belong together, by name; None where each stands alone. `within` and `together` are what
-    other tasks have to say in the choice, by bounds or jointly; None where they have none.
+    other tasks have to say in the choice, by bounds or jointly; None where they have none. `range`: of a document's
+    score, None where it is not known.
     """
 
     candidates: tuple[Variant, ...]
@@ -43,6 +51,7 @@ class RecordedSweep:
     clusters: tuple[str | None, ...] | None = None
     within: Within | None = None
     together: Together | None = None
+    range: tuple[float, float] | None = None
 
     @classmethod
     def from_record(cls, record: TaskRecord) -> RecordedSweep:
@@ -70,7 +79,17 @@ class RecordedSweep:
         carried = [index for index, row in enumerate(sweep.candidates) if row.retired_after is None]
         candidates = tuple(variants[index] for index in carried)
         rule = parse_bounded(sweep.select)
-        within = Within.of(rule, sweep, record.also, record.candidate_parameters, record.num_layers) if rule else None
+        within = None
+        if rule is not None:
+            within = Within.of(
+                rule,
+                sweep,
+                record.also,
+                record.candidate_parameters,
+                record.num_layers,
+                sign=metric.sign,
+                clusters=cluster_codes(clusters) if clusters else None,
+            )
         return cls(
             candidates=candidates,
             items=tuple(sweep.candidates[index].items for index in carried),
@@ -85,12 +104,18 @@ class RecordedSweep:
             clusters=clusters,
             within=within,
             together=Together.of(sweep),
+            range=metric.range,
         )
 
     @cached_property
     def codes(self) -> Codes:
         """`(documents,)`: which documents belong together."""
         return cluster_codes(self.clusters or [None] * self.documents)
+
+    @property
+    def worst(self) -> float | None:
+        """The worst value of a document, higher is better; None where the range is not known."""
+        return None if self.range is None else min(self.sign * end for end in self.range)
 
     @property
     def units(self) -> int:
@@ -104,7 +129,8 @@ class RecordedSweep:
 
     @cached_property
     def values(self) -> Floats:
-        """`(candidates, documents)`: what each document contributes to each score, higher is better."""
+        """`(candidates, documents)`: what each document contributes to each score, higher is better; NaN where a
+        document has no value."""
         return contributions(self.items, self.aggregation, self.sign)
 
     def scores(self, counts: NDArray[np.integer[Any]]) -> Floats:
@@ -120,15 +146,15 @@ class RecordedSweep:
 
         What other tasks say stays as it was measured: only this task's documents are drawn again.
         """
+        compared = reads_documents(self.select, self.items)
+        values = self.values if compared else np.zeros((len(self.items), self.documents))
+        values, scores, counts, codes = comparable(self.items, values, scores, counts, self.codes, self.worst)
         if self.within is not None:
             return self.within.choose(scores)
         if self.together is not None:
             scores = self.together.combined(scores)
-        values = self.values if self.select.endswith("one_se") else np.zeros((len(self.items), self.documents))
         places = places_of(self.candidates)
-        return choose_rows(
-            self.select, values, scores, counts, ordered=self.ordered, places=places, clusters=self.codes
-        )[0]
+        return choose_rows(self.select, values, scores, counts, ordered=self.ordered, places=places, clusters=codes)[0]
 
     def race(self, seed: int, settings: RacingSettings | None = None) -> tuple[Variant, int]:
         """The candidate that racing would have chosen with this seed, and the (variant, document) pairs it would have
@@ -139,11 +165,13 @@ class RecordedSweep:
             for variant, row in zip(self.candidates, self.items, strict=True)
             for position, item in enumerate(row)
         )
-        race = Race(table, self.aggregation, sign=self.sign, full=self.full, seed=seed, settings=settings)
+        race = Race(
+            table, self.aggregation, sign=self.sign, full=self.full, seed=seed, settings=settings, bounds=self.range
+        )
         for _ in race.rounds():
             pass
         left = [row for row, variant in enumerate(self.candidates) if variant not in race.retired]
         rows = [self.items[row] for row in left]
-        choice = choose("best", rows, self.aggregation, self.sign, ordered=self.ordered)
+        choice = choose("best", rows, self.aggregation, self.sign, ordered=self.ordered, worst=self.worst)
         pairs = sum(len(race.positions(variant)) for variant in self.candidates)
         return self.candidates[left[choice.chosen]], pairs

@@ -80,6 +80,7 @@ def run_sweep(
             full=settings.candidates.full,
             seed=settings.seed,
             settings=settings.racing,
+            bounds=scorer.metric.range,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
             hopeless=in_step(peers, lambda: _hopeless(reference, table))[0],
         )
@@ -291,6 +292,7 @@ def _record(
         ordered=settings.candidates.ordered,
         places=places_of(in_the_end),
         clusters=clusters,
+        worst=scorer.metric.worst,
     )
     chosen, full = in_the_end[choice.chosen], settings.candidates.full
     gain = None
@@ -311,7 +313,7 @@ def _record(
         best=str(in_the_end[choice.best]),
         gain_over_full=gain,
         racing=None if race is None else msgspec.convert(race, RacingRecord),
-        warnings=_warnings(rows, scorer),
+        warnings=_warnings(rows, scorer, guaranteed=race is None or bool(race["guaranteed"])),
     )
 
 
@@ -340,11 +342,18 @@ def choose_anew(sweep: SweepRecord, chosen: str, scorer: Scorer, clusters: Codes
     return replace(sweep, chosen=chosen, gain_over_full=gain)
 
 
-def _warnings(rows: Sequence[CandidateRecord], scorer: Scorer) -> tuple[str, ...]:
+def _warnings(rows: Sequence[CandidateRecord], scorer: Scorer, *, guaranteed: bool) -> tuple[str, ...]:
+    found = []
     unscored = sum(row.unscored for row in rows)
-    if not unscored:
-        return ()
-    answers = unscored + sum(row.documents for row in rows)
-    return (
-        f"{unscored} of {answers} answers gave no value of {scorer.metric}; each candidate's score leaves its own out.",
-    )
+    if unscored:
+        answers = unscored + sum(row.documents for row in rows)
+        found.append(
+            f"{unscored} of {answers} answers gave no value of {scorer.metric}; each candidate's score leaves its own "
+            "out. Differences are taken on common documents. metadata: {missing: 0} of the task counts them as 0."
+        )
+    if not guaranteed:
+        found.append(
+            f"the range of {scorer.metric} is not known or a score lies outside, so racing has no guaranteed error "
+            "rate: it guessed the range from the scores seen. Declare metadata: {range: [LOW, HIGH]} in the task."
+        )
+    return tuple(found)

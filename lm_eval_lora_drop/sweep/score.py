@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import acc_all, acc_all_stderr
+from lm_eval.api.metrics import acc_all
 
 from lm_eval_lora_drop.harness.work import Answer, MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at, draw_cluster_counts, mean_stderr
+from lm_eval_lora_drop.sweep.metric import missing_value
 
 RESAMPLES = 1000
 RESAMPLES_OF_A_SLOW_AGGREGATION = 100  # what lm-eval takes for its own BLEU, chrF and TER
@@ -25,12 +26,14 @@ class Scorer:
         self.metric = metric
         self.aggregation = Aggregation(task.aggregation()[metric.name])
         self._task = task
+        self._missing = missing_value(task, metric.name)
         self._filter = next(ensemble for ensemble in task._filters if ensemble.name == metric.filter)
         # A sweep asks once. Decoding is greedy, so what `repeats` would ask again has the same answer.
         self._repeats = int(getattr(task.config, "repeats", None) or 1)
 
     def item(self, answer: Answer) -> Any:
-        """The value of one document that the aggregation takes; None where the task gives none, or NaN.
+        """The value of one document that the aggregation takes; where the task gives none, or NaN, what its metadata
+        says a missing value counts as, else None.
 
         A number for most metrics; for corpus metrics whatever the task hands to its aggregation.
         """
@@ -50,7 +53,7 @@ class Scorer:
         self._filter.apply(instances)
         filtered = [instance.filtered_resps[self.metric.filter] for instance in instances]
         item = self._task.process_results(document.doc, filtered).get(self.metric.name)
-        return None if isinstance(item, (float, np.floating)) and math.isnan(item) else item
+        return self._missing if item is None or (isinstance(item, float) and math.isnan(item)) else item
 
     def aggregate(self, items: Sequence[Any]) -> float:
         """The task's score over `items`, those that are None left out; NaN where none is left."""
@@ -67,8 +70,14 @@ class Scorer:
         scored, codes = _known(items, clusters)
         if not len(codes) or codes.max() < 1:
             return float("nan")
-        if self.aggregation.function is acc_all and clusters is None:
-            return float(acc_all_stderr(scored))
+        if self.aggregation.function is acc_all:
+            # By question: lm-eval's own closed form throws the questions of all paragraphs together by their number.
+            questions: dict[Any, list[int]] = {}
+            for place, (_, doc) in enumerate(scored):
+                questions.setdefault((doc["idx"]["paragraph"], doc["idx"]["question"]), []).append(place)
+            right = [acc_all([scored[place] for place in places]) for places in questions.values()]
+            firsts = [places[0] for places in questions.values()]
+            return mean_error(right, None if clusters is None else codes_at(codes, firsts))
         return float(np.std(self.aggregation.resample(scored, draw_cluster_counts(codes, self.resamples, 0)), ddof=1))
 
     @property

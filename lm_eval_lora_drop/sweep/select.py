@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
-from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, has_value
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_sums, codes_at
 from lm_eval_lora_drop.variant import Keep, Variant
 
 BANDWIDTH = 1.0
@@ -81,6 +81,7 @@ def choose(
     ordered: bool,
     places: Sequence[float] | None = None,
     clusters: Codes | None = None,
+    worst: float | None = None,
 ) -> Choice:
     """Choose by the rule `select` among candidates that met the same documents.
 
@@ -99,31 +100,75 @@ def choose(
         sign: 1 where higher is better, -1 where lower is.
         places: where each candidate stands, in layers (for a boundary its K); default: its row.
         clusters: `(documents,)`, which documents belong together; the paired error is then by cluster.
+        worst: as `comparable` takes it.
 
     Raises:
         ArgumentError: no candidate has a score.
     """
     documents = len(rows[0])
-    counts = np.ones((1, documents), dtype=np.int64)
+    counts: NDArray[np.integer[Any]] = np.ones((1, documents), dtype=np.int64)
     scores = sign * np.array([[aggregation.score(row) for row in rows]])
     if not np.isfinite(scores).any():
         raise ArgumentError(
             "sweep_metric must have a value for some validation document, and the task gave none of it: no candidate "
             "has a score. Choose another metric."
         )
-    # Only the paired rules ask what each document contributes, which costs a slow aggregation a call a document.
-    values = contributions(rows, aggregation, sign) if select.endswith("one_se") else np.zeros((len(rows), documents))
+    # What each document contributes costs a slow aggregation a call a document.
+    values = (
+        contributions(rows, aggregation, sign) if reads_documents(select, rows) else np.zeros((len(rows), documents))
+    )
+    values, scores, counts, clusters = comparable(rows, values, scores, counts, clusters, worst)
     chosen, best = choose_rows(select, values, scores, counts, ordered=ordered, places=places, clusters=clusters)
     return Choice(int(chosen[0]), int(best[0]))
 
 
+def reads_documents(select: str, rows: Sequence[Sequence[Any]]) -> bool:
+    """Whether a choice needs more than scores: a paired rule does, and candidates scored on different documents."""
+    if select.endswith("one_se"):
+        return True
+    return len({tuple(map(has_value, row)) for row in rows}) > 1
+
+
 def contributions(rows: Sequence[Sequence[Any]], aggregation: Aggregation, sign: int) -> Floats:
-    """`(candidates, documents)`: what each document contributes to each score, higher is better; documents without a
-    value stand at their candidate's mean, as they do in its score."""
-    values = sign * np.array([aggregation.per_document(row) for row in rows])
-    known = np.isfinite(values)
-    sums = np.where(known, values, 0.0).sum(axis=1, keepdims=True)
-    return np.where(known, values, sums / np.maximum(known.sum(axis=1, keepdims=True), 1))
+    """`(candidates, documents)`: what each document contributes to each score, higher is better; NaN where a document
+    has no value."""
+    return sign * np.array([aggregation.per_document(row) for row in rows])
+
+
+def comparable(
+    rows: Sequence[Sequence[Any]],
+    values: Floats,
+    scores: Floats,
+    counts: NDArray[np.integer[Any]],
+    clusters: Codes | None = None,
+    worst: float | None = None,
+) -> tuple[Floats, Floats, NDArray[np.integer[Any]], Codes | None]:
+    """Values, scores, counts and clusters as `choose_rows` takes them, where documents lack a value.
+
+    A candidate must not be preferred for the documents that it has no value on: where another candidate has one, its
+    own counts as `worst`, the worst that the metric allows (higher is better); where that is not known, as far below
+    the worst value of all candidates as the best one is above it. Documents that nobody has a value on are left out.
+    """
+    there = np.array([[has_value(item) for item in row] for row in rows])
+    read = there.any(axis=0)
+    if not (there != read).any() and read.all():
+        return values, scores, counts, clusters
+    values, counts, there = values[:, read], counts[:, read], there[:, read]
+    if clusters is not None:
+        clusters = codes_at(clusters, np.flatnonzero(read).tolist())
+    if there.all():
+        return values, scores, counts, clusters
+    known = np.isfinite(values) & there
+    if worst is None:
+        worst = float(2 * values[known].min() - values[known].max())
+    lacking, found = counts @ (~there).T, counts @ there.T
+    share = lacking / np.maximum(lacking + found, 1)
+    return (
+        np.where(known, values, worst),
+        scores - np.where(lacking > 0, share * (scores - worst), 0.0),
+        counts,
+        clusters,
+    )
 
 
 def choose_rows(
@@ -139,7 +184,7 @@ def choose_rows(
     """`choose` on `R` resamples of the documents: the chosen row and the best row of each, `(R,)`.
 
     Args:
-        values: `(candidates, documents)`, higher is better, what each document contributes (`contributions`).
+        values: `(candidates, documents)`, higher is better, what each document contributes (`comparable`).
         scores: `(R, candidates)` of the resamples, higher is better.
         counts: `(R, documents)`, how often each document occurs in each resample; those of a cluster alike.
     """

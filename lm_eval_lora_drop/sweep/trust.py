@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.statistics.aggregation import Floats
 from lm_eval_lora_drop.statistics.clusters import draw_cluster_counts, draw_cluster_subsets
-from lm_eval_lora_drop.statistics.paired import simultaneous_band
+from lm_eval_lora_drop.statistics.significance import mean_tests
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.variant import Variant
 
@@ -44,14 +44,17 @@ class Gain:
     """A candidate's paired difference to the whole adapter, in the metric's units, positive where the candidate is
     better.
 
-    `low`, `high`: the interval of the simultaneous band, which holds for all candidates of the sweep together at 95 %.
-    `evidence` is `CANNOT_TELL` where the documents are so few that no difference on them could reach the band's level.
+    `low`, `high`: the interval of the simultaneous band, which holds for all candidates of the sweep together at 95 %;
+    `p_value` is adjusted for all of them and below .05 exactly where the interval excludes zero. `documents` have a
+    value under both. `evidence` is `CANNOT_TELL` where they are so few that no difference on them could be significant.
     """
 
     value: float
     low: float
     high: float
     evidence: Evidence
+    p_value: float
+    documents: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ class Size:
 
 
 def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, Gain]:
-    """The simultaneous band of every candidate's paired difference to full; empty where full was no candidate.
+    """Every candidate's paired difference to full on the documents where both have a value, tested and with the
+    simultaneous band of `significance.mean_tests`; empty where full was no candidate.
 
     After a race the candidates left share the error rate with those that were retired, in proportion: the ones left
     look best because the others were compared away on the same documents.
@@ -117,24 +121,30 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     row = recorded.candidates.index(recorded.full)
     left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.retired)
     error_rate = ERROR_RATE * left / all_of_them
-    scores = recorded.scores(np.ones((1, recorded.documents), dtype=np.int64))[0]
-    band = simultaneous_band(
-        recorded.values, recorded.values[row], error_rate=error_rate, seed=seed, clusters=recorded.codes
-    )
-    gains = {}
-    for index, variant in enumerate(recorded.candidates):
-        low, high = float(band.low[index]), float(band.high[index])
-        if math.ldexp(2.0, -recorded.units) > error_rate:
+    others = [index for index in range(left) if index != row]
+    values = recorded.values
+    tests = mean_tests(values[others].T, values[row], clusters=recorded.codes, alpha=error_rate, seed=seed)
+    known = np.isfinite(values)
+    gains = {recorded.full: Gain(0.0, 0.0, 0.0, Evidence.NOT_DISTINGUISHABLE, 1.0, int(known[row].sum()))}
+    for index, test in zip(others, tests, strict=True):
+        both = known[index] & known[row]
+        mine, whole = (
+            float(recorded.aggregation.resample(recorded.items[one], both[None].astype(np.int64))[0])
+            if both.any()
+            else math.nan
+            for one in (index, row)
+        )
+        low, high = test.interval
+        if math.ldexp(2.0, -test.compared) > error_rate:
             # Even if all documents (clusters) differed the same way, a coin would do so more often than allowed.
             evidence = Evidence.CANNOT_TELL
-        elif index != row and low > 0:
-            evidence = Evidence.BETTER
-        elif index != row and high < 0:
-            evidence = Evidence.WORSE
+        elif test.p_value < error_rate:
+            evidence = Evidence.BETTER if test.difference > 0 else Evidence.WORSE
         else:
             evidence = Evidence.NOT_DISTINGUISHABLE
-        gains[variant] = Gain(float(scores[index] - scores[row]), low, high, evidence)
-    return gains
+        value = recorded.sign * (mine - whole)
+        gains[recorded.candidates[index]] = Gain(value, low, high, evidence, test.p_value, int(both.sum()))
+    return {variant: gains[variant] for variant in recorded.candidates}
 
 
 def trust(recorded: RecordedSweep, *, resamples: int | None = None, seed: int = 0) -> Trust:

@@ -74,8 +74,36 @@ def test_variation_of_a_pilot():
     assert (found.discordance, found.unit, found.documents) == (6 / 40, 100.0, 40)
     assert variation(one, one).discordance == 3 / 40
     rouge = np.linspace(0, 1, 40)
-    assert variation(rouge, rouge**2).spread == pytest.approx(np.std(rouge**2 - rouge, ddof=1))
+    assert variation(rouge, rouge**2).spread == pytest.approx(np.std(rouge**2 - rouge, ddof=1), rel=0.15)
     assert variation(rouge, rouge).spread > 0
+
+
+def test_few_changes_promise_nothing_that_the_test_cannot_give():
+    """ROUGE with 2 of 50 changed has a smallest p of .5; five clusters of 20 have one of .0625."""
+    one = np.linspace(0.2, 0.9, 50)
+    two = one.copy()
+    two[:2] += 0.3
+    found = variation(one, two)
+    assert (found.changed, found.discordance) == (2, 3 / 50)
+    shown = detectable_difference(50, found)
+    # So large a difference needs more documents to change: eight of fifty, for six to be seen in 80 % of samples.
+    assert shown is None or shown > 0.03
+    for n, difference in ((50, 0.02), (50, 0.05), (200, 0.02), (1000, 0.01)):
+        rng = np.random.default_rng(n)
+        share = max(found.discordance, difference / found.size)
+        changes = np.where(rng.random((n, 400)) < share, rng.normal(difference / share, found.size, (n, 400)), 0.0)
+        rejected = np.mean(np.array(mean_p_values(changes, draws=499)) < 0.05)
+        assert rejected == pytest.approx(power_of(n, difference, found), abs=0.1)
+    clusters = np.repeat(np.arange(5), 20)
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=100) + rng.normal(size=5)[clusters]
+    assert detectable_difference(100, variation(np.zeros(100), values, clusters)) is None
+
+
+def test_what_nobody_saw_is_not_said_to_be_seen():
+    same = np.array([0.0, 1.0] * 6)
+    said = sentence(12, variation(same, same), 0.1)
+    assert "0 of 12 documents changed, so up to 25 % may" in said
 
 
 def test_wrong_numbers_are_refused():

@@ -18,7 +18,8 @@ from lm_eval_lora_drop.options import SELECTIONS
 from lm_eval_lora_drop.record.schema import ValidationRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import cluster_codes, draw_cluster_subsets
-from lm_eval_lora_drop.statistics.paired import paired_difference, simultaneous_band
+from lm_eval_lora_drop.statistics.paired import paired_difference
+from lm_eval_lora_drop.statistics.significance import mean_tests
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.score import Scorer
@@ -152,8 +153,8 @@ def test_the_band_holds_its_level_by_cluster_and_not_by_document() -> None:
     for seed in range(200):
         values = rng.normal(size=(8, 20))[:, codes] + rng.normal(size=(8, len(codes)))
         for name, clusters in (("cluster", codes), ("document", None)):
-            band = simultaneous_band(values, values[0], resamples=499, seed=seed, clusters=clusters)
-            missed[name] += bool(np.any((band.low > 0) | (band.high < 0)))
+            tests = mean_tests(values[1:].T, values[0], draws=499, seed=seed, clusters=clusters)
+            missed[name] += any(test.p_value < 0.05 for test in tests)
     assert missed["cluster"] <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)
     assert missed["document"] > 60
 

@@ -14,7 +14,7 @@ from scipy import stats
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.statistics.paired import simultaneous_band
+from lm_eval_lora_drop.statistics.significance import mean_test, mean_tests
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full, stability, trust
@@ -111,9 +111,9 @@ def test_one_candidate_is_judged_as_the_exact_sign_test_judges_it() -> None:
         full = np.zeros(100)
         other = full.copy()
         other[:gained] = 1.0
-        band = simultaneous_band(other[None], full, resamples=9_999)
-        assert (band.low[0] > 0) == (2.0 ** (1 - gained) <= 0.05), gained
-        assert band.differing[0] == gained
+        test = mean_test(full, other)
+        assert (test.interval[0] > 0) == (2.0 ** (1 - gained) <= 0.05), gained
+        assert test.p_value == 2.0 ** (1 - gained)
 
 
 def test_the_band_holds_for_all_candidates_at_once_also_where_they_differ() -> None:
@@ -123,17 +123,17 @@ def test_the_band_holds_for_all_candidates_at_once_also_where_they_differ() -> N
     held = 0
     for seed in range(300):
         values = level[:, None] + 0.5 * rng.normal(size=(7, 60)) + rng.normal(size=60)
-        band = simultaneous_band(values, values[0], resamples=999, seed=seed)
-        held += bool(np.all((band.low <= level) & (level <= band.high)))
+        tests = mean_tests(values[1:].T, values[0], draws=999, seed=seed)
+        held += all(test.interval[0] <= true <= test.interval[1] for test, true in zip(tests, level[1:], strict=True))
     assert held >= 300 * 0.95 - 3 * math.sqrt(300 * 0.05 * 0.95)
 
 
 def test_equal_answers_have_an_interval_that_is_no_point() -> None:
     row = np.array([1.0] * 60 + [0.0] * 40)
-    band = simultaneous_band(np.stack([row, row]), row)
-    assert band.value.tolist() == [0.0, 0.0]
-    assert band.low[1] < -0.02
-    assert band.high[1] > 0.02
+    for test in mean_tests(np.stack([row, row], axis=1), row):
+        assert test.difference == 0.0
+        assert test.interval[0] < -0.02
+        assert test.interval[1] > 0.02
 
 
 def test_a_few_documents_cannot_tell() -> None:

@@ -224,7 +224,10 @@ def _test(
         row.note = "no samples, no test"
         return
     aggregation = one.aggregations.get(row.metric, "mean")
-    a, b = (significance.numbers(found.metrics.get(row.metric, [None])) for found in (left, right))
+    a, b = (significance.numbers_or_missing(found.metrics.get(row.metric, ["none"])) for found in (left, right))
+    if len(set(left.doc_ids)) < len(left.doc_ids):
+        row.note = "no test: documents are logged more than once, which would count each as independent evidence"
+        return
     try:
         named = cluster_field(one.config.get("metadata")) is not None
         clusters = clusters_of(one, _texts(row.filter, one, two, texts)[0]) if named else None
@@ -235,10 +238,25 @@ def _test(
     if a is None or b is None:
         _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), clusters, resamples, seed)
     elif is_mean(a, row.baseline_score) and is_mean(b, row.other_score):
-        _take(row, significance.mean_test(a, b, clusters=clusters, draws=resamples, seed=seed))
-        _gains(row, b - a)
+        _compare_means(row, a, b, clusters, resamples, seed)
     else:
         row.note = f"aggregated by {aggregation}, not a mean of documents: no test"
+
+
+def _compare_means(
+    row: MetricComparison, a: significance.Floats, b: significance.Floats, clusters: Codes | None, draws: int, seed: int
+) -> None:
+    """The test on the documents where both have a value; the difference is that of these too."""
+    both = np.isfinite(a) & np.isfinite(b)
+    if not both.any():
+        row.note = "no document has a value under both: no test"
+        return
+    found = significance.mean_test(a, b, clusters=clusters, draws=draws, seed=seed)
+    _take(row, found)
+    _gains(row, (b - a)[both])
+    if (np.isfinite(a) != np.isfinite(b)).any():
+        row.difference = found.difference
+        row.test += f", on the {both.sum()} of {len(a)} documents with a value under both"
 
 
 def clusters_of(task: TaskRun, samples: Sequence[Sample]) -> Codes | None:
@@ -285,7 +303,8 @@ def _corpus_test(
 
 def is_mean(values: significance.Floats, score: float) -> bool:
     """Whether the recorded score is the mean of the documents' values."""
-    return math.isclose(float(values.mean()), score, rel_tol=1e-6, abs_tol=1e-9)
+    known = values[np.isfinite(values)]
+    return len(known) > 0 and math.isclose(float(known.mean()), score, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _texts(filter_name: str, one: TaskRun, two: TaskRun, read: Texts) -> tuple[list[Sample], list[Sample]]:
@@ -306,11 +325,11 @@ def _analyse(
     for row in result.metrics:
         if row.other != label or row.gained is None:
             continue
-        a = significance.numbers(one.documents[row.filter].metrics[row.metric])
-        b = significance.numbers(two.documents[row.filter].metrics[row.metric])
+        a = significance.numbers_or_missing(one.documents[row.filter].metrics[row.metric])
+        b = significance.numbers_or_missing(two.documents[row.filter].metrics[row.metric])
         assert a is not None
         assert b is not None
-        losses = (a - b if row.higher_is_better else b - a).tolist()
+        losses = np.nan_to_num(a - b if row.higher_is_better else b - a).tolist()
         return analyse(label, row.metric, *_texts(row.filter, one, two, texts), losses, show=show)
     return None
 

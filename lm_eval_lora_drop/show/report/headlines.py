@@ -79,7 +79,7 @@ def _test(found: SystemComparison, task: TaskComparison, row: MetricComparison) 
     if row.p_holm >= significance.LEVEL:
         said = f"{side}, but these documents cannot tell that from chance"
     elif row.p_table >= significance.LEVEL:
-        said += " for this pair alone, but among so many tests one such is to be expected"
+        said += " for this pair alone; not significant after correction over all tests of this page"
     low, high = row.interval
     return (
         f"{text}: {said} (difference {number(row.difference, digits, sign=True)}, 95 % interval "

@@ -38,8 +38,8 @@ class Retirement:
 class RaceHistory:
     """What was known and decided, document by document in the order of the race.
 
-    `values`: `(candidates, documents)`, higher is better, finite; what stands after a candidate's retirement is not
-    read. `running`: `(candidates, documents)`, whether the candidate met the document.
+    `values`: `(candidates, documents)`, higher is better; NaN where no candidate has a value; what stands after a
+    candidate's retirement is not read. `running`: `(candidates, documents)`, whether the candidate met the document.
     `carried`: `(candidates, documents)`, whether it had been promised, before the document was met, that the candidate
     will be carried to the end.
     """
@@ -73,12 +73,15 @@ def wealth(history: RaceHistory, *, total: int, tolerance: float, largest: float
     candidates, seen = history.values.shape
     if candidates < 2 or seen == 0:
         return np.ones(candidates)
-    values = np.where(history.running, history.values, 0.0)
+    known = history.running & np.isfinite(history.values)
+    # On a document without a value nobody gains on anybody.
+    values = np.where(known, history.values, 0.0)
     # What is known *before* each document: exclusive sums.
     before = np.arange(seen)
     sums = np.cumsum(values, axis=1) - values
     squares = np.cumsum(values**2, axis=1) - values**2
-    spread = np.sqrt(np.maximum(squares - sums**2 / np.maximum(before, 1), 0.0))
+    met: NDArray[np.int64] = np.cumsum(known, axis=1) - known
+    spread = np.sqrt(np.maximum(squares - sums**2 / np.maximum(met, 1), 0.0))
     left = total - before
     paths = []
     for among in (history.running, history.carried & history.running):

@@ -16,9 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import Document
 from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
 from lm_eval_lora_drop.statistics.paired import Difference, paired_difference
 from lm_eval_lora_drop.sweep.candidates import CandidateSet, blocks
 from lm_eval_lora_drop.sweep.run import SweepSettings
@@ -47,13 +50,14 @@ def run_greedy(
     Raises:
         ArgumentError: fewer than four documents, or as `run_sweep`.
     """
-    if len(documents) < FEWEST:
+    units = int(codes_of(documents).max(initial=-1)) + 1
+    if units < FEWEST:
+        what = "clusters of documents" if units < len(documents) else "documents"
         raise ArgumentError(
-            f"sweep_candidates={settings.candidates.name} finds its way on one half of the documents and compares on "
-            f"the other, which takes at least {FEWEST}, got {len(documents)}. Raise sweep_limit."
+            f"sweep_candidates={settings.candidates.name} searches on one half of the {what} and compares on the "
+            f"other, which takes at least {FEWEST}, got {units}. Raise sweep_limit."
         )
-    half = len(documents) // 2
-    seeking, comparing = list(documents[:half]), list(documents[half:])
+    seeking, comparing = halves(documents)
     num_layers = settings.candidates.variants[0].num_layers
     full, base = Variant.full(num_layers), Variant.base(num_layers)
     forward = settings.candidates.name == "greedy_forward"
@@ -69,7 +73,7 @@ def run_greedy(
         # The moves race among themselves: against the whole adapter all of them may be out at once, as every single
         # layer is on the way forward, and nothing would say which of them is best.
         sweep = compare(moves, seeking, settings.strategy, "best")
-        moved, score, loss = _best_move(sweep, scorer, whole)
+        moved, score, loss = _best_move(sweep, scorer, whole, codes_of(seeking))
         real = loss.stderr == loss.stderr and loss.value < -REAL * loss.stderr
         rounds.append(
             GreedyRoundRecord(
@@ -101,6 +105,24 @@ def run_greedy(
     return replace(sweep, greedy=told), comparing
 
 
+def codes_of(documents: Sequence[Document]) -> Codes:
+    """`(documents,)`: which belong together."""
+    return cluster_codes([document.cluster for document in documents])
+
+
+def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
+    """Two halves that share no cluster, each of at least two clusters where there are four: the first holds clusters in
+    their order until half of the documents are in it."""
+    codes = codes_of(documents)
+    sizes = np.bincount(codes)
+    before = np.cumsum(sizes) - sizes
+    first = np.clip((before < len(documents) // 2).sum(), 2, len(sizes) - 2)
+    sides: tuple[list[Document], list[Document]] = ([], [])
+    for document, code in zip(documents, codes, strict=True):
+        sides[int(code >= first)].append(document)
+    return sides
+
+
 def _moves(here: Variant, *, forward: bool) -> list[Variant]:
     """The sets that differ from `here` in one layer (of a deep model in one block of neighbours); none on the other
     end, which needs no comparison."""
@@ -112,11 +134,13 @@ def _moves(here: Variant, *, forward: bool) -> list[Variant]:
     return [Variant.of_layers(layers, num_layers) for layers in changed]
 
 
-def _best_move(sweep: SweepRecord, scorer: Scorer, whole: Sequence[Any]) -> tuple[str, float, Difference]:
+def _best_move(
+    sweep: SweepRecord, scorer: Scorer, whole: Sequence[Any], clusters: Codes
+) -> tuple[str, float, Difference]:
     """The best of a round with its score and its paired difference to the whole adapter, whose items are given."""
     (best,) = [row for row in sweep.candidates if row.variant == sweep.best]
     difference = paired_difference(
-        scorer.aggregation, best.items, whole, sign=scorer.metric.sign, resamples=scorer.resamples
+        scorer.aggregation, best.items, whole, sign=scorer.metric.sign, resamples=scorer.resamples, clusters=clusters
     )
     assert best.score is not None
     return best.variant, best.score, difference

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, score_range
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, assumed_range
 from lm_eval_lora_drop.sweep.strategies.elimination import RaceHistory, Retirement, wealth
 from lm_eval_lora_drop.sweep.table import Table
 from lm_eval_lora_drop.variant import Variant
@@ -39,6 +39,9 @@ class Race:
 
     `full` is carried to the end, because the user wants the comparison with it; so is a candidate that leads after a
     round, which the others may then be given up for within the tolerance.
+
+    `bounds`: the least and the largest score of a document. Where they are not known, or a score lies outside, the
+    largest difference is taken from the scores seen, and `guaranteed` is False.
     """
 
     def __init__(
@@ -51,11 +54,14 @@ class Race:
         seed: int,
         settings: RacingSettings | None = None,
         hopeless: Collection[Variant] = (),
+        bounds: tuple[float, float] | None = None,
     ) -> None:
         self.settings = settings or RacingSettings()
         self._table = table
         self._aggregation = aggregation
         self._sign = sign
+        self._bounds = bounds
+        self.guaranteed = bounds is not None
         self._order = random.Random(seed).sample(range(table.documents), table.documents)
         self._racers = [variant for variant in table.candidates if variant not in hopeless]
         self._schedule = schedule(table.documents, self.settings)
@@ -80,6 +86,7 @@ class Race:
         return {
             "error_rate": self.settings.error_rate,
             "tolerance": self.settings.tolerance,
+            "guaranteed": self.guaranteed,
             "rounds": self._schedule,
             "retired": [
                 {"variant": str(one.variant), "by": str(one.by), "reason": one.reason} for one in self._retirements
@@ -94,12 +101,12 @@ class Race:
         if len(self._running) < 2:
             return
         rows = [self._values(variant, documents) for variant in self._racers]
-        largest = score_range(rows)
+        largest = self._largest_difference(rows)
         history = self._history(rows, documents)
         if largest == 0.0:
             return
         reached = wealth(history, total=self._table.documents, tolerance=self.settings.tolerance, largest=largest)
-        means = {v: history.values[row].mean() for row, v in enumerate(self._racers) if history.running[row, -1]}
+        means = {v: np.nansum(history.values[row]) for row, v in enumerate(self._racers) if history.running[row, -1]}
         if not means:
             return
         leader = max(means, key=lambda variant: means[variant])  # the first of equals
@@ -110,6 +117,12 @@ class Race:
                 self._retirements.append(Retirement(variant, leader, "cannot_win"))
         self._carried_from.setdefault(leader, documents)
 
+    def _largest_difference(self, rows: Sequence[Floats]) -> float:
+        seen = self._sign * np.concatenate(rows)
+        low, high = self._bounds or (np.inf, -np.inf)
+        self.guaranteed &= not ((seen < low) | (seen > high)).any()  # NaN is neither
+        return high - low if self.guaranteed else assumed_range(seen)
+
     def _values(self, variant: Variant, documents: int) -> Floats:
         """`(documents met,)` of the first `documents`: the score of each, higher is better, NaN where it has no
         value."""
@@ -117,18 +130,18 @@ class Race:
         return self._sign * self._aggregation.per_document(self._table.items(variant, met))
 
     def _history(self, rows: Sequence[Floats], documents: int) -> RaceHistory:
-        """The race so far. A document without a value counts as the candidate's mean, as it does in its score; a
-        candidate without any value is neither judged nor anybody's rival."""
-        values = np.zeros((len(rows), documents))
-        running = np.zeros((len(rows), documents), dtype=bool)
-        carried = np.zeros((len(rows), documents), dtype=bool)
-        for row, (variant, seen) in enumerate(zip(self._racers, rows, strict=True)):
-            if np.isfinite(seen).any():
-                mean = np.nanmean(np.where(np.isfinite(seen), seen, np.nan))
-                values[row, : len(seen)] = np.where(np.isfinite(seen), seen, mean)
-                running[row, : len(seen)] = True
+        """The race so far. A candidate that lacks a value where another one has it is neither judged nor anybody's
+        rival: nothing is known of what it would score."""
+        values = np.full((len(rows), documents), np.nan)
+        for place, seen in enumerate(rows):
+            values[place, : len(seen)] = seen
+        met = np.arange(documents) < np.array([len(seen) for seen in rows])[:, None]
+        read = np.isfinite(values).any(axis=0)
+        whole = ~(met & read & np.isnan(values)).any(axis=1)
+        carried = np.zeros(values.shape, dtype=bool)
+        for row, variant in enumerate(self._racers):
             carried[row, self._carried_from.get(variant, documents) :] = True
-        return RaceHistory(values, running, carried)
+        return RaceHistory(values, met & whole[:, None], carried)
 
 
 def schedule(documents: int, settings: RacingSettings) -> list[int]:

@@ -1,6 +1,7 @@
 """One choice under what is traded: the smallest candidate, or the best one, among those that keep a share of a score.
 
     smallest:BOUND+...   the fewest kept parameters of the adapter; of equally small ones the best optimised score
+    smallest_confident:BOUND+...   the same, where the lower confidence limit of the score is within the bound
     best:BOUND+...       the best optimised score
     BOUND                SHARE[@TASK][:base]
 
@@ -9,14 +10,17 @@ A bound holds where the score on the task (without @TASK: the optimised one) is 
 direction and either sign, and whatever a bound is held against keeps it: 0.99 of an accuracy of 0.80 is 0.792, of an
 error rate of 0.20 it is 0.202, of a log-likelihood of -1.5 it is -1.515.
 
-Scores are taken as they stand (point estimates, never smoothed): a bound tested for significance would be kept by
-everything that was measured on few documents. How sure it is stands beside the choice (`BoundRecord`).
+`smallest` and `best` take scores as they stand (point estimates, never smoothed), so the choice may break its bound on
+new documents; `BoundRecord.lower` says by how much. `smallest_confident` adds to each score the distance to its lower
+limit: that of the paired difference to the reference, from the intervals of `compare` for all candidates together, less
+what the reference's own score leaves open. Unless the documents show the bound, full is kept.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -26,14 +30,17 @@ from numpy.typing import NDArray
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import AlsoRecord, BoundRecord, CandidateRecord, SweepRecord
-from lm_eval_lora_drop.statistics.aggregation import Floats
-from lm_eval_lora_drop.statistics.clusters import Codes
+from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
+from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at
+from lm_eval_lora_drop.statistics.significance import mean_test, mean_tests
 from lm_eval_lora_drop.sweep.run import choose_anew, difference
-from lm_eval_lora_drop.sweep.select import first_best, slack
+from lm_eval_lora_drop.sweep.select import contributions, first_best, slack
 from lm_eval_lora_drop.variant import Variant
 
-GOALS = ("smallest", "best")
-NOTATION = "smallest:SHARE, smallest:SHARE@TASK or best:SHARE@TASK, several bounds joined by '+'"
+GOALS = ("smallest", "smallest_confident", "best")
+NOTATION = (
+    "smallest:SHARE, smallest_confident:SHARE, smallest:SHARE@TASK or best:SHARE@TASK, several bounds joined by '+'"
+)
 _SHARE = re.compile(r"0?\.[0-9]{1,6}|1(\.0{0,6})?")
 
 Reference = Literal["full", "base"]
@@ -135,18 +142,29 @@ def check_bounds(rule: Bounded, also: Sequence[str], candidates: Sequence[Varian
 @dataclass(frozen=True, eq=False)
 class Within:
     """A rule with what it needs besides the optimised scores: `kept` parameters and `others`, task -> scores such that
-    higher is better, of each candidate, `(B,)`; `rows` of full and base among the candidates."""
+    higher is better, of each candidate, `(B,)`; `rows` of full and base among the candidates. `reach` is how far below
+    its score each candidate's lower limit lies, by bound, `(B,)`, NaN where that cannot be said."""
 
     rule: Bounded
     kept: Floats
     others: Mapping[str, Floats]
     rows: Mapping[str, int]
+    reach: Callable[[Bound], Floats]
 
     @classmethod
     def of(
-        cls, rule: Bounded, sweep: SweepRecord, also: Sequence[AlsoRecord], parameters: Mapping[str, int], layers: int
+        cls,
+        rule: Bounded,
+        sweep: SweepRecord,
+        also: Sequence[AlsoRecord],
+        parameters: Mapping[str, int],
+        layers: int,
+        *,
+        sign: int = 1,
+        clusters: Codes | None = None,
     ) -> Within:
-        """From what a task's record holds, of the sweep's candidates in their order.
+        """From what a task's record holds, of the sweep's candidates in their order; `sign` and `clusters` are those of
+        the sweep's own metric and documents.
 
         Raises:
             ArgumentError: the record lacks a task, a candidate or its parameters.
@@ -155,7 +173,9 @@ class Within:
         variants = [Variant.parse(name, layers) for name in names]
         others = {}
         for one in also:
-            scores = {row.variant: row.score for row in one.candidates}
+            most = max(row.documents for row in one.candidates)
+            # A score on fewer documents cannot stand beside the others.
+            scores = {row.variant: row.score for row in one.candidates if row.documents == most}
             others[one.task] = one.metric.sign * floats([scores.get(name) for name in names])
         rows: dict[str, int] = {}
         for row, variant in enumerate(variants):
@@ -169,20 +189,39 @@ class Within:
                 f"bounded task, and lacks some ({', '.join(lacking) or 'candidate_parameters'}). The file is damaged "
                 "or was edited; evaluate again."
             )
-        return cls(rule, np.array([parameters[name] for name in names], dtype=np.float64), others, rows)
+
+        @functools.cache  # only what is asked: it takes a test of all candidates
+        def reach(bound: Bound) -> Floats:
+            on = next((one for one in also if one.task == bound.task), None)
+            held = sweep.candidates if on is None else on.candidates
+            items = {row.variant: row.items for row in held}
+            return _reach(
+                bound,
+                [items.get(name, ()) for name in names],
+                (sweep if on is None else on).aggregation,
+                sign if on is None else on.metric.sign,
+                rows[bound.of],
+                clusters if on is None else cluster_codes(on.validation.clusters or [None] * len(held[0].items)),
+            )
+
+        kept = np.array([parameters[name] for name in names], dtype=np.float64)
+        return cls(rule, kept, others, rows, reach)
 
     def met(self, scores: Floats) -> NDArray[np.bool_]:
         """`(R, B)`: which candidates are within all bounds, from `(R, B)` optimised scores, higher is better."""
         found = np.ones(scores.shape, dtype=bool)
         for bound in self.rule.bounds:
             held = scores if bound.task is None else np.broadcast_to(self.others[bound.task], scores.shape)
-            found &= bound.holds(held, held[:, self.rows[bound.of], None])
+            reference = held[:, self.rows[bound.of], None]
+            found &= bound.holds(
+                held + self.reach(bound) if self.rule.goal == "smallest_confident" else held, reference
+            )
         return found & np.isfinite(scores)
 
     def choose(self, scores: Floats) -> NDArray[np.int64]:
         """`(R,)` rows by the rule; the whole adapter where nothing is within all bounds."""
         met = self.met(scores)
-        if self.rule.goal == "smallest":
+        if self.rule.goal != "best":
             kept = np.where(met, self.kept, np.inf)
             met &= kept <= kept.min(axis=1, keepdims=True)
         rows = first_best(np.where(met, scores, -np.inf))
@@ -220,18 +259,18 @@ def choose_within(
         found,
         select=str(rule),
         bounds=tuple(
-            _told(bound, own if bound.task is None else others[bound.task], chosen, within.rows[bound.of])
-            for bound in rule.bounds
+            _told(bound, own if bound.task is None else others[bound.task], chosen, within) for bound in rule.bounds
         ),
         warnings=(*sweep.warnings, *warnings),
     )
 
 
-def _told(bound: Bound, on: Judged, chosen: str, reference_row: int) -> BoundRecord:
-    reference = on.candidates[reference_row]
-    mine = next(row for row in on.candidates if row.variant == chosen)
+def _told(bound: Bound, on: Judged, chosen: str, within: Within) -> BoundRecord:
+    reference = on.candidates[within.rows[bound.of]]
+    row, mine = next((row, one) for row, one in enumerate(on.candidates) if one.variant == chosen)
     sign = on.scorer.metric.sign
-    score, held = (sign * floats([row.score])[None] for row in (mine, reference))
+    score, held = (sign * floats([one.score])[None] for one in (mine, reference))
+    lower = score + within.reach(bound)[row]
     return BoundRecord(
         share=bound.share,
         task=bound.task,
@@ -240,8 +279,36 @@ def _told(bound: Bound, on: Judged, chosen: str, reference_row: int) -> BoundRec
         reference=reference.score,
         limit=plain(float(sign * bound.limit(held)[0, 0])),
         met=bool(bound.holds(score, held)[0, 0]),
+        lower=plain(float(sign * lower[0, 0])),
+        shown=bool(bound.holds(lower, held)[0, 0]),
         difference=None if mine is reference else difference(on.scorer, mine.items, reference.items, on.clusters),
     )
+
+
+def _reach(
+    bound: Bound, items: Sequence[Sequence[Any]], aggregation: str, sign: int, reference: int, clusters: Codes | None
+) -> Floats:
+    """`(B,)`: how far below its score each candidate's lower limit against this bound lies, at 95 % (one-sided) for all
+    candidates together; 0 of the reference itself, NaN where the record cannot say."""
+    found = np.full(len(items), np.nan)
+    found[reference] = 0.0
+    if len({len(row) for row in items}) > 1 or len(items[0]) < 2:
+        return found
+    try:
+        values = contributions(items, Aggregation.named(aggregation), sign)
+    except ArgumentError:  # known to its task alone
+        return found
+    whole = values[reference][np.isfinite(values[reference])]
+    codes = None if clusters is None else codes_at(clusters, np.flatnonzero(np.isfinite(values[reference])).tolist())
+    alone = mean_test(np.zeros(len(whole)), whole, clusters=codes)
+    low, high = alone.interval
+    # The bound allows a loss of a share of the reference's score, which is not known to the last digit either.
+    least = 0.0 if low <= 0.0 <= high else min(abs(low), abs(high))
+    allowed = (1 - bound.share) * max(abs(alone.difference) - least, 0.0)
+    others = [row for row in range(len(items)) if row != reference]
+    for row, test in zip(others, mean_tests(values[others].T, values[reference], clusters=clusters), strict=True):
+        found[row] = test.interval[0] - test.difference - allowed
+    return found
 
 
 def _nobody(rule: Bounded) -> str:

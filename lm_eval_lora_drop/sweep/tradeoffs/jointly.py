@@ -27,7 +27,7 @@ from lm_eval_lora_drop.record.schema import JointRecord, SweepRecord
 from lm_eval_lora_drop.statistics.aggregation import Floats
 from lm_eval_lora_drop.sweep.candidates import GREEDY
 from lm_eval_lora_drop.sweep.run import choose_anew
-from lm_eval_lora_drop.sweep.select import choose_rows, contributions, places_of
+from lm_eval_lora_drop.sweep.select import choose_rows, comparable, contributions, places_of
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged, floats
 from lm_eval_lora_drop.variant import Variant
 
@@ -115,9 +115,13 @@ def choose_jointly(
     units, signed, standing = {}, {}, {}
     for task, on in judged.items():
         sign = on.scorer.metric.sign
-        values = contributions([row.items for row in on.candidates], on.scorer.aggregation, sign)
-        units[task] = float(values.std())
-        signed[task] = sign * floats([row.score for row in on.candidates])[None]
+        items = [row.items for row in on.candidates]
+        values = contributions(items, on.scorer.aggregation, sign)
+        units[task] = float(np.nanstd(values))
+        scores = sign * floats([row.score for row in on.candidates])[None]
+        signed[task] = comparable(
+            items, values, scores, np.ones((1, values.shape[1]), dtype=np.int64), worst=on.scorer.metric.worst
+        )[1]
         standing[task] = Together(how, units[task], {}).combined(signed[task])[0]
     task = next(iter(sweeps))
     others = {name: one for name, one in standing.items() if name != task}
