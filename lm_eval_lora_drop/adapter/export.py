@@ -171,7 +171,7 @@ def _fold(
         pairs[a, b, bias] = (pair if keep.rank is None else pair.cut(keep.rank)).scaled(keep.strength)
     scaling = common_scaling(list(pairs.values()))
     rank = max(pair.rank for pair in pairs.values())
-    wrapped = {tensor.module for tensor in staying if tensor.is_lora}
+    wrapped = {tensor.module for tensor in staying if tensor.is_lora or tensor.saved_as}
     written = {tensor.renamed(wrapped): values[tensor.name] for tensor in staying}
     for (a, b, bias), pair in pairs.items():
         if pair.experts and pair.rank != rank:

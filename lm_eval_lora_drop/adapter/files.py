@@ -90,6 +90,12 @@ class AdapterFiles:
         """Number of values in the weights file."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens the embedding or head has that the adapter brings a part of; None where it brings none."""
+        found = (tensor.vocabulary(self.shapes[tensor.name]) for tensor in read_names(self.shapes, self.config))
+        return next((tokens for tokens in found if tokens is not None), None)
+
     def base_model(self, given: str | None = None) -> str:
         """The base model: the one given, else the one that the adapter names.
 
@@ -138,12 +144,17 @@ def load_tensors(files: AdapterFiles) -> dict[str, torch.Tensor]:
     """
     try:
         if files.weights.name == WEIGHTS:
-            return load_file(files.weights)
-        loaded: dict[str, torch.Tensor] = torch.load(files.weights, map_location="cpu", weights_only=True)
+            loaded: dict[str, torch.Tensor] = load_file(files.weights)
+        else:
+            loaded = torch.load(files.weights, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unreadable(files.source, error) from error
-    # Tied tensors of a pickled file share memory, which safetensors refuses.
-    return {name: tensor.clone().contiguous() for name, tensor in loaded.items()}
+    # Tied tensors of a pickled file share memory, which safetensors refuses. torch computes nothing with 8-bit floats;
+    # float16 holds every one of them exactly.
+    return {
+        name: tensor.clone().contiguous() if tensor.dtype.itemsize > 1 else tensor.to(torch.float16)
+        for name, tensor in loaded.items()
+    }
 
 
 @contextmanager
@@ -246,15 +257,25 @@ def check_against(files: AdapterFiles, model: Any, base: str) -> None:
     check_patterns(files.config, list(modules), files.source)
     misfits = []
     for tensor in read_names(files.shapes, files.config):
-        dimension = {"lora_A": 1, "lora_B": 0}.get(tensor.part)
-        if dimension is None or tensor.value != "weight" or files.config.get("layer_replication"):
-            continue
         module = modules.get(tensor.module)
         shape = files.shapes[tensor.name]
+        dimension = {"lora_A": 1, "lora_B": 0}.get(tensor.part)
+        tokens = getattr(module, "num_embeddings", None) or getattr(module, "out_features", None)
+        if tokens is not None and (its := tensor.vocabulary(shape)) not in (None, tokens):
+            raise AdapterError(
+                f"peft={files.source} has an embedding of {its} tokens, and that of pretrained={base} has {tokens}: "
+                "lm_eval resizes the base model's to its tokenizer. Give the tokenizer that the adapter was trained "
+                f"with: tokenizer={files.source if any(files.folder.glob('tokenizer*')) else '<its folder>'}."
+            )
+        if dimension is None or tensor.value != "weight" or files.config.get("layer_replication"):
+            continue
         if module is None:
             # Since version 5 Transformers keeps the experts of a mixture in one module; PEFT converts older adapters.
             if ".experts." not in tensor.module:
                 misfits.append(f"{tensor.module} does not exist")
+        # Block-diagonal LoRA and QA-LoRA have narrower factors; PEFT itself tells whether they fit.
+        elif files.config.get("use_bdlora") or files.config.get("use_qalora"):
+            continue
         elif (size := _features(module, dimension)) is not None and (len(shape) < 2 or shape[dimension] != size):
             misfits.append(f"{tensor.module} has {size} {'inputs' if dimension else 'outputs'}, not {shape}")
     if misfits:

@@ -41,18 +41,11 @@ class LoraPair:
         return LoraPair(self.a, _times(self.b, factor), self.scaling, bias, self.experts)
 
     def cut(self, rank: int) -> LoraPair:
-        """The best approximation of B A of this rank (Eckart and Young 1936), its singular values in B.
-
-        A and B are long and thin: their QR factors leave a singular value decomposition of an (r, r) matrix.
-        """
+        """The best approximation of B A of this rank."""
         if rank >= self.rank:
             return self
-        qb, rb = torch.linalg.qr(self.b.double())
-        qa, ra = torch.linalg.qr(self.a.double().T)
-        u, values, v = torch.linalg.svd(rb @ ra.T)
-        b = (qb @ (u[:, :rank] * values[:rank])).to(_exact(self.b))
-        a = (v[:rank] @ qa.T).to(_exact(self.a))
-        return LoraPair(a.contiguous(), b.contiguous(), self.scaling, self.bias)
+        a, b = truncate(self.a.to(_exact(self.a)), self.b.to(_exact(self.b)), rank)
+        return LoraPair(a, b, self.scaling, self.bias)
 
     def padded(self, rank: int) -> LoraPair:
         """The same LoRA with zeros up to this rank; s stays."""
@@ -62,6 +55,21 @@ class LoraPair:
         a = torch.cat([self.a, self.a.new_zeros(more, *self.a.shape[1:])])
         b = torch.cat([self.b, self.b.new_zeros(self.b.shape[0], more, *self.b.shape[2:])], dim=1)
         return LoraPair(a, b, self.scaling, self.bias)
+
+
+def truncate(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best approximation of `up @ down` by a product of this rank (Eckart and Young, 1936), as (A, B).
+
+    `down` is (r, in), `up` (out, r); returned are (rank, in) and (out, rank), each with roots of singular values.
+    """
+    # With both sides made orthogonal the SVD is one of an r x r matrix, not of out x in.
+    out_basis, out_part = torch.linalg.qr(up.detach().cpu().double())
+    in_basis, in_part = torch.linalg.qr(down.detach().cpu().double().T)
+    left, values, right = torch.linalg.svd(out_part @ in_part.T)
+    roots = values[:rank].sqrt()
+    new_up = (out_basis @ left[:, :rank]) * roots
+    new_down = roots[:, None] * (right[:rank] @ in_basis.T)
+    return new_down.to(down), new_up.to(up)
 
 
 def common_scaling(pairs: Sequence[LoraPair]) -> float:
