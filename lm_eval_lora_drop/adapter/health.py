@@ -19,7 +19,7 @@ import torch
 import transformers
 from peft.tuners.lora.layer import LoraLayer
 
-from lm_eval_lora_drop.adapter.files import AdapterFiles, load_tensors
+from lm_eval_lora_drop.adapter.files import AdapterFiles, check_against, load_tensors
 from lm_eval_lora_drop.adapter.names import TRAINED, TensorName, read_names
 from lm_eval_lora_drop.adapter.places import tie_again
 from lm_eval_lora_drop.errors import AdapterError
@@ -105,6 +105,29 @@ def check_weights(files: AdapterFiles) -> Health:
         below=any(tensor.is_embedding for tensor in acting),
         above=any(tensor.layer is None and not tensor.is_embedding for tensor in acting),
     )
+
+
+def resize_vocabulary(files: AdapterFiles, model: Any) -> None:
+    """Give a base model's embedding as many tokens as the adapter's has, as lm_eval does by the tokenizer's."""
+    tokens = files.vocabulary
+    if tokens is not None and tokens != model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+
+
+def check_on(files: AdapterFiles, base: str) -> Any:
+    """Try the adapter on the base model without weights; returns both, on the meta device.
+
+    Raises:
+        AdapterError: as `check_against`, `load_without_weights` and `check_loadable`.
+    """
+    with torch.device("meta"):
+        make: Any = transformers.AutoModelForCausalLM.from_config
+        skeleton = make(transformers.AutoConfig.from_pretrained(base))
+    resize_vocabulary(files, skeleton)
+    check_against(files, skeleton, base)
+    model = load_without_weights(files, skeleton)
+    check_loadable(files, model)
+    return model
 
 
 def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedModel) -> peft.PeftModel:

@@ -17,7 +17,7 @@ from peft.tuners.lora.layer import Embedding, Linear, LoraLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
-from lm_eval_lora_drop.adapter.fold import truncate
+from lm_eval_lora_drop.adapter.fold import Survival, folded, truncate
 from lm_eval_lora_drop.adapter.names import ATTENTION, MLP, kind_of
 from lm_eval_lora_drop.adapter.places import Follower, find_decoder_layers, find_followers, split_outside
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
@@ -124,37 +124,26 @@ class AdapterLayers:
             yield
 
     @contextmanager
-    def merge(self, variant: Variant) -> Iterator[None]:
+    def merge(self, variant: Variant, dtype: torch.dtype | None = None) -> Iterator[Survival]:
         """As `keep`, with the kept LoRA of the decoder layers folded into the weights; restored bit for bit.
 
-        The untouched weights wait in main memory: taking the LoRA out again by subtraction would leave rounding behind.
-        Embeddings and `lm_head` are not folded, because they often share one weight; nor is LoRA with a bias of its own
-        on a layer without one.
+        Within the context weights have `dtype` (default: their own), and what is given tells how much of the LoRA it
+        holds. The untouched weights wait in main memory: taking the LoRA out again by subtraction would leave rounding
+        behind. Embeddings and `lm_head` are not folded, because they often share one weight; nor is LoRA with a bias of
+        its own on a layer without one.
 
         Raises:
-            AdapterError: the base model is quantised, or as `keep`.
+            AdapterError: the base model is quantised, the weights would not be finite, or as `keep`.
         """
-        inside = {id(module) for modules in self.modules for module in modules}
+        where = {id(module): index for index, modules in enumerate(self.modules) for module in modules}
         lora = [
-            module
+            (where[id(module)], self._called[id(module)][0], module)
             for module, keep in self.wanted(variant)
-            if keep is not None and id(module) in inside and isinstance(module, LoraLayer) and _can_merge(module)
+            if keep is not None and id(module) in where and isinstance(module, LoraLayer) and _can_merge(module)
         ]
-        self.check_mergeable(lora)
-        saved: list[tuple[LoraLayer, dict[str, torch.Tensor]]] = []
-        with self.keep(variant), torch.no_grad():
-            try:
-                for module in lora:
-                    state = module.get_base_layer().state_dict()
-                    copy = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
-                    saved.append((module, copy))
-                    module.merge()
-                yield
-            finally:
-                for module, copy in reversed(saved):
-                    if module.merged:
-                        module.unmerge()
-                    module.get_base_layer().load_state_dict(copy)
+        self.check_mergeable([module for *_, module in lora])
+        with self.keep(variant), torch.no_grad(), folded(lora, dtype) as survival:
+            yield survival
 
     def check_mergeable(self, modules: Sequence[LoraLayer] | None = None) -> None:
         """Check that the LoRA of these modules (default: of all in the decoder layers) can be folded into the weights.

@@ -64,6 +64,10 @@ def _check(args: argparse.Namespace) -> int:
         )
     print(f"{source} on {base}, {kept.label}")
     print(found.table())
+    if found.survival is not None:
+        survival = found.survival
+        print(f"\nLeft of the LoRA when it is folded into weights of {survival.dtype}: {survival.total:.3f}")
+        print(survival.table())
     return 0 if found.agrees else 1
 
 

@@ -291,8 +291,9 @@ class LoraDropLM(LoraDropBase, HFLM):
             ) from None
 
     def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
-        change = self.layers.merge(kept) if self.args.merge else self.layers.keep(kept)
-        with change:
+        with self.layers.merge(kept) if self.args.merge else self.layers.keep(kept) as survival:
+            if survival is not None and (warning := survival.check("merge=force", self.args.merge == "force")):
+                log.warning(warning)
             if request_type == "generate_until" and why_left_to_harness(self, requests) is None:
                 return answer_requests(self, requests, disable_tqdm)
             return self.harness_answers(request_type, requests, disable_tqdm)

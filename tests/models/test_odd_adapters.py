@@ -36,14 +36,19 @@ def bases(tmp_path_factory):
     """The tiny model as it is, and with its head tied to its embedding."""
     folder = tmp_path_factory.mktemp("odd")
     untied = make_base(folder / "untied")
-    tied = shutil.copytree(untied, folder / "tied")
-    config = transformers.AutoConfig.from_pretrained(tied)
+    return {"untied": untied, "tied": tied_copy(untied, folder / "tied")}
+
+
+def tied_copy(base, folder):
+    """A model like `base` whose head is its embedding."""
+    shutil.copytree(base, folder)
+    config = transformers.AutoConfig.from_pretrained(folder)
     config.tie_word_embeddings = True
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.generation_config = transformers.GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
-    model.save_pretrained(tied)
-    return {"untied": untied, "tied": tied}
+    model.save_pretrained(folder)
+    return folder
 
 
 def change_file(adapter, change):
