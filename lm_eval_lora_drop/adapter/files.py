@@ -26,7 +26,7 @@ from peft import PeftType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from lm_eval_lora_drop.adapter.names import read_names
+from lm_eval_lora_drop.adapter.names import check_wrapper, read_names
 from lm_eval_lora_drop.adapter.patterns import check_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 
@@ -45,7 +45,6 @@ _NUMBERS = {"type": ["object", "null"], "additionalProperties": {"type": "number
 # What of PEFT's LoraConfig is read here; a newer PEFT's entries may be anything.
 _SCHEMA: dict[str, Any] = {
     "type": "object",
-    "required": ["r", "lora_alpha"],
     "properties": {
         "r": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
         "lora_alpha": {"type": "number", "minimum": -1e30, "maximum": 1e30},
@@ -131,6 +130,8 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(config))
     if error is not None:
         raise AdapterError(f"peft={source}: {CONFIG}, {error.json_path[:80]}: {error.message[:200]}. Correct it.")
+    # What an old or hand-written configuration leaves out has PEFT's defaults.
+    config = {"r": 8, "lora_alpha": 8, **config}
     files = AdapterFiles(source, folder, config, _read_shapes(source, folder))
     check_patterns(config, list(dict.fromkeys(name.module for name in read_names(files.shapes, config))), source)
     return files
@@ -213,15 +214,6 @@ def check_new(destination: Path) -> None:
         raise ArgumentError(f"{destination} exists already; what is exported is written to a new folder. Name another.")
 
 
-def lies_in(file: Path, folder: Path) -> bool:
-    """Whether `file` is a file of `folder`, and no link out of it; the Hub's cache links to its own `blobs`."""
-    target = file.resolve()
-    homes = [folder.resolve()]
-    if homes[0].parent.name == "snapshots":
-        homes.append(homes[0].parents[1] / "blobs")
-    return target.is_file() and any(target.is_relative_to(home) for home in homes)
-
-
 def trained_besides_lora(files: AdapterFiles) -> str | None:
     """What the adapter changes besides its LoRA: whole modules, tokens, biases. None where LoRA is all."""
     config = files.config
@@ -272,6 +264,7 @@ def check_against(files: AdapterFiles, model: Any, base: str) -> None:
         if module is None:
             # Since version 5 Transformers keeps the experts of a mixture in one module; PEFT converts older adapters.
             if ".experts." not in tensor.module:
+                check_wrapper(tensor.name, modules, files.config, str(files.weights), files.source)
                 misfits.append(f"{tensor.module} does not exist")
         # Block-diagonal LoRA and QA-LoRA have narrower factors; PEFT itself tells whether they fit.
         elif files.config.get("use_bdlora") or files.config.get("use_qalora"):
@@ -363,6 +356,12 @@ def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
     except Exception as error:
         # What a damaged pickle may raise has no end; nothing but reading happens here.
         raise _unreadable(source, error) from error
+    if empty := [name for name, shape in shapes.items() if 0 in shape]:
+        raise AdapterError(
+            f"peft={source}: {len(empty)} of {len(shapes)} tensors are empty, the first is {empty[0]}. "
+            "DeepSpeed ZeRO-3 saved them without gathering: set stage3_gather_16bit_weights_on_model_save, or run "
+            "zero_to_fp32.py on the checkpoint, and save the adapter again."
+        )
     if not any(part in name for name in shapes for part in _LORA_PARTS):
         raise AdapterError(f"peft={source}: the weights file holds no LoRA tensors. Give an adapter that was trained.")
     return shapes

@@ -275,7 +275,10 @@ def known_to_peft_only(config: Mapping[str, Any], tensors: Sequence[TensorName])
         absent.add("modules_to_save")
     if not any(tensor.part.startswith("token_adapter") for tensor in tensors):
         absent.add("trainable_token_indices")
-    return tuple(said for name, said in _PEFT_ONLY.items() if config.get(name) and name not in absent)
+    named = [said for name, said in _PEFT_ONLY.items() if config.get(name) and name not in absent]
+    if any(not t.is_lora and t.saved_as is None and t.value == "weight" for t in tensors):
+        named.append("an embedding of the base model saved along")
+    return tuple(named)
 
 
 def compare_answers(full: Sequence[float], base: Sequence[float], noise: float = 0.0) -> str | None:

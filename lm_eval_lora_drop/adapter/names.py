@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,13 @@ IN_LAYER = re.compile(r"(?P<stack>.*?[^.]+)\.(?P<index>\d+)\.")
 _LORA = re.compile(r"\.(?P<part>lora_[A-Za-z_]+|token_adapter\.trainable_tokens_[a-z]+)(?:\.(?P<value>.+))?$")
 # What PEFT puts between the name of a module and that of its own weight.
 _WRAPPER = re.compile(r"\.(?:base_layer|original_module|token_adapter)(?=\.)")
+# What wrappers of a model put into the names of its tensors -> who does.
+_PUT_IN = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "language_model.": "a vision-language model",
+    "module.": "DistributedDataParallel",
+}
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "word_embeddings_layernorm")
 
 
@@ -110,6 +117,24 @@ def one_stack(tensors: Iterable[TensorName], source: str) -> None:
             f"{source} must have LoRA in one stack of decoder layers, but its tensors lie in "
             f"{', '.join(stacks) or 'none'}: which of them a boundary counts is not clear from the files."
         )
+
+
+def check_wrapper(name: str, modules: Collection[str], config: Mapping[str, Any], weights: str, source: str) -> None:
+    """Check that a tensor's name, whose module there is not, would not fit without what a wrapper has put into it.
+
+    `modules` are those of the base model, `weights` is the adapter's weights file.
+
+    Raises:
+        AdapterError: it would.
+    """
+    for prefix, by in _PUT_IN.items():
+        if prefix in name and _read(name.replace(prefix, ""), config).module in modules:
+            raise AdapterError(
+                f"peft={source}: the names of its tensors carry {prefix!r} ({name}), left by {by}, so PEFT does not "
+                'read them. Rename them: python -c "import safetensors.torch as s; '
+                f"s.save_file({{k.replace('{prefix}', ''): v for k, v in s.load_file('{weights}').items()}}, "
+                f"'{weights}')\""
+            )
 
 
 def _read(name: str, config: Mapping[str, Any]) -> TensorName:
