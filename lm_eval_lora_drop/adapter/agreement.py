@@ -177,7 +177,7 @@ class _Judge:
         self._effect = _difference(self._answers, answers)
         # Both were computed at one batch shape, so other tokens are no rounding of the batch.
         same, tokens = self._equal(answers)
-        shows = self._effect > self._noise_bound() or same < _MOST_SAME * tokens
+        shows = self._shows = self._effect > self._noise_bound() or same < _MOST_SAME * tokens
         note = "differs, as it should"
         if not shows and self._dtype in (torch.float16, torch.bfloat16):
             note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding is {self._noise:.1e}. Use --dtype float32"
@@ -195,7 +195,8 @@ class _Judge:
         difference = _difference(self._answers, answers)
         agrees = difference <= tolerance
         note = "agrees" if agrees else f"DIFFERS: more than the {tolerance:.1e} of rounding"
-        if difference and agrees and self._noise_bound() >= self._effect:
+        # Equal to the bit is agreement, but where the base model says the same too, it tells nothing.
+        if agrees and self._noise_bound() >= self._effect and (difference or not self._shows):
             agrees = False
             note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding may be {tolerance:.1e}. Use --dtype float32"
         self.rows.append(Row(name, difference, self._same(answers), agrees, note))
