@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import user_path
@@ -53,7 +53,7 @@ class LoraDropArgs:
     sweep_dir: Path | None = None
     sweep_log: str = "auto"
     sweep_dry_run: bool = False
-    merge: bool = False
+    merge: bool | Literal["force"] = False
 
     @classmethod
     def take(cls, model_args: Mapping[str, Any], known: Iterable[str]) -> tuple[LoraDropArgs, dict[str, Any]]:
@@ -112,7 +112,7 @@ class LoraDropArgs:
             sweep_dir=None if folder is None else user_path(_text("sweep_dir", folder), "sweep_dir"),
             sweep_log=_word("sweep_log", ours.get("sweep_log", "auto"), SWEEP_LOGS),
             sweep_dry_run=dry,
-            merge=_truth("merge", ours.get("merge", False)),
+            merge="force" if ours.get("merge") == "force" else _truth("merge", ours.get("merge", False)),
         ), rest
 
     def candidates(self, shape: AdapterShape) -> Family:
