@@ -7,6 +7,7 @@ reference itself at another batch shape: what differs by no more than a few time
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,10 @@ from tabulate import tabulate
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.adapter.files import AdapterFiles
+from lm_eval_lora_drop.adapter.fold import Survival
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.adapter.places import tie_again
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
 
@@ -38,6 +42,9 @@ PROMPTS = (
 # Nats per token that are rounding whatever the yardstick says: of the coarsest of the dtypes involved.
 _ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.2}
 _TIMES_THE_NOISE = 4
+_FLOOR = 1e-3
+# Of the tokens that are written, the share that two models have in common at most, if they are to be two.
+_MOST_SAME = 0.9
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Agreement:
-    """All ways, the reference first."""
+    """All ways, the reference first; and how much of the LoRA merged weights hold, where they could be merged."""
 
     rows: tuple[Row, ...]
+    survival: Survival | None = None
 
     @property
     def agrees(self) -> bool:
@@ -106,7 +114,7 @@ def check_agreement(
         AdapterError: the adapter itself is not in order.
         ArgumentError: nothing is kept, or `export` is neither adapter nor model.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     files = adapter_files.open_adapter(source)
     found = health.check_weights(files)
@@ -114,23 +122,26 @@ def check_agreement(
         raise ArgumentError(f"there is nothing to check: {reason}. Name layers that have LoRA.")
     if not kept.is_full:
         health.check_divisible(files)
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    adapter_files.check_against(files, skeleton, base)
-    health.load_without_weights(files, skeleton)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    health.check_on(files, base)
+    has_tokens = files.vocabulary is not None and any(files.folder.glob("tokenizer*"))
+    tokenizer = AutoTokenizer.from_pretrained(str(files.folder) if has_tokens else base)
     asked = [tokenizer(prompt).input_ids for prompt in prompts]
     asked = [ids for ids in asked if len(ids) > 1]
     if not asked:
         raise ArgumentError("none of the prompts has two tokens or more. Give longer ones.")
     judge = _Judge(asked, tokens, dtype)
-    with _loaded(base, files.folder, dtype, device) as model:
+    with _loaded(base, files, dtype, device) as model:
+        tie_again(model, source)  # as lm_eval does: a trained embedding is the head of a tied model too
         layers = AdapterLayers.of(model)
         with layers.keep(kept):
             judge.reference(_answers(model, asked, tokens), _in_one_batch(model, asked), model.dtype)
         with layers.keep(Variant.base(kept.num_layers)):
             judge.base(_answers(model, asked, tokens))
-        judge.way("merged weights, in memory", lambda: _merged(layers, kept, model, asked, tokens), model.dtype)
+        judge.way("merged weights, in memory", lambda: _merged(judge, layers, kept, model), model.dtype)
+        if layers.followers:
+            judge.rows[0] = dataclasses.replace(
+                judge.rows[0], note=f"{judge.rows[0].note}; lm_head is the trained embedding, as with --model hf"
+            )
     folder = export
     if folder is None:
         folder = scratch / "export"
@@ -143,7 +154,7 @@ def check_agreement(
             judge.rows.append(Row(name, None, "", None, ask))
         elif (folder / adapter_files.CONFIG).is_file():
             judge.way(name, functools.partial(ask, folder, asked, tokens))
-    return Agreement(tuple(judge.rows))
+    return Agreement(tuple(judge.rows), judge.survival)
 
 
 class _Judge:
@@ -152,6 +163,7 @@ class _Judge:
     def __init__(self, asked: Sequence[list[int]], tokens: int, dtype: str) -> None:
         self.asked, self.tokens, self.dtype = asked, tokens, dtype
         self.rows: list[Row] = []
+        self.survival: Survival | None = None
 
     def reference(self, answers: Answers, batched: Answers, dtype: torch.dtype) -> None:
         self._answers, self._dtype = answers, dtype
@@ -163,8 +175,14 @@ class _Judge:
 
     def base(self, answers: Answers) -> None:
         self._effect = _difference(self._answers, answers)
-        shows = self._effect > self._tolerance(self._dtype)
-        note = "differs, as it should" if shows else "NO DIFFERENCE: the adapter does nothing on these prompts"
+        # Both were computed at one batch shape, so other tokens are no rounding of the batch.
+        same, tokens = self._equal(answers)
+        shows = self._shows = self._effect > self._noise_bound() or same < _MOST_SAME * tokens
+        note = "differs, as it should"
+        if not shows and self._dtype in (torch.float16, torch.bfloat16):
+            note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding is {self._noise:.1e}. Use --dtype float32"
+        elif not shows:
+            note = "NO DIFFERENCE: the adapter does nothing on these prompts"
         self.rows.append(Row("base model", self._effect, self._same(answers), shows, note))
 
     def way(self, name: str, ask: Callable[[], Answers], dtype: torch.dtype | None = None) -> None:
@@ -175,28 +193,40 @@ class _Judge:
             return
         tolerance = self._tolerance(dtype or self._dtype)
         difference = _difference(self._answers, answers)
-        agrees = difference <= tolerance and tolerance < self._effect
+        agrees = difference <= tolerance
         note = "agrees" if agrees else f"DIFFERS: more than the {tolerance:.1e} of rounding"
-        if tolerance >= self._effect:
-            note = f"CANNOT BE TOLD: rounding ({tolerance:.1e}) may be as large as all that the adapter does"
+        # Equal to the bit is agreement, but where the base model says the same too, it tells nothing.
+        if agrees and self._noise_bound() >= self._effect and (difference or not self._shows):
+            agrees = False
+            note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding may be {tolerance:.1e}. Use --dtype float32"
         self.rows.append(Row(name, difference, self._same(answers), agrees, note))
 
     def coarser(self, dtype: torch.dtype) -> None:
         """What follows is stored in this dtype."""
         self._dtype = max(self._dtype, dtype, key=lambda kind: _ROUNDING.get(kind, 0.0))
 
-    def _tolerance(self, dtype: torch.dtype) -> float:
-        coarsest = max(_ROUNDING.get(kind, 0.2) for kind in (dtype, self._dtype))
-        return max(coarsest, _TIMES_THE_NOISE * self._noise)
+    def _noise_bound(self) -> float:
+        """What the reference may differ from itself by."""
+        return max(_FLOOR, _TIMES_THE_NOISE * self._noise)
 
-    def _same(self, answers: Answers) -> str:
+    def _tolerance(self, dtype: torch.dtype) -> float:
+        """What a way in this dtype may differ by: the noise of this run, or the rounding of the dtype as far as it is
+        small beside what the adapter does."""
+        coarsest = max(_ROUNDING.get(kind, 0.2) for kind in (dtype, self._dtype))
+        return max(self._noise_bound(), min(coarsest, self._effect / 4))
+
+    def _equal(self, answers: Answers) -> tuple[int, int]:
+        """How many of the written tokens are the reference's, and how many it wrote."""
         pairs = zip(self._answers.tokens, answers.tokens, strict=True)
         same = sum(one == other for mine, theirs in pairs for one, other in zip(mine, theirs, strict=False))
-        return f"{same} of {sum(map(len, self._answers.tokens))}"
+        return same, sum(map(len, self._answers.tokens))
+
+    def _same(self, answers: Answers) -> str:
+        return "{} of {}".format(*self._equal(answers))
 
 
 @contextmanager
-def _loaded(base: str, adapter: Path | None, dtype: str, device: str) -> Iterator[Any]:
+def _loaded(base: str, adapter: AdapterFiles | None, dtype: str, device: str) -> Iterator[Any]:
     """A model in plain Transformers, with an adapter in plain PEFT; freed afterwards: several are loaded in turn."""
     import peft
     from transformers import AutoModelForCausalLM
@@ -207,7 +237,8 @@ def _loaded(base: str, adapter: Path | None, dtype: str, device: str) -> Iterato
     except (OSError, ValueError) as error:
         raise AdapterError(f"the model {base} cannot be loaded ({' '.join(str(error).split())[:200]}).") from error
     if adapter is not None:
-        model = peft.PeftModel.from_pretrained(model, str(adapter))
+        health.resize_vocabulary(adapter, model)
+        model = peft.PeftModel.from_pretrained(model, str(adapter.folder))
     try:
         yield model.eval()
     finally:
@@ -215,25 +246,22 @@ def _loaded(base: str, adapter: Path | None, dtype: str, device: str) -> Iterato
         gc.collect()
 
 
-def _merged(layers: AdapterLayers, kept: Variant, model: Any, asked: Sequence[list[int]], tokens: int) -> Answers:
-    with layers.merge(kept):
-        return _answers(model, asked, tokens)
+def _merged(judge: _Judge, layers: AdapterLayers, kept: Variant, model: Any) -> Answers:
+    with layers.merge(kept) as judge.survival:
+        return _answers(model, judge.asked, judge.tokens)
 
 
 def _exported(judge: _Judge, base: str, folder: Path, dtype: str, device: str) -> Answers:
     """Answers of an exported folder, once it has passed the checks of any adapter."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     if not folder.is_dir():
         raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {folder} is none.")
     if (folder / adapter_files.CONFIG).exists():
         files = adapter_files.open_adapter(str(folder))
         health.check_weights(files)
-        with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-        adapter_files.check_against(files, skeleton, base)
-        health.load_without_weights(files, skeleton)
-        with _loaded(base, folder, dtype, device) as model:
+        health.check_on(files, base)
+        with _loaded(base, files, dtype, device) as model:
             return _answers(model, judge.asked, judge.tokens)
     if not (folder / "config.json").exists():
         raise ArgumentError(

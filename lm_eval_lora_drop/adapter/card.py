@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from lm_eval_lora_drop import __version__
+from lm_eval_lora_drop.adapter.fold import Survival
 from lm_eval_lora_drop.rounding import percent
 from lm_eval_lora_drop.variant import Variant
 
@@ -27,7 +28,7 @@ class Exported:
     """What was written: parameters of the adapter (base weights saved along not counted), bytes of the weights file.
 
     `peft_only` are its kinds that other programs do not take; `merged_into` is the base model of a merged one, `size`
-    then that of the whole model.
+    then that of the whole model, and `survival` how much of the LoRA its weights hold.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Exported:
     source_size: int
     peft_only: tuple[str, ...] = ()
     merged_into: str | None = None
+    survival: Survival | None = None
 
     @property
     def layers(self) -> str:
@@ -61,6 +63,8 @@ class Exported:
             f"{self.dropped_parameters:,} of {total:,} parameters dropped "
             f"({percent(self.dropped_parameters / total)}), {self.parameters:,} kept; {sizes}"
         )
+        if self.survival is not None:
+            said += f"\nLeft of the LoRA in weights of {self.survival.dtype}: {self.survival.total:.3f}"
         if self.peft_only and not self.merged_into:
             said += f"\nPEFT loads it; vLLM and llama.cpp do not take {', '.join(self.peft_only)}"
         return said
@@ -108,9 +112,18 @@ def model_card(config: Mapping[str, Any], exported: Exported, origin: str, evalu
 ```python
 {load}
 ```
-{_scores(evaluated, merged=merged is not None)}
+{_scores(evaluated, merged=merged is not None)}{_survival(exported.survival)}
 Written by `lora-drop export`, lm-eval-lora-drop {__version__}.
 """
+
+
+def _survival(survival: Survival | None) -> str:
+    if survival is None:
+        return ""
+    return (
+        f"\n## What is left of the LoRA\n\nThe projection of the stored change on the true one, in weights of "
+        f"{survival.dtype}: {survival.total:.3f}.\n\n{survival.table('github')}\n"
+    )
 
 
 def _scores(evaluated: CardResults | None, *, merged: bool) -> str:

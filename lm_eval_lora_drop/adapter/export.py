@@ -154,11 +154,13 @@ def _fold(
     scaling_of = scalings(files, [module for module, _ in parts])
     pairs: dict[tuple[TensorName, TensorName, TensorName | None], LoraPair] = {}
     for (module, _), named in parts.items():
-        a, b, bias = (
-            next(named[n] for n in _A if n in named),
-            next(named[n] for n in _B if n in named),
-            named.get("bias"),
-        )
+        a, b = (next((named[n] for n in names if n in named), None) for names in (_A, _B))
+        bias = named.get("bias")
+        if a is None or b is None:
+            there = ", ".join(tensor.name for tensor in named.values())
+            raise AdapterError(
+                f"{files.source} has only half of the LoRA of {module} ({there}). Copy the adapter again."
+            )
         rank, scaling, of_parameter = scaling_of[module]
         pair = LoraPair(
             values[a.name],
@@ -171,7 +173,7 @@ def _fold(
         pairs[a, b, bias] = (pair if keep.rank is None else pair.cut(keep.rank)).scaled(keep.strength)
     scaling = common_scaling(list(pairs.values()))
     rank = max(pair.rank for pair in pairs.values())
-    wrapped = {tensor.module for tensor in staying if tensor.is_lora}
+    wrapped = {tensor.module for tensor in staying if tensor.is_lora or tensor.saved_as}
     written = {tensor.renamed(wrapped): values[tensor.name] for tensor in staying}
     for (a, b, bias), pair in pairs.items():
         if pair.experts and pair.rank != rank:
@@ -274,7 +276,7 @@ def _config(config: Mapping[str, Any], tensors: list[TensorName], staying: Itera
 def _copy_tokenizer(source: Path, destination: Path) -> None:
     for pattern in _TOKENIZER:
         for file in source.glob(pattern):
-            if adapter_files.lies_in(file, source):
+            if _lies_in(file, source):
                 shutil.copyfile(file, destination / file.name)
 
 
@@ -299,3 +301,12 @@ def _account(
         source_size=files.weights.stat().st_size,
         peft_only=health.known_to_peft_only(files.config, list(staying)),
     )
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    """Whether `file` is a file of `folder`, and no link out of it; the Hub's cache links to its own `blobs`."""
+    target = file.resolve()
+    homes = [folder.resolve()]
+    if homes[0].parent.name == "snapshots":
+        homes.append(homes[0].parents[1] / "blobs")
+    return target.is_file() and any(target.is_relative_to(home) for home in homes)

@@ -26,7 +26,7 @@ from peft import PeftType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from lm_eval_lora_drop.adapter.names import read_names
+from lm_eval_lora_drop.adapter.names import check_wrapper, read_names
 from lm_eval_lora_drop.adapter.patterns import check_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 
@@ -45,7 +45,6 @@ _NUMBERS = {"type": ["object", "null"], "additionalProperties": {"type": "number
 # What of PEFT's LoraConfig is read here; a newer PEFT's entries may be anything.
 _SCHEMA: dict[str, Any] = {
     "type": "object",
-    "required": ["r", "lora_alpha"],
     "properties": {
         "r": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
         "lora_alpha": {"type": "number", "minimum": -1e30, "maximum": 1e30},
@@ -90,6 +89,12 @@ class AdapterFiles:
         """Number of values in the weights file."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens the embedding or head has that the adapter brings a part of; None where it brings none."""
+        found = (tensor.vocabulary(self.shapes[tensor.name]) for tensor in read_names(self.shapes, self.config))
+        return next((tokens for tokens in found if tokens is not None), None)
+
     def base_model(self, given: str | None = None) -> str:
         """The base model: the one given, else the one that the adapter names.
 
@@ -125,6 +130,8 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(_SCHEMA).iter_errors(config))
     if error is not None:
         raise AdapterError(f"peft={source}: {CONFIG}, {error.json_path[:80]}: {error.message[:200]}. Correct it.")
+    # What an old or hand-written configuration leaves out has PEFT's defaults.
+    config = {"r": 8, "lora_alpha": 8, **config}
     files = AdapterFiles(source, folder, config, _read_shapes(source, folder))
     check_patterns(config, list(dict.fromkeys(name.module for name in read_names(files.shapes, config))), source)
     return files
@@ -138,12 +145,17 @@ def load_tensors(files: AdapterFiles) -> dict[str, torch.Tensor]:
     """
     try:
         if files.weights.name == WEIGHTS:
-            return load_file(files.weights)
-        loaded: dict[str, torch.Tensor] = torch.load(files.weights, map_location="cpu", weights_only=True)
+            loaded: dict[str, torch.Tensor] = load_file(files.weights)
+        else:
+            loaded = torch.load(files.weights, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unreadable(files.source, error) from error
-    # Tied tensors of a pickled file share memory, which safetensors refuses.
-    return {name: tensor.clone().contiguous() for name, tensor in loaded.items()}
+    # Tied tensors of a pickled file share memory, which safetensors refuses. torch computes nothing with 8-bit floats;
+    # float16 holds every one of them exactly.
+    return {
+        name: tensor.clone().contiguous() if tensor.dtype.itemsize > 1 else tensor.to(torch.float16)
+        for name, tensor in loaded.items()
+    }
 
 
 @contextmanager
@@ -202,15 +214,6 @@ def check_new(destination: Path) -> None:
         raise ArgumentError(f"{destination} exists already; what is exported is written to a new folder. Name another.")
 
 
-def lies_in(file: Path, folder: Path) -> bool:
-    """Whether `file` is a file of `folder`, and no link out of it; the Hub's cache links to its own `blobs`."""
-    target = file.resolve()
-    homes = [folder.resolve()]
-    if homes[0].parent.name == "snapshots":
-        homes.append(homes[0].parents[1] / "blobs")
-    return target.is_file() and any(target.is_relative_to(home) for home in homes)
-
-
 def trained_besides_lora(files: AdapterFiles) -> str | None:
     """What the adapter changes besides its LoRA: whole modules, tokens, biases. None where LoRA is all."""
     config = files.config
@@ -246,15 +249,26 @@ def check_against(files: AdapterFiles, model: Any, base: str) -> None:
     check_patterns(files.config, list(modules), files.source)
     misfits = []
     for tensor in read_names(files.shapes, files.config):
-        dimension = {"lora_A": 1, "lora_B": 0}.get(tensor.part)
-        if dimension is None or tensor.value != "weight" or files.config.get("layer_replication"):
-            continue
         module = modules.get(tensor.module)
         shape = files.shapes[tensor.name]
+        dimension = {"lora_A": 1, "lora_B": 0}.get(tensor.part)
+        tokens = getattr(module, "num_embeddings", None) or getattr(module, "out_features", None)
+        if tokens is not None and (its := tensor.vocabulary(shape)) not in (None, tokens):
+            raise AdapterError(
+                f"peft={files.source} has an embedding of {its} tokens, and that of pretrained={base} has {tokens}: "
+                "lm_eval resizes the base model's to its tokenizer. Give the tokenizer that the adapter was trained "
+                f"with: tokenizer={files.source if any(files.folder.glob('tokenizer*')) else '<its folder>'}."
+            )
+        if dimension is None or tensor.value != "weight" or files.config.get("layer_replication"):
+            continue
         if module is None:
             # Since version 5 Transformers keeps the experts of a mixture in one module; PEFT converts older adapters.
             if ".experts." not in tensor.module:
+                check_wrapper(tensor.name, modules, files.config, str(files.weights), files.source)
                 misfits.append(f"{tensor.module} does not exist")
+        # Block-diagonal LoRA and QA-LoRA have narrower factors; PEFT itself tells whether they fit.
+        elif files.config.get("use_bdlora") or files.config.get("use_qalora"):
+            continue
         elif (size := _features(module, dimension)) is not None and (len(shape) < 2 or shape[dimension] != size):
             misfits.append(f"{tensor.module} has {size} {'inputs' if dimension else 'outputs'}, not {shape}")
     if misfits:
@@ -342,6 +356,12 @@ def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
     except Exception as error:
         # What a damaged pickle may raise has no end; nothing but reading happens here.
         raise _unreadable(source, error) from error
+    if empty := [name for name, shape in shapes.items() if 0 in shape]:
+        raise AdapterError(
+            f"peft={source}: {len(empty)} of {len(shapes)} tensors are empty, the first is {empty[0]}. "
+            "DeepSpeed ZeRO-3 saved them without gathering: set stage3_gather_16bit_weights_on_model_save, or run "
+            "zero_to_fp32.py on the checkpoint, and save the adapter again."
+        )
     if not any(part in name for name in shapes for part in _LORA_PARTS):
         raise AdapterError(f"peft={source}: the weights file holds no LoRA tensors. Give an adapter that was trained.")
     return shapes

@@ -1,18 +1,26 @@
-"""Strengths, cut ranks and differing scalings as plain matrices: one rank and one alpha for a whole adapter.
+"""LoRA as plain matrices: strengths, cut ranks and scalings in one rank and one alpha; and folded into weights.
 
 LoRA adds s B A to a module's weight, A (r, inputs), B (outputs, r), s = alpha / r (rsLoRA: alpha / sqrt(r)). A
 variant asks for c s B_k A_k, with a strength c and B_k A_k the best approximation of rank k. Programs other than PEFT
 know one r and one alpha per adapter: vLLM and llama.cpp's converter pass over `rank_pattern` and `alpha_pattern`
 without a word, and the converter over `use_rslora` too. So c and what differs in s go into B, and smaller ranks are
 filled up with zeros.
+
+Folded in, W + s B A is rounded to the dtype of W. Where a change is smaller than the spacing of numbers around W, most
+of it is rounded away, so it is computed in single precision and rounded once, and what is left of it is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from tabulate import tabulate
+
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,11 @@ class LoraPair:
         return LoraPair(self.a, _times(self.b, factor), self.scaling, bias, self.experts)
 
     def cut(self, rank: int) -> LoraPair:
-        """The best approximation of B A of this rank (Eckart and Young 1936), its singular values in B.
-
-        A and B are long and thin: their QR factors leave a singular value decomposition of an (r, r) matrix.
-        """
+        """The best approximation of B A of this rank."""
         if rank >= self.rank:
             return self
-        qb, rb = torch.linalg.qr(self.b.double())
-        qa, ra = torch.linalg.qr(self.a.double().T)
-        u, values, v = torch.linalg.svd(rb @ ra.T)
-        b = (qb @ (u[:, :rank] * values[:rank])).to(_exact(self.b))
-        a = (v[:rank] @ qa.T).to(_exact(self.a))
-        return LoraPair(a.contiguous(), b.contiguous(), self.scaling, self.bias)
+        a, b = truncate(self.a.to(_exact(self.a)), self.b.to(_exact(self.b)), rank)
+        return LoraPair(a, b, self.scaling, self.bias)
 
     def padded(self, rank: int) -> LoraPair:
         """The same LoRA with zeros up to this rank; s stays."""
@@ -62,6 +63,163 @@ class LoraPair:
         a = torch.cat([self.a, self.a.new_zeros(more, *self.a.shape[1:])])
         b = torch.cat([self.b, self.b.new_zeros(self.b.shape[0], more, *self.b.shape[2:])], dim=1)
         return LoraPair(a, b, self.scaling, self.bias)
+
+
+WARN_BELOW = 0.9
+"""Survival below which a merged model is said to be another one than was evaluated."""
+REFUSE_BELOW = 0.5
+"""Survival below which a merge is refused unless it is asked for by name."""
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How much of a LoRA is left in weights of `dtype`: the projection of the stored change on the true one.
+
+    1 where all of it is stored. `parts` has for each (decoder layer, kind of module) the products <stored, true> and
+    <true, true> over its weights; None as layer stands for outside the layers.
+    """
+
+    dtype: str
+    parts: Mapping[tuple[int | None, str], tuple[float, float]]
+
+    @property
+    def total(self) -> float:
+        """Over all weights."""
+        return _projection(self.parts.values())
+
+    def by_layer(self) -> dict[str, float]:
+        """Layer -> survival."""
+        layers = dict.fromkeys(layer for layer, _ in self.parts)
+        return {
+            "outside" if one is None else str(one): _projection(
+                v for (layer, _), v in self.parts.items() if layer == one
+            )
+            for one in layers
+        }
+
+    def by_kind(self) -> dict[str, float]:
+        """Kind of module -> survival."""
+        kinds = dict.fromkeys(kind for _, kind in self.parts)
+        return {one: _projection(v for (_, kind), v in self.parts.items() if kind == one) for one in kinds}
+
+    def table(self, style: str = "simple") -> str:
+        """A line per layer, a column per kind of module, and both totals."""
+        kinds, layers = self.by_kind(), self.by_layer()
+        cells = {("outside" if layer is None else str(layer), kind): v for (layer, kind), v in self.parts.items()}
+        rows = [
+            [
+                layer,
+                *(_cell([cells[layer, kind]] if (layer, kind) in cells else []) for kind in kinds),
+                f"{all_of_it:.3f}",
+            ]
+            for layer, all_of_it in layers.items()
+        ]
+        rows.append(["all", *(f"{value:.3f}" for value in kinds.values()), f"{self.total:.3f}"])
+        return tabulate(rows, headers=["layer", *kinds, "all"], tablefmt=style, disable_numparse=True)
+
+    def check(self, to_force: str, forced: bool) -> str | None:
+        """What to say of a merge that loses a part of the LoRA; None where nearly all of it is left.
+
+        Raises:
+            ArgumentError: too little is left, and the user has not given `to_force`.
+        """
+        if self.total >= WARN_BELOW:
+            return None
+        lost = (
+            f"only {self.total:.2f} of the LoRA is left in weights of {self.dtype} (projection of the stored change on "
+            "the true one), so the merged model is another one than base and adapter side by side. Keep the adapter "
+            "separate, or merge into float32 weights (dtype=float32)"
+        )
+        if self.total < REFUSE_BELOW and not forced:
+            raise ArgumentError(f"{lost}; {to_force} merges all the same.")
+        return f"{lost}."
+
+
+def _projection(products: Iterable[tuple[float, float]]) -> float:
+    stored, true = map(sum, zip(*products, strict=True))
+    return float(stored / true) if true else 1.0
+
+
+def _cell(products: Sequence[tuple[float, float]]) -> str:
+    return f"{_projection(products):.3f}" if products else ""
+
+
+@contextmanager
+def folded(lora: Sequence[tuple[int | None, str, Any]], dtype: torch.dtype | None = None) -> Iterator[Survival]:
+    """Within the context the active LoRA of these (layer, kind, LoraLayer) is in the weights; restored bit for bit.
+
+    Raises:
+        AdapterError: a weight would not be finite.
+    """
+    saved: list[tuple[Any, dict[str, torch.Tensor]]] = []
+    try:
+        try:
+            parts: dict[tuple[int | None, str], tuple[float, float]] = {}
+            for layer, kind, module in lora:
+                own = module.get_base_layer().named_parameters(recurse=False)
+                saved.append((module, {name: one.data.to("cpu", copy=True) for name, one in own}))
+                more, before = fold_in(module, dtype), parts.get((layer, kind), (0.0, 0.0))
+                # Modules of one layer may have one name (experts of a mixture).
+                parts[layer, kind] = more[0] + before[0], more[1] + before[1]
+        except ValueError as error:
+            raise AdapterError(f"The LoRA cannot be folded into the weights: {error}. Keep it separate.") from error
+        stored = dtype or (lora[0][2].get_base_layer().weight.dtype if lora else torch.float32)
+        yield Survival(str(stored).removeprefix("torch."), parts)
+    finally:
+        for module, copies in reversed(saved):
+            if module.merged:
+                module.unmerge()
+            for name, parameter in module.get_base_layer().named_parameters(recurse=False):
+                parameter.data = copies[name].to(parameter.device)
+
+
+def fold_in(module: Any, dtype: torch.dtype | None = None) -> tuple[float, float]:
+    """Fold the active LoRA of a LoraLayer into its weights, rounded once to `dtype` (default: that of the weights).
+
+    Returns:
+        the products <stored change, true change> and <true change, true change>.
+
+    Raises:
+        ValueError: a weight would not be finite.
+    """
+    base = module.get_base_layer()
+    parameters = [one for one in (base.weight, getattr(base, "bias", None)) if one is not None]
+    before = [one.data for one in parameters]
+    kind = dtype or base.weight.dtype
+    starts = [data.to(kind).to(torch.promote_types(kind, torch.float32)) for data in before]
+    try:
+        for parameter, start in zip(parameters, starts, strict=True):
+            parameter.data = start.clone()
+        module.merge(safe_merge=True)
+        stored = true = 0.0
+        for parameter, start in zip(parameters, starts, strict=True):
+            rounded = parameter.data.to(kind)
+            if not torch.isfinite(rounded).all():
+                raise ValueError(f"{kind} cannot hold the merged weights of a {type(base).__name__}")
+            change = (parameter.data - start).double()
+            stored += float(((rounded.double() - start.double()) * change).sum())
+            true += float((change * change).sum())
+            parameter.data = rounded
+    except BaseException:
+        for parameter, data in zip(parameters, before, strict=True):
+            parameter.data = data
+        raise
+    return stored, true
+
+
+def truncate(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best approximation of `up @ down` by a product of this rank (Eckart and Young, 1936), as (A, B).
+
+    `down` is (r, in), `up` (out, r); returned are (rank, in) and (out, rank), each with roots of singular values.
+    """
+    # With both sides made orthogonal the SVD is one of an r x r matrix, not of out x in.
+    out_basis, out_part = torch.linalg.qr(up.detach().cpu().double())
+    in_basis, in_part = torch.linalg.qr(down.detach().cpu().double().T)
+    left, values, right = torch.linalg.svd(out_part @ in_part.T)
+    roots = values[:rank].sqrt()
+    new_up = (out_basis @ left[:, :rank]) * roots
+    new_down = roots[:, None] * (right[:rank] @ in_basis.T)
+    return new_down.to(down), new_up.to(up)
 
 
 def common_scaling(pairs: Sequence[LoraPair]) -> float:

@@ -17,14 +17,18 @@ from typing import Any
 import peft
 import torch
 import transformers
+from peft.tuners.lora.layer import LoraLayer
 
-from lm_eval_lora_drop.adapter.files import AdapterFiles, load_tensors
-from lm_eval_lora_drop.adapter.names import TensorName, read_names
+from lm_eval_lora_drop.adapter.files import AdapterFiles, check_against, load_tensors
+from lm_eval_lora_drop.adapter.names import TRAINED, TensorName, read_names
+from lm_eval_lora_drop.adapter.places import tie_again
 from lm_eval_lora_drop.errors import AdapterError
 from lm_eval_lora_drop.variant import Variant, format_integers
 
-# Initialisations of LoRA that PEFT carries out again when it loads the adapter, and that change the base weights.
-_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Initialisations of LoRA that PEFT carries out again when it loads the adapter, and that change the base weights; of
+# the first PEFT can convert what was trained.
+_CONVERTIBLE_INITS = ("pissa", "olora", "corda", "lora_ga")
+_CHANGING_INITS = (*_CONVERTIBLE_INITS, "loftq")
 _PEFT_ONLY = {
     "use_dora": "DoRA",
     "lora_bias": "lora_bias",
@@ -33,8 +37,12 @@ _PEFT_ONLY = {
     "modules_to_save": "modules_to_save",
     "trainable_token_indices": "trained tokens",
     "kasa_config": "KaSA",
+    "use_bdlora": "block-diagonal LoRA",
     "alora_invocation_tokens": "activated LoRA",
 }
+
+
+_FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_diag")
 
 
 @dataclass(frozen=True)
@@ -76,15 +84,17 @@ def check_weights(files: AdapterFiles) -> Health:
         if tensor.is_trained_whole or tensor.part == "lora_magnitude_vector" or _is_bias(tensor):
             acting += [tensor] if bool(values[tensor.name].any()) else []
         elif tensor.is_lora:
-            loras.setdefault((tensor.module, tensor.depth), {})[tensor.part[-1]] = tensor
-    for (module, _), pair in loras.items():
-        if pair.keys() != {"A", "B"}:
-            there = ", ".join(tensor.name for tensor in pair.values())
+            loras.setdefault((tensor.module, tensor.depth), {})[tensor.part] = tensor
+    for (module, _), parts in loras.items():
+        # Variants have more than A and B (VeLoRA, MonteCLoRA); KaSA's diagonal is a factor between them.
+        product = {part[-1]: tensor for part, tensor in parts.items() if part in _FACTORS}
+        if not product.keys() >= {"A", "B"}:
+            there = ", ".join(tensor.name for tensor in parts.values())
             raise AdapterError(
                 f"peft={files.source} has only half of the LoRA of {module} ({there}). Copy the adapter again."
             )
-        if all(bool(values[tensor.name].any()) for tensor in pair.values()):
-            acting.append(pair["B"])
+        if all(bool(values[tensor.name].any()) for tensor in product.values()):
+            acting.append(product["B"])
     if not acting:
         raise AdapterError(
             f"peft={files.source} changes nothing: in each of its {len(loras)} LoRA modules A or B is zero, as before "
@@ -95,6 +105,29 @@ def check_weights(files: AdapterFiles) -> Health:
         below=any(tensor.is_embedding for tensor in acting),
         above=any(tensor.layer is None and not tensor.is_embedding for tensor in acting),
     )
+
+
+def resize_vocabulary(files: AdapterFiles, model: Any) -> None:
+    """Give a base model's embedding as many tokens as the adapter's has, as lm_eval does by the tokenizer's."""
+    tokens = files.vocabulary
+    if tokens is not None and tokens != model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+
+
+def check_on(files: AdapterFiles, base: str) -> Any:
+    """Try the adapter on the base model without weights; returns both, on the meta device.
+
+    Raises:
+        AdapterError: as `check_against`, `load_without_weights` and `check_loadable`.
+    """
+    with torch.device("meta"):
+        make: Any = transformers.AutoModelForCausalLM.from_config
+        skeleton = make(transformers.AutoConfig.from_pretrained(base))
+    resize_vocabulary(files, skeleton)
+    check_against(files, skeleton, base)
+    model = load_without_weights(files, skeleton)
+    check_loadable(files, model)
+    return model
 
 
 def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedModel) -> peft.PeftModel:
@@ -118,7 +151,13 @@ def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedM
                 f"peft={files.source}: PEFT {peft.__version__} cannot load it ({' '.join(str(error).split())[:300]})."
             ) from error
     unset = sorted(name for name in result.missing_keys if "lora_" in name)
-    unread = sorted(result.unexpected_keys)
+    # MonteCLoRA's sampler is for training; without weights PEFT does not make it. What was trained of a resized
+    # embedding it saves twice, and reads once.
+    unread = sorted(
+        name
+        for name in result.unexpected_keys
+        if ".lora_monteclora_sampler." not in name and name.replace(TRAINED, ".") not in files.shapes.keys() - {name}
+    )
     if unset or unread:
         hint = (
             f" Names in a file of PEFT begin with base_model.model., its own with {next(iter(files.shapes))[:40]}."
@@ -132,26 +171,64 @@ def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedM
     return model
 
 
+def check_loadable(files: AdapterFiles, model: peft.PeftModel) -> None:
+    """Try on the meta device what `--model hf` does once the adapter is on: it ties the weights of the model again.
+
+    Raises:
+        AdapterError: that fails, as it does where an adapter has wrapped the tied head or trains tokens of the tied
+            embedding; or PEFT initialises the adapter in a way that needs more than its files.
+    """
+    if str(files.config.get("init_lora_weights")).lower() == "corda":
+        raise AdapterError(
+            f"peft={files.source} says init_lora_weights=corda: PEFT carries out CorDA again when it loads it, which "
+            f"fails without the covariances of its training, with --model hf too. {_CONVERT}."
+        )
+    tie_again(model, f"peft={files.source}")
+
+
+_CONVERT = "Convert it to plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
+
+
 def check_divisible(files: AdapterFiles) -> None:
     """Refuse an adapter whose layers without LoRA are not those of the base model; whole it can be evaluated.
 
     Raises:
         AdapterError: PEFT changes base weights when it loads the adapter, or it brings biases of the base model.
     """
-    config = files.config
+    biases = trained_biases(files.config, read_names(files.shapes, files.config))
+    _check_divisible(f"peft={files.source}", files.config, biases)
+
+
+def check_model_divisible(model: peft.PeftModel) -> None:
+    """The same for the adapters of a model that is loaded already.
+
+    Raises:
+        AdapterError: as `check_divisible`.
+    """
+    for name, config in model.peft_config.items():
+        settings = config.to_dict()
+        biases: list[str] = []
+        if settings.get("bias") == "all":
+            biases = [one for one, _ in model.named_parameters() if "bias" in one and "lora_" not in one]
+        elif settings.get("bias") == "lora_only":
+            biases = [one for one, m in model.named_modules() if isinstance(m, LoraLayer) and m.bias is not None]
+        _check_divisible(f"the adapter {name!r}", settings, biases)
+
+
+def _check_divisible(source: str, config: Mapping[str, Any], biases: Sequence[str]) -> None:
     init = config.get("init_lora_weights")
     changes = str(init) if isinstance(init, str) and init.lower().startswith(_CHANGING_INITS) else None
     changes = "KaSA" if config.get("kasa_config") else changes
     if changes:
+        convert = f"{_CONVERT}, or evaluate" if changes.lower().startswith(_CONVERTIBLE_INITS) else "Evaluate"
         raise AdapterError(
-            f"peft={files.source} was made with {changes}: PEFT changes the base weights when it loads it, so a layer "
-            "without its LoRA is not the base model's. Convert it to plain LoRA (save_pretrained with "
-            "path_initial_model_for_weight_conversion), or evaluate the whole adapter: boundary=full."
+            f"{source} was made with {changes}: PEFT changes the base weights with it, so a layer without its LoRA is "
+            f"not the base model's. {convert} the whole adapter: boundary=full."
         )
-    if biases := trained_biases(config, read_names(files.shapes, config)):
+    if biases:
         raise AdapterError(
-            f"peft={files.source} was trained with bias={config['bias']} and brings {len(biases)} biases of the base "
-            "model, which dropping a layer's LoRA does not give back. Evaluate the whole adapter: boundary=full."
+            f"{source} was trained with bias={config['bias']} and brings {len(biases)} biases of the base model, which "
+            "dropping a layer's LoRA does not give back. Evaluate the whole adapter: boundary=full."
         )
 
 
@@ -174,6 +251,7 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
         odd = (
             files.config.get("target_parameters")
             or files.config.get("kasa_config")
+            or files.config.get("use_bdlora")
             or len(files.shapes[tensor.name]) > 2
         )
         if keep.rank is not None and odd:
@@ -197,7 +275,10 @@ def known_to_peft_only(config: Mapping[str, Any], tensors: Sequence[TensorName])
         absent.add("modules_to_save")
     if not any(tensor.part.startswith("token_adapter") for tensor in tensors):
         absent.add("trainable_token_indices")
-    return tuple(said for name, said in _PEFT_ONLY.items() if config.get(name) and name not in absent)
+    named = [said for name, said in _PEFT_ONLY.items() if config.get(name) and name not in absent]
+    if any(not t.is_lora and t.saved_as is None and t.value == "weight" for t in tensors):
+        named.append("an embedding of the base model saved along")
+    return tuple(named)
 
 
 def compare_answers(full: Sequence[float], base: Sequence[float], noise: float = 0.0) -> str | None:

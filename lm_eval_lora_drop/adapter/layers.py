@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 import torch
 from peft import PeftModel, PeftType
 from peft.tuners.lora.layer import Embedding, Linear, LoraLayer
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 
+from lm_eval_lora_drop.adapter.fold import Survival, folded, truncate
 from lm_eval_lora_drop.adapter.names import ATTENTION, MLP, kind_of
-from lm_eval_lora_drop.adapter.places import find_decoder_layers, split_outside
+from lm_eval_lora_drop.adapter.places import Follower, find_decoder_layers, find_followers, split_outside
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Keep, Variant
 
@@ -53,6 +54,8 @@ class AdapterLayers:
     modules: tuple[tuple[AdapterModule, ...], ...]
     below: tuple[AdapterModule, ...]
     above: tuple[AdapterModule, ...]
+    # id of a trained embedding -> the heads that are tied to it: they are kept and dropped with it.
+    followers: dict[int, list[Follower]]
     # id of a module -> the last part of its name, and what else it is called.
     _called: dict[int, tuple[str, tuple[str, ...]]]
     # (id of a module, adapter) -> what was trained, while it is scaled or cut: contexts may be nested.
@@ -89,7 +92,8 @@ class AdapterLayers:
                 outside.append(module)
                 called[id(module)] = (path.rpartition(".")[2], ())
         below, above = split_outside(base, layers, outside)
-        found = cls(model, layers, tuple(map(tuple, inside)), tuple(below), tuple(above), called)
+        followers = find_followers(base, (one for one in below if isinstance(one, ModulesToSaveWrapper)))
+        found = cls(model, layers, tuple(map(tuple, inside)), tuple(below), tuple(above), followers, called)
         found._check()
         return found
 
@@ -120,38 +124,51 @@ class AdapterLayers:
             yield
 
     @contextmanager
-    def merge(self, variant: Variant) -> Iterator[None]:
+    def merge(self, variant: Variant, dtype: torch.dtype | None = None) -> Iterator[Survival]:
         """As `keep`, with the kept LoRA of the decoder layers folded into the weights; restored bit for bit.
 
-        The untouched weights wait in main memory: taking the LoRA out again by subtraction would leave rounding behind.
-        Embeddings and `lm_head` are not folded, because they often share one weight; nor is LoRA with a bias of its own
-        on a layer without one.
+        Within the context weights have `dtype` (default: their own), and what is given tells how much of the LoRA it
+        holds. The untouched weights wait in main memory: taking the LoRA out again by subtraction would leave rounding
+        behind. Embeddings and `lm_head` are not folded, because they often share one weight; nor is LoRA with a bias of
+        its own on a layer without one.
 
         Raises:
-            AdapterError: the base model is quantised, or as `keep`.
+            AdapterError: the base model is quantised, the weights would not be finite, or as `keep`.
         """
-        inside = {id(module) for modules in self.modules for module in modules}
+        where = {id(module): index for index, modules in enumerate(self.modules) for module in modules}
         lora = [
-            module
+            (where[id(module)], self._called[id(module)][0], module)
             for module, keep in self.wanted(variant)
-            if keep is not None and id(module) in inside and isinstance(module, LoraLayer) and _can_merge(module)
+            if keep is not None and id(module) in where and isinstance(module, LoraLayer) and _can_merge(module)
         ]
-        for module in lora:
-            _check_mergeable(module)
-        saved: list[tuple[LoraLayer, dict[str, torch.Tensor]]] = []
-        with self.keep(variant), torch.no_grad():
-            try:
-                for module in lora:
-                    state = module.get_base_layer().state_dict()
-                    copy = {name: tensor.to("cpu", copy=True) for name, tensor in state.items()}
-                    saved.append((module, copy))
-                    module.merge()
-                yield
-            finally:
-                for module, copy in reversed(saved):
-                    if module.merged:
-                        module.unmerge()
-                    module.get_base_layer().load_state_dict(copy)
+        self.check_mergeable([module for *_, module in lora])
+        with self.keep(variant), torch.no_grad(), folded(lora, dtype) as survival:
+            yield survival
+
+    def check_mergeable(self, modules: Sequence[LoraLayer] | None = None) -> None:
+        """Check that the LoRA of these modules (default: of all in the decoder layers) can be folded into the weights.
+
+        Raises:
+            AdapterError: a base weight is quantised, or is that of several layers; or the LoRA depends on the tokens.
+        """
+        if reason := why_whole_prompts(self.model):
+            raise AdapterError(f"merge=true cannot be done: {reason}, and no weights do that. Leave merge out.")
+        if modules is None:
+            modules = [one for layer in self.modules for one in layer if isinstance(one, LoraLayer)]
+        owners: dict[int, LoraLayer] = {}
+        for module in modules:
+            base: Any = module.get_base_layer()
+            weight = getattr(base, "weight", None)
+            if weight is None or weight.dtype not in _FLOATS:
+                raise AdapterError(
+                    f"merge=true folds LoRA into floating-point weights, got {getattr(weight, 'dtype', 'no weight')} "
+                    f"in a {type(base).__name__}. Leave merge out for a quantised base model."
+                )
+            if owners.setdefault(id(weight), module) is not module:
+                raise AdapterError(
+                    "merge=true cannot fold the LoRA of several layers into the one weight that they share (as with "
+                    "layer_replication). Leave merge out."
+                )
 
     def count_parameters(self, variant: Variant) -> tuple[int, int]:
         """How many parameters of its adapter `variant` keeps and drops, fully trained modules included.
@@ -229,7 +246,7 @@ class AdapterLayers:
                 f"A strength or a rank can be given to LoRA only; {name} was trained whole (modules_to_save). Keep "
                 "it as it is, or drop it: name kinds of module without it."
             )
-        if keep.rank is not None and not isinstance(module, (Linear, Embedding)) and not _is_quantised_linear(module):
+        if keep.rank is not None and not _has_rank(module):
             raise AdapterError(
                 f"A rank can be cut from LoRA on linear layers and embeddings; {name} is a {type(module).__name__}. "
                 "Leave the rank out."
@@ -271,6 +288,10 @@ class AdapterLayers:
         if module.disable_adapters is on:
             undo.callback(module.enable_adapters, not on)
             module.enable_adapters(on)
+        for follower in self.followers.get(id(module), ()):
+            weights: nn.Module = module.modules_to_save[names[0]] if on else module.original_module
+            undo.callback(setattr, follower.owner, follower.name, getattr(follower.owner, follower.name))
+            setattr(follower.owner, follower.name, weights.get_parameter(follower.part))
         if keep is None or not isinstance(module, LoraLayer):
             return
         for name in set(names) & _adapters_of(module):
@@ -304,21 +325,6 @@ class AdapterLayers:
                     "The adapter is merged into the weights, so its layers cannot be dropped. Call unmerge_adapter() "
                     "on the PeftModel first."
                 )
-
-
-def truncate(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best approximation of `up @ down` by a product of this rank (Eckart and Young, 1936), as (A, B).
-
-    `down` is (r, in), `up` (out, r); returned are (rank, in) and (out, rank), each with roots of singular values.
-    """
-    # With both sides made orthogonal the SVD is one of an r x r matrix, not of out x in.
-    out_basis, out_part = torch.linalg.qr(up.detach().cpu().double())
-    in_basis, in_part = torch.linalg.qr(down.detach().cpu().double().T)
-    left, values, right = torch.linalg.svd(out_part @ in_part.T)
-    roots = values[:rank].sqrt()
-    new_up = (out_basis @ left[:, :rank]) * roots
-    new_down = roots[:, None] * (right[:rank] @ in_basis.T)
-    return new_down.to(down), new_up.to(up)
 
 
 def _adapters_of(module: AdapterModule) -> set[str]:
@@ -355,10 +361,10 @@ def _set(module: AdapterModule, name: str, factors: Factors) -> None:
     pair[0].data, pair[1].data = factors.down, factors.up
 
 
-def _is_quantised_linear(module: AdapterModule) -> bool:
-    return (
-        isinstance(module.get_base_layer(), nn.Linear) and _parameters(module, next(iter(module.scaling))) is not None
-    )
+def _has_rank(module: AdapterModule) -> bool:
+    """Whether what the module adds is one product B A, on a linear layer or an embedding."""
+    is_linear = isinstance(module, (Linear, Embedding)) or isinstance(module.get_base_layer(), nn.Linear)
+    return is_linear and all(_parameters(module, name) is not None for name in module.scaling)
 
 
 def _can_merge(module: AdapterModule) -> bool:
@@ -366,13 +372,14 @@ def _can_merge(module: AdapterModule) -> bool:
     return not biased or getattr(module.get_base_layer(), "bias", None) is not None
 
 
-def _check_mergeable(module: AdapterModule) -> None:
-    weight = getattr(module.get_base_layer(), "weight", None)
-    if weight is None or weight.dtype not in _FLOATS:
-        raise AdapterError(
-            f"merge=true folds LoRA into floating-point weights, got {getattr(weight, 'dtype', 'no weight')} in a "
-            f"{type(module.get_base_layer()).__name__}. Leave merge out for a quantised base model."
-        )
+def why_whole_prompts(model: Any) -> str | None:
+    """Why each request must be read by itself and from its beginning, in a few words; None where rows may be shared."""
+    configs = [model.peft_config[name] for name in model.active_adapters] if isinstance(model, PeftModel) else []
+    if any(getattr(config, "alora_invocation_tokens", None) for config in configs):
+        return "the LoRA acts from certain tokens of a prompt on (activated LoRA)"
+    if any(getattr(config, "arrow_config", None) for config in configs):
+        return "a router chooses the LoRA token by token (Arrow)"
+    return None
 
 
 def _check_is_lora(model: PeftModel, name: str) -> None:

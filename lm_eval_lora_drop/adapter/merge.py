@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.card import CardResults, Exported, model_card
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import AdapterFiles, new_folder
-from lm_eval_lora_drop.adapter.names import read_names
+from lm_eval_lora_drop.adapter.fold import Survival, fold_in
+from lm_eval_lora_drop.adapter.health import resize_vocabulary
+from lm_eval_lora_drop.adapter.names import IN_LAYER, read_names
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
@@ -27,15 +32,17 @@ def merge_adapter(
     dtype: str = "auto",
     origin: str = "It was given by hand.",
     evaluated: CardResults | None = None,
+    force: bool = False,
 ) -> Exported:
     """Write the base model with what `kept` keeps folded into its weights to the new folder `destination`.
 
     `pretrained` is the base model, if not the one that the adapter names; `dtype` that of the weights (`DTYPES`);
-    `origin` and `evaluated` as for `export_adapter`.
+    `origin` and `evaluated` as for `export_adapter`. Sums are made in single precision and rounded once; with `force`
+    also where less than half of the LoRA is left then (`fold.Survival`).
 
     Raises:
         AdapterError: as `export_adapter`; no base model is known, it is quantised, or the adapter cannot be folded in.
-        ArgumentError: as `export_adapter`, or an unknown dtype.
+        ArgumentError: as `export_adapter`, an unknown dtype, or too little of the LoRA would be left.
     """
     check_dtype(dtype)
     files = adapter_files.open_adapter(str(source))
@@ -53,11 +60,13 @@ def merge_adapter(
             ) from error
         _check_mergeable(files, kept, base, config)
         exported = export_adapter(source, kept, adapter, origin=origin)
-        _merge(base, adapter, folder, dtype)
+        survival = _merge(base, adapter_files.open_adapter(str(adapter)), folder, dtype, force=force)
         has_tokenizer = any(adapter.glob("tokenizer*"))
         AutoTokenizer.from_pretrained(str(adapter) if has_tokenizer else base).save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        exported = dataclasses.replace(exported, destination=destination, size=size, merged_into=base)
+        exported = dataclasses.replace(
+            exported, destination=destination, size=size, merged_into=base, survival=survival
+        )
         (folder / "README.md").write_text(model_card(files.config, exported, origin, evaluated), encoding="utf-8")
     return exported
 
@@ -68,22 +77,38 @@ def check_dtype(dtype: str) -> None:
         raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype[:80]!r}.")
 
 
-def _merge(base: str, adapter: Path, folder: Path, dtype: str) -> None:
+def _merge(base: str, adapter: AdapterFiles, folder: Path, dtype: str, *, force: bool) -> Survival:
+    import torch
     from peft import PeftModel
+    from peft.tuners.lora.layer import LoraLayer
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     except (OSError, ValueError, ImportError) as error:
         raise AdapterError(f"the base model {base} cannot be loaded ({_first_line(error)}).") from error
-    # safe_merge computes beside the weights and refuses what is not finite (an overflow in float16).
+    resize_vocabulary(adapter, model)
+    parts: dict[tuple[int | None, str], tuple[float, float]] = {}
     try:
-        merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
-    except ValueError as error:
+        peft_model: Any = PeftModel.from_pretrained(model, str(adapter.folder))
+        with torch.no_grad():
+            for name, module in peft_model.get_base_model().named_modules():
+                if isinstance(module, LoraLayer) and hasattr(module.get_base_layer(), "weight"):
+                    layer = IN_LAYER.match(name)
+                    key = int(layer["index"]) if layer else None, name.rpartition(".")[2]
+                    more, before = fold_in(module), parts.get(key, (0.0, 0.0))
+                    parts[key] = more[0] + before[0], more[1] + before[1]
+        # What is folded in already stays as it is; trained modules take the place of the base model's.
+        merged = peft_model.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError) as error:
         raise AdapterError(
             f"PEFT cannot fold the adapter into {base}: {_first_line(error)}. Export without --merge."
         ) from error
+    survival = Survival(str(model.dtype).removeprefix("torch."), parts)
+    if warning := survival.check("--force", force):
+        log.warning(warning)
     merged.save_pretrained(folder)
+    return survival
 
 
 def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any) -> None:
@@ -98,6 +123,11 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
             "made from with "
             "--pretrained (answers then differ as the two bases do), or export without --merge and load base and "
             "adapter."
+        )
+    if files.config.get("alora_invocation_tokens"):
+        raise AdapterError(
+            f"{files.source} is an activated LoRA: it acts from certain tokens of a prompt on, and no weights do that. "
+            "Export without --merge."
         )
     if files.config.get("layer_replication"):
         raise AdapterError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,21 @@ from lm_eval_lora_drop.errors import AdapterError
 from lm_eval_lora_drop.variant import Keep, Variant
 
 PREFIX = "base_model.model."
+TRAINED = ".modules_to_save."
 ATTENTION = "attention"
 MLP = "mlp"
 # The first numbered part of a name is the decoder layer; a later one may be an expert of it.
 IN_LAYER = re.compile(r"(?P<stack>.*?[^.]+)\.(?P<index>\d+)\.")
 _LORA = re.compile(r"\.(?P<part>lora_[A-Za-z_]+|token_adapter\.trainable_tokens_[a-z]+)(?:\.(?P<value>.+))?$")
+# What PEFT puts between the name of a module and that of its own weight.
+_WRAPPER = re.compile(r"\.(?:base_layer|original_module|token_adapter)(?=\.)")
+# What wrappers of a model put into the names of its tensors -> who does.
+_PUT_IN = {
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "FSDP",
+    "language_model.": "a vision-language model",
+    "module.": "DistributedDataParallel",
+}
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "word_embeddings_layernorm")
 
 
@@ -60,6 +70,18 @@ class TensorName:
         """Whether it acts before layer 0."""
         return self.layer is None and any(part in _EMBEDDINGS for part in self.module.split("."))
 
+    def vocabulary(self, shape: tuple[int, ...]) -> int | None:
+        """How many tokens an embedding or head has of which this is a part of that shape; None where it does not tell.
+
+        A (r, tokens) of an embedding, B (tokens, r) of a head, or the whole weight (tokens, width).
+        """
+        is_head = self.layer is None and self.module.rpartition(".")[2] in ("lm_head", "embed_out")
+        if len(shape) != 2 or not (self.is_embedding or is_head):
+            return None
+        if self.part == "lora_embedding_A":
+            return shape[1]
+        return shape[0] if not self.part or (is_head and self.part == "lora_B") else None
+
     def keep(self, kept: Variant) -> Keep | None:
         """How the variant keeps it; None where it is dropped."""
         if not self.is_lora and self.saved_as is None:
@@ -71,8 +93,11 @@ class TensorName:
         return kept.keep_at(layer, self.module.rpartition(".")[2], kinds)
 
     def renamed(self, wrapped: set[str]) -> str:
-        """Its name where only the modules `wrapped` have LoRA: a base weight saved along loses its wrapper."""
-        return self.name if self.is_lora or self.module in wrapped else self.name.replace(".base_layer.", ".")
+        """Its name where only the modules `wrapped` have LoRA or were trained: a base weight saved along loses its
+        wrapper."""
+        if self.is_lora or self.module in wrapped:
+            return self.name
+        return _WRAPPER.sub("", self.name)
 
 
 def read_names(names: Iterable[str], config: Mapping[str, Any]) -> list[TensorName]:
@@ -94,6 +119,24 @@ def one_stack(tensors: Iterable[TensorName], source: str) -> None:
         )
 
 
+def check_wrapper(name: str, modules: Collection[str], config: Mapping[str, Any], weights: str, source: str) -> None:
+    """Check that a tensor's name, whose module there is not, would not fit without what a wrapper has put into it.
+
+    `modules` are those of the base model, `weights` is the adapter's weights file.
+
+    Raises:
+        AdapterError: it would.
+    """
+    for prefix, by in _PUT_IN.items():
+        if prefix in name and _read(name.replace(prefix, ""), config).module in modules:
+            raise AdapterError(
+                f"peft={source}: the names of its tensors carry {prefix!r} ({name}), left by {by}, so PEFT does not "
+                'read them. Rename them: python -c "import safetensors.torch as s; '
+                f"s.save_file({{k.replace('{prefix}', ''): v for k, v in s.load_file('{weights}').items()}}, "
+                f"'{weights}')\""
+            )
+
+
 def _read(name: str, config: Mapping[str, Any]) -> TensorName:
     path = name.removeprefix(PREFIX)
     lora = _LORA.search(path)
@@ -102,7 +145,10 @@ def _read(name: str, config: Mapping[str, Any]) -> TensorName:
     while module.endswith(".base_layer"):
         module, depth = module.removesuffix(".base_layer"), depth + 1
     layer = IN_LAYER.match(f"{module}.")
-    saved = None if lora else _saved_module(module, config.get("modules_to_save") or ())
+    # Where the vocabulary was resized PEFT saves an embedding in both forms: as it was, and as it was trained.
+    is_base = lora is None and _WRAPPER.search(path) is not None
+    module = _WRAPPER.sub("", f"{module}.").removesuffix(".") if is_base else module
+    saved = None if lora or is_base else _saved_module(module, config.get("modules_to_save") or ())
     return TensorName(
         name=name,
         module=saved or module,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from lm_eval_lora_drop.errors import AdapterError
@@ -83,16 +85,106 @@ def _layers_run_before(
 
     embedding: Any = model.get_input_embeddings()
     device = next(embedding.parameters()).device
-    was_training = model.training
     with ExitStack() as undo, torch.no_grad():
-        undo.callback(model.train, was_training)
+        for module in model.modules():
+            undo.callback(setattr, module, "training", module.training)
         for layer in decoder_layers:
             undo.callback(layer.register_forward_hook(count).remove)
         for module in modules:
             undo.callback(module.register_forward_pre_hook(note).remove)
         model.eval()
+        if device.type == "meta":
+            undo.enter_context(_Unread())  # type: ignore[no-untyped-call]
         model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=device), use_cache=False)
     return found
+
+
+class _Unread(TorchDispatchMode):
+    """On the meta device a tensor has no values to read: whatever a model asks of one (are there several texts in this
+    row? is the mask all ones?) is answered with no. The order in which its modules run does not depend on it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return False
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True, eq=False)
+class Follower:
+    """A parameter `name` of `owner` that is tied to the parameter `part` of a module of `modules_to_save`.
+
+    HFLM ties weights after the adapter is on. The head of a model with tied embeddings then is the *trained* embedding,
+    which it must not be where the embedding's own training is dropped.
+    """
+
+    owner: nn.Module
+    name: str
+    part: str
+
+
+def find_followers(model: nn.Module, wrappers: Iterable[Any]) -> dict[int, list[Follower]]:
+    """id of a wrapper (`modules_to_save`) -> what outside it is tied to what was trained in it."""
+    found: dict[int, list[Follower]] = {}
+    for wrapper in wrappers:
+        inside = {id(module) for module in wrapper.modules()}
+        parts = {
+            id(parameter): part
+            for trained in wrapper.modules_to_save.values()
+            for part, parameter in trained.named_parameters()
+        }
+        found[id(wrapper)] = [
+            Follower(owner, name, parts[id(parameter)])
+            for owner in model.modules()
+            if id(owner) not in inside
+            for name, parameter in owner._parameters.items()
+            if id(parameter) in parts
+        ]
+    return {key: followers for key, followers in found.items() if followers}
+
+
+def tie_again(model: Any, source: str) -> None:
+    """Tie the weights of a model with an adapter on it, as HFLM does; `source` names the adapter.
+
+    Raises:
+        AdapterError: that fails, as it does where an adapter has wrapped the tied head or trains tokens of the tied
+            embedding.
+    """
+    try:
+        model.tie_weights()
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise AdapterError(
+            f"{source} changes the embedding or lm_head, which share one weight (tie_word_embeddings), and lm_eval "
+            f"fails when it ties them again ({type(error).__name__}: {error}); --model hf fails too. Save the base "
+            "model with its head untied and evaluate the adapter on that, or train it without them."
+        ) from error
+
+
+@contextmanager
+def lent(model: Any) -> Iterator[None]:
+    """Within the context `model` is as HFLM makes it (`eval`, weights tied); afterwards as it was.
+
+    Given back are the mode of every module and which parameter lies where; what is done to their values is not.
+
+    Raises:
+        AdapterError: as `tie_again`.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    places = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    ]
+    try:
+        model.eval()
+        tie_again(model, "the adapter")
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, name, parameter in places:
+            if module._parameters.get(name) is not parameter:
+                setattr(module, name, parameter)
 
 
 def _modules_of(module: nn.Module | None) -> Iterator[nn.Module]:

@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 
 from lm_eval_lora_drop.adapter import files as adapter_files
+from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.adapter.places import lent
 from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, say_once
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
 from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
+from lm_eval_lora_drop.engine.loglikelihood import why_not_scored
 from lm_eval_lora_drop.engine.memory import RowSize, free_memory, peak_memory, rows_that_fit
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.probe.run import ProbeResult, probe_boundary
@@ -88,6 +92,34 @@ class LoraDropLM(LoraDropBase, HFLM):
             )
         self._model_args = {name: value for name, value in rest.items() if name not in _NO_CHANGE}
         first = self._adapter_files.source if self._adapter_files else peft
+        # A model that was handed over is the user's: HFLM changes its mode and ties its weights.
+        self._lent_model = pretrained if isinstance(pretrained, PeftModel) else None
+        with self._lent():
+            self._load_all(pretrained, first, several, rest)
+            self._start(args, shape_of(self.model), default_listeners(self.rank, args.sweep_log))
+            if self._lent_model is not None:
+                given = args.spec.resolve(self.shape.num_layers)
+                if given is None or not given.is_full:
+                    health.check_model_divisible(self.model)
+                if args.merge:
+                    self.layers.check_mergeable()
+        if self.layers.followers:
+            log.info(
+                "the adapter trains the embedding, and lm_head is tied to it: lm_eval ties them after loading, so the "
+                "trained embedding is the head too, as with --model hf; plain PEFT keeps the base model's head"
+            )
+
+    def _lent(self) -> AbstractContextManager[None]:
+        """Within the context a model that was handed over is as HFLM makes it; afterwards it is the user's again."""
+        return nullcontext() if self._lent_model is None else lent(self._lent_model)
+
+    def _load_all(
+        self,
+        pretrained: str | transformers.PreTrainedModel | PeftModel,
+        first: str | None,
+        several: Mapping[str, adapter_files.AdapterFiles],
+        rest: Mapping[str, Any],
+    ) -> None:
         try:
             super().__init__(pretrained=pretrained, peft=first, **rest)
         except TypeError as error:
@@ -106,7 +138,6 @@ class LoraDropLM(LoraDropBase, HFLM):
             self._world_size = self.accelerator.num_processes
         self.layers = AdapterLayers.of(self.model)
         self._parts = self._fingerprint_parts()
-        self._start(args, shape_of(self.model), default_listeners(self.rank, args.sweep_log))
 
     def _load(self, several: Mapping[str, adapter_files.AdapterFiles]) -> dict[str, adapter_files.AdapterFiles]:
         """Put all adapters onto the model under their own names, the first of them active."""
@@ -144,6 +175,15 @@ class LoraDropLM(LoraDropBase, HFLM):
         self._parts = self._fingerprint_parts()
         self.shape = shape_of(self.model)
         self.use(self.args)
+
+    def _by_task(self, request_type: str, requests: list[Instance], disable_tqdm: bool) -> list[Any]:
+        with self._lent():
+            return super()._by_task(request_type, requests, disable_tqdm)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """As `LoraDropBase`."""
+        with self._lent():
+            return super().get_model_info()
 
     # What LoraDropBase asks of a backend.
 
@@ -238,12 +278,28 @@ class LoraDropLM(LoraDropBase, HFLM):
         }
 
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        """HFLM's own answers under whatever layers are kept now."""
-        return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
+        """HFLM's own answers under whatever layers are kept now.
+
+        Raises:
+            ArgumentError: HFLM refuses to score one of the requests.
+        """
+        try:
+            return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
+        except (AssertionError, IndexError):
+            asked = requests if request_type == "loglikelihood" else []
+            refused = ((request, reason) for request in asked if (reason := why_not_scored(self, request)))
+            request, reason = next(refused, (None, None))
+            if request is None:
+                raise
+            raise ArgumentError(
+                f"document {request.doc_id} of {request.task_name or 'the task'} cannot be scored, with --model hf "
+                f"either: {reason}. Correct the task, or give a larger max_length if the model has one."
+            ) from None
 
     def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
-        change = self.layers.merge(kept) if self.args.merge else self.layers.keep(kept)
-        with change:
+        with self.layers.merge(kept) if self.args.merge else self.layers.keep(kept) as survival:
+            if survival is not None and (warning := survival.check("merge=force", self.args.merge == "force")):
+                log.warning(warning)
             if request_type == "generate_until" and why_left_to_harness(self, requests) is None:
                 return answer_requests(self, requests, disable_tqdm)
             return self.harness_answers(request_type, requests, disable_tqdm)

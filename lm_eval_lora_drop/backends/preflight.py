@@ -66,11 +66,20 @@ def check_adapter(
             f"pretrained={pretrained} is an encoder-decoder model ({config.model_type}); boundaries count the layers "
             "of a decoder-only model. Evaluate it with --model hf."
         )
-    with torch.device("meta"):
-        make: Any = transformers.AutoModelForCausalLM.from_config
-        skeleton: transformers.PreTrainedModel = make(config, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            make: Any = transformers.AutoModelForCausalLM.from_config
+            skeleton: transformers.PreTrainedModel = make(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise AdapterError(
+            f"pretrained={pretrained} is a {config.model_type} model, which Transformers has no text-only model for "
+            "(AutoModelForCausalLM), so its decoder layers cannot be told. Evaluate it with --model hf-multimodal, or "
+            "give the text model that it was made from."
+        ) from error
+    resize_as_hflm(files, skeleton, pretrained, model_args)
     adapter_files.check_against(files, skeleton, pretrained)
     model = health.load_without_weights(files, skeleton)
+    health.check_loadable(files, model)
     shape = shape_of(model)
     check_before_loading(args, shape)
     given = args.spec.resolve(shape.num_layers)
@@ -81,9 +90,45 @@ def check_adapter(
         layers = AdapterLayers.of(model)
         layers.adapter_names(given.adapter)
         layers.wanted(given)
+    if args.merge:
+        AdapterLayers.of(model).check_mergeable()
     if given is not None and (reason := found.why_base(given)):
         log.warning("%s. Every answer will be the base model's.", reason)
     return files, model
+
+
+def resize_as_hflm(
+    files: AdapterFiles, skeleton: transformers.PreTrainedModel, pretrained: str, model_args: Mapping[str, Any]
+) -> None:
+    """Give the embedding as many tokens as HFLM is going to: those of the tokenizer, where there is an adapter.
+
+    Raises:
+        ArgumentError: there is no such tokenizer.
+    """
+    given = model_args.get("tokenizer")
+    gguf_file = model_args.get("gguf_file")
+    if files.vocabulary is None and not files.config.get("trainable_token_indices"):
+        return  # it has nothing whose shape depends on that
+    if not given and gguf_file:
+        return  # reading a tokenizer from GGUF takes as long as loading the model
+    tokenizer = given
+    if not given or isinstance(given, str):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                given or pretrained,
+                revision=str(model_args.get("revision") or "main"),
+                trust_remote_code=bool(model_args.get("trust_remote_code", False)),
+                use_fast=model_args.get("use_fast_tokenizer", True),
+                subfolder=model_args.get("subfolder") or "",
+            )
+        except (OSError, ValueError) as error:
+            raise ArgumentError(
+                f"tokenizer={given or pretrained} cannot be loaded ({' '.join(str(error).split())[:200]}). Give a "
+                "folder or a Hub id with a tokenizer."
+            ) from error
+    assert tokenizer is not None
+    if skeleton.config.get_text_config().vocab_size != len(tokenizer):
+        skeleton.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def check_adapters(

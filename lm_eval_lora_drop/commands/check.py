@@ -24,7 +24,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="one prompt a line, or a samples_*.jsonl of lm_eval"
     )
-    parser.add_argument("--limit", type=int, default=8, help="of the prompts in the file, how many (default 8)")
+    parser.add_argument("--limit", type=int, default=8, help="number of prompts, of the file or built in (default 8)")
     parser.add_argument("--tokens", type=int, default=16, help="tokens to write after each (default 16)")
     parser.add_argument("--dtype", default="float32", help="default float32: what differs then is no rounding")
     parser.add_argument("--device", default="cpu", help="for PEFT and Transformers (default cpu)")
@@ -55,7 +55,7 @@ def _check(args: argparse.Namespace) -> int:
             kept,
             base,
             export=args.export,
-            prompts=prompts or PROMPTS,
+            prompts=prompts or PROMPTS[: args.limit],
             tokens=args.tokens,
             dtype=args.dtype,
             device=args.device,
@@ -64,6 +64,10 @@ def _check(args: argparse.Namespace) -> int:
         )
     print(f"{source} on {base}, {kept.label}")
     print(found.table())
+    if found.survival is not None:
+        survival = found.survival
+        print(f"\nLeft of the LoRA when it is folded into weights of {survival.dtype}: {survival.total:.3f}")
+        print(survival.table())
     return 0 if found.agrees else 1
 
 

@@ -23,6 +23,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_choice(parser)
     parser.add_argument("--merge", action="store_true", help="write the base model with the kept LoRA folded in")
     parser.add_argument("--dtype", default="auto", help="with --merge: e.g. bfloat16 (default: as saved)")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="with --merge: also where less than half of the LoRA is left in the weights",
+    )
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +140,7 @@ def _export(args: argparse.Namespace) -> int:
     said: dict[str, Any] = {"origin": made.origin, "evaluated": evaluated}
     if args.merge:
         exported = merge_adapter(
-            made.source, made.kept, args.output, pretrained=args.pretrained, dtype=args.dtype, **said
+            made.source, made.kept, args.output, pretrained=args.pretrained, dtype=args.dtype, force=args.force, **said
         )
         print(f"merged model written to {args.output}")
     else:

@@ -33,12 +33,16 @@ def _layers(args: argparse.Namespace) -> int:
     strength (arXiv 1801.05787). Without --task only the first two, and no model is loaded.
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
+    from lm_eval_lora_drop.adapter.names import read_names
     from lm_eval_lora_drop.commands.export import num_layers
     from lm_eval_lora_drop.engine.probe.scores import top_singular, update_norms
 
     files = open_adapter(args.peft)
     if args.task is None:
-        layers = num_layers(args.peft, args.pretrained)
+        # The files tell what is asked here: no base model is looked for on the Hub.
+        base = args.pretrained or files.config.get("base_model_name_or_path") or ""
+        highest = max((tensor.layer or 0) + 1 for tensor in read_names(files.shapes, files.config))
+        layers = num_layers(args.peft, base) if args.pretrained or Path(base).is_dir() else highest
         scores: dict[str, Any] = {
             "update_norm": update_norms(files, layers),
             "top_singular": top_singular(files, layers),

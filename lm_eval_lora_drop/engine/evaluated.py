@@ -11,6 +11,7 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
+from lm_eval_lora_drop.adapter.layers import why_whole_prompts
 from lm_eval_lora_drop.engine.check import is_quantised, parting
 from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.memory import halve, out_of_memory
@@ -39,7 +40,7 @@ def why_left_to_harness(lm: HarnessModel, requests: Sequence[Instance]) -> str |
         return f"the model computes in {dtype}"
     if not isinstance(lm.batch_size, int):
         return "the batch size is automatic"
-    if reason := why_not_rows(lm):
+    if reason := why_whole_prompts(lm.model) or why_not_rows(lm):
         return reason
     for request in requests:
         if reason := why_not_greedy(lm, request.args[1]):

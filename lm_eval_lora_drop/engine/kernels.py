@@ -70,9 +70,10 @@ def _is_plain(module: Any) -> bool:
 
 def _linear(module: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
     product = torch.ops.mkldnn._linear_pointwise
-    weight, bias = module.weight, module.bias
 
     def linear(x: torch.Tensor) -> torch.Tensor:
+        # Asked for each time: a tied head's weight depends on what is kept.
+        weight, bias = module.weight, module.bias
         if x.dtype != torch.float32 or x.dim() < 2:
             return nn.functional.linear(x, weight, bias)
         out: torch.Tensor = product(x.contiguous(), weight, bias, "none", [], "")

@@ -70,6 +70,21 @@ def spans(lm: HarnessModel, request: Instance) -> list[Span]:
     return found
 
 
+def why_not_scored(lm: HarnessModel, request: Instance) -> str | None:
+    """Why HFLM refuses to score a continuation (in an assertion without words); None where it does not."""
+    try:
+        context, continuation = _encode(lm, *request.args[:2])
+    except (AssertionError, IndexError):
+        context, continuation = [], []
+    if not continuation:
+        return f"the continuation {request.args[1]!r} has no tokens behind its context"
+    if not context:
+        return f"the context {request.args[0]!r} has no tokens besides white space, which goes to the continuation"
+    if len(continuation) > lm.max_length:
+        return f"a continuation has {len(continuation)} tokens, and the model takes max_length={lm.max_length}"
+    return None
+
+
 def _encode(lm: HarnessModel, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """As lm_eval.api.model.TemplateLM.loglikelihood: an empty context becomes the prefix token."""
     if context:

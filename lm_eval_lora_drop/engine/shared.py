@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from peft.tuners.lora.layer import ParamWrapper
 
-from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.adapter.layers import AdapterLayers, why_whole_prompts
 from lm_eval_lora_drop.engine.generation import generate
 from lm_eval_lora_drop.engine.loglikelihood import loglikelihoods
 from lm_eval_lora_drop.engine.memory import out_of_memory
@@ -40,7 +40,7 @@ def why_not_shared(
     for variant in candidates:
         layers.adapter_names(variant.adapter)
         layers.wanted(variant)
-    if reason := why_not_rows(lm):
+    if reason := why_whole_prompts(lm.model) or why_not_rows(lm):
         return reason
     for module in (*layers.below, *(m for modules in layers.modules for m in modules), *layers.above):
         if isinstance(module, ParamWrapper):

@@ -88,7 +88,9 @@ class LoraDropArgs:
         None, "journal of the sweep, for resuming", "out/sweeps", "the user's cache folder", neutral=True
     )
     sweep_log: Literal["auto", "wandb", "trackio", "none"] = option("auto", "tracker of the sweep", neutral=True)
-    merge: bool = option(False, "fold the kept LoRA into the weights for the test split")
+    merge: notations.Merge = option(
+        False, "fold the kept LoRA into the weights for the test split; force: though little of it survives rounding"
+    )
 
     @property
     def spec(self) -> VariantSpec:

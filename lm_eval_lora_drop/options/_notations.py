@@ -146,6 +146,7 @@ Select = Annotated[
         _select, f"{', '.join(SELECTIONS)}, smallest:SHARE[@TASK], smallest_confident:SHARE[@TASK] or best:SHARE@TASK"
     ),
 ]
+Merge = Annotated[bool | Literal["force"], Reads(values="true or false", words={"force": "force"})]
 Jointly = Annotated[Literal["mean", "worst"] | None, Reads(words={True: "mean", False: None})]
 Also = Annotated[tuple[AlsoSpec, ...], Reads(parse_also, "TASK[:METRIC[:FILTER]] joined by +")]
 _AUTO = Annotated[str, Meta(pattern=r"\A(auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8})\Z")]

@@ -1,17 +1,24 @@
 """What a merged model cannot be is refused before anything is loaded; what it is says its card."""
 
 import json
+import logging
+import re
+import shutil
 
 import peft
 import pytest
 import torch
 import transformers
+from lm_eval.api.instance import Instance
+from safetensors.torch import load_file
 
 from lm_eval_lora_drop.adapter.merge import merge_adapter
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import make_adapter, make_base
+from tests.backends.test_odd_adapters import with_added_tokens
 
 LAYERS = 4
 IDS = torch.arange(3, 43).reshape(2, 20)
@@ -129,3 +136,120 @@ def test_a_base_model_that_is_not_there(tiny_adapter, tmp_path):
     with pytest.raises(AdapterError, match="cannot be loaded"):
         merge_adapter(tiny_adapter, Variant.below(2, LAYERS), tmp_path / "merged", pretrained=str(broken))
     assert not (tmp_path / "merged").exists()
+
+
+def as_stored(base, folder, dtype):
+    """The tiny model in a dtype, as a checkpoint is downloaded."""
+    transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def scaled(adapter, folder, factor):
+    """An adapter whose update is `factor` times as large."""
+    shutil.copytree(adapter, folder)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "lora_alpha": config["lora_alpha"] * factor}))
+    return folder
+
+
+def expected_survival(base, adapter, dtype, kept):
+    """By NumPy, from the files: (layer, kind) -> (<stored, true>, <true, true>), and the merged weights."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    lora = load_file(adapter / "adapter_model.safetensors")
+    weights = load_file(base / "model.safetensors")
+    products, merged = {}, {}
+    for name in lora:
+        if "lora_A" not in name:
+            continue
+        module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        layer, kind = int(module.split(".")[2]), module.rpartition(".")[2]
+        if layer >= kept:
+            continue
+        a, b = (lora[name.replace("lora_A", part)].double().numpy() for part in ("lora_A", "lora_B"))
+        change = config["lora_alpha"] / config["r"] * (b @ a)
+        start = weights[f"{module}.weight"].to(dtype)
+        merged[f"{module}.weight"] = torch.from_numpy(start.double().numpy() + change).to(dtype)
+        stored = merged[f"{module}.weight"].double().numpy() - start.double().numpy()
+        products[layer, kind] = float((stored * change).sum()), float((change * change).sum())
+    return products, merged
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_what_survives_is_what_numpy_finds_in_the_files(dtype, tiny_base, tiny_adapter, tmp_path, capsys):
+    """And the weights are W + s B A rounded once: PEFT rounds the product, then the sum."""
+    base = as_stored(tiny_base, tmp_path / "base", dtype)
+    adapter = scaled(tiny_adapter, tmp_path / "adapter", 1 / 16)
+    products, merged = expected_survival(base, adapter, dtype, 3)
+    total = sum(one for one, _ in products.values()) / sum(other for _, other in products.values())
+    exported = merge_adapter(adapter, Variant.below(3, LAYERS), tmp_path / "merged", pretrained=str(base), force=True)
+    assert exported.survival.total == pytest.approx(total, abs=1e-3)
+    assert exported.survival.parts.keys() == products.keys()
+    for key, (stored, true) in exported.survival.parts.items():
+        assert stored / true == pytest.approx(products[key][0] / products[key][1], abs=1e-3)
+    written = load_file(tmp_path / "merged" / "model.safetensors")
+    for name, weight in merged.items():
+        # The product itself is made in single precision: a tie may fall the other way.
+        assert (written[name] != weight).float().mean() < (0.5 if dtype == torch.float32 else 0.002)
+        torch.testing.assert_close(written[name], weight, rtol=1e-2, atol=1e-6)
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert f"in weights of {str(dtype)[6:]}: {total:.3f}" in card
+    code = cli.main(
+        ["check", "--peft", str(adapter), "--boundary", "3", "--dtype", str(dtype)[6:], "--pretrained", str(base)]
+    )
+    said = capsys.readouterr().out
+    assert code in (0, 1)
+    assert f"folded into weights of {str(dtype)[6:]}: {total:.3f}" in said
+    assert re.search(r"layer +q_proj", said)
+
+
+def test_a_merge_that_loses_the_lora_is_warned_of_and_then_refused(tiny_base, tiny_adapter, tmp_path, caplog):
+    base = as_stored(tiny_base, tmp_path / "base", torch.bfloat16)
+    some, little = scaled(tiny_adapter, tmp_path / "a", 1 / 256), scaled(tiny_adapter, tmp_path / "b", 1 / 1024)
+    full, given = Variant.full(LAYERS), {"pretrained": str(base)}
+    with caplog.at_level(logging.WARNING, logger="lm_eval_lora_drop"):
+        merge_adapter(tiny_adapter, full, tmp_path / "whole", **given)
+        assert "is left in weights" not in caplog.text
+        merge_adapter(some, full, tmp_path / "some", **given)
+    assert re.search(r"only 0\.\d\d of the LoRA is left in weights of bfloat16", caplog.text)
+    with pytest.raises(ArgumentError, match="only 0.* of the LoRA is left.*dtype=float32.*--force merges all the same"):
+        merge_adapter(little, full, tmp_path / "little", **given)
+    assert not (tmp_path / "little").exists()
+    merge_adapter(little, full, tmp_path / "little", force=True, **given)
+    assert merge_adapter(little, full, tmp_path / "wide", dtype="float32", **given).survival.total > 0.999
+
+
+def test_merge_true_is_held_to_the_same(tiny_base, tiny_adapter, tmp_path):
+    little = scaled(tiny_adapter, tmp_path / "a", 1 / 1024)
+    request = Instance("loglikelihood", {}, ("The question", " is"), 0)
+
+    def answer(adapter, **more):
+        lm = LoraDropLM(
+            pretrained=str(tiny_base), peft=str(adapter), dtype="bfloat16", device="cpu", boundary="full", **more
+        )
+        before = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
+        try:
+            return lm.loglikelihood([request], disable_tqdm=True)
+        finally:
+            assert all(torch.equal(before[name], tensor) for name, tensor in lm.model.state_dict().items())
+
+    answer(tiny_adapter, merge=True)
+    with pytest.raises(ArgumentError, match="is left in weights of bfloat16.*merge=force merges all the same"):
+        answer(little, merge=True)
+    answer(little, merge="force")
+
+
+@pytest.mark.parametrize("kind", ["modules_to_save", "own embedding"])
+def test_added_tokens_are_merged(kind, tiny_base, tmp_path):
+    """Ended in PEFT's RuntimeError: the base model has fewer tokens."""
+    lora = {"modules_to_save": ["embed_tokens", "lm_head"]} if kind == "modules_to_save" else {}
+    adapter = with_added_tokens(tiny_base, tmp_path / "adapter", **lora)
+    merge_adapter(adapter, Variant.full(LAYERS), tmp_path / "merged")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_base)
+    assert len(tokenizer) == model.get_input_embeddings().num_embeddings
+    base.resize_token_embeddings(len(tokenizer))
+    expected = logits(peft.PeftModel.from_pretrained(base, str(adapter)))
+    torch.testing.assert_close(logits(model), expected, rtol=1e-4, atol=1e-4)

@@ -50,7 +50,7 @@ class Branches:
     """The wrappers, and the route that the next forwards take."""
 
     def __init__(self, lm: HarnessModel, layers: AdapterLayers) -> None:
-        self.settings = Settings(layers.num_layers)
+        self.settings = Settings(layers.num_layers, tied=bool(layers.followers))
         self.layer_rows = 0
         """Work done so far: states times layers, each counting once per forward."""
         self.layer_tokens = 0
@@ -98,6 +98,9 @@ class Branches:
                     replace(module, self._sliced(module, index))
             for module in layers.above:
                 replace(module, self._sliced(module, layers.num_layers - 1))
+            for wrapper in layers.below:
+                for follower in layers.followers.get(id(wrapper), ()):
+                    replace(follower.owner, self._sliced(follower.owner, layers.num_layers - 1, tied=wrapper))
             yield
         finally:
             for module, forward in reversed(restore):
@@ -127,7 +130,10 @@ class Branches:
 
         return branching
 
-    def _sliced(self, module: AdapterModule, index: int) -> Callable[..., torch.Tensor]:
+    def _sliced(
+        self, module: AdapterModule, index: int, tied: AdapterModule | None = None
+    ) -> Callable[..., torch.Tensor]:
+        """The forward of a module in or beside layer `index`; `tied` is the trained embedding that it goes with."""
         forward: Callable[..., Any] = module.forward
         simple = _is_simple(module)
 
@@ -139,7 +145,7 @@ class Branches:
                 segments = self._at_head
             segments = _scaled(segments, _rows_per_state(x, segments[-1].stop, self._tokens))
             if not simple:
-                return self._piecewise(module, forward, segments, x, *args, **kwargs)
+                return self._piecewise(module, forward, segments, x, *args, tied=tied, **kwargs)
             out: torch.Tensor = module.base_layer(x, *args, **kwargs)
             for additions, start, stop in self._merged(module, segments):
                 for addition in additions:
@@ -155,13 +161,14 @@ class Branches:
         segments: Sequence[Segment],
         x: torch.Tensor,
         *args: Any,
+        tied: AdapterModule | None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """The module's own forward, one segment after the other: for DoRA, embeddings and fully trained modules."""
         pieces = []
         for segment in segments:
-            adapter, keeps = self.settings.meanings[segment.setting]
-            with self._layers.change(module, keeps, adapter):
+            adapter, keeps, first = self.settings.meanings[segment.setting]
+            with self._layers.change(tied or module, first if tied else keeps, adapter):
                 piece = forward(x[segment.start : segment.stop], *args, **kwargs)
             if not isinstance(piece, torch.Tensor):
                 raise NotShareable(f"a {type(module).__name__} gives more than one tensor")
@@ -184,7 +191,7 @@ class Branches:
     def _additions_of(self, module: AdapterModule, setting: int) -> tuple[Addition, ...]:
         key = (id(module), setting)
         if key not in self._additions:
-            adapter, keeps = self.settings.meanings[setting]
+            adapter, keeps, _ = self.settings.meanings[setting]
             keep = self._layers.kept(module, keeps)
             # Settings that differ elsewhere may do the same here; they then get the same object.
             same = (id(module), adapter, keep)

@@ -9,6 +9,7 @@ already share nothing (but are still computed in one batch).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,25 @@ OFF = 0
 """The setting of a layer whose LoRA is dropped, whatever the adapter."""
 
 
-class Settings:
-    """Numbers for variants and for *settings*: what a variant keeps of which adapter in one layer."""
+class Meaning(NamedTuple):
+    """What a setting keeps of which adapter in its layer, and for a tied head in layer 0."""
 
-    def __init__(self, num_layers: int) -> None:
+    adapter: str = ""
+    keeps: tuple[Keep, ...] = ()
+    first: tuple[Keep, ...] = ()
+
+
+class Settings:
+    """Numbers for variants and for *settings*: what a variant keeps of which adapter in one layer.
+
+    With `tied` the head goes with the embedding, so a setting of the last layer says what is kept in layer 0 too.
+    """
+
+    def __init__(self, num_layers: int, *, tied: bool = False) -> None:
         self.num_layers = num_layers
-        self.meanings: list[tuple[str, tuple[Keep, ...]]] = [("", ())]
-        """Setting -> (adapter, what it keeps)."""
+        self.meanings: list[Meaning] = [Meaning()]
+        """Setting -> what it means."""
+        self._tied = tied
         self._variants: dict[Variant, int] = {}
         self._codes = np.zeros((0, num_layers), np.int64)
         self._sharing: dict[tuple[int, ...], Indices] = {}
@@ -37,7 +50,8 @@ class Settings:
         for variant in variants:
             if variant not in self._variants:
                 self._variants[variant] = len(self._variants)
-                codes = [self._code(variant.adapter, keeps) for keeps in variant.layers]
+                ends = [()] * (self.num_layers - 1) + [variant.layers[0] if self._tied else ()]
+                codes = [self._code(Meaning(variant.adapter, *pair)) for pair in zip(variant.layers, ends, strict=True)]
                 self._codes = np.concatenate([self._codes, np.array([codes], np.int64)])
         return [self._variants[variant] for variant in variants]
 
@@ -64,8 +78,9 @@ class Settings:
             self._sharing[key] = first
         return self._sharing[key]
 
-    def _code(self, adapter: str, keeps: tuple[Keep, ...]) -> int:
-        meaning = (adapter, keeps) if keeps else self.meanings[OFF]
+    def _code(self, meaning: Meaning) -> int:
+        if not meaning.keeps and not meaning.first:
+            return OFF
         if meaning not in self.meanings:
             self.meanings.append(meaning)
         return self.meanings.index(meaning)

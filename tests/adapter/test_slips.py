@@ -1,0 +1,128 @@
+"""Adapter files as hurried hands and wrappers leave them: one line that names the slip and cures it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from lm_eval_lora_drop.backends.args import LoraDropArgs
+from safetensors.torch import load_file, save_file
+
+from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.backends.preflight import check_adapter
+from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.variant import Variant
+from testing.tiny import make_adapter
+from tests.backends.test_odd_adapters import change_config, change_file, with_added_tokens
+
+LAYERS = 4
+
+
+def check(base, adapter):
+    args, rest = LoraDropArgs.take({"boundary": 2}, known=())
+    return check_adapter(str(base), str(adapter), args, rest)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "after", "by"),
+    [
+        ("_orig_mod.", "base_model.model.", "torch.compile"),
+        ("_fsdp_wrapped_module.", r"layers.\d.", "FSDP"),
+        ("module.", "^", "DistributedDataParallel"),
+        ("language_model.", "base_model.model.model.", "a vision-language model"),
+    ],
+)
+def test_names_with_what_a_wrapper_put_into_them(prefix, after, by, tiny_base, tiny_adapter, tmp_path):
+    """Was: trained on BASE; give that model. It was given. What is offered cures it."""
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    renamed = {re.sub(f"({after})", rf"\g<1>{prefix}", name, count=1): t for name, t in load_file(file).items()}
+    assert all(prefix in name for name in renamed)
+    save_file(renamed, file, {"format": "pt"})
+    with pytest.raises(
+        AdapterError, match=f"carry '{re.escape(prefix)}' .*left by {by}.*Rename them: python -c"
+    ) as said:
+        check(tiny_base, adapter)
+    code = re.search(r'python -c "(.*)"', str(said.value))[1]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    check(tiny_base, adapter)
+
+
+def test_tensors_that_zero_3_left_empty(tiny_base, tiny_adapter, tmp_path):
+    adapter = change_file(
+        shutil.copytree(tiny_adapter, tmp_path / "adapter"), lambda n, t: torch.zeros(0) if "lora_B" in n else t
+    )
+    with pytest.raises(AdapterError, match="28 of 56 tensors are empty.*ZeRO-3.*stage3_gather_16bit"):
+        check(tiny_base, adapter)
+
+
+@pytest.mark.parametrize("lacking", ["r", "lora_alpha"])
+def test_what_a_configuration_leaves_out_is_pefts_default(lacking, tiny_base, tmp_path):
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", r=8, lora_alpha=8)
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text())
+    del config[lacking]
+    file.write_text(json.dumps(config))
+    check(tiny_base, adapter)
+    export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"]) == (8, 8)
+
+
+@pytest.mark.parametrize("init", ["corda", "loftq"])
+def test_initialisations_that_peft_cannot_repeat(init, tiny_base, tiny_adapter, tmp_path):
+    """Were advised to boundary=full, which ended in a traceback of PEFT."""
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    change_config(adapter, init_lora_weights=init)
+    with pytest.raises(AdapterError, match="PEFT .*(CorDA|cannot load it)"):
+        check(tiny_base, adapter)
+
+
+def test_half_a_lora_is_not_exported(tiny_adapter, tmp_path):
+    """Was StopIteration."""
+    adapter = change_file(
+        shutil.copytree(tiny_adapter, tmp_path / "adapter"),
+        lambda n, t: None if "layers.0.mlp.up_proj.lora_A" in n else t,
+    )
+    with pytest.raises(AdapterError, match="only half of the LoRA of model.layers.0.mlp.up_proj"):
+        export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out")
+
+
+def test_a_vision_language_base_without_a_text_model(tiny_adapter, tmp_path):
+    config = transformers.CLIPConfig()
+    config.save_pretrained(tmp_path / "vl")
+    with pytest.raises(AdapterError, match="is a clip model, which Transformers has no text-only model for"):
+        check(tmp_path / "vl", tiny_adapter)
+
+
+def test_an_export_that_carries_an_embedding_says_who_does_not_take_it(tiny_base, tmp_path):
+    """And without the layers that train them, what was saved along is the base model's again."""
+    adapter = with_added_tokens(tiny_base, tmp_path / "own")
+    said = export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out").summary()
+    assert "vLLM and llama.cpp do not take an embedding of the base model saved along" in said
+    whole = with_added_tokens(tiny_base, tmp_path / "whole", modules_to_save=["embed_tokens", "lm_head"])
+    export_adapter(whole, Variant.below(2, LAYERS), tmp_path / "part")
+    names = load_file(tmp_path / "part" / "adapter_model.safetensors")
+    original = load_file(whole / "adapter_model.safetensors")["base_model.model.lm_head.original_module.weight"]
+    assert torch.equal(names["base_model.model.lm_head.weight"], original)
+    assert json.loads((tmp_path / "part" / "adapter_config.json").read_text())["modules_to_save"] == [
+        "model.embed_tokens"
+    ]
+
+
+def test_check_takes_as_many_prompts_as_it_is_told(tiny_adapter, capsys):
+    cli.main(["check", "--peft", str(tiny_adapter), "--boundary", "2", "--limit", "2", "--tokens", "2"])
+    assert "the reference: 2 prompts" in capsys.readouterr().out
+
+
+def test_layers_needs_no_base_model(tiny_adapter, tmp_path, capsys):
+    """The Hub was asked for the number of layers, which the files tell."""
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    change_config(adapter, base_model_name_or_path="somebody/no-such-model")
+    assert cli.main(["layers", "--peft", str(adapter)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["0", "1", "2", "3"]
