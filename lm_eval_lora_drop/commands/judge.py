@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.rounding import decimals_for, number, percent, with_error
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.pairwise import Pair
     from lm_eval_lora_drop.judge.panel import Panel
     from lm_eval_lora_drop.judge.questions import Question
+    from lm_eval_lora_drop.judge.score import Scores
+    from lm_eval_lora_drop.judge.spending import Bill
 
 
 _KEPT = "Every answer that came is in the judges' cache: the same command asks for the others only."
@@ -52,6 +55,11 @@ def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
         "results", type=Path, help="a results file or its folder, or a .jsonl that a run saved for its judges"
     )
     _panel_arguments(parser)
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write the scores even if the file holds more verdicts; the old ones are kept",
+    )
     parser.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
 
 
@@ -68,8 +76,8 @@ def _rescore(args: argparse.Namespace) -> int:
 def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from lm_eval_lora_drop.judge.rescore import judged_tasks, summary, write_scores
-    from lm_eval_lora_drop.judge.score import score
+    from lm_eval_lora_drop.judge.rescore import judged_tasks, write_scores
+    from lm_eval_lora_drop.judge.score import questions, rubric_of, score
     from lm_eval_lora_drop.judge.task import read_items
 
     if not args.results.exists():
@@ -79,10 +87,13 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     judged = [] if saved else judged_tasks(args.results)
     lists = [read_items(args.results)] if saved else [task.items for task in judged]
     if args.dry_run:
-        questions = {judge.name: [item.question(judge) for items in lists for item in items] for judge in panel.judges}
-        print(_estimate(panel, questions, cache))
+        every = {
+            j.name: [q for items in lists for q in questions(j, panel, items, rubric_of(panel, items, None))]
+            for j in panel.judges
+        }
+        print(_estimate(panel, every, cache))
         return 0
-    complete = True
+    complete, failures = True, list[ArgumentError]()
     for index, items in enumerate(lists):
         # One task after the other, each written when it is judged: what comes later costs it nothing.
         found = score(panel, items, cache, offline=args.offline)
@@ -90,11 +101,17 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
             # The cap is the command's, so the next task has what this one has left.
             panel = replace(panel, max_spend=max(0.0, panel.max_spend - found.answers.bill.dollars_in_all))
         name = args.results.name if saved else judged[index].run.name
-        print(summary(name, found))
+        print(_summary(name, found))
         complete = complete and found.verdicts == len(items) * len(panel.judges)
-        if not saved:
-            write_scores(judged[index], found)
+        if saved:
+            continue
+        try:
+            write_scores(judged[index], found, force=args.force)
             print(f"  written to {judged[index].run.run.path}")
+        except ArgumentError as error:  # the other tasks' scores are not to be lost for it
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return 0 if complete else 1
 
 
@@ -116,12 +133,11 @@ def _pairwise(args: argparse.Namespace) -> int:
 
 def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.pairwise import both_orders, compare
-    from lm_eval_lora_drop.judge.rescore import bill_line
 
     panel = _panel(args)
     labels, pairs = _pairs(args)
     if args.dry_run:
-        print(_estimate(panel, {judge.name: both_orders(pairs, judge) for judge in panel.judges}, cache))
+        print(_estimate(panel, {judge.name: both_orders(panel, pairs, judge) for judge in panel.judges}, cache))
         return 0
     comparison = compare(panel, pairs, cache)
     found = {"systems": list(labels), "pairs": len(pairs), **comparison.to_json()}
@@ -130,7 +146,7 @@ def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
         bias = row["position_bias_rate"]
         print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
         print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
-    print(f"  {bill_line(comparison.answers.bill, panel)}")
+    print(f"  {_bill_line(comparison.answers.bill, panel)}")
     write_json(args.json, found)
     return 0
 
@@ -229,3 +245,36 @@ def _rate(row: Mapping[str, Any]) -> str:
         return counts
     test = "" if row["sign_test_p"] is None else f", sign test p = {row['sign_test_p']:.3g}"
     return f"{row['win_rate']:.1%} [{row['win_rate_low']:.1%}, {row['win_rate_high']:.1%}], {counts}{test}"
+
+
+def _summary(name: str, scores: Scores) -> str:
+    """A few lines for a terminal."""
+    details: dict[str, Any] = scores.to_json()
+    whole = details["complete_items"] == details["items"]
+    on = (
+        f"{details['items']} outputs"
+        if whole
+        else f"the {details['complete_items']} of {details['items']} outputs that all judges scored"
+    )
+    lines = [
+        f"{name}: GPT-Score {with_error(scores.mean, scores.stderr)} % on {on}, coverage {percent(scores.coverage)}"
+    ]
+    for judge, found in details["judges"].items():
+        shown = "no verdict" if found["mean"] is None else f"{number(found['mean'], decimals_for(scores.stderr))} %"
+        lines.append(f"  {judge}: {shown}, {found['verdicts']} verdicts")
+    if len(details["judges"]) > 1:
+        lines.append(f"  agreement (Krippendorff's alpha): {number(scores.agreement, 2)}")
+    lines.append(f"  {_bill_line(scores.answers.bill, scores.panel)}")
+    return "\n".join(lines + [f"  warning: {warning}" for warning in details["warnings"]])
+
+
+def _bill_line(bill: Bill, panel: Panel) -> str:
+    """What this command used, what these questions have used in all, and what is left."""
+    said = f"{bill.calls} calls, ${bill.dollars:.4f} where prices are known"
+    if bill.calls_before:
+        said += f"; with earlier runs {bill.calls + bill.calls_before} calls, ${bill.dollars_in_all:.4f}"
+    if bill.perhaps:
+        said += f"; {bill.perhaps} calls without an answer are counted as billed"
+    if panel.max_spend is not None:
+        said += f"; ${max(0.0, panel.max_spend - bill.dollars_in_all):.4f} of ${panel.max_spend:g} left"
+    return said

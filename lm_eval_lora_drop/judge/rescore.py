@@ -12,13 +12,11 @@ from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
-from lm_eval_lora_drop.judge.panel import Panel
-from lm_eval_lora_drop.judge.score import Item, Scores
-from lm_eval_lora_drop.judge.spending import Bill
+from lm_eval_lora_drop.judge.panel import RESERVED_NAMES
+from lm_eval_lora_drop.judge.score import Item, Scores, what_was_asked
 from lm_eval_lora_drop.judge.task import METRIC, RECORD, item_of, judge_fields
 from lm_eval_lora_drop.record.find import find_runs, read_run
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun, json_object
-from lm_eval_lora_drop.rounding import decimals_for, number, with_error
 
 
 @dataclass
@@ -64,12 +62,49 @@ def judged_tasks(path: Path) -> list[Judged]:
     return found
 
 
-def write_scores(judged: Judged, scores: Scores) -> None:
+def refuse_fewer(judged: Judged, scores: Scores) -> None:
+    """Raises ArgumentError where the files hold more verdicts than `scores`, in all or of a judge that is in both."""
+    held = _held(judged)
+    found = {name: sum(value is not None for value in column) for name, column in scores.by_judge.items()}
+    table = judged.run.run.data["results"][judged.run.name]
+    told = [value for name, value in table.items() if name.startswith(f"{METRIC}_verdicts,")]
+    counted = sum(map(len, held.values()))
+    number = max([counted, *(int(value) for value in told if isinstance(value, int | float) and value == value)])
+    fewer = [
+        f"{name}: {len(old)}, now {found[name]}" for name, old in held.items() if len(old) > found.get(name, len(old))
+    ]
+    if number > scores.verdicts or fewer:
+        why = "; ".join(scores.warnings()) or "the panel is another one"
+        raise ArgumentError(
+            f"{judged.run.run.path}, {judged.run.name}: holds {number} verdicts; this run has {scores.verdicts}"
+            f"{' (' + '; '.join(fewer) + ')' if fewer else ''}. Nothing was written, since they were paid for. "
+            f"Cure the cause and repeat the command, or replace them with --force. Cause: {why}"
+        )
+
+
+def _held(judged: Judged) -> dict[str, dict[int, float]]:
+    """The verdicts that the samples file holds, as percentages: per judge, by document."""
+    held: dict[str, dict[int, float]] = {}
+    for sample in judged.samples:
+        for metric, value in sample.metrics.items():
+            name = metric.removeprefix(f"{METRIC}_")
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            if name != metric and name not in RESERVED_NAMES and isinstance(value, int | float) and value == value:
+                held.setdefault(name, {})[sample.doc_id] = value
+    return held
+
+
+def write_scores(judged: Judged, scores: Scores, *, force: bool = False) -> None:
     """Put the scores into the results file and, per document, into the samples file; both are replaced whole.
 
+    Verdicts of another panel that were there before are kept in the task's metadata, `gpt_score.earlier`.
+
     Raises:
-        ArgumentError: a file cannot be written (a full disk); the old one is still there, the answers are in the cache.
+        ArgumentError: the files hold more verdicts, and not `force`; or one cannot be written (a full disk): the old
+            one is still there, the answers are in the cache.
     """
+    if not force:
+        refuse_fewer(judged, scores)
     run = judged.run
     # As the reader does it: a byte that is no UTF-8 becomes a lone surrogate, and the same byte again when written.
     data = json.loads(run.run.path.read_text(encoding="utf-8", errors="surrogateescape"))
@@ -84,7 +119,17 @@ def write_scores(judged: Judged, scores: Scores) -> None:
     for name, value in numbers.items():
         table[f"{name},{filter_name}"] = None if value is None or math.isnan(value) else value
     better |= dict.fromkeys((METRIC, *(f"{METRIC}_{judge}" for judge in details["judges"])), True)
-    _table(_table(_table(data, "configs"), run.name), "metadata")[RECORD] = details
+    metadata = _table(_table(_table(data, "configs"), run.name), "metadata")
+    earlier, held = _table(metadata, RECORD), _held(judged)
+    details["earlier"] = earlier.pop("earlier", [])
+    there = {
+        name: {s.doc_id for s, value in zip(judged.samples, column, strict=True) if value is not None}
+        for name, column in scores.by_judge.items()
+    }
+    lost = any(column.keys() - there.get(name, set()) for name, column in held.items())
+    if lost or (earlier and what_was_asked(earlier) != what_was_asked(details)):
+        details["earlier"] = [*details["earlier"], {**earlier, "percentages": held}]
+    metadata[RECORD] = details
     assert run.samples_path is not None
     _replace(run.samples_path, b"".join(_rows(judged, scores, filter_name)))
     _replace(run.run.path, _encode(data, indent=2))
@@ -92,10 +137,11 @@ def write_scores(judged: Judged, scores: Scores) -> None:
 
 def _rows(judged: Judged, scores: Scores, filter_name: str) -> Iterator[bytes]:
     """The lines of the samples file with the scores in them; a line that is no logged document stays as it is."""
+    columns = {name: scores.percentages(name) for name in scores.by_judge}
     per_document = {
         sample.doc_id: {
             METRIC: [percentage],
-            **{f"{METRIC}_{name}": [_percent(column[index])] for name, column in scores.by_judge.items()},
+            **{f"{METRIC}_{name}": [column[index]] for name, column in columns.items()},
         }
         for index, (sample, percentage) in enumerate(zip(judged.samples, scores.per_item, strict=True))
     }
@@ -130,10 +176,6 @@ def _table(data: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _percent(value: int | None) -> float | None:
-    return None if value is None else 10.0 * value
-
-
 def _check_writable(path: Path) -> None:
     if path.is_symlink() or not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise ArgumentError(f"{path} and its folder must be writable, and no symbolic link, to take the scores.")
@@ -149,28 +191,3 @@ def _replace(path: Path, content: bytes) -> None:
             f"{path} cannot be written ({why}). The answers are in the judges' cache: make room, and the same command "
             "costs nothing."
         ) from error
-
-
-def summary(name: str, scores: Scores) -> str:
-    """A few lines for a terminal."""
-    details: dict[str, Any] = scores.to_json()
-    lines = [f"{name}: GPT-Score {with_error(scores.mean, scores.stderr)} % on {details['items']} outputs"]
-    for judge, found in details["judges"].items():
-        shown = "no verdict" if found["mean"] is None else f"{number(found['mean'], decimals_for(scores.stderr))} %"
-        lines.append(f"  {judge}: {shown}, {found['verdicts']} verdicts")
-    if len(details["judges"]) > 1:
-        lines.append(f"  agreement (Krippendorff's alpha): {number(scores.agreement, 2)}")
-    lines.append(f"  {bill_line(scores.answers.bill, scores.panel)}")
-    return "\n".join(lines + [f"  warning: {warning}" for warning in details["warnings"]])
-
-
-def bill_line(bill: Bill, panel: Panel) -> str:
-    """What this command used, what these questions have used in all, and what is left."""
-    said = f"{bill.calls} calls, ${bill.dollars:.4f} where prices are known"
-    if bill.calls_before:
-        said += f"; with earlier runs {bill.calls + bill.calls_before} calls, ${bill.dollars_in_all:.4f}"
-    if bill.perhaps:
-        said += f"; {bill.perhaps} calls without an answer are counted as billed"
-    if panel.max_spend is not None:
-        said += f"; ${max(0.0, panel.max_spend - bill.dollars_in_all):.4f} of ${panel.max_spend:g} left"
-    return said

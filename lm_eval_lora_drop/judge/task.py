@@ -174,7 +174,7 @@ class Judging:
         def aggregate(items: Sequence[list[Any]]) -> float:
             if self._scores is None:
                 return math.nan
-            found = [None if value is None else 10.0 * value for value in self._scores.by_judge[name]]
+            found = self._scores.percentages(name)
             for item, value in zip(items, found, strict=False):
                 item[:] = [value]
             return mean(found)
