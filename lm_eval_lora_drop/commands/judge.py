@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.pairwise import Pair
     from lm_eval_lora_drop.judge.panel import Panel
-    from lm_eval_lora_drop.judge.questions import Question
+    from lm_eval_lora_drop.judge.questions import Question, Rubric
     from lm_eval_lora_drop.judge.score import Scores
     from lm_eval_lora_drop.judge.spending import Bill
 
@@ -31,8 +31,15 @@ def _runs(parser: argparse.ArgumentParser) -> None:
 
 def _panel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--panel", help="a panel file, or current, paper, local (default: LORA_DROP_JUDGES)")
+    parser.add_argument("--rubric", type=Path, metavar="FILE", help="YAML: what is judged, criteria, scale; any task")
     parser.add_argument("--dry-run", action="store_true", help="say how many calls, tokens and dollars, and stop")
     parser.add_argument("--max-spend", type=float, metavar="DOLLARS", help="make no call that could exceed this")
+
+
+def _rubric(args: argparse.Namespace) -> Rubric | None:
+    from lm_eval_lora_drop.judge.questions import load_rubric
+
+    return load_rubric(args.rubric) if args.rubric else None
 
 
 def _panel(args: argparse.Namespace) -> Panel:
@@ -82,13 +89,13 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
 
     if not args.results.exists():
         raise ArgumentError(f"{args.results} does not exist. Give a results file of lm_eval, or its folder.")
-    panel = _panel(args)
+    panel, rubric = _panel(args), _rubric(args)
     saved = args.results.suffix == ".jsonl"
-    judged = [] if saved else judged_tasks(args.results)
+    judged = [] if saved else judged_tasks(args.results, rubric)
     lists = [read_items(args.results)] if saved else [task.items for task in judged]
     if args.dry_run:
         every = {
-            j.name: [q for items in lists for q in questions(j, panel, items, rubric_of(panel, items, None))]
+            j.name: [q for items in lists for q in questions(j, panel, items, rubric_of(panel, items, rubric))]
             for j in panel.judges
         }
         print(_estimate(panel, every, cache))
@@ -96,7 +103,7 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     complete, failures = True, list[ArgumentError]()
     for index, items in enumerate(lists):
         # One task after the other, each written when it is judged: what comes later costs it nothing.
-        found = score(panel, items, cache, offline=args.offline)
+        found = score(panel, items, cache, offline=args.offline, rubric=rubric)
         if panel.max_spend is not None:
             # The cap is the command's, so the next task has what this one has left.
             panel = replace(panel, max_spend=max(0.0, panel.max_spend - found.answers.bill.dollars_in_all))
@@ -135,11 +142,12 @@ def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.pairwise import both_orders, compare
 
     panel = _panel(args)
-    labels, pairs = _pairs(args)
+    rubric = _rubric(args)
+    labels, pairs = _pairs(args, rubric)
     if args.dry_run:
-        print(_estimate(panel, {judge.name: both_orders(panel, pairs, judge) for judge in panel.judges}, cache))
+        print(_estimate(panel, {judge.name: both_orders(panel, pairs, judge, rubric) for judge in panel.judges}, cache))
         return 0
-    comparison = compare(panel, pairs, cache)
+    comparison = compare(panel, pairs, cache, rubric)
     found = {"systems": list(labels), "pairs": len(pairs), **comparison.to_json()}
     print(f"{labels[0]} against {labels[1]}, {len(pairs)} pairs, each in both orders; win rate of {labels[0]}:")
     for name, row in {**found["judges"], "panel": found["panel"]}.items():
@@ -200,13 +208,15 @@ def add_parser(subparsers: Any) -> None:
         one.add_parser(commands)
 
 
-def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
+def _pairs(args: argparse.Namespace, rubric: Rubric | None = None) -> tuple[tuple[str, str], list[Pair]]:
     from lm_eval_lora_drop.judge.pairwise import pair_up
     from lm_eval_lora_drop.report.systems import open_system
 
     one, two = open_system(args.first)[0], open_system(args.second)[0]
     shared = [
-        name for name in one.tasks if name in two.tasks and "judge" in (one.tasks[name].config.get("metadata") or {})
+        name
+        for name in one.tasks
+        if name in two.tasks and (rubric or "judge" in (one.tasks[name].config.get("metadata") or {}))
     ]
     if args.task is None and not shared:
         raise ArgumentError("the runs share no task whose metadata says what a judge has to know. Name two that do.")
@@ -218,7 +228,7 @@ def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
     if task not in one.tasks or task not in two.tasks:
         raise ArgumentError(f"--task must be in both runs; they share {', '.join(shared) or 'none'}. Got {task}.")
     labels = (one.label, two.label) if one.label != two.label else (args.first, args.second)
-    return labels, pair_up(one.tasks[task], two.tasks[task])
+    return labels, pair_up(one.tasks[task], two.tasks[task], rubric)
 
 
 def _estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: Cache) -> str:

@@ -162,15 +162,17 @@ class _Session:
         calls, reason = 0, ""
         served: str | None = None
         try:
-            for asked in (question, question.again()):
-                answer, called = await self._answer(judge, provider, asked)
-                calls += called
-                served = answer.reply.model or served
-                if answer.value is not None:
-                    return Verdict(answer.value, "", served, calls)
-                reason = why_none(judge, answer)
-                if answer.damaged:
-                    break
+            # A second answer is asked for at once: a judge that never scores shows after few items.
+            async with self.gates[judge.where].slots:
+                for asked in (question, question.again()):
+                    answer, called = await self._answer(judge, provider, asked)
+                    calls += called
+                    served = answer.reply.model or served
+                    if answer.value is not None:
+                        return Verdict(answer.value, "", served, calls)
+                    reason = why_none(judge, answer)
+                    if answer.damaged:
+                        break
         except CallError as failure:
             reason = self.redactor.message(str(failure))
         except CacheError as failure:
@@ -183,30 +185,29 @@ class _Session:
         """The cached answer, another process's answer, or a call's; and how many calls were answered for it."""
         key = answer_key(judge, question)
         gate = self.gates[judge.where]
-        async with gate.slots:
-            while True:
-                known, torn = await self._stored(known_answer, self.cache, judge, question)
-                if known is not None and (not known.damaged or torn >= self.panel.attempts or provider is None):
-                    self.bill.cached += 1
-                    return known, 0
-                if provider is None:
-                    raise CallError("not asked yet")
-                self._go_on(judge)
-                if await self._stored(self.cache.claim, key):
-                    break
-                await asyncio.sleep(POLL)
+        while True:
+            known, torn = await self._stored(known_answer, self.cache, judge, question)
+            if known is not None and (not known.damaged or torn >= self.panel.attempts or provider is None):
+                self.bill.cached += 1
+                return known, 0
+            if provider is None:
+                raise CallError("not asked yet")
+            self._go_on(judge)
+            if await self._stored(self.cache.claim, key):
+                break
+            await asyncio.sleep(POLL)
+        try:
+            # Whoever held the claim a moment ago may have brought the answer.
+            known, torn = await self._stored(known_answer, self.cache, judge, question)
+            if known is not None and not known.damaged:
+                self.bill.cached += 1
+                return known, 0
+            return await self._call(key, judge, provider, question, gate, self.panel.attempts - torn)
+        finally:
             try:
-                # Whoever held the claim a moment ago may have brought the answer.
-                known, torn = await self._stored(known_answer, self.cache, judge, question)
-                if known is not None and not known.damaged:
-                    self.bill.cached += 1
-                    return known, 0
-                return await self._call(key, judge, provider, question, gate, self.panel.attempts - torn)
-            finally:
-                try:
-                    await self._stored(self.cache.release, key)
-                except CacheError as failure:  # what was answered is answered all the same
-                    self._halt(failure)
+                await self._stored(self.cache.release, key)
+            except CacheError as failure:  # what was answered is answered all the same
+                self._halt(failure)
 
     @staticmethod
     async def _stored(call: Callable[..., Made], *args: Any) -> Made:

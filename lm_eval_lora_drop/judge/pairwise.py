@@ -37,13 +37,13 @@ class Pair:
         )
 
 
-def pair_up(one: TaskRun, two: TaskRun) -> list[Pair]:
+def pair_up(one: TaskRun, two: TaskRun, rubric: Rubric | None = None) -> list[Pair]:
     """The documents that both runs logged, matched by id and content.
 
     Raises:
         ArgumentError: the task says nothing for judges, no logged samples, or other documents under the same ids.
     """
-    fields = judge_fields(one.config) or judge_fields(two.config)
+    fields = rubric or judge_fields(one.config) or judge_fields(two.config)
     if fields is None:
         raise ArgumentError(f"task {one.name} says nothing for judges; lora_drop_samsum and lora_drop_wmt23_en_zh do.")
     found = {sample.doc_id: sample for sample in two.samples()}
@@ -60,9 +60,9 @@ def pair_up(one: TaskRun, two: TaskRun) -> list[Pair]:
     return pairs
 
 
-def _pair(fields: dict[str, str], one: Sample, two: Sample) -> Pair:
+def _pair(fields: dict[str, str] | Rubric, one: Sample, two: Sample) -> Pair:
     texts = [str(sample.outputs[0]).strip() for sample in (one, two)]
-    item = item_of(fields, one.doc if isinstance(one.doc, dict) else {}, one.target, texts[0])
+    item = item_of(fields, one.doc if isinstance(one.doc, dict) else {}, one.target, texts[0], one.prompt)
     return Pair(one.doc_id, item.kind, item.source, item.reference, *texts)
 
 

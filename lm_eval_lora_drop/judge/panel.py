@@ -224,7 +224,7 @@ def parse_panel(data: Any, source: str) -> Panel:
     if not isinstance(data, dict) or not isinstance(data.get("judges"), list) or not data["judges"]:
         raise ArgumentError(f"{source}: a panel file needs a list `judges` with at least one entry.")
     allowed = {entry.name for entry in fields(Panel)} - {"source"}
-    _refuse_unknown(data, allowed, source)
+    refuse_unknown(data, allowed, source)
     judges = [_parse_judge(entry, f"{source}, judge {number}") for number, entry in enumerate(data["judges"], 1)]
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
@@ -239,7 +239,7 @@ def parse_panel(data: Any, source: str) -> Panel:
     concurrency = data.get("concurrency") or {}
     if not isinstance(concurrency, dict):
         raise ArgumentError(f"{source}: concurrency must map providers to numbers, e.g. {{openai: 8}}.")
-    _refuse_unknown(concurrency, set(PROVIDERS), f"{source}: concurrency")
+    refuse_unknown(concurrency, set(PROVIDERS), f"{source}: concurrency")
     limits = {
         name: int(_number(value, 1, f"{source}: concurrency of {name}", 1000)) for name, value in concurrency.items()
     }
@@ -277,7 +277,7 @@ def parse_criteria(given: Any, where: str) -> dict[str, str]:
 def _parse_judge(entry: Any, where: str) -> Judge:
     if not isinstance(entry, dict):
         raise ArgumentError(f"{where}: must be a mapping with at least `provider` and `model`.")
-    _refuse_unknown(entry, {item.name for item in fields(Judge)}, where)
+    refuse_unknown(entry, {item.name for item in fields(Judge)}, where)
     provider, model = entry.get("provider"), entry.get("model")
     if not isinstance(provider, str) or provider not in PROVIDERS:
         raise ArgumentError(f"{where}: provider must be one of {', '.join(PROVIDERS)}; got {_short(provider)}.")
@@ -339,7 +339,7 @@ def _flag(value: Any, where: str) -> bool:
 def _price(price: Any, where: str) -> Price | None:
     if not isinstance(price, dict):
         raise ArgumentError(f"{where}: price must be {{input: ..., output: ...}}, US dollars per million tokens.")
-    _refuse_unknown(price, {"input", "output"}, f"{where}: price")
+    refuse_unknown(price, {"input", "output"}, f"{where}: price")
     if price.get("input") is None or price.get("output") is None:
         return None
     return Price(*(_number(price[name], 0, f"{where}: price, {name}") for name in ("input", "output")))
@@ -358,7 +358,8 @@ def _short(value: Any) -> str:
     return repr(value)[:40] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def _refuse_unknown(given: Mapping[Any, Any], allowed: set[str], where: str) -> None:
+def refuse_unknown(given: Mapping[Any, Any], allowed: set[str], where: str) -> None:
+    """Raises ArgumentError for an entry that is not allowed, with its near match."""
     for name in given:
         if name not in allowed:
             name = str(name)[:40] if isinstance(name, str | int | float) else _short(name)

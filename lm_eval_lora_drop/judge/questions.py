@@ -10,10 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import read_yaml, user_path
+from lm_eval_lora_drop.judge.panel import parse_criteria, refuse_unknown
 from lm_eval_lora_drop.judge.reading import read_preference, read_score
 
 VERSION = 2
@@ -35,6 +39,29 @@ class Rubric:
     scale: tuple[int, int] = (0, 10)
     reference: bool = True
 
+    def source_of(self, doc: Mapping[str, Any], prompt: str) -> str:
+        """What the text to be judged was made from, of a document and the prompt that the model was given.
+
+        A rubric comes from strangers: its template has fields and no expressions, so there is nothing it could run.
+
+        Raises:
+            ArgumentError: the document has no such field, or the text is too long.
+        """
+        if not self.source:
+            return prompt
+        template = self.source if "{{" in self.source else f"{{{{{self.source}}}}}"
+        gone = [name for name in _FIELD.findall(template) if name not in doc]
+        if gone:
+            raise ArgumentError(
+                f"the rubric's source names the field {gone[0][:80]!r}, which the document does not have. It has: "
+                f"{', '.join(map(str, doc))[:500]}."
+            )
+        if sum(len(str(doc[name])) for name in _FIELD.findall(template)) > _LONGEST_SOURCE:
+            raise ArgumentError(
+                f"the rubric's source gives more than {_LONGEST_SOURCE:,} characters. Name fewer fields."
+            )
+        return _FIELD.sub(lambda field_: str(doc[field_[1]]), template)
+
     def percent(self, score: float) -> float:
         """A score as a percentage of the scale."""
         low, high = self.scale
@@ -45,6 +72,10 @@ class Rubric:
         return {**vars(self), "criteria": dict(self.criteria), "scale": list(self.scale)}
 
 
+_FIELD = re.compile(r"\{\{ {0,9}([^{}\s]{1,100}) {0,9}\}\}")
+_LONGEST_SOURCE = 1_000_000
+_TEXTS = {"text": ("", 200), "origin": ("Task", 40), "source": ("", 10_000)}
+"""Of a rubric: the default and the most characters."""
 KINDS = {
     "summary": Rubric("summary of a dialogue", "Dialogue"),
     "translation": Rubric("translation from English into Chinese", "Source"),
@@ -89,6 +120,36 @@ _REFERENCE = """
 """
 
 AGAIN = "\n\nAn earlier answer could not be read. {form}"
+
+
+def load_rubric(path: str | Path) -> Rubric:
+    """The rubric of a YAML file: `text`, `origin`, `source`, `criteria`, `scale`, `reference`.
+
+    Raises:
+        ArgumentError: no such file, or something in it that cannot be used.
+    """
+    data = read_yaml(user_path(path, "rubric"), "a rubric, YAML")
+    where = str(path)[:200]
+    if not isinstance(data, dict):
+        raise ArgumentError(
+            f"{where}: a rubric must be a mapping with at least `text`, e.g. text: answer to a question."
+        )
+    refuse_unknown(data, {entry.name for entry in fields(Rubric)}, where)
+    texts: dict[str, Any] = {name: data.get(name, default) for name, (default, _) in _TEXTS.items()}
+    for name, (_, most) in _TEXTS.items():
+        value = texts[name]
+        usable = isinstance(value, str) and len(value) <= most
+        # A template may have several lines.
+        if not usable or (name != "source" and not (value.isprintable() and value.strip())):
+            raise ArgumentError(f"{where}: `{name}` must be a text of at most {most:,} characters.")
+    scale, reference = data.get("scale", [0, 10]), data.get("reference", True)
+    whole = isinstance(scale, list) and len(scale) == 2 and all(type(end) is int for end in scale)
+    if not whole or not 0 <= scale[0] < scale[1] <= 100:
+        raise ArgumentError(f"{where}: `scale` must be two whole numbers from 0 to 100, the lower first, e.g. [1, 5].")
+    if not isinstance(reference, bool):
+        raise ArgumentError(f"{where}: `reference` must be true or false.")
+    criteria = parse_criteria(data.get("criteria"), where)
+    return Rubric(**texts, criteria=criteria, scale=(scale[0], scale[1]), reference=reference)
 
 
 @dataclass(frozen=True)

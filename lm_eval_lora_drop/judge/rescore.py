@@ -6,14 +6,17 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
-from lm_eval_lora_drop.judge.panel import RESERVED_NAMES
-from lm_eval_lora_drop.judge.score import Item, Scores, what_was_asked
+from lm_eval_lora_drop.judge.cache import Cache
+from lm_eval_lora_drop.judge.panel import RESERVED_NAMES, panel_from
+from lm_eval_lora_drop.judge.questions import Rubric, load_rubric
+from lm_eval_lora_drop.judge.score import Item, Scores, score, what_was_asked
 from lm_eval_lora_drop.judge.task import METRIC, RECORD, item_of, judge_fields
 from lm_eval_lora_drop.record.find import find_runs, read_run
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun, json_object
@@ -28,8 +31,38 @@ class Judged:
     items: list[Item]
 
 
-def judged_tasks(path: Path) -> list[Judged]:
-    """The tasks of a results file (or of the newest one in a folder) that say what a judge has to know.
+def judge_after_run(path: Path) -> list[str]:
+    """Score the tasks of a finished run that was given a rubric (`--metadata '{"judges": ..., "rubric": ...}'`).
+
+    Returns:
+        A sentence for each task. What goes wrong is one as well: the run's other results are there already.
+    """
+    run = read_run(path)
+    configs = [] if isinstance(run, Issue) else [task.config for task in run.tasks.values()]
+    given = [found for config in configs if isinstance(found := config.get("metadata"), dict) and found.get("rubric")]
+    if not given:
+        return []
+    said = []
+    try:
+        rubric, panel = load_rubric(given[0]["rubric"]), panel_from(given[0])
+        if panel is None:
+            raise ArgumentError("a rubric needs a panel: name one under `judges` beside it.")
+        with closing(Cache()) as cache:
+            for judged in judged_tasks(path, rubric):
+                found = score(panel, judged.items, cache, rubric=rubric)
+                write_scores(judged, found)
+                said.append(
+                    f"{judged.run.name}: GPT-Score {found.mean:.1f} %, coverage {found.coverage:.0%}, in {path}"
+                )
+                said += found.warnings()
+    except LoraDropError as error:
+        said.append(f"no GPT-Score ({error}). Repeat with: lora-drop judge rescore {path} --panel ... --rubric ...")
+    return said
+
+
+def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[Judged]:
+    """The tasks of a results file (or of the newest one in a folder) that say what a judge has to know; with a rubric
+    all that generate text.
 
     Raises:
         ArgumentError: no such file, no such task, or no logged samples.
@@ -39,8 +72,8 @@ def judged_tasks(path: Path) -> list[Judged]:
         raise ArgumentError(str(run))
     found = []
     for task in run.tasks.values():
-        fields = judge_fields(task.config)
-        if fields is None:
+        fields = judge_fields(task.config) if rubric is None else None
+        if fields is None and (rubric is None or task.config.get("output_type", "generate_until") != "generate_until"):
             continue
         samples = [sample for sample in task.samples() if sample.outputs and isinstance(sample.doc, dict)]
         if not samples:
@@ -51,13 +84,16 @@ def judged_tasks(path: Path) -> list[Judged]:
         items = []
         for sample in samples:
             try:
-                items.append(item_of(fields, sample.doc, sample.target, str(sample.outputs[0])))
+                items.append(
+                    item_of(fields or rubric, sample.doc, sample.target, str(sample.outputs[0]), sample.prompt)
+                )
             except ArgumentError as error:
                 raise ArgumentError(f"{run.path}, task {task.name}, document {sample.doc_id}: {error}") from error
         found.append(Judged(task, samples, items))
     if not found:
         raise ArgumentError(
-            f"{run.path} holds no task for judges; there are lora_drop_samsum and lora_drop_wmt23_en_zh."
+            f"{run.path} holds no task for judges (lora_drop_samsum and lora_drop_wmt23_en_zh are). For any other task "
+            "that generates text, say in a rubric what judges have to know: --rubric FILE."
         )
     return found
 

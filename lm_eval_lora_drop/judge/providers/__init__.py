@@ -55,11 +55,7 @@ def open_provider(judge: Judge, timeout: float, redactor: Redactor) -> Provider:
         return _Discreet(module.open_provider(judge, timeout), judge, redactor)
     except ArgumentError:
         raise
-    except (
-        ValueError,
-        ImportError,
-        OSError,
-    ) as error:  # what the HTTP library says of a proxy, of SOCKS, of certificates
+    except Exception as error:  # noqa: BLE001  whatever an HTTP library raises over a proxy, SOCKS or certificates
         given = [name for name in _NETWORK if os.environ.get(name) or os.environ.get(name.lower())]
         cause = re.sub(r"//[^/@\s]*@", "//", redactor.message(" ".join(str(error).split())))[:_SAID]
         raise ArgumentError(
