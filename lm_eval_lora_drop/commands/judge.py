@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.judge_people import people
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.rounding import decimals_for, number, percent, with_error
@@ -204,7 +205,7 @@ def add_parser(subparsers: Any) -> None:
     """Add `judge` to `lora-drop`."""
     parser = subparsers.add_parser("judge", help="GPT-Score, pairwise preference, sheets for human raters")
     commands = parser.add_subparsers(dest="judge_command", required=True, metavar="COMMAND")
-    for one in (_rescore, _pairwise, _sheet, _collect):
+    for one in (_rescore, _pairwise, _sheet, _collect, people):
         one.add_parser(commands)
 
 
