@@ -230,9 +230,6 @@ def _test(
         if judged.judged_metric(row.metric):
             _bracketed(row, [judged.judgement(task, row.metric, row.filter) for task in (one, two)])
         return
-    if judged.judged_metric(row.metric):
-        _test_judged(row, one, two, resamples, seed)
-        return
     aggregation = one.aggregations.get(row.metric, "mean")
     a, b = (significance.numbers(found.metrics.get(row.metric, [None])) for found in (left, right))
     try:
@@ -242,7 +239,9 @@ def _test(
         row.note = f"no test: {error}"
         return
     row.clusters = None if clusters is None else int(clusters.max()) + 1
-    if a is None or b is None:
+    if judged.judged_metric(row.metric):
+        _test_judged(row, one, two, clusters, resamples, seed)
+    elif a is None or b is None:
         _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), clusters, resamples, seed)
     elif is_mean(a, row.baseline_score) and is_mean(b, row.other_score):
         _take(row, significance.mean_test(a, b, clusters=clusters, draws=resamples, seed=seed))
@@ -251,12 +250,14 @@ def _test(
         row.note = f"aggregated by {aggregation}, not a mean of documents: no test"
 
 
-def _test_judged(row: MetricComparison, one: TaskRun, two: TaskRun, resamples: int, seed: int) -> None:
+def _test_judged(
+    row: MetricComparison, one: TaskRun, two: TaskRun, clusters: Codes | None, resamples: int, seed: int
+) -> None:
     """By the documents that every judge scored for both, from which the scores of the row are taken as well."""
     a, b = sides = [judged.judgement(task, row.metric, row.filter) for task in (one, two)]
     if _bracketed(row, sides):
         return
-    found = judged.paired_test(a, b, draws=resamples, seed=seed)
+    found = judged.paired_test(a, b, clusters=clusters, draws=resamples, seed=seed)
     if found is None:
         row.note = row.bracket = "fewer than two documents that all judges scored for both"
         return

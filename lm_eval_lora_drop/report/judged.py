@@ -21,6 +21,7 @@ from lm_eval_lora_drop.judge.task import METRIC, RECORD
 from lm_eval_lora_drop.record.runs import TaskRun
 from lm_eval_lora_drop.rounding import percent
 from lm_eval_lora_drop.statistics import significance
+from lm_eval_lora_drop.statistics.clusters import Codes
 from lm_eval_lora_drop.statistics.crossed import crossed_mean
 
 Floats = significance.Floats
@@ -123,7 +124,7 @@ def panel_means(found: Sequence[Judgement]) -> list[Floats]:
 
 
 def paired_test(
-    one: Judgement, two: Judgement, *, draws: int, seed: int
+    one: Judgement, two: Judgement, *, clusters: Codes | None, draws: int, seed: int
 ) -> tuple[significance.PairedTest, Floats] | None:
     """The difference `two - one` over the documents that all judges scored for both, and it by document.
 
@@ -134,11 +135,12 @@ def paired_test(
     shared = one.complete & two.complete
     if int(shared.sum()) < 2:
         return None
+    codes = None if clusters is None else np.unique(clusters[shared], return_inverse=True)[1]
     a, b = one.scores[:, shared], two.scores[order][:, shared]
     by_document = b.mean(axis=0) - a.mean(axis=0)
     if len(a) == 1:
-        return significance.mean_test(a[0], b[0], draws=draws, seed=seed), by_document
-    found = crossed_mean(b - a, span=100.0, seed=seed)
+        return significance.mean_test(a[0], b[0], clusters=codes, draws=draws, seed=seed), by_document
+    found = crossed_mean(b - a, span=100.0, clusters=codes, seed=seed)
     method = "documents and judges, two-way random effects"
     return significance.PairedTest(found.value, found.interval, found.p_value, method), by_document
 

@@ -166,3 +166,15 @@ def test_a_real_difference_is_found_per_judge_and_for_the_panel(tmp_path, capsys
     # Few judges: the panel's interval allows for other ones, so it is wider than over documents alone.
     width = np.diff(rows["gpt_score"].interval)[0]
     assert width > np.diff(rows["gpt_score_fair"].interval)[0]
+
+
+def test_the_report_names_judges_and_coverage_and_leaves_no_run_out(tmp_path):
+    scores = same()
+    run(tmp_path, "A", scores)
+    run(tmp_path, "B", {**scores, "harsh": [None] * 60})
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path), "-o", str(out)]) == 0
+    page = out.read_text()
+    assert "cannot be used" not in page
+    assert "no verdict of harsh" in page
+    assert "easy, fair, harsh; 100 % of 60 documents" in page
