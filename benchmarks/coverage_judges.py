@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm_eval_lora_drop.judge.people import powered_mean
-from lm_eval_lora_drop.statistics.crossed import crossed_mean
+from lm_eval_lora_drop.statistics import crossed
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def covers(shape: Shape, rng: np.random.Generator) -> bool:
     if shape.missing:
         gone = np.argsort(quality if shape.by_quality else rng.random(DOCUMENTS))[: int(shape.missing * DOCUMENTS)]
         kept[gone] = False
-    low, high = crossed_mean((two - one)[:, kept], span=10.0).interval
+    low, high = crossed.crossed_mean((two - one)[:, kept], span=10.0).interval
     return low <= 0.0 <= high
 
 
@@ -100,6 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000)
     samples = parser.parse_args().samples
+    # A tenth of the draws: the interval's ends are known to 3 % instead of 1 %, four times as fast.
+    crossed.DRAWS = 10_000
     print("| shape | coverage of the 95 % interval |\n|---|---|")
     for place, shape in enumerate(SHAPES):
         rng = np.random.default_rng(place)

@@ -246,7 +246,7 @@ def parse_panel(data: Any, source: str) -> Panel:
     criteria = parse_criteria(data.get("criteria"), source)
     panel = Panel(tuple(judges), source, concurrency=limits, criteria=criteria, **numbers)  # type: ignore[arg-type]
     for judge in judges if panel.samples > 1 else ():
-        if judge.options.get("temperature", 1) == 0:
+        if judge.options.get("temperature", 0 if judge.provider == "hf" else 1) == 0:
             raise ArgumentError(
                 f"{source}: samples: {panel.samples} has no effect at temperature 0, where every answer is the same. "
                 f"Set the temperature of judge {judge.name} to 1, or remove samples."

@@ -112,7 +112,7 @@ async def exchange(call: Awaitable[Any], timeout: float) -> bytes:
         trouble, sent = f"no complete response within {timeout:g} s", True
     except Exception as error:  # noqa: BLE001  SDKs, HTTP libraries and parsers raise what they like; the body decides
         trouble, sent = _cause(error), not _never_connected(error)
-        hopeless = any(word in trouble for word in ("CERTIFICATE_VERIFY_FAILED", "ProxyError", "UnsupportedProtocol"))
+        hopeless = any(word in trouble for word in ("CERTIFICATE_VERIFY_FAILED", "407 Proxy", "UnsupportedProtocol"))
     if seen.refused:
         raise CallError(seen.refused, retry=True, perhaps_billed=True)
     if seen.body is None:
