@@ -55,6 +55,7 @@ def within(model: str | None) -> Iterator[None]:
             if not config.tasks:
                 raise ArgumentError("--tasks must name what to evaluate, got none. List tasks with lm_eval ls tasks.")
             given["args"] = check(config.model_args, config.metadata, config.include_path, device=config.device)
+            _check_rubric(config)
         return config
 
     @functools.wraps(process_tasks)
@@ -96,6 +97,24 @@ def within(model: str | None) -> Iterator[None]:
         _end(f"lm_eval: interrupted. {_what_stays(given.get('args'))}", INTERRUPTED)
     finally:
         EvaluatorConfig.from_cli, EvaluatorConfig.process_tasks = staticmethod(from_cli), process_tasks
+
+
+def _check_rubric(config: Any) -> None:
+    """What judging with a rubric needs is there before the model is loaded. Raises ArgumentError."""
+    metadata = config.metadata if isinstance(config.metadata, dict) else {}
+    if not metadata.get("rubric"):
+        return
+    from lm_eval_lora_drop.judge.panel import panel_from
+    from lm_eval_lora_drop.judge.questions import load_rubric
+
+    load_rubric(metadata["rubric"])
+    panel = panel_from(metadata)
+    if panel is None or not config.output_path or not config.log_samples:
+        raise ArgumentError(
+            "metadata.rubric has outputs judged from the files of the run: it needs a panel (metadata.judges), "
+            "--output_path and --log_samples."
+        )
+    panel.check_keys()
 
 
 def check(

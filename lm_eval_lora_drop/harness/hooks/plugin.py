@@ -122,8 +122,12 @@ def _begin_and_end(module: Any) -> None:
         finally:
             EvaluationTracker.save_results_aggregated = save
         for results, tracker in saved:
-            from lm_eval_lora_drop.show.listeners.screen import show_run
+            from lm_eval_lora_drop.judge.rescore import judge_after_run
+            from lm_eval_lora_drop.show.listeners.screen import results_file, show_run
 
+            file = results_file(tracker)
+            if file is not None and str((results.get("config") or {}).get("model")) in MODEL_TYPES:
+                print(*judge_after_run(file), sep="\n")
             show_run(results, tracker)
 
     setattr(_execute, _OURS, True)
