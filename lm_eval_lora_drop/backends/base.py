@@ -29,6 +29,7 @@ from lm_eval_lora_drop.errors import ArgumentError, on_interrupt
 from lm_eval_lora_drop.files import is_folder, user_path
 from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
+from lm_eval_lora_drop.judge.rescore import check_judging
 from lm_eval_lora_drop.options import LoraDropArgs, answer_changing, without_effect
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
@@ -93,7 +94,8 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
     everything outside `simple_evaluate`.
 
     Raises:
-        ArgumentError: no such `data_dir`, or a `sweep_metric` that a task's own file does not list.
+        ArgumentError: no such `data_dir`, a rubric without what judging needs, or a `sweep_metric` that a
+            task's own file does not list.
     """
     if unused := without_effect(model_args, args):
         log.warning(
@@ -113,6 +115,8 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
             f"data_dir must be a folder with the benchmark's files, got {shown(folder)}, which is not a directory. "
             "Correct the path, or leave data_dir out to read the benchmark from the Hub."
         )
+    if evaluation.metadata.get("rubric"):
+        check_judging(evaluation.metadata, saves_samples=evaluation.saves_samples)
     wanted = (args.sweep_metric or REFERENCE_LOGLIKELIHOOD).partition(",")[0].strip()
     if args.spec.kind != "auto" or wanted == REFERENCE_LOGLIKELIHOOD:
         return

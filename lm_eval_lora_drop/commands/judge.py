@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lm_eval_lora_drop.commands.judge_people import people
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.rounding import decimals_for, number, percent, with_error
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.pairwise import Pair
     from lm_eval_lora_drop.judge.panel import Panel
-    from lm_eval_lora_drop.judge.questions import Question
+    from lm_eval_lora_drop.judge.questions import Question, Rubric
+    from lm_eval_lora_drop.judge.score import Scores
+    from lm_eval_lora_drop.judge.spending import Bill
 
 
 _KEPT = "Every answer that came is in the judges' cache: the same command asks for the others only."
@@ -28,8 +32,15 @@ def _runs(parser: argparse.ArgumentParser) -> None:
 
 def _panel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--panel", help="a panel file, or current, paper, local (default: LORA_DROP_JUDGES)")
+    parser.add_argument("--rubric", type=Path, metavar="FILE", help="YAML: what is judged, criteria, scale; any task")
     parser.add_argument("--dry-run", action="store_true", help="say how many calls, tokens and dollars, and stop")
     parser.add_argument("--max-spend", type=float, metavar="DOLLARS", help="make no call that could exceed this")
+
+
+def _rubric(args: argparse.Namespace) -> Rubric | None:
+    from lm_eval_lora_drop.judge.questions import load_rubric
+
+    return load_rubric(args.rubric) if args.rubric else None
 
 
 def _panel(args: argparse.Namespace) -> Panel:
@@ -52,6 +63,11 @@ def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
         "results", type=Path, help="a results file or its folder, or a .jsonl that a run saved for its judges"
     )
     _panel_arguments(parser)
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="write the scores even if the file holds more verdicts; the old ones are kept",
+    )
     parser.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
 
 
@@ -68,33 +84,42 @@ def _rescore(args: argparse.Namespace) -> int:
 def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from lm_eval_lora_drop.judge.rescore import judged_tasks, summary, write_scores
-    from lm_eval_lora_drop.judge.score import score
+    from lm_eval_lora_drop.judge.rescore import judged_tasks, write_scores
+    from lm_eval_lora_drop.judge.score import questions, rubric_of, score
     from lm_eval_lora_drop.judge.task import read_items
 
     if not args.results.exists():
         raise ArgumentError(f"{args.results} does not exist. Give a results file of lm_eval, or its folder.")
-    panel = _panel(args)
+    panel, rubric = _panel(args), _rubric(args)
     saved = args.results.suffix == ".jsonl"
-    judged = [] if saved else judged_tasks(args.results)
+    judged = [] if saved else judged_tasks(args.results, rubric)
     lists = [read_items(args.results)] if saved else [task.items for task in judged]
     if args.dry_run:
-        questions = {judge.name: [item.question(judge) for items in lists for item in items] for judge in panel.judges}
-        print(_estimate(panel, questions, cache))
+        every = {
+            j.name: [q for items in lists for q in questions(j, panel, items, rubric_of(panel, items, rubric))]
+            for j in panel.judges
+        }
+        print(_estimate(panel, every, cache))
         return 0
-    complete = True
+    complete, failures = True, list[ArgumentError]()
     for index, items in enumerate(lists):
         # One task after the other, each written when it is judged: what comes later costs it nothing.
-        found = score(panel, items, cache, offline=args.offline)
+        found = score(panel, items, cache, offline=args.offline, rubric=rubric)
         if panel.max_spend is not None:
             # The cap is the command's, so the next task has what this one has left.
             panel = replace(panel, max_spend=max(0.0, panel.max_spend - found.answers.bill.dollars_in_all))
         name = args.results.name if saved else judged[index].run.name
-        print(summary(name, found))
+        print(_summary(name, found))
         complete = complete and found.verdicts == len(items) * len(panel.judges)
-        if not saved:
-            write_scores(judged[index], found)
+        if saved:
+            continue
+        try:
+            write_scores(judged[index], found, force=args.force)
             print(f"  written to {judged[index].run.run.path}")
+        except ArgumentError as error:  # the other tasks' scores are not to be lost for it
+            failures.append(error)
+    if failures:
+        raise failures[0]
     return 0 if complete else 1
 
 
@@ -116,21 +141,21 @@ def _pairwise(args: argparse.Namespace) -> int:
 
 def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.pairwise import both_orders, compare
-    from lm_eval_lora_drop.judge.rescore import bill_line
 
     panel = _panel(args)
-    labels, pairs = _pairs(args)
+    rubric = _rubric(args)
+    labels, pairs = _pairs(args, rubric)
     if args.dry_run:
-        print(_estimate(panel, {judge.name: both_orders(pairs, judge) for judge in panel.judges}, cache))
+        print(_estimate(panel, {judge.name: both_orders(panel, pairs, judge, rubric) for judge in panel.judges}, cache))
         return 0
-    comparison = compare(panel, pairs, cache)
+    comparison = compare(panel, pairs, cache, rubric)
     found = {"systems": list(labels), "pairs": len(pairs), **comparison.to_json()}
     print(f"{labels[0]} against {labels[1]}, {len(pairs)} pairs, each in both orders; win rate of {labels[0]}:")
     for name, row in {**found["judges"], "panel": found["panel"]}.items():
         bias = row["position_bias_rate"]
         print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
         print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
-    print(f"  {bill_line(comparison.answers.bill, panel)}")
+    print(f"  {_bill_line(comparison.answers.bill, panel)}")
     write_json(args.json, found)
     return 0
 
@@ -181,17 +206,19 @@ def add_parser(subparsers: Any) -> None:
     """Add `judge` to `lora-drop`."""
     parser = subparsers.add_parser("judge", help="GPT-Score, pairwise preference, sheets for human raters")
     commands = parser.add_subparsers(dest="judge_command", required=True, metavar="COMMAND")
-    for one in (_rescore, _pairwise, _sheet, _collect):
+    for one in (_rescore, _pairwise, _sheet, _collect, people):
         one.add_parser(commands)
 
 
-def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
+def _pairs(args: argparse.Namespace, rubric: Rubric | None = None) -> tuple[tuple[str, str], list[Pair]]:
     from lm_eval_lora_drop.judge.pairwise import pair_up
     from lm_eval_lora_drop.show.report.systems import open_system
 
     one, two = open_system(args.first)[0], open_system(args.second)[0]
     shared = [
-        name for name in one.tasks if name in two.tasks and "judge" in (one.tasks[name].config.get("metadata") or {})
+        name
+        for name in one.tasks
+        if name in two.tasks and (rubric or "judge" in (one.tasks[name].config.get("metadata") or {}))
     ]
     if args.task is None and not shared:
         raise ArgumentError("the runs share no task whose metadata says what a judge has to know. Name two that do.")
@@ -203,7 +230,7 @@ def _pairs(args: argparse.Namespace) -> tuple[tuple[str, str], list[Pair]]:
     if task not in one.tasks or task not in two.tasks:
         raise ArgumentError(f"--task must be in both runs; they share {', '.join(shared) or 'none'}. Got {task}.")
     labels = (one.label, two.label) if one.label != two.label else (args.first, args.second)
-    return labels, pair_up(one.tasks[task], two.tasks[task])
+    return labels, pair_up(one.tasks[task], two.tasks[task], rubric)
 
 
 def _estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: Cache) -> str:
@@ -230,3 +257,36 @@ def _rate(row: Mapping[str, Any]) -> str:
         return counts
     test = "" if row["sign_test_p"] is None else f", sign test p = {row['sign_test_p']:.3g}"
     return f"{row['win_rate']:.1%} [{row['win_rate_low']:.1%}, {row['win_rate_high']:.1%}], {counts}{test}"
+
+
+def _summary(name: str, scores: Scores) -> str:
+    """A few lines for a terminal."""
+    details: dict[str, Any] = scores.to_json()
+    whole = details["complete_items"] == details["items"]
+    on = (
+        f"{details['items']} outputs"
+        if whole
+        else f"the {details['complete_items']} of {details['items']} outputs that all judges scored"
+    )
+    lines = [
+        f"{name}: GPT-Score {with_error(scores.mean, scores.stderr)} % on {on}, coverage {percent(scores.coverage)}"
+    ]
+    for judge, found in details["judges"].items():
+        shown = "no verdict" if found["mean"] is None else f"{number(found['mean'], decimals_for(scores.stderr))} %"
+        lines.append(f"  {judge}: {shown}, {found['verdicts']} verdicts")
+    if len(details["judges"]) > 1:
+        lines.append(f"  agreement (Krippendorff's alpha): {number(scores.agreement, 2)}")
+    lines.append(f"  {_bill_line(scores.answers.bill, scores.panel)}")
+    return "\n".join(lines + [f"  warning: {warning}" for warning in details["warnings"]])
+
+
+def _bill_line(bill: Bill, panel: Panel) -> str:
+    """What this command used, what these questions have used in all, and what is left."""
+    said = f"{bill.calls} calls, ${bill.dollars:.4f} where prices are known"
+    if bill.calls_before:
+        said += f"; with earlier runs {bill.calls + bill.calls_before} calls, ${bill.dollars_in_all:.4f}"
+    if bill.perhaps:
+        said += f"; {bill.perhaps} calls without an answer are counted as billed"
+    if panel.max_spend is not None:
+        said += f"; ${max(0.0, panel.max_spend - bill.dollars_in_all):.4f} of ${panel.max_spend:g} left"
+    return said

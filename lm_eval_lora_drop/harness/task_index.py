@@ -54,6 +54,7 @@ class Evaluation:
     tasks: Sequence[Any]
     manager: Any
     metadata: Mapping[str, Any]
+    saves_samples: bool
 
 
 def running_evaluation() -> Evaluation | None:
@@ -66,9 +67,17 @@ def running_evaluation() -> Evaluation | None:
     while frame is not None:
         if frame.f_code.co_name == "simple_evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
             given = frame.f_locals
-            return Evaluation(given.get("tasks") or (), given.get("task_manager"), given.get("metadata") or {})
+            return Evaluation(
+                given.get("tasks") or (), given.get("task_manager"), given.get("metadata") or {}, _saves_samples(given)
+            )
         frame = frame.f_back
     return None
+
+
+def _saves_samples(given: Mapping[str, Any]) -> bool:
+    """Whether the files of the run will have its outputs: `--output_path` with `--log_samples`."""
+    tracker = given.get("evaluation_tracker")
+    return bool(given.get("log_samples") and getattr(tracker, "output_path", None))
 
 
 def listed_metrics(manager: Any, task: Any) -> list[str]:

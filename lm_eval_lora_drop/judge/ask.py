@@ -16,21 +16,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.cache import Cache, CacheError, answer_key
+from lm_eval_lora_drop.judge.cache import (
+    POLL,
+    Cache,
+    CacheBusyError,
+    CacheError,
+    Made,
+    Patience,
+    answer_key,
+    patiently,
+)
+from lm_eval_lora_drop.judge.cache.answers import (
+    Answer,
+    known_answer,
+    likely_cause,
+    read_answer,
+    unreadable,
+    usage,
+    why_none,
+)
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.providers import Provider, open_provider
-from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
-from lm_eval_lora_drop.judge.reading import is_torn
 from lm_eval_lora_drop.judge.redact import quiet_sdks
 from lm_eval_lora_drop.judge.spending import Bill, CapReached, Progress, Purse, believed, most_tokens
 
 log = logging.getLogger(__name__)
 
 GIVE_UP = 20
-"""So many questions in a row without any answer, and a judge is asked no more."""
-_POLL = 0.2
+"""After this number of questions in a row without an answer, or of paid answers in a row without a verdict, a judge is
+asked no more."""
 Ask = Callable[[Judge], Sequence[Question]]
 
 
@@ -51,15 +67,6 @@ class Answers:
 
     verdicts: dict[str, list[Verdict]]
     bill: Bill = field(default_factory=Bill)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """A reply and what it means: `damaged` where it is torn, so that another call may bring a whole one."""
-
-    reply: Reply
-    value: Any
-    damaged: bool
 
 
 def serves_another(asked: str, served: str | None) -> bool:
@@ -141,9 +148,9 @@ class _Session:
         for judge in self.panel.judges:
             both = (each for question in asked[judge.name] for each in (question, question.again()))
             try:
-                calls, read, wrote = self.cache.used(answer_key(judge, question) for question in both)
+                calls, read, wrote = patiently(self.cache.used, [answer_key(judge, question) for question in both])
             except CacheError as error:
-                raise ArgumentError(f"{error}. Name another file in LORA_DROP_JUDGE_CACHE.") from error
+                raise ArgumentError(f"{error}. No judge is asked: what was paid before could be paid again.") from error
             self.bill.calls_before += calls
             self.bill.dollars_before += judge.price.cost(read, wrote) if judge.price else 0.0
 
@@ -155,15 +162,17 @@ class _Session:
         calls, reason = 0, ""
         served: str | None = None
         try:
-            for asked in (question, question.again()):
-                answer, called = await self._answer(judge, provider, asked)
-                calls += called
-                served = answer.reply.model or served
-                if answer.value is not None:
-                    return Verdict(answer.value, "", served, calls)
-                reason = _why_none(judge, answer)
-                if answer.damaged:
-                    break
+            # A second answer is asked for at once: a judge that never scores shows after few items.
+            async with self.gates[judge.where].slots:
+                for asked in (question, question.again()):
+                    answer, called = await self._answer(judge, provider, asked)
+                    calls += called
+                    served = answer.reply.model or served
+                    if answer.value is not None:
+                        return Verdict(answer.value, "", served, calls)
+                    reason = why_none(judge, answer)
+                    if answer.damaged:
+                        break
         except CallError as failure:
             reason = self.redactor.message(str(failure))
         except CacheError as failure:
@@ -172,49 +181,48 @@ class _Session:
             self.progress.step()
         return Verdict(None, reason, served, calls)
 
-    async def _answer(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[_Answer, int]:
+    async def _answer(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[Answer, int]:
         """The cached answer, another process's answer, or a call's; and how many calls were answered for it."""
         key = answer_key(judge, question)
         gate = self.gates[judge.where]
-        async with gate.slots:
-            while True:
-                known, torn = self._known(key, judge, question)
-                if known is not None and (not known.damaged or torn >= self.panel.attempts or provider is None):
-                    self.bill.cached += 1
-                    return known, 0
-                if provider is None:
-                    raise CallError("not asked yet")
-                self._go_on(judge)
-                if self.cache.claim(key):
-                    break
-                await asyncio.sleep(_POLL)
+        while True:
+            known, torn = await self._stored(known_answer, self.cache, judge, question)
+            if known is not None and (not known.damaged or torn >= self.panel.attempts or provider is None):
+                self.bill.cached += 1
+                return known, 0
+            if provider is None:
+                raise CallError("not asked yet")
+            self._go_on(judge)
+            if await self._stored(self.cache.claim, key):
+                break
+            await asyncio.sleep(POLL)
+        try:
+            # Whoever held the claim a moment ago may have brought the answer.
+            known, torn = await self._stored(known_answer, self.cache, judge, question)
+            if known is not None and not known.damaged:
+                self.bill.cached += 1
+                return known, 0
+            return await self._call(key, judge, provider, question, gate, self.panel.attempts - torn)
+        finally:
             try:
-                # Whoever held the claim a moment ago may have brought the answer.
-                known, torn = self._known(key, judge, question)
-                if known is not None and not known.damaged:
-                    self.bill.cached += 1
-                    return known, 0
-                return await self._call(key, judge, provider, question, gate, self.panel.attempts - torn)
-            finally:
-                try:
-                    self.cache.release(key)
-                except CacheError as failure:  # what was answered is answered all the same
-                    self._halt(failure)
+                await self._stored(self.cache.release, key)
+            except CacheError as failure:  # what was answered is answered all the same
+                self._halt(failure)
 
-    def _known(self, key: str, judge: Judge, question: Question) -> tuple[_Answer | None, int]:
-        """The first stored answer that can be read, or else a torn one; and how many are torn."""
-        torn, last = 0, None
-        for body in self.cache.bodies(key):
-            answer = _read(judge, question, body)
-            if answer is not None and not answer.damaged:
-                return answer, torn
-            torn += answer is not None
-            last = answer or last
-        return last, torn
+    @staticmethod
+    async def _stored(call: Callable[..., Made], *args: Any) -> Made:
+        """The value of `call(*args)`, however long another process holds the cache: other answers come in meanwhile."""
+        patience = Patience()
+        while True:
+            try:
+                return call(*args)
+            except CacheBusyError as busy:
+                patience.say(busy)
+                await asyncio.sleep(POLL)
 
     async def _call(
         self, key: str, judge: Judge, provider: Provider, question: Question, gate: _Gate, attempts: int
-    ) -> tuple[_Answer, int]:
+    ) -> tuple[Answer, int]:
         """One answer, after as many attempts as the panel allows."""
         paid = 0
         for attempt in range(1, attempts + 1):
@@ -223,11 +231,11 @@ class _Session:
             try:
                 body = await self._paid_call(key, judge, provider, question)
                 paid += 1
-                answer = _read(judge, question, body)
+                answer = read_answer(judge, question, body)
                 if answer is None:
-                    raise CallError(_unreadable(judge, body), retry=True, perhaps_billed=True)
+                    raise CallError(unreadable(judge, body), retry=True, perhaps_billed=True)
                 self.bill.calls += 1
-                self.in_a_row[judge.name] = self.in_a_row[judge.name] + 1 if answer.damaged else 0
+                self._count_answer(judge, answer)
                 if not answer.damaged or attempt == attempts:
                     return answer, paid
                 failure = CallError("a torn answer", retry=True)
@@ -254,20 +262,20 @@ class _Session:
             raise CallError(str(reached)) from None
         cost = reserved
         try:
-            call = self.cache.begin(key, judge, question, most)
+            call = await self._stored(self.cache.begin, key, judge, question, most)
             try:
                 raw = await provider.ask(question)
             except CallError as failure:
                 if not failure.perhaps_billed:
                     cost = 0.0
-                    self.cache.forget(call)
+                    await self._stored(self.cache.forget, call)
                 raise
             body = self.redactor.body(raw)
             used = most
             try:
-                self.cache.keep(call, body)
-                used = believed(_usage(judge, body), most)
-                self.cache.count(call, used)
+                await self._stored(self.cache.keep, call, body)
+                used = believed(usage(judge, body), most)
+                await self._stored(self.cache.count, call, used)
             except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
                 self._halt(failure)
             self.bill.input_tokens += used[0]
@@ -290,6 +298,16 @@ class _Session:
         gate.resume_at = max(gate.resume_at, time.monotonic() + failure.retry_after)
         return failure.retry_after + random.uniform(0.0, self.panel.backoff)
 
+    def _count_answer(self, judge: Judge, answer: Answer) -> None:
+        """After `GIVE_UP` paid answers without a verdict the cause is the same for all questions: stop."""
+        self.in_a_row[judge.name] = 0 if answer.value is not None else self.in_a_row[judge.name] + 1
+        if self.in_a_row[judge.name] >= GIVE_UP:
+            reason = why_none(judge, answer)
+            self._stop(
+                judge,
+                f"{GIVE_UP} paid answers in a row without a verdict, the last: {reason}. {likely_cause(judge, answer)}",
+            )
+
     def _count_failure(self, judge: Judge, failure: CallError) -> None:
         self.in_a_row[judge.name] += 1
         if self.in_a_row[judge.name] >= GIVE_UP:
@@ -306,43 +324,3 @@ class _Session:
         if judge.name not in self.stopped:
             self.stopped[judge.name] = self.redactor.message(reason)
             log.warning("judge %s is asked no more: %s", judge.name, self.stopped[judge.name])
-
-
-def _read(judge: Judge, question: Question, body: str) -> _Answer | None:
-    """What a response says; None where it is no answer of this provider at all."""
-    try:
-        reply = read_body(judge.provider, body)
-    except UnreadableError:
-        return None
-    if reply.stop == "refusal":
-        return _Answer(reply, None, False)
-    value = question.read(reply.text)
-    # Cut off by its own limit it would be so again; torn on the way perhaps not.
-    return _Answer(reply, value, value is None and reply.stop != "length" and is_torn(reply.text))
-
-
-def _unreadable(judge: Judge, body: str) -> str:
-    try:
-        read_body(judge.provider, body)
-    except UnreadableError as why:
-        return f"unusable response ({why})"
-    return "unusable response"
-
-
-def _usage(judge: Judge, body: str) -> tuple[int | None, int | None]:
-    """The token counts of a response, whatever else is wrong with it."""
-    try:
-        reply = read_body(judge.provider, body)
-    except UnreadableError:
-        return None, None
-    return reply.input_tokens, reply.output_tokens
-
-
-def _why_none(judge: Judge, answer: _Answer) -> str:
-    reply = answer.reply
-    if reply.stop == "refusal":
-        return "refused"
-    if answer.damaged:
-        return "only torn answers"
-    reason = "no verdict in the answer" if reply.text else "empty answer"
-    return reason + (f" (cut off at max_tokens={judge.max_tokens})" if reply.stop == "length" else "")

@@ -11,8 +11,8 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.ask import Answers, ask
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Judge, Panel
-from lm_eval_lora_drop.judge.questions import Question, preference_question
-from lm_eval_lora_drop.judge.score import agreement, json_number
+from lm_eval_lora_drop.judge.questions import Question, Rubric, preference_question
+from lm_eval_lora_drop.judge.score import agreement, json_number, rubric_of
 from lm_eval_lora_drop.judge.task import item_of, judge_fields
 from lm_eval_lora_drop.record.runs import Sample, TaskRun
 
@@ -28,22 +28,22 @@ class Pair:
     first: str
     second: str
 
-    def questions(self, judge: Judge) -> tuple[Question, Question]:
+    def questions(self, judge: Judge, rubric: Rubric) -> tuple[Question, Question]:
         """In both orders."""
-        texts = (self.kind, self.source, self.reference)
+        texts = (rubric, self.source, self.reference)
         return (
             preference_question(*texts, self.first, self.second, structured=judge.structured),
             preference_question(*texts, self.second, self.first, structured=judge.structured),
         )
 
 
-def pair_up(one: TaskRun, two: TaskRun) -> list[Pair]:
+def pair_up(one: TaskRun, two: TaskRun, rubric: Rubric | None = None) -> list[Pair]:
     """The documents that both runs logged, matched by id and content.
 
     Raises:
         ArgumentError: the task says nothing for judges, no logged samples, or other documents under the same ids.
     """
-    fields = judge_fields(one.config) or judge_fields(two.config)
+    fields = rubric or judge_fields(one.config) or judge_fields(two.config)
     if fields is None:
         raise ArgumentError(f"task {one.name} says nothing for judges; lora_drop_samsum and lora_drop_wmt23_en_zh do.")
     found = {sample.doc_id: sample for sample in two.samples()}
@@ -60,9 +60,9 @@ def pair_up(one: TaskRun, two: TaskRun) -> list[Pair]:
     return pairs
 
 
-def _pair(fields: dict[str, str], one: Sample, two: Sample) -> Pair:
+def _pair(fields: dict[str, str] | Rubric, one: Sample, two: Sample) -> Pair:
     texts = [str(sample.outputs[0]).strip() for sample in (one, two)]
-    item = item_of(fields, one.doc if isinstance(one.doc, dict) else {}, one.target, texts[0])
+    item = item_of(fields, one.doc if isinstance(one.doc, dict) else {}, one.target, texts[0], one.prompt)
     return Pair(one.doc_id, item.kind, item.source, item.reference, *texts)
 
 
@@ -139,10 +139,10 @@ class Comparison:
         }
 
 
-def compare(panel: Panel, pairs: Sequence[Pair], cache: Cache) -> Comparison:
+def compare(panel: Panel, pairs: Sequence[Pair], cache: Cache, rubric: Rubric | None = None) -> Comparison:
     """Ask every judge about every pair in both orders. Identical outputs are a tie, unasked."""
     asked = [index for index, pair in enumerate(pairs) if pair.first != pair.second]
-    answers = ask(panel, lambda judge: both_orders(pairs, judge), cache)
+    answers = ask(panel, lambda judge: both_orders(panel, pairs, judge, rubric), cache)
     by_judge = {}
     for judge in panel.judges:
         values = [verdict.value for verdict in answers.verdicts[judge.name]]
@@ -161,9 +161,11 @@ def compare(panel: Panel, pairs: Sequence[Pair], cache: Cache) -> Comparison:
     )
 
 
-def both_orders(pairs: Sequence[Pair], judge: Judge) -> list[Question]:
+def both_orders(panel: Panel, pairs: Sequence[Pair], judge: Judge, rubric: Rubric | None = None) -> list[Question]:
     """Two questions per pair whose outputs differ."""
-    return [question for pair in pairs if pair.first != pair.second for question in pair.questions(judge)]
+    asked = [pair for pair in pairs if pair.first != pair.second]
+    rubric = rubric_of(panel, pairs, rubric)
+    return [question for pair in asked for question in pair.questions(judge, rubric)]
 
 
 def _choice(forth: str | None, back: str | None) -> int | None:

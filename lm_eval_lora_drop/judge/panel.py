@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder, read_yaml
-from lm_eval_lora_drop.judge.redact import Redactor
+from lm_eval_lora_drop.judge.redact import Redactor, checked_options, checked_variable, sent_blocks, variable_in
 from lm_eval_lora_drop.text import did_you_mean
 
 PROVIDERS: dict[str, str | None] = {
@@ -28,17 +28,14 @@ PROVIDERS: dict[str, str | None] = {
 }
 """Provider: the environment variable that holds the key of its official service. It is sent nowhere else unasked."""
 ENVIRONMENT = "LORA_DROP_JUDGES"
-_KEY_LIKE = re.compile(r"(api[_-]?key|token|secret|authorization|password|cookie)$", re.IGNORECASE)
-_OTHER_TOOLS = re.compile(
-    "(?:ACTIONS|AWS|AZURE_(?:CLIENT|STORAGE)|BITBUCKET|CI|CIRCLE|CLEARML|CLOUDFLARE|COMET|CONDA|DATABASE|DOCKER|GH|GIT|"
-    "GITHUB|GITLAB|GOOGLE_APPLICATION|GPG|HF|HUGGINGFACE|HUGGING|KAGGLE|KUBE|MLFLOW|MYSQL|NEPTUNE|NPM|"
-    "PG|POSTGRES|PYPI|REDIS|SLACK|SSH|STRIPE|TRACKIO|TWINE|UV|WANDB)(?:_|$)"
-)
-"""First words of variables that belong to other tools: their tokens open more than a model."""
+MAX_TOKENS = {"openai": 2048, "anthropic": 1024, "google": 2048, "hf": 64}
+"""Room for an answer of ten tokens and for the thoughts before it, where a provider's models think unasked."""
 RESERVED_NAMES = frozenset(("stderr", "verdicts", "agreement", "panel"))
 """What results are called beside the judges' own: `gpt_score_stderr` is no judge's score."""
 _LONGEST_FILE = 200_000
 _LONGEST_NAME = 60
+_LONGEST_CRITERION = 500
+_MOST_CRITERIA = 20
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,12 @@ class Judge:
     api_key_env: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     structured: bool = True
-    max_tokens: int = 64
+    max_tokens: int = 0
+    """0: the provider's entry in `MAX_TOKENS`."""
     price: Price | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_tokens", self.max_tokens or MAX_TOKENS[self.provider])
 
     @property
     def key_variable(self) -> str | None:
@@ -79,6 +80,22 @@ class Judge:
     def key(self) -> str | None:
         """The key, None where there is none."""
         return os.environ.get(self.key_variable or "", "").strip() or None
+
+    @property
+    def references(self) -> list[str]:
+        """The environment variables that values of `options` name (`$VARIABLE`)."""
+        blocks = sent_blocks(self.options)
+        return [found for block in blocks for value in block.values() if (found := variable_in(value))]
+
+    @property
+    def request_options(self) -> dict[str, Any]:
+        """`options` with the values of the variables that they name; never to be written down."""
+        options: dict[str, Any] = json.loads(json.dumps(dict(self.options)))
+        for block in sent_blocks(options):
+            for name, value in block.items():
+                if (variable := variable_in(value)) is not None:
+                    block[name] = os.environ.get(variable, "").strip()
+        return options
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -100,7 +117,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class Panel:
-    """The judges and their limits: times in seconds, `max_spend` in US dollars per command."""
+    """The judges and their limits: times in seconds, `max_spend` in US dollars per command.
+
+    Each judge answers every question `samples` times, and its score is the mean. `criteria`, name and one sentence
+    each, go into the prompt.
+    """
 
     judges: tuple[Judge, ...]
     source: str = ""
@@ -110,6 +131,8 @@ class Panel:
     backoff: float = 1.0
     max_wait: float = 120.0
     timeout: float = 60.0
+    samples: int = 1
+    criteria: Mapping[str, str] = field(default_factory=dict)
 
     def limit(self, provider: str) -> int:
         """How many calls may be under way at once at each server of `provider`."""
@@ -118,11 +141,15 @@ class Panel:
     def redactor(self) -> Redactor:
         """Takes every judge's key out of texts; also those of the official services, whether asked or not."""
         official = (os.environ.get(variable or "") for variable in PROVIDERS.values())
-        return Redactor(filter(None, (*(judge.key for judge in self.judges), *official)))
+        named = (os.environ.get(name, "").strip() for judge in self.judges for name in judge.references)
+        return Redactor(filter(None, (*(judge.key for judge in self.judges), *named, *official)))
 
     def check_keys(self) -> None:
         """Raises ArgumentError naming every variable that must hold a key and holds none, or none that can be sent."""
         missing = [f"{judge.key_variable} (judge {judge.name})" for judge in self.judges if _lacks_key(judge)]
+        missing += [
+            f"{n} (judge {j.name})" for j in self.judges for n in j.references if not os.environ.get(n, "").strip()
+        ]
         if missing:
             raise ArgumentError(
                 f"{self.source}: these environment variables must hold the API keys, and do not: {', '.join(missing)}."
@@ -184,6 +211,7 @@ _LIMITS = (
     ("backoff", 0, 3600),
     ("max_wait", 0, 86400),
     ("timeout", 0.001, 86400),
+    ("samples", 1, 100),
 )
 
 
@@ -196,7 +224,7 @@ def parse_panel(data: Any, source: str) -> Panel:
     if not isinstance(data, dict) or not isinstance(data.get("judges"), list) or not data["judges"]:
         raise ArgumentError(f"{source}: a panel file needs a list `judges` with at least one entry.")
     allowed = {entry.name for entry in fields(Panel)} - {"source"}
-    _refuse_unknown(data, allowed, source)
+    refuse_unknown(data, allowed, source)
     judges = [_parse_judge(entry, f"{source}, judge {number}") for number, entry in enumerate(data["judges"], 1)]
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
@@ -205,22 +233,51 @@ def parse_panel(data: Any, source: str) -> Panel:
     for name, least, most in _LIMITS:
         if data.get(name) is not None:
             numbers[name] = _number(data[name], least, f"{source}: {name}", most)
-    if "attempts" in numbers:
-        numbers["attempts"] = int(numbers["attempts"])
+    for name in ("attempts", "samples"):
+        if name in numbers:
+            numbers[name] = int(numbers[name])
     concurrency = data.get("concurrency") or {}
     if not isinstance(concurrency, dict):
         raise ArgumentError(f"{source}: concurrency must map providers to numbers, e.g. {{openai: 8}}.")
-    _refuse_unknown(concurrency, set(PROVIDERS), f"{source}: concurrency")
+    refuse_unknown(concurrency, set(PROVIDERS), f"{source}: concurrency")
     limits = {
         name: int(_number(value, 1, f"{source}: concurrency of {name}", 1000)) for name, value in concurrency.items()
     }
-    return Panel(tuple(judges), source, concurrency=limits, **numbers)  # type: ignore[arg-type]
+    criteria = parse_criteria(data.get("criteria"), source)
+    panel = Panel(tuple(judges), source, concurrency=limits, criteria=criteria, **numbers)  # type: ignore[arg-type]
+    for judge in judges if panel.samples > 1 else ():
+        if judge.options.get("temperature", 0 if judge.provider == "hf" else 1) == 0:
+            raise ArgumentError(
+                f"{source}: samples: {panel.samples} has no effect at temperature 0, where every answer is the same. "
+                f"Set the temperature of judge {judge.name} to 1, or remove samples."
+            )
+    return panel
+
+
+def parse_criteria(given: Any, where: str) -> dict[str, str]:
+    """Criteria by name, one sentence each. Raises ArgumentError."""
+    criteria = {} if given is None else given
+    short = isinstance(criteria, dict) and len(criteria) <= _MOST_CRITERIA
+    if not short or not all(
+        isinstance(name, str)
+        and re.fullmatch(r"[A-Za-z][\w -]{0,39}", name)
+        and isinstance(text, str)
+        and text.strip()
+        and len(text) <= _LONGEST_CRITERION
+        and text.isprintable()
+        for name, text in criteria.items()
+    ):
+        raise ArgumentError(
+            f"{where}: criteria must map at most {_MOST_CRITERIA} names to one sentence each of at most "
+            f"{_LONGEST_CRITERION} characters, e.g. {{fluency: 'reads well'}}."
+        )
+    return dict(criteria)
 
 
 def _parse_judge(entry: Any, where: str) -> Judge:
     if not isinstance(entry, dict):
         raise ArgumentError(f"{where}: must be a mapping with at least `provider` and `model`.")
-    _refuse_unknown(entry, {item.name for item in fields(Judge)}, where)
+    refuse_unknown(entry, {item.name for item in fields(Judge)}, where)
     provider, model = entry.get("provider"), entry.get("model")
     if not isinstance(provider, str) or provider not in PROVIDERS:
         raise ArgumentError(f"{where}: provider must be one of {', '.join(PROVIDERS)}; got {_short(provider)}.")
@@ -232,10 +289,10 @@ def _parse_judge(entry: Any, where: str) -> Judge:
         model=model,
         name=_name(entry.get("name"), model, where),
         base_url=_base_url(entry.get("base_url"), where),
-        api_key_env=_variable(entry.get("api_key_env"), where),
-        options=_options(entry.get("options"), where),
+        api_key_env=checked_variable(entry.get("api_key_env"), where),
+        options=checked_options(entry.get("options"), where),
         structured=_flag(entry.get("structured", provider != "hf"), where),
-        max_tokens=int(_number(entry.get("max_tokens", 64), 1, f"{where}: max_tokens", 1_000_000)),
+        max_tokens=int(_number(entry.get("max_tokens", MAX_TOKENS[provider]), 1, f"{where}: max_tokens", 1_000_000)),
         price=None if price is None else _price(price, where),
     )
 
@@ -273,33 +330,6 @@ def _base_url(given: Any, where: str) -> str | None:
     return given
 
 
-def _options(given: Any, where: str) -> dict[str, Any]:
-    options = given if given is not None else {}
-    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
-        raise ArgumentError(f"{where}: options must be a mapping of request options.")
-    try:
-        # Once through JSON: a YAML file can hold dates, NaN, and a list that contains itself.
-        options = json.loads(json.dumps(options, allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        raise ArgumentError(f"{where}: options must be texts, numbers, true, false, lists and mappings.") from None
-    _refuse_keys(options, where)
-    return options
-
-
-def _variable(name: Any, where: str) -> str | None:
-    """The value is not repeated in errors: somebody may have put the key itself here."""
-    if name is None:
-        return None
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", name):
-        raise ArgumentError(f"{where}: api_key_env must be the name of an environment variable, e.g. OPENAI_API_KEY.")
-    if _OTHER_TOOLS.match(name):
-        raise ArgumentError(
-            f"{where}: api_key_env must not send another tool's secret to a judge; {name} belongs to one. If that is "
-            f"what you want, copy it under a name of its own: export JUDGE_KEY=${name}, api_key_env: JUDGE_KEY."
-        )
-    return name
-
-
 def _flag(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
         raise ArgumentError(f"{where}: structured must be true or false, got {_short(value)}.")
@@ -309,7 +339,7 @@ def _flag(value: Any, where: str) -> bool:
 def _price(price: Any, where: str) -> Price | None:
     if not isinstance(price, dict):
         raise ArgumentError(f"{where}: price must be {{input: ..., output: ...}}, US dollars per million tokens.")
-    _refuse_unknown(price, {"input", "output"}, f"{where}: price")
+    refuse_unknown(price, {"input", "output"}, f"{where}: price")
     if price.get("input") is None or price.get("output") is None:
         return None
     return Price(*(_number(price[name], 0, f"{where}: price, {name}") for name in ("input", "output")))
@@ -328,17 +358,8 @@ def _short(value: Any) -> str:
     return repr(value)[:40] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def _refuse_keys(options: Mapping[str, Any], where: str) -> None:
-    for name, value in options.items():
-        if _KEY_LIKE.search(name):
-            raise ArgumentError(
-                f"{where}: {name[:40]} does not belong into a panel file. Name its variable in api_key_env."
-            )
-        if isinstance(value, dict):
-            _refuse_keys(value, where)
-
-
-def _refuse_unknown(given: Mapping[Any, Any], allowed: set[str], where: str) -> None:
+def refuse_unknown(given: Mapping[Any, Any], allowed: set[str], where: str) -> None:
+    """Raises ArgumentError for an entry that is not allowed, with its near match."""
     for name in given:
         if name not in allowed:
             name = str(name)[:40] if isinstance(name, str | int | float) else _short(name)

@@ -1,4 +1,4 @@
-"""Reads what a judge said: an integer from 0 to 10, or a choice. What is not clearly a verdict is none.
+"""Reads what a judge said: an integer of a scale, or a choice. What is not clearly a verdict is none.
 
 By rule, not by search: JSON of the shape that was asked for, or else the last sentence of the last line, which must be
 a score from its first word to its last ("7", "Score: 7/10", "I give 7"). Quotations do not count, since a judge repeats
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 LONGEST = 100_000
@@ -22,6 +23,16 @@ _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+(?:'[^\W\d_]+)?|[^\s]")
 # an exponent.
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2019: "'", 0x02BC: "'"}
 _QUOTES = {'"': '"', "\u201c": "\u201d", "\u201e": "\u201c", "\u00ab": "\u00bb", "\u300c": "\u300d", "\u300e": "\u300f"}
+_NAMES = "think|thinking|thought|thoughts|reasoning|seed:think"
+_THOUGHTS = re.compile(
+    rf"(?P<begin><(?:{_NAMES})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>|<unused94>"
+    r"|<\|channel\|>(?:analysis|commentary))"
+    rf"|</(?:{_NAMES})>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<\|end_of_thought\|>|<unused95>"
+    r"|<\|channel\|>final(?:<\|message\|>)?",
+    re.IGNORECASE,
+)
+"""The marks around a model's thoughts: DeepSeek, Qwen and GLM, Mistral, Kimi, Cohere, Gemma, Seed, gpt-oss."""
+Scale = tuple[int, int]
 _MARKDOWN = "*_`#>~ \t"
 _ITEM = re.compile(r"^[0-9]{1,2}[.)]\s+(?=[^\s0-9])")
 """The number of a list's item, which is no score: "1. Good"."""
@@ -40,27 +51,26 @@ _FILLERS = _words(
     "a an the my your final is of it this i would will say assign total prediction summary translation text output so "
     "thus therefore : = 是 为"
 )
-_SCALES = tuple(
-    tuple(scale)
-    for scale in (
-        *(
-            ["on", article, "scale", word, "0", dash, "10"]
-            for article in ("a", "the")
-            for word in ("of", "from")
-            for dash in ("to", "-")
-        ),
-        ["(", "out", "of", "10", ")"],
-        ["out", "of", "10"],
-        *(["(", "0", dash, "10", ")"] for dash in ("to", "-")),
-        *(["0", dash, "10"] for dash in ("to", "-")),
-        ["/", "10"],
-        ["满分", "10", "分"],
-    )
-)
 _UNITS = _words("point points 分")
 _BECAUSE = _words("because since as")
 _CHOICES = {"a": "A", "b": "B", "tie": "tie"}
 _CHOICE_WORDS = _words("text output answer system option the final better my choice is : =")
+
+
+@lru_cache
+def _scale_phrases(scale: Scale) -> list[list[str]]:
+    """How a judge repeats the scale beside its score, as tokens."""
+    low, high = map(str, scale)
+    ranges = [[low, dash, high] for dash in ("to", "-")]
+    return [
+        *(["on", article, "scale", word, *r] for article in ("a", "the") for word in ("of", "from") for r in ranges),
+        ["(", "out", "of", high, ")"],
+        ["out", "of", high],
+        *(["(", *r, ")"] for r in ranges),
+        *ranges,
+        ["/", high],
+        ["满分", high, "分"],
+    ]
 
 
 class _TornError(ValueError):
@@ -73,31 +83,37 @@ def is_torn(text: str) -> bool:
     Torn or impossible JSON (`{"score": NaN}`, 5,000 digits) is, and so are more than `LONGEST` characters.
     """
     try:
-        _opened(text, "score")
+        _opened(text, "score", (0, 10))
     except _TornError:
         return True
     return False
 
 
-def read_score(text: str) -> int | None:
-    """The integer from 0 to 10 that `text` gives, or None.
+def survives_cut(text: str) -> bool:
+    """Whether what an answer says is the same however it went on where it was cut off: a line or an object has ended.
+
+    "Score: 1" may have become "Score: 10".
+    """
+    return text.rstrip(" ").endswith(("\n", "}", "```"))
+
+
+def read_score(text: str, scale: Scale = (0, 10)) -> int | None:
+    """The integer of `scale`, ends included, that `text` gives, or None. With the default scale:
 
     "8", "8/10", "I'd say 7", full-width digits and {"score": 7} are scores; "11", "-1", "7.5", "7-8", "0 to 10",
     "8/100", "not a 7", one half, two different scores, torn JSON and a refusal are none.
     """
     try:
-        text, member = _opened(text, "score")
+        text, member = _opened(text, "score", scale)
     except _TornError:
         return None
-    if member is not None:
-        return _score_of(member[0])
-    return _spoken(text)
+    return _score_of(member[0], scale) if member is not None else _spoken(text, scale)
 
 
 def read_preference(text: str) -> str | None:
     """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word."""
     try:
-        text, member = _opened(text, "better")
+        text, member = _opened(text, "better", (0, 10))
     except _TornError:
         return None
     if member is not None:
@@ -112,28 +128,30 @@ def read_preference(text: str) -> str | None:
     return _CHOICES.get(words[-1])
 
 
-def _opened(text: str, name: str) -> tuple[str, tuple[Any] | None]:
+def _opened(text: str, name: str, scale: Scale) -> tuple[str, tuple[Any] | None]:
     """The text without what is not said to us, and the member `name` of the JSON object in it (see `_member`)."""
     text = _plain(text)
-    return text, _member(text, name)
+    return text, _member(text, name, scale)
 
 
-def _score_of(value: Any) -> int | None:
+def _score_of(value: Any, scale: Scale) -> int | None:
     """A member of a JSON object as a score; a text in it is read by itself."""
     if isinstance(value, str):
-        return _spoken(value[:200]) if len(value) <= 200 else None
+        return _spoken(value, scale) if len(value) <= 200 else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return int(value) if value == int(value) and 0 <= value <= 10 else None
+    return int(value) if value == int(value) and scale[0] <= value <= scale[1] else None
 
 
-def _spoken(text: str) -> int | None:
+def _spoken(text: str, scale: Scale) -> int | None:
     """The score of the last sentence; None where another sentence gives another one."""
     lines = [_ITEM.sub("", line) for line in (line.strip(_MARKDOWN + "\r") for line in text.split("\n")) if line]
     if not lines:
         return None
-    found = [score for line in lines for sentence in _sentences(line) if (score := _sentence(sentence)) is not None]
-    last = _sentence(_sentences(lines[-1])[-1])
+    found = [
+        score for line in lines for sentence in _sentences(line) if (score := _sentence(sentence, scale)) is not None
+    ]
+    last = _sentence(_sentences(lines[-1])[-1], scale)
     return last if last is not None and set(found) == {last} else None
 
 
@@ -177,7 +195,7 @@ def _without_quotations(line: str) -> str:
     return "".join(kept)
 
 
-def _sentence(sentence: str) -> int | None:
+def _sentence(sentence: str, scale: Scale) -> int | None:
     """The score that a whole sentence is, or None."""
     if len(sentence) > 300 and sentence.strip()[:1] not in "0123456789":
         return None
@@ -189,14 +207,14 @@ def _sentence(sentence: str) -> int | None:
     tokens = _without_reason(tokens)
     if not 0 < len(tokens) <= 40:
         return None
-    said = _without_scale(tokens)
+    said = _without_scale(tokens, scale)
     while said and said[-1] in _UNITS:
         said.pop()
     if not said or any(word not in _ACTS and word not in _FILLERS for word in said[:-1]):
         return None
     # "It is 7" alone may be about anything; a word for scoring, or the scale before the number, makes it a score.
     names_it = bool(_ACTS.intersection(said[:-1])) or (len(said) < len(tokens) and tokens[-1] == said[-1])
-    return _integer(said[-1]) if len(said) == 1 or names_it else None
+    return _integer(said[-1], scale) if len(said) == 1 or names_it else None
 
 
 def _without_reason(tokens: list[str]) -> list[str]:
@@ -212,37 +230,30 @@ def _without_reason(tokens: list[str]) -> list[str]:
     return tokens
 
 
-def _without_scale(tokens: list[str]) -> list[str]:
+def _without_scale(tokens: list[str], scale: Scale) -> list[str]:
     """Without "/ 10", "out of 10" and the like; "/ 100" stays and makes the sentence unreadable."""
     kept: list[str] = []
     place = 0
     while place < len(tokens):
-        scale = next((s for s in _SCALES if tuple(tokens[place : place + len(s)]) == s), None)
-        if scale is None:
+        phrase = next((words for words in _scale_phrases(scale) if tokens[place : place + len(words)] == words), None)
+        if phrase is None:
             kept.append(tokens[place])
-        place += len(scale) if scale else 1
+        place += len(phrase) if phrase else 1
     return kept
 
 
-def _integer(token: str) -> int | None:
+def _integer(token: str, scale: Scale) -> int | None:
     whole, _, rest = token.partition(".")
-    if not (whole.isascii() and whole.isdecimal()) or len(whole) > 2 or rest.strip("0") or (whole[0] == "0" != whole):
+    if not (whole.isascii() and whole.isdecimal()) or len(whole) > 3 or rest.strip("0") or (whole[0] == "0" != whole):
         return None
-    return int(whole) if int(whole) <= 10 else None
+    return int(whole) if scale[0] <= int(whole) <= scale[1] else None
 
 
 def _plain(text: str) -> str:
     """Without a reasoning model's thoughts and a fence around the whole, full-width forms as ASCII."""
     if len(text) > LONGEST:
         raise _TornError(f"an answer of {len(text)} characters")
-    kept, place = [], 0
-    while (start := text.find("<think>", place)) >= 0:
-        kept.append(text[place:start])
-        end = text.find("</think>", start)
-        if end < 0:
-            return ""  # thinking when it was cut off: nothing has been said
-        place = end + len("</think>")
-    text = ("".join(kept) + text[place:]).translate(_NARROW).strip()
+    text = _without_thoughts(text).translate(_NARROW).strip()
     if text.endswith("```") and (fence := text.rfind("```", 0, -3)) >= 0:
         # Only the last block can be the answer; what stands before it is kept where it is no fence of its own.
         inside = text[fence + 3 : -3].removeprefix("json").strip()
@@ -250,7 +261,29 @@ def _plain(text: str) -> str:
     return text
 
 
-def _member(text: str, name: str) -> tuple[Any] | None:
+def _without_thoughts(text: str) -> str:
+    try:
+        # What an answer that is JSON as a whole holds in its strings is no mark: it may quote the judged text.
+        if text.lstrip().startswith("{") and isinstance(json.loads(text), dict):
+            return text
+    except (ValueError, RecursionError):
+        pass
+    kept: list[str] = []
+    place, thinking = 0, False
+    for mark in _THOUGHTS.finditer(text):
+        if mark["begin"]:
+            if not thinking:
+                kept.append(text[place : mark.start()])
+            thinking = True
+            continue
+        if not thinking:  # a chat template that opens the thoughts itself leaves only their end in the answer
+            kept.clear()
+        thinking, place = False, mark.end()
+    # Thinking when it was cut off: nothing has been said.
+    return "" if thinking else "".join(kept) + text[place:]
+
+
+def _member(text: str, name: str, scale: Scale) -> tuple[Any] | None:
     """The member `name` of the JSON object that `text` is, or ends with from the start of a line; None if it has none.
 
     An object without that member, or with it twice, gives (None,): it is an answer, and no verdict.
@@ -264,7 +297,9 @@ def _member(text: str, name: str) -> tuple[Any] | None:
         raise _TornError("no valid JSON") from None
     # Words may follow, but nothing that could be another verdict.
     rest = text[end:].strip()
-    if rest and ("{" in rest or any(_sentence(s) is not None for line in rest.split("\n") for s in _sentences(line))):
+    if rest and (
+        "{" in rest or any(_sentence(s, scale) is not None for line in rest.split("\n") for s in _sentences(line))
+    ):
         return (None,)
     found = [value for key, value in pairs if key == name]
     if any(isinstance(value, float) and not math.isfinite(value) for value in found):

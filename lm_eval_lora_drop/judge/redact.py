@@ -1,4 +1,4 @@
-"""Keeps keys out of everything that is written: answers, results, logs, error messages.
+"""Keeps keys out of everything that is written: panel files, answers, results, logs, error messages.
 
 A server may quote the key that it was sent: whole, cut, URL-encoded (in a link) or in base64 (in a header). So every
 run of `PART` or more characters that also stands in one of these forms of a key is replaced. A key shorter than that is
@@ -16,9 +16,29 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from lm_eval_lora_drop.errors import ArgumentError
+
 PART = 8
 MASK = "[key]"
 _NOISY = ("openai", "anthropic", "google_genai", "httpx", "httpx2", "httpcore", "httpcore2", "aiohttp", "urllib3")
+
+_KEY_LIKE = re.compile(
+    r"(^key|[^a-z]key|apikey|token|secret|auth|authorization|passwd|password|cookie|credentials?)$", re.IGNORECASE
+)
+_HARMLESS = frozenset(
+    ("api-version", "anthropic-beta", "anthropic-version", "openai-beta", "http-referer", "x-title", "user-agent")
+)
+"""Headers and query parameters that may stand in a panel file: every other one can be a key, whatever its name."""
+_CACHE_KEYS = frozenset(("prompt_cache_key",))
+"""End in `key` and are none."""
+_SECRET = re.compile(r"(?:Bearer|Basic) \S|(?:sk|pk|rk|gsk|xai|hf|AIza|ghp|glpat)[-_]?[A-Za-z0-9_-]{16}")
+_REFERENCE = re.compile(r"\$(?:\{([A-Z_][A-Z0-9_]{0,99})\}|([A-Z_][A-Z0-9_]{0,99}))")
+_OTHER_TOOLS = re.compile(
+    "(?:ACTIONS|AWS|AZURE_(?:CLIENT|STORAGE)|BITBUCKET|CI|CIRCLE|CLEARML|CLOUDFLARE|COMET|CONDA|DATABASE|DOCKER|GH|GIT|"
+    "GITHUB|GITLAB|GOOGLE_APPLICATION|GPG|HF|HUGGINGFACE|HUGGING|KAGGLE|KUBE|MLFLOW|MYSQL|NEPTUNE|NPM|"
+    "PG|POSTGRES|PYPI|REDIS|SLACK|SSH|STRIPE|TRACKIO|TWINE|UV|WANDB)(?:_|$)"
+)
+"""First words of variables that belong to other tools: their tokens open more than a model."""
 
 
 class Redactor:
@@ -109,3 +129,70 @@ def quiet_sdks() -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
+
+
+def checked_options(given: Any, where: str) -> dict[str, Any]:
+    """A judge's `options` as plain data without a key in them. Raises ArgumentError."""
+    options = given if given is not None else {}
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise ArgumentError(f"{where}: options must be a mapping of request options.")
+    try:
+        # Once through JSON: a YAML file can hold dates, NaN, and a list that contains itself.
+        options = json.loads(json.dumps(options, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise ArgumentError(f"{where}: options must be texts, numbers, true, false, lists and mappings.") from None
+    for block in sent_blocks(options):
+        for name, value in block.items():
+            if (variable := variable_in(value)) is not None:
+                checked_variable(variable, where)
+            elif name.lower() not in _HARMLESS:
+                raise ArgumentError(
+                    f"{where}: the value of {name[:40]} may be a key, and panel files, caches and results are shared. "
+                    f"Put it into an environment variable and name that: {name[:40]}: $MY_VARIABLE."
+                )
+    _refuse_keys(options, where)
+    return options
+
+
+def sent_blocks(options: Any) -> list[dict[str, Any]]:
+    """The mappings whose values are sent as headers or in the address."""
+    found: list[dict[str, Any]] = []
+    for name, value in options.items() if isinstance(options, dict) else ():
+        sent = isinstance(value, dict) and name in ("extra_headers", "extra_query", "headers")
+        found += [value] if sent else sent_blocks(value)
+    return found
+
+
+def variable_in(value: Any) -> str | None:
+    """The environment variable that an option's value names, as $NAME or ${NAME}."""
+    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return (found[1] or found[2]) if found else None
+
+
+def checked_variable(name: Any, where: str) -> str | None:
+    """The name of an environment variable that a panel file may send. Raises ArgumentError.
+
+    The value is not repeated in errors: somebody may have put the key itself here.
+    """
+    if name is None:
+        return None
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", name):
+        raise ArgumentError(f"{where}: api_key_env must be the name of an environment variable, e.g. OPENAI_API_KEY.")
+    if _OTHER_TOOLS.match(name):
+        raise ArgumentError(
+            f"{where}: api_key_env must not send another tool's secret to a judge; {name} belongs to one. If that is "
+            f"what you want, copy it under a name of its own: export JUDGE_KEY=${name}, api_key_env: JUDGE_KEY."
+        )
+    return name
+
+
+def _refuse_keys(options: Any, where: str) -> None:
+    for name, value in options.items() if isinstance(options, dict) else enumerate(options):
+        named = isinstance(name, str) and name not in _CACHE_KEYS and _KEY_LIKE.search(name) is not None
+        if (named and variable_in(value) is None) or (isinstance(value, str) and _SECRET.match(value)):
+            name = str(name)
+            raise ArgumentError(
+                f"{where}: {name[:40]} does not belong into a panel file. Name its variable in api_key_env."
+            )
+        if isinstance(value, dict | list):
+            _refuse_keys(value, where)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import write_atomically
-from lm_eval_lora_drop.judge.panel import Panel
-from lm_eval_lora_drop.judge.score import Item, Scores
-from lm_eval_lora_drop.judge.spending import Bill
+from lm_eval_lora_drop.judge.cache import Cache
+from lm_eval_lora_drop.judge.panel import RESERVED_NAMES, panel_from
+from lm_eval_lora_drop.judge.questions import Rubric, load_rubric
+from lm_eval_lora_drop.judge.score import Item, Scores, score, what_was_asked
 from lm_eval_lora_drop.judge.task import METRIC, RECORD, item_of, judge_fields
 from lm_eval_lora_drop.record.find import find_runs, read_run
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun, json_object
-from lm_eval_lora_drop.rounding import decimals_for, number, with_error
 
 
 @dataclass
@@ -30,8 +31,54 @@ class Judged:
     items: list[Item]
 
 
-def judged_tasks(path: Path) -> list[Judged]:
-    """The tasks of a results file (or of the newest one in a folder) that say what a judge has to know.
+def check_judging(metadata: Mapping[str, Any], *, saves_samples: bool) -> None:
+    """Refuse, before a model is loaded, a rubric whose run could not be judged at its end.
+
+    Raises:
+        ArgumentError: no such rubric, no panel, a key that is missing, or outputs that are not saved.
+    """
+    load_rubric(metadata["rubric"])
+    panel = panel_from(metadata)
+    if panel is None or not saves_samples:
+        raise ArgumentError(
+            "metadata.rubric has outputs judged from the files of the run: it needs a panel (metadata.judges), "
+            "--output_path and --log_samples."
+        )
+    panel.check_keys()
+
+
+def judge_after_run(path: Path) -> list[str]:
+    """Score the tasks of a finished run that was given a rubric (`--metadata '{"judges": ..., "rubric": ...}'`).
+
+    Returns:
+        A sentence for each task. What goes wrong is one as well: the run's other results are there already.
+    """
+    run = read_run(path)
+    configs = [] if isinstance(run, Issue) else [task.config for task in run.tasks.values()]
+    given = [found for config in configs if isinstance(found := config.get("metadata"), dict) and found.get("rubric")]
+    if not given:
+        return []
+    said = []
+    try:
+        rubric, panel = load_rubric(given[0]["rubric"]), panel_from(given[0])
+        if panel is None:
+            raise ArgumentError("a rubric needs a panel: name one under `judges` beside it.")
+        with closing(Cache()) as cache:
+            for judged in judged_tasks(path, rubric):
+                found = score(panel, judged.items, cache, rubric=rubric)
+                write_scores(judged, found)
+                said.append(
+                    f"{judged.run.name}: GPT-Score {found.mean:.1f} %, coverage {found.coverage:.0%}, in {path}"
+                )
+                said += found.warnings()
+    except LoraDropError as error:
+        said.append(f"no GPT-Score ({error}). Repeat with: lora-drop judge rescore {path} --panel ... --rubric ...")
+    return said
+
+
+def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[Judged]:
+    """The tasks of a results file (or of the newest one in a folder) that say what a judge has to know; with a rubric
+    all that generate text.
 
     Raises:
         ArgumentError: no such file, no such task, or no logged samples.
@@ -41,8 +88,8 @@ def judged_tasks(path: Path) -> list[Judged]:
         raise ArgumentError(str(run))
     found = []
     for task in run.tasks.values():
-        fields = judge_fields(task.config)
-        if fields is None:
+        fields = judge_fields(task.config) if rubric is None else None
+        if fields is None and (rubric is None or task.config.get("output_type", "generate_until") != "generate_until"):
             continue
         samples = [sample for sample in task.samples() if sample.outputs and isinstance(sample.doc, dict)]
         if not samples:
@@ -53,23 +100,63 @@ def judged_tasks(path: Path) -> list[Judged]:
         items = []
         for sample in samples:
             try:
-                items.append(item_of(fields, sample.doc, sample.target, str(sample.outputs[0])))
+                items.append(
+                    item_of(fields or rubric, sample.doc, sample.target, str(sample.outputs[0]), sample.prompt)
+                )
             except ArgumentError as error:
                 raise ArgumentError(f"{run.path}, task {task.name}, document {sample.doc_id}: {error}") from error
         found.append(Judged(task, samples, items))
     if not found:
         raise ArgumentError(
-            f"{run.path} holds no task for judges; there are lora_drop_samsum and lora_drop_wmt23_en_zh."
+            f"{run.path} holds no task for judges (lora_drop_samsum and lora_drop_wmt23_en_zh are). For any other task "
+            "that generates text, say in a rubric what judges have to know: --rubric FILE."
         )
     return found
 
 
-def write_scores(judged: Judged, scores: Scores) -> None:
+def refuse_fewer(judged: Judged, scores: Scores) -> None:
+    """Raises ArgumentError where the files hold more verdicts than `scores`, in all or of a judge that is in both."""
+    held = _held(judged)
+    found = {name: sum(value is not None for value in column) for name, column in scores.by_judge.items()}
+    table = judged.run.run.data["results"][judged.run.name]
+    told = [value for name, value in table.items() if name.startswith(f"{METRIC}_verdicts,")]
+    counted = sum(map(len, held.values()))
+    number = max([counted, *(int(value) for value in told if isinstance(value, int | float) and value == value)])
+    fewer = [
+        f"{name}: {len(old)}, now {found[name]}" for name, old in held.items() if len(old) > found.get(name, len(old))
+    ]
+    if number > scores.verdicts or fewer:
+        why = "; ".join(scores.warnings()) or "the panel is another one"
+        raise ArgumentError(
+            f"{judged.run.run.path}, {judged.run.name}: holds {number} verdicts; this run has {scores.verdicts}"
+            f"{' (' + '; '.join(fewer) + ')' if fewer else ''}. Nothing was written, since they were paid for. "
+            f"Cure the cause and repeat the command, or replace them with --force. Cause: {why}"
+        )
+
+
+def _held(judged: Judged) -> dict[str, dict[int, float]]:
+    """The verdicts that the samples file holds, as percentages: per judge, by document."""
+    held: dict[str, dict[int, float]] = {}
+    for sample in judged.samples:
+        for metric, value in sample.metrics.items():
+            name = metric.removeprefix(f"{METRIC}_")
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            if name != metric and name not in RESERVED_NAMES and isinstance(value, int | float) and value == value:
+                held.setdefault(name, {})[sample.doc_id] = value
+    return held
+
+
+def write_scores(judged: Judged, scores: Scores, *, force: bool = False) -> None:
     """Put the scores into the results file and, per document, into the samples file; both are replaced whole.
 
+    Verdicts of another panel that were there before are kept in the task's metadata, `gpt_score.earlier`.
+
     Raises:
-        ArgumentError: a file cannot be written (a full disk); the old one is still there, the answers are in the cache.
+        ArgumentError: the files hold more verdicts, and not `force`; or one cannot be written (a full disk): the old
+            one is still there, the answers are in the cache.
     """
+    if not force:
+        refuse_fewer(judged, scores)
     run = judged.run
     # As the reader does it: a byte that is no UTF-8 becomes a lone surrogate, and the same byte again when written.
     data = json.loads(run.run.path.read_text(encoding="utf-8", errors="surrogateescape"))
@@ -84,7 +171,17 @@ def write_scores(judged: Judged, scores: Scores) -> None:
     for name, value in numbers.items():
         table[f"{name},{filter_name}"] = None if value is None or math.isnan(value) else value
     better |= dict.fromkeys((METRIC, *(f"{METRIC}_{judge}" for judge in details["judges"])), True)
-    _table(_table(_table(data, "configs"), run.name), "metadata")[RECORD] = details
+    metadata = _table(_table(_table(data, "configs"), run.name), "metadata")
+    earlier, held = _table(metadata, RECORD), _held(judged)
+    details["earlier"] = earlier.pop("earlier", [])
+    there = {
+        name: {s.doc_id for s, value in zip(judged.samples, column, strict=True) if value is not None}
+        for name, column in scores.by_judge.items()
+    }
+    lost = any(column.keys() - there.get(name, set()) for name, column in held.items())
+    if lost or (earlier and what_was_asked(earlier) != what_was_asked(details)):
+        details["earlier"] = [*details["earlier"], {**earlier, "percentages": held}]
+    metadata[RECORD] = details
     assert run.samples_path is not None
     _replace(run.samples_path, b"".join(_rows(judged, scores, filter_name)))
     _replace(run.run.path, _encode(data, indent=2))
@@ -92,10 +189,11 @@ def write_scores(judged: Judged, scores: Scores) -> None:
 
 def _rows(judged: Judged, scores: Scores, filter_name: str) -> Iterator[bytes]:
     """The lines of the samples file with the scores in them; a line that is no logged document stays as it is."""
+    columns = {name: scores.percentages(name) for name in scores.by_judge}
     per_document = {
         sample.doc_id: {
             METRIC: [percentage],
-            **{f"{METRIC}_{name}": [_percent(column[index])] for name, column in scores.by_judge.items()},
+            **{f"{METRIC}_{name}": [column[index]] for name, column in columns.items()},
         }
         for index, (sample, percentage) in enumerate(zip(judged.samples, scores.per_item, strict=True))
     }
@@ -130,10 +228,6 @@ def _table(data: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def _percent(value: int | None) -> float | None:
-    return None if value is None else 10.0 * value
-
-
 def _check_writable(path: Path) -> None:
     if path.is_symlink() or not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
         raise ArgumentError(f"{path} and its folder must be writable, and no symbolic link, to take the scores.")
@@ -149,28 +243,3 @@ def _replace(path: Path, content: bytes) -> None:
             f"{path} cannot be written ({why}). The answers are in the judges' cache: make room, and the same command "
             "costs nothing."
         ) from error
-
-
-def summary(name: str, scores: Scores) -> str:
-    """A few lines for a terminal."""
-    details: dict[str, Any] = scores.to_json()
-    lines = [f"{name}: GPT-Score {with_error(scores.mean, scores.stderr)} % on {details['items']} outputs"]
-    for judge, found in details["judges"].items():
-        shown = "no verdict" if found["mean"] is None else f"{number(found['mean'], decimals_for(scores.stderr))} %"
-        lines.append(f"  {judge}: {shown}, {found['verdicts']} verdicts")
-    if len(details["judges"]) > 1:
-        lines.append(f"  agreement (Krippendorff's alpha): {number(scores.agreement, 2)}")
-    lines.append(f"  {bill_line(scores.answers.bill, scores.panel)}")
-    return "\n".join(lines + [f"  warning: {warning}" for warning in details["warnings"]])
-
-
-def bill_line(bill: Bill, panel: Panel) -> str:
-    """What this command used, what these questions have used in all, and what is left."""
-    said = f"{bill.calls} calls, ${bill.dollars:.4f} where prices are known"
-    if bill.calls_before:
-        said += f"; with earlier runs {bill.calls + bill.calls_before} calls, ${bill.dollars_in_all:.4f}"
-    if bill.perhaps:
-        said += f"; {bill.perhaps} calls without an answer are counted as billed"
-    if panel.max_spend is not None:
-        said += f"; ${max(0.0, panel.max_spend - bill.dollars_in_all):.4f} of ${panel.max_spend:g} left"
-    return said

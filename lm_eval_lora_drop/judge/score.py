@@ -1,49 +1,63 @@
-"""GPT-Score: each judge's 0 to 10, the panel's mean as a percentage, and how far the judges agree."""
+"""GPT-Score: each judge's score, the panel's mean as a percentage, and how far the judges agree."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from lm_eval_lora_drop.judge.ask import Answers, ask, serves_another
+from lm_eval_lora_drop.judge.ask import Answers, Verdict, ask, serves_another
 from lm_eval_lora_drop.judge.cache import Cache, answer_key
+from lm_eval_lora_drop.judge.cache.answers import calls_needed
 from lm_eval_lora_drop.judge.panel import Judge, Panel
-from lm_eval_lora_drop.judge.questions import VERSION, Question, score_question
+from lm_eval_lora_drop.judge.questions import KINDS, VERSION, Question, Rubric, score_question
 from lm_eval_lora_drop.judge.spending import tokens_of
 
 
 @dataclass(frozen=True)
 class Item:
-    """One output to be scored; `kind` is one of `questions.KINDS`."""
+    """One output to be scored; `kind` is one of `questions.KINDS`, unless a rubric of the user's says what it is."""
 
     kind: str
     source: str
     reference: str
     prediction: str
 
-    def question(self, judge: Judge) -> Question:
+    def question(self, judge: Judge, rubric: Rubric | None = None, sample: int = 0) -> Question:
         """What `judge` is asked about it."""
-        return score_question(self.kind, self.source, self.reference, self.prediction, structured=judge.structured)
+        texts = (self.source, self.reference, self.prediction)
+        return score_question(rubric or KINDS[self.kind], *texts, structured=judge.structured, sample=sample)
 
 
 @dataclass
 class Scores:
-    """`by_judge[name][i]` is 0 to 10, or None where that judge gave item i no verdict."""
+    """`by_judge[name][i]` is on the rubric's scale, or None where that judge gave item i no verdict."""
 
-    by_judge: dict[str, list[int | None]]
+    by_judge: dict[str, list[float | None]]
     answers: Answers
     panel: Panel
+    rubric: Rubric
+
+    def percentages(self, judge: str) -> list[float | None]:
+        """A judge's scores as percentages."""
+        return [None if score is None else self.rubric.percent(score) for score in self.by_judge[judge]]
 
     @property
     def per_item(self) -> list[float | None]:
-        """The panel's mean of each item as a percentage, over the judges that gave a verdict."""
-        columns = zip(*self.by_judge.values(), strict=True)
-        return [_mean([10.0 * score for score in column if score is not None]) for column in columns]
+        """The panel's mean of each item as a percentage, over the items that every judge scored.
+
+        A judge that is harsher than the others must not count on some items only. One that scored nothing at all is
+        left out here; its silence is in `coverage`.
+        """
+        every = [self.percentages(judge) for judge in self.by_judge]
+        columns = [column for column in every if any(value is not None for value in column)]
+        if not columns:
+            return [None] * len(every[0])
+        return [None if None in row else _mean([v for v in row if v is not None]) for row in zip(*columns, strict=True)]
 
     @property
     def mean(self) -> float:
@@ -61,6 +75,12 @@ class Scores:
         return sum(score is not None for scores in self.by_judge.values() for score in scores)
 
     @property
+    def coverage(self) -> float:
+        """The share of the verdicts asked for that there are."""
+        asked = len(self.by_judge) * len(self.per_item)
+        return self.verdicts / asked if asked else 0.0
+
+    @property
     def agreement(self) -> float:
         """Krippendorff's alpha (interval) between the judges; NaN where it is not defined."""
         return agreement(list(self.by_judge.values()))
@@ -74,7 +94,7 @@ class Scores:
             others = sorted(model for model in served if serves_another(judge.model, model))
             judges[judge.name] = {
                 **judge.identity,
-                "mean": json_number(mean([None if s is None else 10.0 * s for s in self.by_judge[judge.name]])),
+                "mean": json_number(mean(self.percentages(judge.name))),
                 "verdicts": sum(verdict.value is not None for verdict in verdicts),
                 "without_verdict": dict(Counter(v.reason for v in verdicts if v.value is None)),
                 "served_models": dict(served),
@@ -83,10 +103,14 @@ class Scores:
         bill = self.answers.bill
         return {
             "prompt_version": VERSION,
+            "rubric": self.rubric.to_json(),
+            "samples": self.panel.samples,
             "mean": json_number(self.mean),
             "stderr": json_number(self.stderr),
             "items": len(self.per_item),
             "verdicts": self.verdicts,
+            "complete_items": sum(value is not None for value in self.per_item),
+            "coverage": self.coverage,
             "agreement": json_number(self.agreement),
             "agreement_is": "Krippendorff's alpha, interval",
             "judges": judges,
@@ -117,10 +141,57 @@ class Scores:
         return said
 
 
-def score(panel: Panel, items: Sequence[Item], cache: Cache, *, offline: bool = False) -> Scores:
-    """Have every judge score every item. Raises ArgumentError before the first call, nothing after it."""
-    answers = ask(panel, lambda judge: [item.question(judge) for item in items], cache, offline=offline)
-    return Scores({name: [v.value for v in verdicts] for name, verdicts in answers.verdicts.items()}, answers, panel)
+def score(
+    panel: Panel, items: Sequence[Item], cache: Cache, *, offline: bool = False, rubric: Rubric | None = None
+) -> Scores:
+    """Have every judge score every item, all of one kind. Raises ArgumentError before the first call, nothing after."""
+    rubric = rubric_of(panel, items, rubric)
+    answers = ask(panel, lambda judge: questions(judge, panel, items, rubric), cache, offline=offline)
+    answers.verdicts = {name: _averaged(found, panel.samples) for name, found in answers.verdicts.items()}
+    by_judge = {name: [v.value for v in verdicts] for name, verdicts in answers.verdicts.items()}
+    return Scores(by_judge, answers, panel, rubric)
+
+
+def rubric_of(panel: Panel, items: Sequence[Any], rubric: Rubric | None) -> Rubric:
+    """The rubric given, or that of the kind of the items or pairs; with the panel's criteria unless it has its own."""
+    rubric = rubric or KINDS[items[0].kind if items else "summary"]
+    return rubric if rubric.criteria else replace(rubric, criteria=panel.criteria)
+
+
+def questions(judge: Judge, panel: Panel, items: Sequence[Item], rubric: Rubric) -> list[Question]:
+    """As many for each item as the panel takes samples."""
+    return [item.question(judge, rubric, sample) for item in items for sample in range(panel.samples)]
+
+
+def what_was_asked(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What two of `Scores.to_json` must share for their scores to be comparable: the prompt and each judge's settings.
+
+    Not where a server stands: a server of one's own has another address each day. Nor `max_tokens`, which decides
+    whether there is a verdict and not which.
+    """
+    judges = details.get("judges")
+    return {
+        **{name: details.get(name) for name in ("prompt_version", "rubric", "samples")},
+        "judges": {
+            name: {key: judge.get(key) for key in ("provider", "model", "options", "structured")}
+            for name, judge in (judges if isinstance(judges, dict) else {}).items()
+            if isinstance(judge, dict)
+        },
+    }
+
+
+def _averaged(verdicts: list[Verdict], samples: int) -> list[Verdict]:
+    """One verdict for each item: the mean of the samples that have one."""
+    if samples == 1:
+        return verdicts
+    found = []
+    for start in range(0, len(verdicts), samples):
+        some = verdicts[start : start + samples]
+        value = _mean([verdict.value for verdict in some if verdict.value is not None])
+        reason = next((verdict.reason for verdict in some if verdict.value is None), "") if value is None else ""
+        served = next((verdict.served_model for verdict in some if verdict.served_model), None)
+        found.append(Verdict(value, reason, served, sum(verdict.calls for verdict in some)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -136,11 +207,11 @@ class Estimate:
 
 
 def estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: Cache) -> list[Estimate]:
-    """Calls, tokens and money per judge, at most, retries aside; answers in the cache are free."""
+    """Calls, tokens and money per judge, at most, retries aside; answers in the cache that can be read are free."""
     found = []
     for judge in panel.judges:
         new = {answer_key(judge, question): question for question in questions[judge.name]}
-        missing = [question for key, question in new.items() if not cache.bodies(key)]
+        missing = [asked for question in new.values() for asked in calls_needed(cache, panel, judge, question)]
         read, wrote = sum(tokens_of(question.prompt) for question in missing), len(missing) * judge.max_tokens
         cost = 0.0 if judge.provider == "hf" else judge.price.cost(read, wrote) if judge.price else None
         found.append(Estimate(judge, len(missing), len(questions[judge.name]) - len(missing), read, wrote, cost))

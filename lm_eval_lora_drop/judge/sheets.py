@@ -1,7 +1,7 @@
 """Blinded sheets for human raters, as CSV and as a form in one HTML file, and what the filled ones say.
 
-The paper (arXiv 2503.23360) lets people compare 30 pairs by four criteria. `CRITERIA` are ours: the paper's wording was
-not at hand, and these are the usual ones for summaries and translations.
+The paper (arXiv 2503.23360) lets three people compare 30 pairs by four criteria; `CRITERIA` are these four, each with a
+sentence of our own.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from lm_eval_lora_drop.judge.pairwise import Pair, majority_of, rates
 from lm_eval_lora_drop.judge.score import agreement, json_number
 
 CRITERIA = {
-    "faithfulness": "says nothing that the source does not say",
+    "fluency": "is grammatical and reads well",
+    "accuracy": "says nothing that the source does not say",
+    "readability": "is clear and easy to follow",
     "completeness": "leaves nothing important out",
-    "fluency": "reads well",
-    "conciseness": "says it without waste",
 }
 OVERALL = "overall"
 COLUMNS = (*CRITERIA, OVERALL)

@@ -28,7 +28,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_rows, write_atomically
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Panel, panel_from
-from lm_eval_lora_drop.judge.questions import KINDS
+from lm_eval_lora_drop.judge.questions import KINDS, Rubric
 from lm_eval_lora_drop.judge.score import Item, Scores, mean, score
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class JudgedTask(ConfigurableTask):
         self._panel: Panel | None = None
         super().__init__(config={name: value for name, value in config.items() if name != "class"})
         metadata = self.config.metadata or {}
-        self._panel = panel_from(metadata)
+        # With a rubric the task is judged as any other one, at the end of the run (`rescore.judge_after_run`).
+        self._panel = None if metadata.get("rubric") else panel_from(metadata)
         if self._panel is not None:
             # Before the model runs for hours: a missing key is no surprise to keep for the end.
             self._panel.check_keys()
@@ -92,12 +93,16 @@ def judge_fields(config: Mapping[str, Any]) -> dict[str, str] | None:
     return fields
 
 
-def item_of(fields: Mapping[str, str], doc: Mapping[str, Any], reference: str, prediction: str) -> Item:
-    """What a judge sees of a document; `fields` is `judge` of the task's metadata.
+def item_of(
+    fields: Mapping[str, str] | Rubric | None, doc: Mapping[str, Any], reference: str, prediction: str, prompt: str = ""
+) -> Item:
+    """What a judge sees of a document; `fields` is `judge` of the task's metadata, or a rubric of the user's.
 
     Raises:
         ArgumentError: the document has no such field.
     """
+    if fields is None or isinstance(fields, Rubric):
+        return Item("rubric", (fields or Rubric("", "")).source_of(doc, prompt), reference.strip(), prediction.strip())
     if fields["source"] not in doc:
         raise ArgumentError(f"the document has no field {fields['source']!r}, which the task's metadata.judge names.")
     return Item(fields["kind"], str(doc[fields["source"]]), reference.strip(), prediction.strip())
@@ -174,7 +179,7 @@ class Judging:
         def aggregate(items: Sequence[list[Any]]) -> float:
             if self._scores is None:
                 return math.nan
-            found = [None if value is None else 10.0 * value for value in self._scores.by_judge[name]]
+            found = self._scores.percentages(name)
             for item, value in zip(items, found, strict=False):
                 item[:] = [value]
             return mean(found)

@@ -25,10 +25,10 @@ PROVIDERS = ("openai", "anthropic", "google")
 def evaluate(tiny_base, tiny_adapter, shared_data, tmp_path):
     """Start `lm_eval` on 16 SAMSum dialogues; everything it says and writes is below tmp_path."""
 
-    def start(output, *extra, **environment):
+    def start(output, *extra, task="lora_drop_samsum", **environment):
         command = [sys.executable, "-m", "lm_eval", "--model", "hf-lora-drop"]
         command += ["--model_args", f"pretrained={tiny_base},peft={tiny_adapter},boundary=2,dtype=float32"]
-        command += ["--tasks", "lora_drop_samsum", "--limit", "16", "--device", "cpu", "--batch_size", "8"]
+        command += ["--tasks", task, "--limit", "16", "--device", "cpu", "--batch_size", "8"]
         command += ["--gen_kwargs", "max_gen_toks=6", "--output_path", str(tmp_path / output), "--log_samples", *extra]
         settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
         log = (tmp_path / f"{output}.log").open("w")
@@ -160,3 +160,30 @@ def test_a_sweep_asks_no_judge_unless_it_optimises_gpt_score(serve, tiny_base, t
     assert all(0 <= entry["score"] <= 100 for entry in record["sweep"]["candidates"])
     assert len(server.requests) > 2
     assert max(server.billed.values()) == 1
+
+
+@pytest.mark.data
+def test_any_task_is_judged_by_a_rubric_at_the_end_of_the_run(evaluate, serve, shared_data, tmp_path):
+    server = serve(lambda request, nth: Say(score_json(4)))
+    panel, rubric = tmp_path / "panel.yaml", tmp_path / "rubric.yaml"
+    panel.write_text(yaml.safe_dump({"judges": [server.judge("openai")], "backoff": 0.01}))
+    rubric.write_text(yaml.safe_dump({"text": "solution of a word problem", "source": "question", "scale": [1, 5]}))
+    given = {"data_dir": str(shared_data / "gsm8k"), "judges": str(panel), "rubric": str(rubric)}
+    arguments = ["--metadata", json.dumps(given)]
+    assert evaluate("judged", *arguments, task="lora_drop_gsm8k").wait(timeout=300) == 0, (
+        tmp_path / "judged.log"
+    ).read_text()
+    _, data = results_of(tmp_path / "judged")
+    (score,) = (v for name, v in data["results"]["lora_drop_gsm8k"].items() if name.startswith("gpt_score,"))
+    assert score == 75.0
+    assert len(server.requests) == 16
+    assert "solution of a word problem" in server.requests[0].prompt
+    log = (tmp_path / "judged.log").read_text()
+    assert "lora_drop_gsm8k: GPT-Score 75.0 %, coverage 100%" in log
+    assert "Traceback" not in log
+
+    # Without the samples there would be nothing to judge: said before the model is loaded.
+    rubric.write_text("nonsense: 1")
+    refused = evaluate("refused", *arguments, task="lora_drop_gsm8k")
+    assert refused.wait(timeout=300) == 1
+    assert "unknown entry nonsense" in (tmp_path / "refused.log").read_text()

@@ -71,7 +71,7 @@ def test_neither_sheet_says_whose_text_it_is_and_order_varies(sheet):
         assert "secret" not in (sheet / name).read_text(encoding="utf-8")
     assert len({row["text_1"] in TEXTS for row in rows_of(sheet)}) == 2
     assert json.loads((sheet / "key.json").read_text())["systems"] == ["secretone", "secrettwo"]
-    assert {"faithfulness", "completeness", "fluency", "conciseness", "overall"} <= set(rows_of(sheet)[0])
+    assert {"fluency", "accuracy", "readability", "completeness", "overall"} <= set(rows_of(sheet)[0])
 
 
 def test_a_cell_is_never_a_formula(sheet):

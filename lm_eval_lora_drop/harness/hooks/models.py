@@ -21,6 +21,8 @@ log = logging.getLogger("lm_eval.lora_drop")
 
 _BACKENDS = {"LoraDropLM": "lm_eval_lora_drop.backends.hf", "VllmLoraDropLM": "lm_eval_lora_drop.backends.vllm"}
 _OURS = "__lora_drop__"
+_LAST_TASK = "__lora_drop_last_task__"
+"""The task whose samples lm-eval saves last: with them the files of a run are complete, and can be judged."""
 
 
 def __getattr__(name: str) -> Any:
@@ -62,7 +64,8 @@ def _show_screen_at_the_end() -> None:
 
     The results are handed to `EvaluationTracker.save_results_aggregated` alone, with or without `--output_path`, on the
     first process only. The tables are printed after that, and nothing of lm-eval is called after them: the screen is
-    made at once, while threads may still be started, and printed when the process ends.
+    made at once, while threads may still be started, and printed when the process ends. A run with a rubric is judged
+    as soon as its samples are saved.
     """
     if "lm_eval._cli" not in sys.modules:  # `simple_evaluate` in Python prints nothing
         return
@@ -75,6 +78,7 @@ def _show_screen_at_the_end() -> None:
     @functools.wraps(save)
     def save_and_show(self: Any, results: Any, *rest: Any, **named: Any) -> Any:
         outcome = save(self, results, *rest, **named)
+        setattr(self, _LAST_TASK, next(reversed(results.get("configs") or {}), None))
         try:
             from lm_eval_lora_drop.show.listeners.screen import render_run
 
@@ -83,5 +87,19 @@ def _show_screen_at_the_end() -> None:
             log.warning("The summary of this run cannot be shown (%r); its results are saved as usual.", error)
         return outcome
 
+    save_samples = EvaluationTracker.save_results_samples
+
+    @functools.wraps(save_samples)
+    def save_samples_and_judge(self: Any, task_name: str, samples: Any) -> None:
+        save_samples(self, task_name, samples)
+        if task_name == getattr(self, _LAST_TASK, None):
+            from lm_eval_lora_drop.harness.evaluation import results_file
+            from lm_eval_lora_drop.judge.rescore import judge_after_run
+
+            file = results_file(self)
+            if file is not None:
+                print(*judge_after_run(file), sep="\n")
+
     setattr(save_and_show, _OURS, True)
     EvaluationTracker.save_results_aggregated = save_and_show
+    EvaluationTracker.save_results_samples = save_samples_and_judge

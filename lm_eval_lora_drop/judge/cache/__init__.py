@@ -17,13 +17,14 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from platformdirs import user_cache_path
 
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.judge.cache.owners import BEAT, LockFile, Watch, this_kernel
 from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.questions import Question
@@ -31,6 +32,10 @@ from lm_eval_lora_drop.record.fingerprint import digest
 
 log = logging.getLogger(__name__)
 
+Made = TypeVar("Made")
+POLL = 0.2
+"""Seconds between two attempts at what another process holds."""
+_SAY_AFTER, _SAY_EVERY = 2.0, 60.0
 ENVIRONMENT = "LORA_DROP_JUDGE_CACHE"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -45,8 +50,40 @@ CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner INTEGER NOT NULL)
 _APPLICATION = 0x4C6F5241  # "LoRA": marks the file as ours
 
 
-class CacheError(Exception):
+class CacheError(LoraDropError):
     """The file cannot be written or read any more: the disk is full, or it was taken away."""
+
+
+class CacheBusyError(CacheError):
+    """Another process holds the file at this moment: nothing is wrong with it, and the same call succeeds later."""
+
+
+class Patience:
+    """Says that the cache is busy where somebody has to wait for it, once in a while."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._next = 0.0
+
+    def say(self, busy: CacheBusyError) -> None:
+        """Called at every attempt that found it busy."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since, self._next = now, now + _SAY_AFTER
+        if now >= self._next:
+            self._next = now + _SAY_EVERY
+            log.warning("%s; waiting since %.0f s. Let that process finish, or end it.", busy, now - self._since)
+
+
+def patiently(call: Callable[..., Made], *args: Any) -> Made:
+    """The value of `call(*args)`, however long another process holds the file."""
+    patience = Patience()
+    while True:
+        try:
+            return call(*args)
+        except CacheBusyError as busy:
+            patience.say(busy)
+            time.sleep(POLL)
 
 
 def default_cache() -> Path:
@@ -59,15 +96,19 @@ def default_cache() -> Path:
 
 
 def answer_key(judge: Judge, question: Question) -> str:
-    """SHA-256 of everything that the answer depends on and that is known before asking."""
+    """SHA-256 of everything that the answer depends on and that is known before asking.
+
+    The first of several samples is the answer where one is asked for.
+    """
     schema = question.schema if judge.structured else None
-    return digest(judge.identity, question.prompt, schema)
+    return digest(judge.identity, question.prompt, schema, *([question.sample] if question.sample else []))
 
 
 class Cache:
     """The file of calls, open as long as this object lives; every use is one short transaction of its own.
 
-    All methods but the constructor raise CacheError where the file fails.
+    All methods but the constructor raise CacheError where the file fails, CacheBusyError where another process holds
+    it; the constructor waits.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -80,7 +121,16 @@ class Cache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and not self.path.is_file():
                 raise OSError("it is no regular file")
-            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(self.path, timeout=POLL, isolation_level=None, check_same_thread=False)
+            patiently(self._set_up)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            raise ArgumentError(
+                f"{str(self.path)!r}: the judges' cache cannot be used ({error}). If it holds paid answers, restore or "
+                f"repair it (sqlite3 FILE .recover); else name another file in {ENVIRONMENT}."
+            ) from error
+
+    def _set_up(self) -> None:
+        try:
             (application,) = self._connection.execute("PRAGMA application_id").fetchone()
             (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if tables and application != _APPLICATION:
@@ -88,12 +138,20 @@ class Cache:
             self._connection.execute("PRAGMA journal_mode=WAL")
             # With a write-ahead log this outlives a killed process; answers themselves are synced (see `keep`).
             self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute(f"PRAGMA application_id={_APPLICATION}")
+            if not tables:
+                self._connection.execute(f"PRAGMA application_id={_APPLICATION}")
             self._connection.executescript(_SCHEMA)
-        except (OSError, ValueError, sqlite3.Error) as error:
-            raise ArgumentError(
-                f"{str(self.path)!r}: the judges' cache cannot be used ({error}). Name another file in {ENVIRONMENT}."
-            ) from error
+            # A file of another version of this program, whose columns are others, ends here and not at a paid answer.
+            self._connection.execute(
+                "SELECT key, judge, prompt, body, input_tokens, output_tokens, time FROM calls LIMIT 0"
+            )
+        except sqlite3.OperationalError as error:
+            raise self._failure("opened", error) if _is_busy(error) else error from None
+
+    def _failure(self, what: str, error: Exception) -> CacheError:
+        if _is_busy(error):
+            return CacheBusyError(f"the judges' cache {self.path} is busy: another process holds it")
+        return CacheError(f"the judges' cache {self.path} cannot be {what} ({error})")
 
     def close(self) -> None:
         """Give up all claims and close the file."""
@@ -121,7 +179,7 @@ class Cache:
                         self._connection.execute("ROLLBACK")
                     raise
             except (OSError, sqlite3.Error) as error:
-                raise CacheError(f"the judges' cache {self.path} cannot be written ({error})") from error
+                raise self._failure("written", error) from error
 
     def bodies(self, key: str) -> list[str]:
         """The responses that were given to what `key` stands for, in the order in which they came."""
@@ -131,7 +189,7 @@ class Cache:
                     "SELECT body FROM calls WHERE key = ? AND body IS NOT NULL ORDER BY id", (key,)
                 ).fetchall()
             except sqlite3.Error as error:
-                raise CacheError(f"the judges' cache {self.path} cannot be read ({error})") from error
+                raise self._failure("read", error) from error
         return [body for (body,) in rows]
 
     def begin(self, key: str, judge: Judge, question: Question, tokens: tuple[int, int]) -> int:
@@ -180,7 +238,7 @@ class Cache:
                     ).fetchone()
                     total = [before + int(now) for before, now in zip(total, row, strict=True)]
             except sqlite3.Error as error:
-                raise CacheError(f"the judges' cache {self.path} cannot be read ({error})") from error
+                raise self._failure("read", error) from error
         return total[0], total[1], total[2]
 
     def claim(self, key: str) -> bool:
@@ -250,6 +308,10 @@ class Cache:
     def _forget(connection: sqlite3.Connection, owner: int) -> None:
         connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
         connection.execute("DELETE FROM owners WHERE id = ?", (owner,))
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and ("locked" in str(error) or "busy" in str(error))
 
 
 def _utf8(text: str) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -22,6 +24,7 @@ from lm_eval_lora_drop.judge.redact import Redactor
 log = logging.getLogger(__name__)
 
 _MODULES = {"openai": "openai_sdk", "anthropic": "anthropic_sdk", "google": "google_sdk", "hf": "local"}
+_NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SAID = 300
 """Characters of an error that are kept."""
 
@@ -48,7 +51,17 @@ def open_provider(judge: Judge, timeout: float, redactor: Redactor) -> Provider:
     if judge.base_url is not None:
         sent = f"the key in {judge.key_variable} is sent" if judge.key else "no key is sent"
         log.info("judge %s: %s to %s", judge.name, sent, judge.base_url)
-    return _Discreet(module.open_provider(judge, timeout), judge, redactor)
+    try:
+        return _Discreet(module.open_provider(judge, timeout), judge, redactor)
+    except ArgumentError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever an HTTP library raises over a proxy, SOCKS or certificates
+        given = [name for name in _NETWORK if os.environ.get(name) or os.environ.get(name.lower())]
+        cause = re.sub(r"//[^/@\s]*@", "//", redactor.message(" ".join(str(error).split())))[:_SAID]
+        raise ArgumentError(
+            f"judge {judge.name}: no connection can be made with the network settings {', '.join(given) or 'given'} "
+            f"({type(error).__name__}: {cause}). Correct or unset them."
+        ) from None
 
 
 class _Discreet:

@@ -39,7 +39,7 @@ class AnthropicJudge:
             # Otherwise ANTHROPIC_AUTH_TOKEN of the environment would be sent along by releases before 2.12.
             self._client = anthropic.AsyncAnthropic(auth_token=None, **common)
         self._timeout = timeout
-        self._request: dict[str, Any] = {"model": judge.model, "max_tokens": judge.max_tokens, **judge.options}
+        self._request: dict[str, Any] = {"model": judge.model, "max_tokens": judge.max_tokens, **judge.request_options}
         self._structured = judge.structured and native_schema
 
     async def ask(self, question: Question) -> bytes:

@@ -58,7 +58,7 @@ class GenaiJudge:
                 ),
             )
         self._model, self._timeout = judge.model, timeout
-        config: dict[str, Any] = {"max_output_tokens": judge.max_tokens, **judge.options}
+        config: dict[str, Any] = {"max_output_tokens": judge.max_tokens, **judge.request_options}
         if "automatic_continuation" in genai.types.GenerateContentConfig.model_fields:
             config["automatic_continuation"] = False  # newer releases would make further calls, unasked
         try:
@@ -130,7 +130,7 @@ class GenerativeaiJudge:
         self._model = generativeai.GenerativeModel(judge.model)
         self._model._client = client
         self._timeout = timeout
-        self._config: dict[str, Any] = {"max_output_tokens": judge.max_tokens, **judge.options}
+        self._config: dict[str, Any] = {"max_output_tokens": judge.max_tokens, **judge.request_options}
         if judge.structured:
             self._config["response_mime_type"] = "application/json"
 

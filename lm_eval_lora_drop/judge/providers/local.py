@@ -14,8 +14,8 @@ from lm_eval_lora_drop.judge.questions import Question
 
 
 def open_provider(judge: Judge, timeout: float) -> Provider:  # noqa: ARG001  a local model takes the time it takes
-    """Options are `device`, `dtype` and `revision`; decoding is greedy."""
-    refuse_options(judge, ("device", "dtype", "revision"), "hf judge", ())
+    """Options are `device`, `dtype`, `revision` and `temperature`; decoding is greedy where that is 0 or not given."""
+    refuse_options(judge, ("device", "dtype", "revision", "temperature"), "hf judge", ())
     return LocalJudge(judge)
 
 
@@ -27,7 +27,7 @@ class LocalJudge:
         self._loaded: tuple[Any, Any] | None = None
 
     async def ask(self, question: Question) -> bytes:
-        """Generate greedily, in a thread: calls to other providers go on meanwhile."""
+        """Generate, in a thread: calls to other providers go on meanwhile."""
         try:
             return await asyncio.to_thread(self._generate, question)
         except ArgumentError as error:
@@ -67,11 +67,14 @@ class LocalJudge:
         else:
             inputs = tokenizer(question.prompt, return_tensors="pt")
         length = int(inputs["input_ids"].shape[1])
+        temperature = float(self._judge.options.get("temperature") or 0)
+        # Seeded by the sample: the same question has the same answers. A local judge is asked one question at a time.
+        torch.manual_seed(question.sample)
         with torch.inference_mode():
             output = model.generate(
                 **inputs.to(model.device),
                 max_new_tokens=self._judge.max_tokens,
-                do_sample=False,
+                **({"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}),
                 pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             )
         new = output[0, length:]

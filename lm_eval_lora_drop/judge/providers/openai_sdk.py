@@ -41,7 +41,7 @@ class OpenAIJudge:
             "model": judge.model,
             # The newer name is the only one that reasoning models take; servers of one's own know the older one.
             ("max_tokens" if own else "max_completion_tokens"): judge.max_tokens,
-            **judge.options,
+            **judge.request_options,
         }
         self._structured = judge.structured
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 _MOST_TOKENS = 10**9
+_CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
+"""What providers, and servers that speak their formats, call an answer that met a limit."""
 _GOOGLE_REFUSALS = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"})
 
 
@@ -61,7 +63,7 @@ def _openai(data: Mapping[str, Any]) -> Reply:
     refusal = message.get("refusal")
     said_no = refusal if isinstance(refusal, str) and refusal.strip() else ""
     reason = choice.get("finish_reason")  # type: ignore[union-attr]  # a message was found in it
-    stop = "refusal" if said_no or reason == "content_filter" else "length" if reason == "length" else "stop"
+    stop = "refusal" if said_no or reason == "content_filter" else _stop(reason)
     usage = _dict(data.get("usage"))
     return Reply(
         text=said_no or _text(message.get("content")),
@@ -79,7 +81,7 @@ def _anthropic(data: Mapping[str, Any]) -> Reply:
     return Reply(
         text=_text(data["content"]),
         model=_name(data.get("model")),
-        stop="refusal" if reason == "refusal" else "length" if reason == "max_tokens" else "stop",
+        stop="refusal" if reason == "refusal" else _stop(reason),
         input_tokens=_tokens(usage.get("input_tokens")),
         output_tokens=_tokens(usage.get("output_tokens")),
     )
@@ -98,7 +100,7 @@ def _google(data: Mapping[str, Any]) -> Reply:
     return Reply(
         text=_text(_dict(_dict(candidate).get("content")).get("parts")),
         model=_name(data.get("modelVersion")),
-        stop="refusal" if refused else "length" if reason == "MAX_TOKENS" else "stop",
+        stop="refusal" if refused else _stop(reason),
         input_tokens=_tokens(usage.get("promptTokenCount")),
         # A response that was all thought, or blocked, names no candidate's tokens.
         output_tokens=None if wrote is None and thoughts is None else (wrote or 0) + (thoughts or 0),
@@ -109,7 +111,7 @@ def _hf(data: Mapping[str, Any]) -> Reply:
     return Reply(
         text=_text(data.get("text")),
         model=_name(data.get("model")),
-        stop="length" if data.get("stop") == "length" else "stop",
+        stop=_stop(data.get("stop")),
         input_tokens=_tokens(data.get("input_tokens")),
         output_tokens=_tokens(data.get("output_tokens")),
     )
@@ -121,6 +123,10 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
     "google": _google,
     "hf": _hf,
 }
+
+
+def _stop(reason: Any) -> str:
+    return "length" if isinstance(reason, str) and reason.lower() in _CUT_OFF else "stop"
 
 
 def _text(content: Any) -> str:

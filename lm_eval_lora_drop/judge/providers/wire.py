@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -109,26 +110,43 @@ async def exchange(call: Awaitable[Any], timeout: float) -> bytes:
     """
     seen = Exchange()
     _current.set(seen)
-    trouble, sent = "the SDK made no call", False
+    trouble, sent, hopeless = "the SDK made no call", False, False
     try:
         await asyncio.wait_for(call, timeout)
     except asyncio.TimeoutError:
         trouble, sent = f"no complete response within {timeout:g} s", True
     except Exception as error:  # noqa: BLE001  SDKs, HTTP libraries and parsers raise what they like; the body decides
-        trouble, sent = f"{type(error).__name__}: {error}", not _never_connected(error)
+        trouble, sent = _cause(error), not _never_connected(error)
+        hopeless = any(word in trouble for word in ("CERTIFICATE_VERIFY_FAILED", "407 Proxy", "UnsupportedProtocol"))
     if seen.refused:
         raise CallError(seen.refused, retry=True, perhaps_billed=True)
     if seen.body is None:
-        raise CallError(trouble, retry=True, perhaps_billed=sent)
+        raise CallError(trouble, retry=not hopeless, hopeless=hopeless, perhaps_billed=sent)
     if 200 <= seen.status < 300:
         return seen.body
     raise _failed(seen)
 
 
+def _cause(error: BaseException) -> str:
+    """The first of a chain of exceptions in one line: an SDK's own says "Connection error." and no more."""
+    kinds = [type(error).__name__]
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+        kinds.append(type(error).__name__)
+    said = re.sub(r"//[^/@\s]*@", "//", " ".join(str(error).split()))
+    return f"{' < '.join(dict.fromkeys(kinds))}: {said}"
+
+
 def _never_connected(error: BaseException | None) -> bool:
     """Whether the request was never sent, so that it cannot have been billed."""
     while error is not None:
-        if type(error).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"):
+        if type(error).__name__ in (
+            "ConnectError",
+            "ConnectTimeout",
+            "PoolTimeout",
+            "ProxyError",
+            "UnsupportedProtocol",
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -15,6 +15,7 @@ import numpy as np
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun
+from lm_eval_lora_drop.show.report import judged
 from lm_eval_lora_drop.show.report.family import corrected, first_metric
 from lm_eval_lora_drop.show.report.outputs import ErrorAnalysis, analyse, scored_texts
 from lm_eval_lora_drop.show.report.systems import System, common_tasks, differences
@@ -54,6 +55,8 @@ class MetricComparison:
     represents: bool = False
     """Whether the task stands for this pair of systems by this metric (`show/report/family.py`)."""
     clusters: int | None = None
+    bracket: str = ""
+    """Why the two scores are not comparable: both are shown in brackets, and nothing is tested."""
 
 
 @dataclass
@@ -171,6 +174,8 @@ def _compare_task(
         for metric, filter_name in one.scores:
             if (metrics and metric not in metrics) or (metric, filter_name) not in two.scores:
                 continue
+            if judged.beside_judged(metric) and metric not in metrics:
+                continue
             row = compare_metric(
                 one, two, other.label, metric, filter_name, resamples=resamples, seed=seed, texts=texts
             )
@@ -222,6 +227,8 @@ def _test(
     left, right = one.documents.get(row.filter), two.documents.get(row.filter)
     if left is None or right is None:
         row.note = "no samples, no test"
+        if judged.judged_metric(row.metric):
+            _bracketed(row, [judged.judgement(task, row.metric, row.filter) for task in (one, two)])
         return
     aggregation = one.aggregations.get(row.metric, "mean")
     a, b = (significance.numbers_or_missing(found.metrics.get(row.metric, ["none"])) for found in (left, right))
@@ -235,7 +242,9 @@ def _test(
         row.note = f"no test: {error}"
         return
     row.clusters = None if clusters is None else int(clusters.max()) + 1
-    if a is None or b is None:
+    if judged.judged_metric(row.metric):
+        _test_judged(row, one, two, clusters, resamples, seed)
+    elif a is None or b is None:
         _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), clusters, resamples, seed)
     elif is_mean(a, row.baseline_score) and is_mean(b, row.other_score):
         _compare_means(row, a, b, clusters, resamples, seed)
@@ -257,6 +266,33 @@ def _compare_means(
     if (np.isfinite(a) != np.isfinite(b)).any():
         row.difference = found.difference
         row.test += f", on the {both.sum()} of {len(a)} documents with a value under both"
+
+
+def _test_judged(
+    row: MetricComparison, one: TaskRun, two: TaskRun, clusters: Codes | None, resamples: int, seed: int
+) -> None:
+    """By the documents that every judge scored for both, from which the scores of the row are taken as well."""
+    a, b = sides = [judged.judgement(task, row.metric, row.filter) for task in (one, two)]
+    if _bracketed(row, sides):
+        return
+    found = judged.paired_test(a, b, clusters=clusters, draws=resamples, seed=seed)
+    if found is None:
+        row.note = row.bracket = "fewer than two documents that all judges scored for both"
+        return
+    test, by_document = found
+    row.baseline_score, row.other_score = (float(means.mean()) for means in judged.panel_means(sides))
+    row.difference = row.other_score - row.baseline_score
+    _take(row, test)
+    row.gained, row.lost = int((by_document > 1e-9).sum()), int((by_document < -1e-9).sum())
+    row.note = judged.sentence(("A", "B"), sides, len(by_document))
+
+
+def _bracketed(row: MetricComparison, sides: Sequence[judged.Judgement]) -> bool:
+    reasons = [f"{name}: {reason}" for name, side in zip("AB", sides, strict=True) for reason in side.reasons]
+    row.bracket = "; ".join(reasons or judged.differing(*sides))
+    if row.bracket:
+        row.note = f"not comparable ({row.bracket}); {judged.sentence(('A', 'B'), sides, None)}"
+    return bool(row.bracket)
 
 
 def clusters_of(task: TaskRun, samples: Sequence[Sample]) -> Codes | None:
@@ -323,7 +359,7 @@ def _analyse(
 ) -> ErrorAnalysis | None:
     """By the first metric that has a direction and one number per document."""
     for row in result.metrics:
-        if row.other != label or row.gained is None:
+        if row.other != label or row.gained is None or judged.judged_metric(row.metric):
             continue
         a = significance.numbers_or_missing(one.documents[row.filter].metrics[row.metric])
         b = significance.numbers_or_missing(two.documents[row.filter].metrics[row.metric])

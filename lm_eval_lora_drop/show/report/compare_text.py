@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, percent, significant
 from lm_eval_lora_drop.show.report.compare import MetricComparison, SystemComparison, TaskComparison
+from lm_eval_lora_drop.show.report.judged import judged_metric
 from lm_eval_lora_drop.show.report.outputs import ErrorAnalysis
 
 _WIDTH = 120
@@ -61,9 +62,9 @@ def _task(task: TaskComparison, names: dict[str, str], others: int) -> str:
             [
                 f"A → {names[row.other]}",
                 metric + arrow,
-                number(row.baseline_score, places),
-                number(row.other_score, places),
-                number(row.difference, places, sign=True),
+                _score(row, number(row.baseline_score, places)),
+                _score(row, number(row.other_score, places)),
+                _score(row, number(row.difference, places, sign=True)),
                 _interval(row, places),
                 p_value(row.p_value),
                 p_value(row.p_holm),
@@ -83,7 +84,17 @@ def _task(task: TaskComparison, names: dict[str, str], others: int) -> str:
     )
     clusters = "" if task.clusters is None else f" in {task.clusters} clusters"
     title = f"Task {task.task}, version {task.version}, {task.documents} documents{clusters}"
-    return "\n\n".join([f"{title}\n\n{table}", *(_errors(errors, names[errors.other]) for errors in task.errors)])
+    notes = dict.fromkeys(
+        f"{names[r.other]}, {r.metric}: {r.note}" for r in task.metrics if judged_metric(r.metric) and r.note
+    )
+    below = [textwrap.fill(note, _WIDTH) for note in notes]
+    return "\n\n".join(
+        [f"{title}\n\n{table}", *below, *(_errors(errors, names[errors.other]) for errors in task.errors)]
+    )
+
+
+def _score(row: MetricComparison, text: str) -> str:
+    return f"[{text}]" if row.bracket else text
 
 
 def _interval(row: MetricComparison, places: int) -> str:
@@ -93,7 +104,7 @@ def _interval(row: MetricComparison, places: int) -> str:
 
 
 def _test_name(row: MetricComparison) -> str:
-    return row.note or row.test.split(",")[0]
+    return "not comparable" if row.bracket else row.test.split(",")[0] or row.note
 
 
 def _errors(errors: ErrorAnalysis, name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lm_eval_lora_drop.rounding import decimals_of_column, decimals_of_difference, number, p_value, with_error
 from lm_eval_lora_drop.show.report.compare import MetricComparison, SystemComparison, TaskComparison
 from lm_eval_lora_drop.show.report.family import first_metric
+from lm_eval_lora_drop.show.report.judged import judged_metric, judgement
 from lm_eval_lora_drop.show.report.systems import System
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
 from lm_eval_lora_drop.statistics import significance
@@ -39,9 +40,11 @@ def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]
             if key is not None:
                 score = task.scores[key]
                 metric = key[0] if key[1] == "none" else ",".join(key)
-                headline.scores.append(
-                    (system.label, metric, with_error(score.value, score.stderr, decimals[name, key]))
-                )
+                text = with_error(score.value, score.stderr, decimals[name, key])
+                if judged_metric(key[0]):
+                    found_by = judgement(task, *key)
+                    text = f"{f'[{text}]' if found_by.reasons else text} ({found_by})"
+                headline.scores.append((system.label, metric, text))
     for comparison in comparisons:
         for compared in comparison.tasks:
             row = next((metric for metric in compared.metrics if metric.represents), None)

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, TaskRun
+from lm_eval_lora_drop.show.report import judged
 from lm_eval_lora_drop.show.report.compare import clusters_of, compare_metric, is_mean
 from lm_eval_lora_drop.show.report.family import corrected, first_metric
 from lm_eval_lora_drop.show.report.systems import System, group, without_broken
@@ -102,6 +103,7 @@ class _Scored:
     values: significance.Floats | None
     clusters: Codes | None
     untestable: bool
+    judged: judged.Judgement | None = None
 
 
 def leaderboard(
@@ -159,6 +161,7 @@ def build(
             entry for label, run in runs.items() if (entry := _read(table, lines[label], run, column)) is not None
         ]
         _set_apart(table, column, scored, named)
+        _judged_alike(table, column, scored)
         if named is not None:
             tested += _test(column, [s for s in scored if (c := s.line.cells[name]) and c.comparable], named, seed)
         _rank(column, scored)
@@ -210,7 +213,8 @@ def _read(table: Leaderboard, line: Line, run: TaskRun, column: Column) -> _Scor
     if values is not None and not is_mean(values, score.value):
         values = None
     identity = (documents.doc_ids, documents.identity) if documents else run.documents_evaluated
-    key = hash((run.version, run.num_fewshot, identity))
+    by_judges = judged.judgement(run, column.metric, column.filter) if judged.judged_metric(column.metric) else None
+    key = hash((run.version, run.num_fewshot, identity, by_judges and judged.key(by_judges)))
     stderr, clusters, untestable = score.stderr, None, False
     try:
         if documents is not None and cluster_field(run.config.get("metadata")) is not None:
@@ -225,23 +229,50 @@ def _read(table: Leaderboard, line: Line, run: TaskRun, column: Column) -> _Scor
     found = record.boundary if record is not None and record.method != "given" else None
     count = len(documents.doc_ids) if documents else run.documents_evaluated
     line.cells[column.task] = ScoreCell(score.value, stderr, count, boundary=found)
-    return _Scored(line, run, key, values, clusters, untestable)
+    return _Scored(line, run, key, values, clusters, untestable, by_judges)
 
 
 def _set_apart(table: Leaderboard, column: Column, scored: Sequence[_Scored], baseline: str | None) -> None:
     """The column's documents are the baseline's, or those of most systems; the others are shown in brackets."""
-    with_samples = [s for s in scored if s.task.samples_path is not None] or scored
+    whole = [s for s in scored if s.judged is None or not s.judged.reasons] or scored
+    with_samples = [s for s in whole if s.task.samples_path is not None] or whole
     base = [s.key for s in scored if s.line.system == baseline]
     reference = base[0] if base else Counter(s.key for s in with_samples).most_common(1)[0][0] if scored else 0
     for entry in scored:
         cell = entry.line.cells[column.task]
         assert cell is not None
         cell.comparable = entry.key == reference
-        if not cell.comparable:
+        if entry.judged is not None and (entry.judged.reasons or not cell.comparable):
+            cell.comparable = False
+            others = [s.judged for s in scored if s.key == reference and s.judged is not None]
+            reasons = (
+                entry.judged.reasons or judged.differing(others[0], entry.judged) or ["other documents or prompts"]
+            )
+            table.notes.append(
+                f"task {column.task}: {entry.line.system} is in brackets and not ranked: {'; '.join(reasons)}."
+            )
+        elif not cell.comparable:
             table.notes.append(
                 f"task {column.task}: {entry.line.system} ({cell.documents} documents, version {entry.task.version}) "
                 "has other documents, prompts, task version or no samples; its score is in brackets and not ranked."
             )
+
+
+def _judged_alike(table: Leaderboard, column: Column, scored: Sequence[_Scored]) -> None:
+    """Take GPT-Scores over the documents that all judges scored for all systems that are compared."""
+    shown = [(entry, entry.judged) for entry in scored if entry.judged is not None]
+    alike = [(e, j) for e, j in shown if (c := e.line.cells[column.task]) and c.comparable and e.task.samples_path]
+    means = judged.panel_means([one for _, one in alike]) if alike else []
+    number = len(means[0]) if means else None
+    for (entry, _), by_document in zip(alike, means, strict=True):
+        cell = entry.line.cells[column.task]
+        assert cell is not None
+        if number:
+            cell.score, cell.documents = float(by_document.mean()), number
+            cell.stderr = float(by_document.std(ddof=1) / np.sqrt(number)) if number > 1 else None
+    if shown:
+        said = judged.sentence([e.line.system for e, _ in shown], [one for _, one in shown], number)
+        table.notes.append(f"task {column.task}: {said}")
 
 
 def _test(column: Column, scored: Sequence[_Scored], baseline: str, seed: int) -> list[_Test]:

@@ -28,6 +28,7 @@ from lm_eval_lora_drop.show.figures.style import data_uri
 from lm_eval_lora_drop.show.figures.trade import trade_figure
 from lm_eval_lora_drop.show.report.compare import SystemComparison, compare
 from lm_eval_lora_drop.show.report.headlines import headlines
+from lm_eval_lora_drop.show.report.judged import judged_metric
 from lm_eval_lora_drop.show.report.leaderboard import build, find_system
 from lm_eval_lora_drop.show.report.leaderboard_text import legend, to_html
 from lm_eval_lora_drop.show.report.outputs import marked
@@ -250,7 +251,7 @@ def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], l
         base, other = by_label[found.baseline], by_label[found.others[0]]
         for task in found.tasks:
             one, two = base.tasks[task.task], other.tasks[task.task]
-            row = next((r for r in task.metrics if r.gained is not None), None)
+            row = next((r for r in task.metrics if r.gained is not None and not judged_metric(r.metric)), None)
             name = row.filter if row is not None else None
             sign = -1.0 if row is not None and row.higher_is_better is False else 1.0
             # Without logged samples, or with others in one run than in the other, there is nothing to set side by side.

@@ -1,0 +1,106 @@
+"""What stored responses mean: the verdict, or why there is none and what to change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lm_eval_lora_drop.judge.cache import Cache, answer_key, patiently
+from lm_eval_lora_drop.judge.panel import Judge, Panel
+from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
+from lm_eval_lora_drop.judge.questions import Question
+from lm_eval_lora_drop.judge.reading import is_torn, survives_cut
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply and what it means: `damaged` where it is torn, so that another call may bring a whole one."""
+
+    reply: Reply
+    value: Any
+    damaged: bool
+
+
+def known_answer(cache: Cache, judge: Judge, question: Question) -> tuple[Answer | None, int]:
+    """The first stored answer that can be read, or else a torn one; and how many are torn."""
+    torn, last = 0, None
+    for body in cache.bodies(answer_key(judge, question)):
+        answer = read_answer(judge, question, body)
+        if answer is not None and not answer.damaged:
+            return answer, torn
+        torn += answer is not None
+        last = answer or last
+    return last, torn
+
+
+def calls_needed(cache: Cache, panel: Panel, judge: Judge, question: Question) -> list[Question]:
+    """The prompts that would be sent for a question now, if each is answered by a verdict."""
+    for asked in (question, question.again()):
+        known, torn = patiently(known_answer, cache, judge, asked)
+        if known is None or (known.damaged and torn < panel.attempts):
+            return [asked]
+        if known.value is not None or known.damaged:
+            return []
+    return []
+
+
+def read_answer(judge: Judge, question: Question, body: str) -> Answer | None:
+    """What a response says; None where it is no answer of this provider at all."""
+    try:
+        reply = read_body(judge.provider, body)
+    except UnreadableError:
+        return None
+    if reply.stop == "refusal":
+        return Answer(reply, None, False)
+    # Not every server says that it cut an answer off.
+    cut = reply.stop == "length" or reply.output_tokens == judge.max_tokens
+    value = None if cut and not survives_cut(reply.text) else question.read(reply.text)
+    # Cut off by its own limit it would be so again; torn on the way perhaps not.
+    return Answer(
+        replace(reply, stop="length" if cut else "stop"), value, value is None and not cut and is_torn(reply.text)
+    )
+
+
+def unreadable(judge: Judge, body: str) -> str:
+    """Why a response is no answer of this provider."""
+    try:
+        read_body(judge.provider, body)
+    except UnreadableError as why:
+        return f"unusable response ({why})"
+    return "unusable response"
+
+
+def usage(judge: Judge, body: str) -> tuple[int | None, int | None]:
+    """The token counts of a response, whatever else is wrong with it."""
+    try:
+        reply = read_body(judge.provider, body)
+    except UnreadableError:
+        return None, None
+    return reply.input_tokens, reply.output_tokens
+
+
+def why_none(judge: Judge, answer: Answer) -> str:
+    """Why an answer has no verdict, in a few words."""
+    reply = answer.reply
+    if reply.stop == "refusal":
+        return "refused"
+    if answer.damaged:
+        return "only torn answers"
+    reason = "no verdict in the answer" if reply.text.strip() else "empty answer"
+    return reason + (f" (cut off at max_tokens={judge.max_tokens})" if reply.stop == "length" else "")
+
+
+def likely_cause(judge: Judge, answer: Answer) -> str:
+    """The likely cause of an answer without a verdict, and what to change."""
+    if answer.reply.stop == "refusal":
+        return "The provider refuses these texts; ask another model."
+    if answer.damaged:
+        return "The server, or a proxy before it, damages its answers; try its address by hand."
+    if answer.reply.stop == "length":
+        return (
+            "A reasoning model spends max_tokens on its thoughts: set max_tokens of this judge to "
+            f"{max(4096, 4 * judge.max_tokens)}, or a lower effort in its options."
+        )
+    if not answer.reply.text.strip():
+        return "The model answers nothing: look at its options, and whether it is a model for chat."
+    return "It answers in prose: set structured: true where the server knows JSON schemas, or ask another model."

@@ -1,0 +1,118 @@
+"""A few documents scored by people, many by a panel: what people would say of all of them.
+
+Prediction-powered inference (PPI++; Angelopoulos, Duchi & Zrnic, arXiv 2311.01453, section 6): the panel's mean over
+the documents without a human score, corrected by how far panel and people differ where both scored,
+
+    value = mean(y - t f) + t mean(f'),   t = cov(y, f) / ((1 + n / N) var(f))
+
+with `y` people's and `f` the panel's scores of the same `n` documents and `f'` the panel's of `N` others. A panel that
+follows people narrows the interval; one that says nothing of them gets t = 0, which leaves people alone. The documents
+that people scored must be drawn at random. ppi-python is not used: it brings scikit-learn, pandas and a compiler for
+these few lines. With few documents Student's t with n - 2 degrees of freedom takes the place of the normal quantile,
+since t is estimated too; coverage: `python benchmarks/coverage_judges.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import read_text
+
+Floats = NDArray[np.float64]
+FEWEST = 5
+"""Human scores below which there is no interval."""
+
+
+@dataclass(frozen=True)
+class PoweredMean:
+    """A mean as people would give it, its 95 % interval, and that of the human scores alone; `tuning` is t."""
+
+    value: float
+    interval: tuple[float, float]
+    people_alone: tuple[float, float]
+    tuning: float
+    by_people: int
+    by_judges_alone: int
+
+
+def powered_mean(human: Floats, judged: Floats, others: Floats, level: float = 0.05) -> PoweredMean:
+    """The mean over all documents of what people score.
+
+    Args:
+        human, judged: `(n,)`, people's and the panel's scores of the same documents (or paired differences).
+        others: `(N,)`, the panel's scores of the documents that no person scored.
+        level: the interval is to miss in this share of samples.
+
+    Raises:
+        ArgumentError: fewer than `FEWEST` human scores.
+    """
+    from scipy.stats import t as student
+
+    n, more = len(human), len(others)
+    if n < FEWEST:
+        raise ArgumentError(f"people must have scored at least {FEWEST} of the documents for an interval; got {n}.")
+    spread = float(np.var(np.concatenate([judged, others]), ddof=1))
+    tuning = float(np.cov(human, judged)[0, 1]) / ((1 + n / more) * spread) if more and spread > 0 else 0.0
+    tuning = min(1.0, max(0.0, tuning))
+    rest = human - tuning * judged
+    value = float(rest.mean()) + (tuning * float(others.mean()) if more else 0.0)
+    of_people = float(rest.var(ddof=1)) * (n - 1) / ((n - 2) * n)
+    of_judges = tuning**2 * spread / more if more else 0.0
+    half = float(student.ppf(1 - level / 2, n - 2)) * math.sqrt(of_people + of_judges)
+    alone = float(student.ppf(1 - level / 2, n - 1)) * float(human.std(ddof=1)) / math.sqrt(n)
+    mean = float(human.mean())
+    return PoweredMean(value, (value - half, value + half), (mean - alone, mean + alone), tuning, n, more)
+
+
+def read_people(path: Path) -> dict[str, dict[int, float]]:
+    """Human scores of a CSV file: per column beside `doc_id` (a criterion, or `score`), by document.
+
+    Several rows of one document are several raters, of whom the mean counts; an empty cell is no score.
+
+    Raises:
+        ArgumentError: no column doc_id, no other column, a value that is no number.
+    """
+    rows = csv.DictReader(io.StringIO(read_text(path, "human scores, CSV with doc_id and scores"), newline=""))
+    if "doc_id" not in (rows.fieldnames or ()) or len(rows.fieldnames or ()) < 2:
+        raise ArgumentError(f"{path} must have the column doc_id and a column for each criterion, e.g. doc_id,score.")
+    found: dict[str, dict[int, list[float]]] = {}
+    for line, row in enumerate(rows, start=2):
+        for name, text in row.items():
+            if name in ("doc_id", "rater", None) or not (text or "").strip():
+                continue
+            try:
+                document, value = int(row["doc_id"]), float(text)
+                if not math.isfinite(value):
+                    raise ValueError(text)
+            except (TypeError, ValueError):
+                raise ArgumentError(f"{path}, row {line}, {name}: must be a number, got {str(text)[:40]!r}.") from None
+            found.setdefault(str(name), {}).setdefault(document, []).append(value)
+    return {name: {doc: sum(some) / len(some) for doc, some in of.items()} for name, of in found.items()}
+
+
+def correlation(human: Floats, judged: Floats) -> float:
+    """Spearman's rank correlation of a judge with people; NaN where either says the same of all documents."""
+    from scipy.stats import spearmanr
+
+    if len(human) < 3 or np.ptp(human) == 0 or np.ptp(judged) == 0:
+        return math.nan
+    return float(spearmanr(human, judged).statistic)
+
+
+def next_documents(scores: Floats, doc_ids: Sequence[int], done: Collection[int], number: int) -> list[int]:
+    """The documents of `scores`, `(judges, documents)`, on which judges differ most and that no person has scored.
+
+    For reading and for criteria: an interval needs documents drawn at random, so these are not to be added to them.
+    """
+    spread = np.nan_to_num(np.ptp(scores, axis=0))
+    order = [int(place) for place in np.argsort(-spread, kind="stable") if spread[place] > 0]
+    return [doc_ids[place] for place in order if doc_ids[place] not in done][:number]

@@ -1,0 +1,89 @@
+"""Few human scores and many of a panel: the interval, by another way of computing it, and the command."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lm_eval_lora_drop.commands.main import main
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.judge.people import powered_mean, read_people
+from tests.show.report.test_judged import run
+
+
+def test_the_value_is_that_of_the_published_estimator():
+    """By least squares: of all t the interval's is the one with the smallest variance (arXiv 2311.01453, section 6)."""
+    rng = np.random.default_rng(0)
+    quality = rng.normal(60, 15, 330)
+    human, judged = quality[:30] + rng.normal(0, 5, 30), quality + rng.normal(-20, 5, 330)
+    found = powered_mean(human, judged[:30], judged[30:])
+    grid = np.linspace(0, 1, 1001)
+    # The panel's variance is known from all 330, its covariance with people from the 30.
+    covariance = np.cov(human, judged[:30])[0, 1]
+    spread = judged.var(ddof=1)
+    variance = (human.var(ddof=1) - 2 * grid * covariance + grid**2 * spread) / 30 + grid**2 * spread / 300
+    assert found.tuning == pytest.approx(grid[variance.argmin()], abs=1e-3)
+    t = found.tuning
+    assert found.value == pytest.approx((human - t * judged[:30]).mean() + t * judged[30:].mean())
+    assert np.diff(found.interval)[0] < 0.75 * np.diff(found.people_alone)[0]
+
+
+def test_a_panel_that_knows_nothing_changes_nothing():
+    rng = np.random.default_rng(1)
+    human = rng.normal(60, 15, 30)
+    found = powered_mean(human, np.full(30, 50.0), np.full(300, 50.0))
+    assert found.tuning == 0
+    assert found.value == pytest.approx(human.mean())
+    opposite = powered_mean(human, -human, -rng.normal(60, 15, 300))
+    assert opposite.tuning == 0
+
+
+@pytest.fixture
+def judged(tmp_path):
+    rng = np.random.default_rng(3)
+    quality = rng.normal(60, 15, 120)
+    paths = []
+    for name, gain in (("A", 0.0), ("B", 8.0)):
+        columns = {
+            j: (quality + gain + rng.normal(b, 3, 120)).tolist() for j, b in (("easy", 10), ("fair", 0), ("harsh", -20))
+        }
+        paths.append(run(tmp_path, name, columns))
+        people = [f"{i},{quality[i] + gain + rng.normal(0, 3)}" for i in range(25)]
+        (tmp_path / f"{name}.csv").write_text("doc_id,score\n" + "\n".join(people) + "\n")
+    return tmp_path, paths
+
+
+def test_the_command_gives_a_mean_and_a_difference(judged, capsys):
+    folder, (one, two) = judged
+    out = folder / "people.json"
+    assert main(["judge", "people", str(one), "--humans", str(folder / "A.csv"), "--json", str(out)]) == 0
+    score = json.loads(out.read_text())["criteria"]["score"]
+    assert score["interval"][0] < 60 + 4
+    assert score["interval"][1] > 60 - 4
+    assert score["judges"]["harsh"]["bias"] == pytest.approx(-20, abs=3)
+    assert score["judges"]["fair"]["rank_correlation"] > 0.9
+    files = ["--humans", str(folder / "A.csv"), str(folder / "B.csv")]
+    assert main(["judge", "people", str(one), str(two), *files, "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["criteria"]["score"]["interval"][0] > 4
+    assert len(found["next"]) == 10
+    assert not set(found["next"]) & set(range(25))
+    assert "people alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "doc_id\n1\n", "id,score\n1,2\n", "doc_id,score\n1,good\n", "doc_id,score\nx,2\n", "doc_id,score\n1,nan\n"],
+)
+def test_a_file_of_something_else_is_refused(text, tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text(text)
+    with pytest.raises(ArgumentError, match=r"people\.csv"):
+        read_people(path)
+
+
+def test_too_few_people_have_no_interval(judged, capsys):
+    folder, (one, _) = judged
+    (folder / "few.csv").write_text("doc_id,score\n1,50\n2,60\n")
+    assert main(["judge", "people", str(one), "--humans", str(folder / "few.csv")]) == 1
+    assert "at least 5" in capsys.readouterr().err
