@@ -279,7 +279,7 @@ class _Check:
     def _shared(self, documents: Sequence[Document]) -> Iterator[dict[Key, Answer]]:
         """At two batch shapes: all rows at once, and documents one after the other."""
         for rows in (None, len(self.variants)):
-            counters = Counters()
+            counters = Counters(compared=None)
             found = _by_key(self.shared(rows, counters), documents, self.variants)
             self.found.error = self.found.error or counters.fell_back
             yield found

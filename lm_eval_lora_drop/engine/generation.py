@@ -14,7 +14,7 @@ from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from lm_eval_lora_drop.engine.check import QUANTISED, is_quantised, rounding
 from lm_eval_lora_drop.engine.decode import Decoder, Job, Said
-from lm_eval_lora_drop.engine.memory import halve, rows_that_fit
+from lm_eval_lora_drop.engine.memory import halve, out_of_memory, rows_that_fit
 from lm_eval_lora_drop.engine.requests import Rules
 from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.states.arguments import accepted
@@ -51,7 +51,8 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
     prompts = [owner.work.document.requests[place].args[0] for owner, place in asked]
     jobs = [Job(number, owner.work.variants) for number, (owner, _) in enumerate(asked)]
     longest = max(len(lm.tok_encode(prompt)) for prompt in prompts)
-    whole = WholeAnswers(lm, rules, session.layers.keep, session.counters.compared)
+    compared = session.counters.compared
+    whole = None if compared is None else WholeAnswers(lm, rules, session.layers.keep, compared)
     rows = session.batch_size or rows_that_fit(lm, session.row_size, longest + rules.max_new_tokens)
     while jobs:
         rows = min(rows, sum(len(job.variants) for job in jobs))
@@ -62,7 +63,7 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
             fits = session.attempt(lambda: decoder.run(enough))  # noqa: B023
             done = not fits or not decoder.busy
             answers = []
-            for said in whole.compared(decoder):
+            for said in whole.compared(decoder) if whole else decoder.take():
                 owner, place = asked[said.prompt]
                 document = owner.work.document
                 texts = owner.texts.setdefault(said.variant, {})
@@ -116,8 +117,14 @@ class WholeAnswers:
             new = [kind for kind in self._kinds(prompt, said) if len(said.tokens) > GROWTH * self._longest.get(kind, 0)]
             if not new:
                 continue
-            with self._keep(said.variant):
-                wrong = self._difference(prompt, said.tokens)
+            try:
+                with self._keep(said.variant):
+                    wrong = self._difference(prompt, said.tokens)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                # The decoder holds most of it; the next answer of this kind is compared.
+                continue
             if wrong is not None:
                 raise NotShareable(
                     f"{said.text!r}, ended by its {said.ended_by} (prompt of {len(prompt)} tokens), {wrong}"

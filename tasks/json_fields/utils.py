@@ -13,7 +13,6 @@ from lm_eval_lora_drop.metrics.fields import score_fields
 from lm_eval_lora_drop.metrics.shape import shape
 
 
-
 def _load_generator() -> Any:
     # The harness loads this file by its path, outside any package, so a neighbour has to be loaded the same way.
     spec = importlib.util.spec_from_file_location("lora_drop_json_generate", Path(__file__).with_name("generate.py"))
