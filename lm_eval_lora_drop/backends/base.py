@@ -24,7 +24,6 @@ from platformdirs import user_cache_path
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.backends.args import LoraDropArgs
 from lm_eval_lora_drop.backends.cache_guard import CacheGuard
-from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
@@ -35,6 +34,7 @@ from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweep.documents import binding_of
+from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.backends.args import LoraDropArgs
-from lm_eval_lora_drop.backends.measure import Measured, Measurer
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import Backend, Binding, Document, MetricSpec, ValidationSet
 from lm_eval_lora_drop.record.choice import recorded_choice
@@ -23,6 +22,7 @@ from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
+from lm_eval_lora_drop.sweep.measure import Measured, Measurer
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
 from lm_eval_lora_drop.variant import Variant, default_boundary
