@@ -5,6 +5,7 @@ where rules and check allow it) and as for the evaluated split; the harness's ow
 
     python -m benchmarks.matrix                      # all cases that are not in the work file yet, then the table
     python -m benchmarks.matrix --only families/opt  # cases whose key begins so, done again
+    python -m benchmarks.matrix --only stops         # a whole table
     python -m benchmarks.matrix --part 0/2           # every second case; another command does the others, into one file
     python -m benchmarks.matrix --table              # the table from the work file
 
@@ -32,7 +33,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.matrix_cases import Case, adapter_cases, family_cases, quantised_cases, request_cases
+from benchmarks.matrix_cases import Case, adapter_cases, family_cases, quantised_cases, request_cases, stop_cases
 from benchmarks.matrix_run import CRASH, HF_FAILS, LEFT_OUT, WRONG, quiet, run_case
 from benchmarks.newest import section_of
 
@@ -43,6 +44,7 @@ TITLES = {
     "families": ("Model families", "family", "LoRA on"),
     "adapters": ("Kinds of adapters", "adapter", ""),
     "requests": ("Kinds of requests", "requests", ""),
+    "stops": ("Kinds of ends", "end", "model"),
     "quantised": ("Quantised base models", "base", ""),
 }
 Row = dict[str, Any]
@@ -50,7 +52,7 @@ Row = dict[str, Any]
 
 def all_cases() -> list[Case]:
     """In the order of the tables."""
-    return [*family_cases(), *adapter_cases(), *request_cases(), *quantised_cases()]
+    return [*family_cases(), *adapter_cases(), *request_cases(), *stop_cases(), *quantised_cases()]
 
 
 def run_all(cases: Iterable[Case], work: Path, seconds: int) -> None:
@@ -179,8 +181,8 @@ _INTRO = """# What the engine does with which model, adapter and request
 Made by `python -m benchmarks.matrix` with {versions},
 on a CPU: tiny random models, adapters whose B is not zero, in fp32 unless the row says otherwise. Boundaries from the
 whole adapter to none of it are answered as in a sweep, two of them as for the evaluated split. Every answer is compared
-with the harness's own: `HFLM` with the adapter as PEFT loads it, `HFLM` within PEFT's `disable_adapter`, and one
-boundary after another between them.
+with the harness's own at batch size 1: `HFLM` with the adapter as PEFT loads it, `HFLM` within PEFT's
+`disable_adapter`, and one boundary after another between them.
 
 | word | meaning |
 |---|---|

@@ -46,6 +46,8 @@ class Case:
     more: bool = False
     """A second adapter is loaded beside the first, and its boundaries are candidates too."""
     generation_config: dict[str, Any] = field(default_factory=dict)
+    says_special: bool = False
+    """The tokens that the model says most often change places with `</s>` and `<s>`, so that answers meet these."""
     dtype: str = "float32"
     quantisation: str = ""
 
@@ -310,6 +312,55 @@ def request_cases() -> list[Case]:
         Case("requests", "no end token in generation_config", asked=usual, generation_config={"eos_token_id": None})
     )
     return cases
+
+
+def stop_cases() -> list[Case]:
+    """Kinds of ends, at two batch sizes; the generation config ends texts with a token that the tokenizer does not."""
+    kinds: dict[str, dict[str, Any]] = {
+        "the tokenizer's end token is not the model's": {"until": ["never said"]},
+        "until: a special token": {"until": ["<s>"]},
+        "until: two special tokens in a row": {"until": ["<s><s>", "</s><s>", "<s></s>"]},
+        "until: special and ordinary text": {"until": [",<s>", "e</s>", "<s>P", "@</s>", "<s>H", "K</s>"]},
+        "until: over two tokens": {"until": ["ff", "K,", "He", "MM", "PP", "@@", "kk", "$$"]},
+        "until: an empty string and a special token": {"until": ["", "<s>"]},
+        "the token limit": {"until": ["never said"], "max_gen_toks": 3},
+        "sampled (top_k=1), a special token": {"until": ["<s>"], "do_sample": True, "temperature": 1.0, "top_k": 1},
+        "two beams, a special token": {"until": ["<s>"], "num_beams": 2},
+    }
+    families: dict[str, dict[str, Any]] = {"llama": {}, "gpt2": {}, "mistral": {"sliding_window": 16}}
+    cases = [
+        Case(
+            "stops", name, f"{family}, batch size {size}", family=family, config=config, says_special=True,
+            asked=partial(generating, **{"max_gen_toks": 20, **settings}), model_args={"batch_size": size},
+            generation_config={"eos_token_id": 9}, lora={"target_modules": "all-linear"},
+        )
+        for name, settings in kinds.items() for family, config in families.items() for size in (1, 4)
+    ]  # fmt: skip
+    long: dict[str, Any] = {"short_factor": [1.0] * 4, "long_factor": [4.0, 3.0, 2.0, 8.0]}
+    long |= {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 40}
+    changing: dict[str, dict[str, Any]] = {
+        "phi3": {"rope_parameters": long, "original_max_position_embeddings": 40},
+        "llama": {"rope_parameters": long},
+        "qwen3": {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}},
+    }
+    changing["qwen3"]["max_position_embeddings"] = 40
+    cases += [
+        Case(
+            "stops", "past a length at which positions change", f"{family}, batch size {size}", family=family,
+            config=config, lora={"target_modules": "all-linear"}, model_args={"batch_size": size, "max_length": 200},
+            asked=partial(_around, size=12),
+        )
+        for family, config in changing.items() for size in (1, 4)
+    ]  # fmt: skip
+    return cases
+
+
+def _around(size: int) -> Asked:
+    """Prompts of 6 to 70 tokens of the tiny tokenizer."""
+    text = "the question and the answer are in the text of the other one " * 4
+    prompts = [text[:end] for end in (10, 30, 50, 60, 70, 80, 100, 120, 160)]
+    asked = generating(prompts, until=["never said"], max_gen_toks=size)
+    return {**asked, **choosing([prompt.strip() for prompt in prompts], (" the other text", " no"))}
 
 
 def quantised_cases() -> list[Case]:

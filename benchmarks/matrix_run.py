@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +99,8 @@ def _outcomes(case: Case, folder: Path) -> Iterator[tuple[str, Outcome]]:
     harness: dict[str, list[list[Any]] | Exception] = {}
     try:
         own = {name: value for name, value in model_args.items() if not name.startswith("sweep_")}
-        hf = HFLM(**paths, **own)
+        # In a batch HFLM ends answers elsewhere where a stop sequence is a special token.
+        hf = HFLM(**paths, **{**own, "batch_size": 1})
         for kind, documents in asked.items():
             harness[kind] = _by_harness(hf, kind, documents)
         del hf
@@ -155,12 +157,31 @@ def _make(case: Case, folder: Path) -> dict[str, str]:
     if lora.get("target_modules") == "attention":
         lora["target_modules"] = _attention(base)
     adapter = tiny.make_adapter(base, folder / "adapter", **lora)
+    if case.says_special:
+        _say_special(base, adapter)
     if case.spoil:
         path = adapter / "adapter_model.safetensors"
         save_file(case.spoil(load_file(path)), path)
     if case.quantisation:
         base = _quantise(base, case.quantisation, folder / "quantised")
     return {"pretrained": str(base), "peft": str(adapter)}
+
+
+def _say_special(base: Path, adapter: Path) -> None:
+    """Swap `<s>` and `</s>` with what the model says most often, in its output layer."""
+    hf = HFLM(pretrained=str(base), peft=str(adapter), device="cpu", dtype="float32")
+    said: Counter[int] = Counter()
+    for prompt in PROMPTS:
+        ids, mask = hf.tok_batch_encode([prompt])
+        tokens = hf.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=20, do_sample=False)
+        said.update(tokens[0, ids.shape[1] :].tolist())
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    model.config.tie_word_embeddings = False
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    for special, (often, _) in zip((1, 2), [one for one in said.most_common() if one[0] > 2], strict=False):
+        head.weight.data[[special, often]] = head.weight.data[[often, special]]
+    model.save_pretrained(base)
 
 
 def _attention(base: Path) -> list[str]:

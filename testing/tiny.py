@@ -13,6 +13,7 @@ import transformers
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.engine.requests import end_each_alone
 
 SIZES = {
     "vocab_size": 291,
@@ -132,6 +133,10 @@ class TinyLM(HFLM):
         given = {"dtype": "float32", "device": "cpu", "batch_size": 2, **model_args}
         super().__init__(pretrained=str(base), peft=str(adapter), **given)
         self.layers = AdapterLayers.of(self.model)
+
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
+        tokens = super()._model_generate(context, max_length, stop, **kwargs)
+        return end_each_alone(self, tokens, context.shape[1], stop)
 
     def harness_answers(self, request_type: str, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
         """The harness's answers under whatever layers are kept now."""

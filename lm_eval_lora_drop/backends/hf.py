@@ -24,12 +24,14 @@ from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, s
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
-from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
+from lm_eval_lora_drop.engine.evaluated import answer_requests
 from lm_eval_lora_drop.engine.loglikelihood import why_not_scored
 from lm_eval_lora_drop.engine.memory import RowSize, free_memory, peak_memory, rows_that_fit
-from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.plain import batches_of, plain_runner
 from lm_eval_lora_drop.engine.probe.run import ProbeResult, probe_boundary
 from lm_eval_lora_drop.engine.probe.scores import layer_scores
+from lm_eval_lora_drop.engine.requests import alone, end_each_alone, longest, shareable
+from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
@@ -206,11 +208,12 @@ class LoraDropLM(LoraDropBase, HFLM):
         if engine == "plain":
             return Pass(plain, "plain")
         reason = why_not_shared(self, self.layers, documents, candidates)
+        fit = shareable(self, documents) if reason is None else []
         found: CheckResult | None = None
         if reason is None:
             shared = functools.partial(shared_runner, self, self.layers)
             # What differs on one process differs for all: they must go on in step.
-            found, reason = self._check(shared, plain, documents, candidates)
+            found, reason = self._check(shared, plain, fit, candidates)
         for warning in found.warnings if found is not None else ():
             log.warning(warning)
         if reason is not None and engine == "shared":
@@ -223,7 +226,16 @@ class LoraDropLM(LoraDropBase, HFLM):
             log.warning("one candidate at a time, not all at once: %s", reason)
             return Pass(plain, "plain", check, answers)
         log.info("all candidates at once: %s", found)
-        return Pass(shared_runner(self, self.layers, self.args.sweep_batch_size), "shared", check, answers)
+        if len(fit) < len(documents):
+            log.info(
+                "%d of %d documents can grow past a length at which the model changes its positions: these get the "
+                "plain pass at batch size 1",
+                len(documents) - len(fit),
+                len(documents),
+            )
+        counters = Counters()
+        runner = shared_runner(self, self.layers, self.args.sweep_batch_size, counters)
+        return Pass(runner, "shared", (check or {}) | {"compared_to_the_end": counters.compared}, answers)
 
     def memory(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> str:
         """What is in use now, and the keys, values and logits of the rows that would be decoded together.
@@ -233,7 +245,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         now = f"{peak_memory(self.device) / 1e9:.1f} GB in use with the model loaded"
         if self.args.sweep_engine == "plain" or why_not_shared(self, self.layers, documents, candidates):
             return f"{now}, and one candidate's batches of {self.batch_size}"
-        tokens = max(_longest(self, request) for document in documents for request in document.requests)
+        tokens = max(longest(self, request) for document in documents for request in document.requests)
         size = RowSize.of(self)
         rows = min(
             self.args.sweep_batch_size or rows_that_fit(self, size, tokens),
@@ -278,13 +290,32 @@ class LoraDropLM(LoraDropBase, HFLM):
         }
 
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        """HFLM's own answers under whatever layers are kept now.
+        """HFLM's own answers under whatever layers are kept now; at batch size 1 to requests that must be `alone`.
+
+        With several processes HFLM meets the others in every rolling call, and to find an automatic batch size; there
+        requests are not parted.
 
         Raises:
             ArgumentError: HFLM refuses to score one of the requests.
         """
+        by_itself = alone(self, requests)
+        if any(by_itself):
+            # Dynamic NTK keeps the frequencies of the longest text so far until it meets a short one.
+            with torch.inference_mode():
+                self.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=self.device))
+        in_step = request_type == "loglikelihood_rolling" or not isinstance(self.batch_size, int)
+        if not any(by_itself) or self.batch_size == 1 or (in_step and self._world_size > 1):
+            return self._ask(request_type, requests, disable_tqdm)
+        parts = [[one for one, it in zip(requests, by_itself, strict=True) if it is wanted] for wanted in (True, False)]
+        with batches_of(self, 1):
+            first = iter(self._ask(request_type, parts[0], disable_tqdm))
+        rest = iter(self._ask(request_type, parts[1], disable_tqdm) if parts[1] else [])
+        return [next(first if is_alone else rest) for is_alone in by_itself]
+
+    def _ask(self, request_type: str, requests: list[Instance], disable_tqdm: bool) -> list[Any]:
         try:
-            return getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
+            answers: list[Any] = getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
+            return answers
         except (AssertionError, IndexError):
             asked = requests if request_type == "loglikelihood" else []
             refused = ((request, reason) for request in asked if (reason := why_not_scored(self, request)))
@@ -296,11 +327,15 @@ class LoraDropLM(LoraDropBase, HFLM):
                 f"either: {reason}. Correct the task, or give a larger max_length if the model has one."
             ) from None
 
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
+        tokens: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
+        return end_each_alone(self, tokens, context.shape[1], stop)
+
     def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
         with self.layers.merge(kept) if self.args.merge else self.layers.keep(kept) as survival:
             if survival is not None and (warning := survival.check("merge=force", self.args.merge == "force")):
                 log.warning(warning)
-            if request_type == "generate_until" and why_left_to_harness(self, requests) is None:
+            if request_type == "generate_until":
                 return answer_requests(self, requests, disable_tqdm)
             return self.harness_answers(request_type, requests, disable_tqdm)
 
@@ -336,16 +371,6 @@ class LoraDropLM(LoraDropBase, HFLM):
             "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
             "model_args": {name: str(value) for name, value in sorted(self._model_args.items())},
         }
-
-
-def _longest(lm: LoraDropLM, request: Instance) -> int:
-    """Tokens of a request's prompt and answer, at most."""
-    prompt = len(lm.tok_encode(str(request.args[0])))
-    if len(request.args) < 2:
-        return min(prompt, lm.max_length)
-    given = request.args[1]
-    answer = len(lm.tok_encode(given)) if isinstance(given, str) else int(given.get("max_gen_toks", lm.max_gen_toks))
-    return min(prompt + answer, lm.max_length)
 
 
 def _tensor_fingerprint(model: torch.nn.Module, part: str) -> str:

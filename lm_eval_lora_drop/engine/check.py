@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +26,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from lm_eval_lora_drop.adapter.health import compare_answers
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.engine.requests import Rules, encode_prompt
+from lm_eval_lora_drop.engine.plain import batches_of
+from lm_eval_lora_drop.engine.requests import Rules, encode_prompt, longest
 from lm_eval_lora_drop.engine.session import Counters
+from lm_eval_lora_drop.engine.states.lengths import lengths
 from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
 from lm_eval_lora_drop.variant import Variant
 
@@ -41,8 +42,8 @@ SPEAKERS = 2
 """Of these, how many the plain pass generates text under: its decoding, a candidate and a document at a time, is the
 dearest part of the check."""
 TOKENS = 8
-"""Of generated text, how many are compared: the beginning stands for the rest, whose every step does the same. With all
-of up to 64 tokens the check took 12 % of an exhaustive sweep of 100 documents."""
+"""Of generated text, how many are compared before the sweep: with all of up to 64 tokens the check took 12 % of an
+exhaustive sweep of 100 documents. Whole answers are compared during the sweep (`generation.WholeAnswers`)."""
 SLACK = 4.0
 """How many times the plain pass's own differences may be exceeded: they are the largest of a few numbers, no bound."""
 FLOOR = 1e-4
@@ -147,6 +148,18 @@ def choose_documents(documents: Sequence[Document]) -> list[Document]:
     return by_length if len(by_length) <= DOCUMENTS else [by_length[0], by_length[-1]]
 
 
+def crossing(lm: HarnessModel, documents: Sequence[Document]) -> list[Document]:
+    """For each length in the model's configuration (a window, say) that lies among those of the documents' requests,
+    the document that comes nearest to it."""
+    longest_of = [max(longest(lm, request) for request in document.requests) for document in documents]
+    found = {}
+    for length in lengths(lm):
+        if longest_of and min(longest_of) <= length < max(longest_of):
+            nearest = min(range(len(documents)), key=lambda index: abs(longest_of[index] - length - 1))
+            found[nearest] = documents[nearest]
+    return list(found.values())
+
+
 def check_shared(
     lm: HarnessModel,
     layers: AdapterLayers,
@@ -161,12 +174,14 @@ def check_shared(
         shared: makes a shared runner that works with so many rows at a time (None: as many as it likes) and counts
             there, as `partial(shared_runner, lm, layers)` does.
         plain: the plain runner.
-        documents: those of the sweep, all of one request type; the shortest and the longest are taken.
+        documents: those of the sweep, all of one request type; the shortest, the longest and those that come nearest to
+            a length in the model's configuration are taken.
         candidates: those of the sweep; `choose_candidates` says which are taken.
     """
     started = time.perf_counter()
     check = _Check(lm, layers, shared, plain, choose_candidates(candidates))
     found, few = check.found, choose_documents(documents)
+    few += [document for document in crossing(lm, documents) if document not in few]
     try:
         if few and few[0].requests[0].request_type == "generate_until":
             beginnings = [_beginning(lm, document) for document in few]
@@ -239,11 +254,11 @@ class _Check:
         return compare_answers(full, base, noise) if full and base else None
 
     def _allowed(self, number: float) -> float:
-        return SLACK * min(self.found.yardstick, self._most(number)) + _rounding(self.lm, number)
+        return SLACK * min(self.found.yardstick, self._most(number)) + rounding(self.lm, number)
 
     def _most(self, number: float) -> float:
         """What a log-likelihood may change by with the shape of the batch."""
-        return QUANTISED * max(1.0, abs(number)) if is_quantised(self.lm) else _rounding(self.lm, number)
+        return QUANTISED * max(1.0, abs(number)) if is_quantised(self.lm) else rounding(self.lm, number)
 
     def _judge(self, answer: Answer, request: Instance, shared: str, plain: str) -> None:
         """Whether two texts part at a near tie of the plain pass's own logits."""
@@ -258,13 +273,13 @@ class _Check:
         self.found.differences.append(Difference(answer.variant, answer.document.doc_id, shared, plain, by, allowed))
 
     def _plain(self, documents: Sequence[Document], variants: tuple[Variant, ...], rows: int) -> dict[Key, Answer]:
-        with _batch_size(self.lm, rows):
+        with batches_of(self.lm, rows):
             return _by_key(self.plain, documents, variants)
 
     def _shared(self, documents: Sequence[Document]) -> Iterator[dict[Key, Answer]]:
         """At two batch shapes: all rows at once, and documents one after the other."""
         for rows in (None, len(self.variants)):
-            counters = Counters()
+            counters = Counters(compared=None)
             found = _by_key(self.shared(rows, counters), documents, self.variants)
             self.found.error = self.found.error or counters.fell_back
             yield found
@@ -299,10 +314,10 @@ def parting(lm: HarnessModel, request: Instance, ours: str, theirs: str, slack: 
     # Where ours stopped instead, its token is not in the text: then the second likeliest it must be.
     said = logits.log_softmax(-1)[one[same]] if same < len(one) else likeliest[1]
     # Two logits differ by up to twice what one does.
-    return float(likeliest[0] - said), 2 * (slack + _rounding(lm, float(logits.abs().max())))
+    return float(likeliest[0] - said), 2 * (slack + rounding(lm, float(logits.abs().max())))
 
 
-def _rounding(lm: HarnessModel, number: float) -> float:
+def rounding(lm: HarnessModel, number: float) -> float:
     """What a log-likelihood or logit of this size may differ by in any case."""
     dtype = lm.mixed_precision_dtype or lm.model.get_base_model().dtype
     return max(FLOOR, ROUNDINGS * torch.finfo(dtype).eps) * max(1.0, abs(number))
@@ -351,13 +366,3 @@ def _scoring(documents: Sequence[Document], answers: Sequence[Answer]) -> Docume
         Instance("loglikelihood", {}, (prompt, text), number) for number, (prompt, text) in enumerate(_spoken(answers))
     ]
     return Document(documents[0].doc_id, {}, tuple(requests), "check")
-
-
-@contextmanager
-def _batch_size(lm: HarnessModel, rows: int) -> Iterator[None]:
-    before = lm.batch_size_per_gpu
-    lm.batch_size_per_gpu = rows
-    try:
-        yield
-    finally:
-        lm.batch_size_per_gpu = before

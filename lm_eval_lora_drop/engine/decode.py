@@ -17,7 +17,7 @@ import torch
 from lm_eval.models.utils_hf import pad_and_concat
 from transformers.cache_utils import Cache, DynamicCache
 
-from lm_eval_lora_drop.engine.requests import Rules, StopWatch, encode_prompt
+from lm_eval_lora_drop.engine.requests import Rules, StopWatch, cut, encode_prompt, warn_of_special_stop
 from lm_eval_lora_drop.engine.states.branching import Branches, forward
 from lm_eval_lora_drop.engine.states.cache import RowCache
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
@@ -39,6 +39,17 @@ class Job:
 
     prompt: int
     variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer to a prompt (its number) under a variant: its tokens, what ended it, and its text."""
+
+    prompt: int
+    variant: Variant
+    tokens: tuple[int, ...]
+    ended_by: str
+    text: str
 
 
 @dataclass
@@ -71,7 +82,7 @@ class Decoder:
         self._rules = rules
         self._branches = branches
         self._settings = branches.settings if branches else Settings(jobs[0].variants[0].num_layers)
-        self._watch = StopWatch(lm, rules)
+        self._watch = StopWatch(lm, rules.stops)
         self._tokens = {job.prompt: encode_prompt(lm, prompts[job.prompt], rules) for job in jobs}
         # Longest first: whoever comes later finds room for its prompt.
         pieces = [piece for job in jobs for piece in _cut(job, capacity)]
@@ -90,7 +101,7 @@ class Decoder:
         self._begin = np.zeros(capacity, np.int64)
         # Of all rows in the order of the groups; None when rows have come, parted or left since.
         self._route: Route | None = None
-        self._finished: list[tuple[int, Variant, str]] = []
+        self._finished: list[Said] = []
         self.most_rows = 0
 
     @property
@@ -98,10 +109,14 @@ class Decoder:
         """Whether anything is left to do."""
         return bool(self._waiting or self._groups)
 
-    def take(self) -> list[tuple[int, Variant, str]]:
-        """(prompt, variant, text) of what has been answered since last asked."""
+    def take(self) -> list[Said]:
+        """What has been answered since last asked."""
         finished, self._finished = self._finished, []
         return finished
+
+    def prompt(self, number: int) -> tuple[int, ...]:
+        """The tokens of a prompt."""
+        return self._tokens[number]
 
     def unfinished(self) -> list[Job]:
         """What has not been answered yet."""
@@ -245,13 +260,16 @@ class Decoder:
         """Write the newest tokens down: groups whose rows disagree part, and those that are done leave."""
         spoken = [part for group in groups for part in self._parts(group)]
         met = self._watch.met([group.said for group in spoken])
-        for group, stopped in zip(spoken, met, strict=True):
-            ended = group.said[-1] in self._rules.end_tokens or len(group.said) >= self._rules.max_new_tokens
-            if not (stopped or ended):
+        for group, stop in zip(spoken, met, strict=True):
+            ended_by = self._rules.ends_by(group.said, stop)
+            if ended_by is None:
                 self._groups.append(group)
                 continue
-            text = self._rules.text(self._lm, group.said)
-            self._finished += [(group.prompt, variant, text) for variant in group.variants]
+            text = cut(self._lm, group.said, self._rules.stops)
+            if stop and ended_by != "end token" and text == self._lm.tok_decode(group.said):
+                warn_of_special_stop(self._lm, stop)
+            said = tuple(group.said)
+            self._finished += [Said(group.prompt, variant, said, ended_by, text) for variant in group.variants]
             self._batch.remove(group.rows)
             self._route = None
         self._cache.settle()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from tqdm import tqdm
 from lm_eval_lora_drop.adapter.layers import why_whole_prompts
 from lm_eval_lora_drop.engine.check import is_quantised, parting
 from lm_eval_lora_drop.engine.decode import Decoder, Job
+from lm_eval_lora_drop.engine.generation import WholeAnswers
 from lm_eval_lora_drop.engine.memory import halve, out_of_memory
-from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy, why_not_rows
+from lm_eval_lora_drop.engine.requests import Rules, alone, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.harness.work import HarnessModel
 from lm_eval_lora_drop.variant import Variant
 
@@ -60,8 +62,14 @@ def answer_requests(lm: HarnessModel, requests: Sequence[Instance], disable_tqdm
     faster one the rest: never slower than HFLM by more than this trial. Running out of memory halves the batch.
     """
     run = _Run(lm, requests, disable_tqdm)
-    size = max(lm.batch_size, CHECKED)
-    if len(requests) >= WORTH * size:
+    by_itself = alone(lm, requests)
+    if why_left_to_harness(lm, requests) is not None:
+        run.by_harness(run.open, disable_tqdm)
+    else:
+        run.by_harness([index for index in run.open if by_itself[index]])
+    # Of an automatic size nothing is left.
+    size = max(lm.batch_size, CHECKED) if run.open else CHECKED
+    if len(run.open) >= WORTH * size:
         reason = run.try_decoder(size)
         if reason is not None:
             log.warning("left to HFLM's own generate_until: %s", reason)
@@ -94,7 +102,7 @@ class _Run:
         """Answered by the decoder, each kept as it comes."""
         asked = [self._requests[index] for index in indices]
         with tqdm(total=len(asked), disable=disable_tqdm, desc="Running generate_until requests") as progress:
-            for place, text in _decode(self._lm, asked):
+            for place, text in _decode(self._lm, asked, compared=True):
                 self.answers[indices[place]] = text
                 self._lm.cache_hook.add_partial("generate_until", asked[place].args, text)
                 progress.update()
@@ -168,8 +176,8 @@ def decode_requests(lm: HarnessModel, requests: Sequence[Instance]) -> list[str]
     return [texts[index] for index in range(len(requests))]
 
 
-def _decode(lm: HarnessModel, requests: Sequence[Instance]) -> Iterator[tuple[int, str]]:
-    """(index of the request, text) in the order in which they finish."""
+def _decode(lm: HarnessModel, requests: Sequence[Instance], *, compared: bool = False) -> Iterator[tuple[int, str]]:
+    """(index of the request, text) in the order in which they finish; `compared` as `WholeAnswers` does."""
     # There is one set of layers, the one kept now: any variant stands for it.
     kept = (Variant.full(lm.model.config.get_text_config(decoder=True).num_hidden_layers),)
     groups: dict[Rules, list[int]] = {}
@@ -179,6 +187,7 @@ def _decode(lm: HarnessModel, requests: Sequence[Instance]) -> Iterator[tuple[in
     for rules, indices in groups.items():
         prompts = [requests[index].args[0] for index in indices]
         jobs = [Job(place, kept) for place in range(len(prompts))]
+        whole = WholeAnswers(lm, rules, lambda _: nullcontext(), {})
         while jobs:
             rows = min(most, len(jobs))
             decoder = Decoder(lm, prompts, jobs, rules, None, rows)
@@ -190,7 +199,8 @@ def _decode(lm: HarnessModel, requests: Sequence[Instance]) -> Iterator[tuple[in
                     if not out_of_memory(error):
                         raise
                     fits = False
-                yield from ((indices[place], text) for place, _, text in decoder.take())
+                finished = whole.compared(decoder) if compared else decoder.take()
+                yield from ((indices[said.prompt], said.text) for said in finished)
             jobs = decoder.unfinished()
             # Its buffers go before the next decoder's are made.
             del decoder

@@ -1,16 +1,30 @@
-"""Generation requests of a sweep: from work to jobs for the decoder, from its texts to answers."""
+"""Generation requests of a sweep: from work to jobs for the decoder, from what it says to answers.
+
+Before answers are handed over, one of each kind of end is compared to its end (`WholeAnswers`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from lm_eval_lora_drop.engine.decode import Decoder, Job
-from lm_eval_lora_drop.engine.memory import halve, rows_that_fit
+import torch
+from lm_eval.models.utils_hf import stop_sequences_criteria
+
+from lm_eval_lora_drop.engine.check import QUANTISED, is_quantised, rounding
+from lm_eval_lora_drop.engine.decode import Decoder, Job, Said
+from lm_eval_lora_drop.engine.memory import halve, out_of_memory, rows_that_fit
 from lm_eval_lora_drop.engine.requests import Rules
 from lm_eval_lora_drop.engine.session import Session
-from lm_eval_lora_drop.harness.work import Answer, Work
+from lm_eval_lora_drop.engine.states.arguments import accepted
+from lm_eval_lora_drop.engine.states.branching import NotShareable
+from lm_eval_lora_drop.engine.states.lengths import lengths
+from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Work
 from lm_eval_lora_drop.variant import Variant
+
+GROWTH = 1.25
+"""By how much an answer must be longer than the longest of its kind so far to be compared as well: a handful are."""
 
 
 @dataclass
@@ -37,6 +51,8 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
     prompts = [owner.work.document.requests[place].args[0] for owner, place in asked]
     jobs = [Job(number, owner.work.variants) for number, (owner, _) in enumerate(asked)]
     longest = max(len(lm.tok_encode(prompt)) for prompt in prompts)
+    compared = session.counters.compared
+    whole = None if compared is None else WholeAnswers(lm, rules, session.layers.keep, compared)
     rows = session.batch_size or rows_that_fit(lm, session.row_size, longest + rules.max_new_tokens)
     while jobs:
         rows = min(rows, sum(len(job.variants) for job in jobs))
@@ -47,13 +63,13 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
             fits = session.attempt(lambda: decoder.run(enough))  # noqa: B023
             done = not fits or not decoder.busy
             answers = []
-            for number, variant, text in decoder.take():
-                owner, place = asked[number]
+            for said in whole.compared(decoder) if whole else decoder.take():
+                owner, place = asked[said.prompt]
                 document = owner.work.document
-                texts = owner.texts.setdefault(variant, {})
-                texts[place] = text
+                texts = owner.texts.setdefault(said.variant, {})
+                texts[place] = said.text
                 if len(texts) == len(document.requests):
-                    answers.append(Answer(variant, document, tuple(texts[i] for i in range(len(texts)))))
+                    answers.append(Answer(said.variant, document, tuple(texts[i] for i in range(len(texts)))))
             session.counters.most_rows = max(session.counters.most_rows, decoder.most_rows)
             if answers:
                 yield answers
@@ -62,3 +78,86 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
         del decoder
         if jobs:
             rows = halve(rows)
+
+
+class WholeAnswers:
+    """Compares answers to their ends with the model as it is, without branches and cache: of each kind of end the
+    first, and those that are longer by `GROWTH` than any before; of each length that an answer crosses (a window) too.
+
+    One forward over prompt and answer says what greedy decoding says after each token, and HFLM's own criteria where it
+    ends at batch size 1.
+
+    Args:
+        keep: the context in which the model answers under a variant.
+        longest: by kind, the tokens of the longest answer that was compared; it grows.
+    """
+
+    def __init__(
+        self,
+        lm: HarnessModel,
+        rules: Rules,
+        keep: Callable[[Variant], AbstractContextManager[None]],
+        longest: dict[str, int],
+    ) -> None:
+        self._lm = lm
+        self._rules = rules
+        self._keep = keep
+        self._longest = longest
+        self._lengths = lengths(lm)
+
+    def compared(self, decoder: Decoder) -> list[Said]:
+        """What the decoder has finished.
+
+        Raises:
+            NotShareable: the model, as it is, would have said something else or ended elsewhere.
+        """
+        finished = decoder.take()
+        for said in sorted(finished, key=lambda one: -len(one.tokens)):
+            prompt = decoder.prompt(said.prompt)
+            new = [kind for kind in self._kinds(prompt, said) if len(said.tokens) > GROWTH * self._longest.get(kind, 0)]
+            if not new:
+                continue
+            try:
+                with self._keep(said.variant):
+                    wrong = self._difference(prompt, said.tokens)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                # The decoder holds most of it; the next answer of this kind is compared.
+                continue
+            if wrong is not None:
+                raise NotShareable(
+                    f"{said.text!r}, ended by its {said.ended_by} (prompt of {len(prompt)} tokens), {wrong}"
+                )
+            self._longest.update(dict.fromkeys(new, len(said.tokens)))
+        return finished
+
+    def _kinds(self, prompt: Sequence[int], said: Said) -> list[str]:
+        crossed = [one for one in self._lengths if len(prompt) <= one < len(prompt) + len(said.tokens)]
+        return [said.ended_by, *(f"length {one}" for one in crossed)]
+
+    def _difference(self, prompt: Sequence[int], said: Sequence[int]) -> str | None:
+        ids = torch.tensor([[*prompt, *said]], device=self._lm.device)
+        autocast = self._lm.mixed_precision_dtype
+        with torch.inference_mode(), torch.autocast(self._lm.device.type, autocast, enabled=autocast is not None):
+            # Before each token said, (tokens, vocabulary).
+            inputs = accepted(self._lm, input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(said))
+            logits = self._lm.model(**inputs).logits[0, -len(said) :].float()
+        lacking = logits.max(-1).values - logits.gather(-1, ids[0, len(prompt) :, None].to(logits.device))[:, 0]
+        largest = float(logits.abs().max())
+        # Two logits differ by up to twice what one does.
+        allowed = 2 * (rounding(self._lm, largest) + (QUANTISED * max(1.0, largest) if is_quantised(self._lm) else 0))
+        worst = int(lacking.argmax())
+        # NaN is never below any bound.
+        if not float(lacking.max()) <= allowed:
+            token = self._lm.tok_decode([said[worst]], skip_special_tokens=False)
+            return (
+                f"is not the model's own: token {worst + 1} of {len(said)}, {token!r}, lies "
+                f"{float(lacking[worst]):.3g} below the likeliest, where {allowed:.3g} is rounding"
+            )
+        criteria = stop_sequences_criteria(self._lm.tokenizer, list(self._rules.stops), len(prompt), 1)
+        for length, newest in enumerate(said, 1):
+            met = bool(self._rules.stops) and bool(criteria(ids[:, : len(prompt) + length], None))
+            if met or newest in self._rules.end_tokens or length >= self._rules.max_new_tokens:
+                return None if length == len(said) else f"goes on for {len(said) - length} tokens after its end"
+        return f"ends after {len(said)} tokens, which end nothing"

@@ -56,3 +56,14 @@ def _by_itself(lm: HarnessModel) -> Iterator[None]:
         yield
     finally:
         lm.cache_hook, lm._world_size = hook, world_size
+
+
+@contextmanager
+def batches_of(lm: HarnessModel, rows: int) -> Iterator[None]:
+    """Let HFLM answer so many requests at a time."""
+    before = lm.batch_size_per_gpu
+    lm.batch_size_per_gpu = rows
+    try:
+        yield
+    finally:
+        lm.batch_size_per_gpu = before

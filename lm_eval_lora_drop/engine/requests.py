@@ -1,20 +1,28 @@
-"""The harness's rules for a request, as HFLM has them (lm_eval/models/huggingface.py), for a row that stops by itself.
+"""The harness's rules for a request, as HFLM has them at batch size 1 (lm_eval/models/huggingface.py), row by row.
 
-HFLM stops a batch when every row has met a stop sequence and cuts the text afterwards; a row here stops as soon as what
-it has said is sure to be cut, which gives the same text.
+HFLM looks for a stop sequence in the newest tokens, special tokens included, and cuts the text afterwards, special
+tokens left out. Alone, a row stops there. In a batch it goes on until every row has met that stop sequence, and where
+the sequence is a special token nothing cuts what it says meanwhile. Here every row ends where it ends alone.
 """
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from transformers import GenerationConfig
 
 from lm_eval_lora_drop.engine.states.arguments import why_no_cache
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.engine.states.lengths import changes_at
+from lm_eval_lora_drop.harness.work import Document, HarnessModel
+
+log = logging.getLogger(__name__)
 
 # What a greedy decoder can leave to its defaults; any other value in a model's generation config changes its outputs.
 _PLAIN_GREEDY = {
@@ -64,32 +72,75 @@ class Rules:
         # An empty stop sequence stays in: HFLM finds it in whatever a row says first, and cuts nothing at it.
         return cls(tuple(stops), int(kwargs["max_gen_toks"]), frozenset(ends))
 
-    def text(self, lm: HarnessModel, tokens: Sequence[int]) -> str:
-        """The answer in `tokens`, cut at the first stop sequence."""
-        return postprocess_generated_text(lm.tok_decode(tokens), list(self.stops), None)
+    def ends_by(self, said: Sequence[int], stop: str | None) -> str | None:
+        """What ends an answer at its newest token, in words; None where it goes on. `stop` is what `StopWatch` met."""
+        if said[-1] in self.end_tokens:
+            return "end token"
+        if stop is not None:
+            return f"stop sequence {stop!r}"
+        return "token limit" if len(said) >= self.max_new_tokens else None
 
 
 class StopWatch:
-    """Sees in a row's newest tokens whether it has met a stop sequence."""
+    """Sees in a row's newest tokens whether it has met a stop sequence, as HFLM does for a row that is alone."""
 
-    def __init__(self, lm: HarnessModel, rules: Rules) -> None:
+    def __init__(self, lm: HarnessModel, stops: Sequence[str]) -> None:
         self._lm = lm
-        self._rules = rules
-        # As lm_eval.models.utils_hf.MultiTokenEOSCriteria: two tokens more than the sequence itself takes, because a
-        # sequence may come out in other tokens.
-        lengths = [len(lm.tokenizer.encode(stop, add_special_tokens=False)) for stop in rules.stops]
-        self._window = max(lengths, default=0) + 2
+        # As lm_eval.models.utils_hf.MultiTokenEOSCriteria: of each sequence two tokens more than it takes itself,
+        # because it may come out in other tokens. {tokens looked at: sequences}
+        self._windows: dict[int, list[str]] = {}
+        for stop in stops:
+            length = len(lm.tokenizer.encode(stop, add_special_tokens=False))
+            self._windows.setdefault(length + 2, []).append(stop)
 
-    def met(self, rows: Sequence[Sequence[int]]) -> list[bool]:
-        """For each row of new tokens, whether its text will be cut at a stop sequence it has said."""
-        if not rows or not self._rules.stops:
-            return [False] * len(rows)
-        recent = self._lm.tokenizer.batch_decode([row[-self._window :] for row in rows])
-        return [
-            any(stop in text for stop in self._rules.stops)
-            and any(stop in self._lm.tok_decode(row) for stop in self._rules.stops)
-            for text, row in zip(recent, rows, strict=True)
-        ]
+    def met(self, rows: Sequence[Sequence[int]]) -> list[str | None]:
+        """For each row of new tokens a stop sequence that its newest ones hold, or None. "" is held by any."""
+        met: list[str | None] = [None] * len(rows)
+        for window, stops in self._windows.items():
+            recent = self._lm.tokenizer.batch_decode([row[-window:] for row in rows]) if rows else []
+            met = [
+                known if known is not None else next((stop for stop in stops if stop in text), None)
+                for known, text in zip(met, recent, strict=True)
+            ]
+        return met
+
+
+def end_each_alone(lm: HarnessModel, tokens: torch.Tensor, prompt_length: int, stops: Sequence[str]) -> torch.Tensor:
+    """A batch of HFLM's, (rows, prompt and answer), with each answer ended where it ends at batch size 1: what comes
+    after the first stop sequence is overwritten with padding."""
+    if len(tokens) == 1 or lm.backend != "causal":
+        return tokens
+    watch = StopWatch(lm, stops)
+    tokens = tokens.clone()
+    for row in tokens[:, prompt_length:]:
+        said = row.tolist()
+        met = watch.met([said[: end + 1] for end in range(len(said))])
+        end, stop = next(((i, one) for i, one in enumerate(met) if one is not None), (len(said), None))
+        if stop and cut(lm, said, stops) != cut(lm, said[: end + 1], stops):
+            warn_of_special_stop(lm, stop)
+        row[end + 1 :] = lm.tokenizer.pad_token_id
+    return tokens
+
+
+def cut(lm: HarnessModel, tokens: Sequence[int], stops: Sequence[str]) -> str:
+    """The text of an answer: without special tokens, and up to the first stop sequence."""
+    return postprocess_generated_text(lm.tok_decode(tokens), list(stops), None)
+
+
+# Models whose user has been warned; it keeps none of them alive.
+_warned: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def warn_of_special_stop(lm: HarnessModel, stop: str) -> None:
+    """Warn, once for a model, that `--model hf` goes on after this stop sequence in a batch, as we do not."""
+    if lm.batch_size != 1 and lm not in _warned:
+        _warned.add(lm)
+        log.warning(
+            "Answers end at %r, which contains a special token. --model hf with batch_size=%s does not end them there: "
+            "its other rows go on, and its answers differ from these. Compare with --model hf at batch_size=1.",
+            stop,
+            lm.batch_size,
+        )
 
 
 def encode_prompt(lm: HarnessModel, prompt: str, rules: Rules) -> tuple[int, ...]:
@@ -101,6 +152,34 @@ def encode_prompt(lm: HarnessModel, prompt: str, rules: Rules) -> tuple[int, ...
         )
     tokens, _ = lm.tok_batch_encode([prompt], left_truncate_len=room, truncation=lm.truncation)
     return tuple(tokens[0].tolist())
+
+
+def longest(lm: HarnessModel, request: Instance) -> int:
+    """Tokens of a request's prompt and answer, at most."""
+    given = request.args[1] if len(request.args) > 1 else ""
+    if isinstance(given, str):
+        return min(len(lm.tok_encode(str(request.args[0]))) + len(lm.tok_encode(given)), lm.max_length) + 1
+    answer = int(normalize_gen_kwargs(dict(given), lm.max_gen_toks)["max_gen_toks"])
+    return min(len(lm.tok_encode(str(request.args[0]))) + answer, lm.max_length)
+
+
+def alone(lm: HarnessModel, requests: Sequence[Instance]) -> list[bool]:
+    """For each request whether only a batch of its own gives the model's answer: it can grow past a length at which the
+    model changes, or has beams (HFLM looks for stop sequences in the first few of a batch's beams)."""
+    border = min(changes_at(lm), default=None)
+    beams = getattr(getattr(lm.model, "generation_config", None), "num_beams", None) or 1
+
+    def is_alone(request: Instance) -> bool:
+        if request.request_type == "generate_until" and (request.args[1].get("num_beams", beams) or 1) > 1:
+            return True
+        return border is not None and longest(lm, request) > border
+
+    return [is_alone(request) for request in requests]
+
+
+def shareable(lm: HarnessModel, documents: Sequence[Document]) -> list[Document]:
+    """The documents none of whose requests has to be `alone`."""
+    return [document for document in documents if not any(alone(lm, document.requests))]
 
 
 def why_not_greedy(lm: HarnessModel, generation_kwargs: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,8 @@ class Counters:
 
     `rows` counts answers (one per document and variant), `most_rows` those in the largest batch, `halved` how often
     memory ran out. `layer_rows` is the number of layer passes, one for each state in each forward; `layer_tokens`
-    counts each token position of them. `fell_back` says why the plain pass took over, if it did.
+    counts each token position of them. `compared` is, by what ended an answer, how many tokens the longest had that was
+    compared to its end (None: none shall be). `fell_back` says why the plain pass took over, if it did.
     """
 
     rows: int = 0
@@ -26,6 +27,7 @@ class Counters:
     layer_rows: int = 0
     layer_tokens: int = 0
     halved: int = 0
+    compared: dict[str, int] | None = field(default_factory=dict)
     fell_back: str | None = None
 
 

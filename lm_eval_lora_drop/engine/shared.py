@@ -12,8 +12,9 @@ from lm_eval_lora_drop.engine.generation import generate
 from lm_eval_lora_drop.engine.loglikelihood import loglikelihoods
 from lm_eval_lora_drop.engine.memory import out_of_memory
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.requests import why_not_greedy, why_not_rows
+from lm_eval_lora_drop.engine.requests import shareable, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
+from lm_eval_lora_drop.engine.states.lengths import changes_at
 from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
 from lm_eval_lora_drop.variant import Variant
 
@@ -54,6 +55,8 @@ def why_not_shared(
                     return reason
                 if not lm.tok_encode(request.args[0]):
                     return "a prompt has no tokens"
+    if documents and not shareable(lm, documents):
+        return f"all requests can grow past {min(changes_at(lm))} tokens, where the model changes its positions"
     return None
 
 
@@ -63,7 +66,8 @@ def shared_runner(
     """A runner that answers documents under all their variants in one go.
 
     `batch_size` is the number of rows (variant x document) at a time; None leaves it to the engine. `counters` is
-    filled in as work is done. Whatever turns out to be impossible while running is left, from then on, to the plain
+    filled in as work is done. Documents that can grow past a length at which the model changes are left to the plain
+    pass. Whatever turns out to be impossible while running is left, from then on, to the plain
     pass, with one warning in the log; running out of memory halves the batch instead.
     """
     counted = counters if counters is not None else Counters()
@@ -80,7 +84,8 @@ def shared_runner(
         done: set[tuple[int, Variant]] = set()
         if counted.fell_back is None:
             try:
-                for answers in answer(work):
+                fit = {id(document) for document in shareable(lm, [item.document for item in work])}
+                for answers in answer([item for item in work if id(item.document) in fit]):
                     counted.rows += len(answers)
                     done.update((id(given.document), given.variant) for given in answers)
                     yield answers

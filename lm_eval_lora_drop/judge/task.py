@@ -22,14 +22,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from lm_eval.api.task import ConfigurableTask
-
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_rows, write_atomically
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Panel, panel_from
 from lm_eval_lora_drop.judge.questions import KINDS, Rubric
 from lm_eval_lora_drop.judge.score import Item, Scores, mean, score
+from lm_eval_lora_drop.metrics.limited import LimitedTask
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +37,12 @@ RECORD = "gpt_score"
 """Where in the task's metadata, and so in the results file's `configs`, the panel's details are put."""
 
 
-class JudgedTask(ConfigurableTask):
+class JudgedTask(LimitedTask):
     """A task of the harness with `gpt_score` and its company among its metrics."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._panel: Panel | None = None
-        super().__init__(config={name: value for name, value in config.items() if name != "class"})
+        super().__init__(config)
         metadata = self.config.metadata or {}
         # With a rubric the task is judged as any other one, at the end of the run (`rescore.judge_after_run`).
         self._panel = None if metadata.get("rubric") else panel_from(metadata)

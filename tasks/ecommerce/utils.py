@@ -13,8 +13,6 @@ from lm_eval_lora_drop.metrics import data
 from lm_eval_lora_drop.metrics.labels import is_one_word, read_label
 from lm_eval_lora_drop.metrics.shape import shape
 
-MAX_GEN_TOKS = 32  # as in the YAML
-
 # Between two Latin letters or digits a space separates words; everywhere else it is the corpus's segmentation.
 _SEGMENTATION = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 
@@ -91,7 +89,7 @@ def unsegment(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+def process_results(doc: dict[str, Any], results: list[str], *, max_gen_toks: int) -> dict[str, float]:
     """Whether the label read from the text is right, whether one can be read at all, and the shape of the output."""
     prediction = results[0].strip()
     label = read_label(prediction)
@@ -99,5 +97,5 @@ def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]
         "acc": float(label == doc["label"]),
         "one_word": float(is_one_word(prediction)),
         "unread": float(label is None),
-        **shape(prediction, MAX_GEN_TOKS, chinese=True),
+        **shape(prediction, max_gen_toks, chinese=True),
     }

@@ -7,7 +7,6 @@ from typing import Any
 from lm_eval_lora_drop.metrics.hotpotqa import contains, exact_match, f1
 from lm_eval_lora_drop.metrics.shape import shape
 
-MAX_GEN_TOKS = 64  # as in the YAML
 TYPES = ("bridge", "comparison")
 
 
@@ -21,11 +20,11 @@ def doc_to_text(doc: dict[str, Any]) -> str:
     return "Context:\n" + "\n".join(paragraphs) + f"\n\nQuestion: {doc['question'].strip()}\nAnswer:"
 
 
-def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float | None]:
+def process_results(doc: dict[str, Any], results: list[str], *, max_gen_toks: int) -> dict[str, float | None]:
     """The official scores, the paper's containment, both by question type, and the shape of the output."""
     prediction, answer = results[0].strip(), doc["answer"]
     scores = {"contains_em": contains(prediction, answer), "em": exact_match(prediction, answer)}
     by_type = {
         f"{name}_{kind}": score if doc["type"] == kind else None for kind in TYPES for name, score in scores.items()
     }
-    return {**scores, "f1": f1(prediction, answer), **by_type, **shape(prediction, MAX_GEN_TOKS)}
+    return {**scores, "f1": f1(prediction, answer), **by_type, **shape(prediction, max_gen_toks)}

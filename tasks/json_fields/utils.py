@@ -12,8 +12,6 @@ from jsonschema import Draft202012Validator
 from lm_eval_lora_drop.metrics.fields import score_fields
 from lm_eval_lora_drop.metrics.shape import shape
 
-MAX_GEN_TOKS = 128  # as in the YAML
-
 
 def _load_generator() -> Any:
     # The harness loads this file by its path, outside any package, so a neighbour has to be loaded the same way.
@@ -36,7 +34,7 @@ def load(data_seed: int = generator.SEED, **_others: Any) -> Any:
     return DatasetDict({split: Dataset.from_list(generator.generate(split, data_seed)) for split in generator.SIZES})
 
 
-def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+def process_results(doc: dict[str, Any], results: list[str], *, max_gen_toks: int) -> dict[str, float]:
     """The fields, the format, and the shape of the output."""
     prediction = results[0].strip()
-    return {**score_fields(prediction, json.loads(doc["fields"]), VALIDATOR), **shape(prediction, MAX_GEN_TOKS)}
+    return {**score_fields(prediction, json.loads(doc["fields"]), VALIDATOR), **shape(prediction, max_gen_toks)}

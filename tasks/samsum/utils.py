@@ -7,10 +7,8 @@ from typing import Any
 from lm_eval_lora_drop.metrics.rouge import rouge
 from lm_eval_lora_drop.metrics.shape import shape
 
-MAX_GEN_TOKS = 96  # as in the YAML
 
-
-def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+def process_results(doc: dict[str, Any], results: list[str], *, max_gen_toks: int) -> dict[str, float]:
     """ROUGE against the one reference, and the shape of the output."""
     prediction = results[0].strip()
-    return {**rouge(prediction, doc["summary"]), **shape(prediction, MAX_GEN_TOKS)}
+    return {**rouge(prediction, doc["summary"]), **shape(prediction, max_gen_toks)}

@@ -10,19 +10,17 @@ from lm_eval_lora_drop.metrics import data
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH, CHRF2
 from lm_eval_lora_drop.metrics.shape import shape
 
-MAX_GEN_TOKS = 320  # as in the YAML
-
 _CHINESE = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
 _SPACE_AT_CHINESE = re.compile(rf"(?<=[{_CHINESE}])\s+|\s+(?=[{_CHINESE}])")
 
 
-def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+def process_results(doc: dict[str, Any], results: list[str], *, max_gen_toks: int) -> dict[str, Any]:
     """The counts that BLEU and chrF need of this document, and the shape of the output."""
     prediction, reference = results[0].strip(), doc["reference"].strip()
     return {
         "bleu": BLEU_ZH.statistics(prediction, reference),
         "chrf": CHRF2.statistics(prediction, reference),
-        **shape(prediction, MAX_GEN_TOKS, chinese=True),
+        **shape(prediction, max_gen_toks, chinese=True),
     }
 
 

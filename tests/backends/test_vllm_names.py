@@ -4,6 +4,9 @@ import ast
 import importlib.util
 import inspect
 from pathlib import Path
+from typing import Any
+
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
 import lm_eval_lora_drop
 from lm_eval_lora_drop.backends.base import LoraDropBase
@@ -48,3 +51,17 @@ def test_every_attribute_it_reads_of_itself_exists():
 
 def test_one_that_does_not_exist_is_found():
     assert missing(SOURCE.read_text().replace("sweep_folder(args)", "self.sweep_folder()")) == {"sweep_folder"}
+
+
+def test_vllm_is_asked_to_stop_at_special_tokens_and_to_keep_them_in_the_text():
+    """What makes a special end token end an answer there (run in tests/vllm/test_stops.py): the harness hands vLLM the
+    end of text with the task's stop sequences, and vLLM looks for them in a text that keeps special tokens."""
+    found = importlib.util.find_spec("lm_eval.models.vllm_causallms")
+    methods = class_of(Path(found.origin).read_text(), "VLLM").body
+    (method,) = (node for node in methods if getattr(node, "name", "") == "modify_gen_kwargs")
+    # Its module imports vLLM; the method does not need it.
+    names = {"handle_stop_sequences": handle_stop_sequences, "normalize_gen_kwargs": normalize_gen_kwargs, "Any": Any}
+    exec(compile(ast.Module([method], []), found.origin, "exec"), names)
+    kwargs, stops, limit = names["modify_gen_kwargs"]({"until": ["<|im_end|>"], "max_gen_toks": 7}, eos="</s>")
+    assert (stops, limit) == (["<|im_end|>", "</s>"], 7)
+    assert kwargs["skip_special_tokens"] is False

@@ -45,7 +45,7 @@ def run(lm, prompts, jobs, rules, capacity, branches=None, enough=10_000):
 
 
 def once(finished):
-    found = {(prompt, str(variant)): text for prompt, variant, text in finished}
+    found = {(said.prompt, str(said.variant)): said.text for said in finished}
     assert len(found) == len(finished)
     return found
 
@@ -100,5 +100,5 @@ def test_no_job_is_nothing_to_do(llama):
     assert decoder.busy
     decoder.run(1)
     assert not decoder.busy
-    ((prompt, variant, _),) = decoder.take()
-    assert (prompt, variant) == (0, FULL)
+    (said,) = decoder.take()
+    assert (said.prompt, said.variant, len(said.tokens), said.ended_by) == (0, FULL, 1, "token limit")

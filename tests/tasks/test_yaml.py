@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from lm_eval.tasks import TaskManager
 
+from lm_eval_lora_drop.metrics.filters import Written
 from tests.tasks.conftest import ROOT
 
 FIRST_METRIC = {
@@ -37,15 +37,6 @@ def read_yaml(name: str) -> tuple[Path, dict[str, Any]]:
     return path, load_yaml(path, resolve_func=False)
 
 
-def load_utils(folder: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"{folder.name}_utils", folder / "utils.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", FIRST_METRIC)
 def test_the_first_metric_is_the_one_to_optimise(name: str) -> None:
     """Design, section 7. The harness's own order of `metric_list` decides, and every metric says which way is up."""
@@ -66,10 +57,21 @@ def test_validation_documents_come_from_another_split(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FIRST_METRIC)
-def test_the_length_limit_is_the_same_in_yaml_and_utils(name: str) -> None:
-    """`cut_off` must know the limit that the YAML sets."""
-    path, task = read_yaml(name)
-    assert task["generation_kwargs"]["max_gen_toks"] == load_utils(path.parent).MAX_GEN_TOKS
+def test_cut_off_goes_by_the_limit_of_the_run(name: str, load_task: Callable[..., Any]) -> None:
+    """That of the YAML, or of `--gen_kwargs`, whatever its name there."""
+    task = load_task(name, data_dir=str(ROOT / "docs" / "example_data"))
+    limit = read_yaml(name)[1]["generation_kwargs"]["max_gen_toks"]
+    doc = task.eval_docs[0]
+
+    def cut_off(length: int) -> float:
+        return float(task.process_results(doc, [Written("x" * length)])["cut_off"])
+
+    assert (cut_off(limit - 1), cut_off(limit)) == (0.0, 1.0)
+    for alias in ("max_gen_toks", "max_new_tokens"):
+        settings = {key: value for key, value in task.config.generation_kwargs.items() if "max" not in key}
+        task.set_config("generation_kwargs", settings)
+        task.set_config("generation_kwargs", {alias: 7}, update=True)
+        assert (cut_off(6), cut_off(7), cut_off(limit)) == (0.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("name", FIRST_METRIC)
