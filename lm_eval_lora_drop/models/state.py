@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lm_eval_lora_drop.models.cache_guard import CacheGuard
+from lm_eval_lora_drop.models.identity.cache_guard import CacheGuard
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.validation import RequestBindings
 from lm_eval_lora_drop.variant import Variant

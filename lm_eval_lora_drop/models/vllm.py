@@ -32,19 +32,13 @@ from lm_eval_lora_drop.models.args import LoraDropArgs
 from lm_eval_lora_drop.models.base import LoraDropBase, log_with_the_harness, sweep_folder
 from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.gathering import Together
+from lm_eval_lora_drop.models.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document, Pass, Work
 
 log = logging.getLogger(__name__)
 
-# Arguments that decide where and how fast answers are computed, not what they are.
-_NO_CHANGE = {
-    *("batch_size", "max_batch_size", "device", "download_dir", "load_format", "enforce_eager", "disable_log_stats"),
-    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
-    *("gpu_memory_utilization", "cpu_offload_gb", "swap_space", "block_size", "enable_prefix_caching"),
-    *("max_num_seqs", "max_num_batched_tokens", "max_loras", "max_cpu_loras", "max_lora_rank", "fully_sharded_loras"),
-}
 _OF_THE_MODEL = set(inspect.signature(ModelConfig).parameters) & set(inspect.signature(EngineArgs).parameters)
 
 _SAMPLES = (
@@ -93,7 +87,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         slot = vllm_lora.slot_size(model, rank, config.dtype.itemsize)
         self._layers = AdapterLayers.of(model)
         vllm_lora.check_outside(self._files, self._layers, _embedding_modules(pretrained, config))
-        self._parts = self._fingerprint_parts(pretrained, config, rest)
+        self._parts = self._parts_of_files(pretrained, config, rest)
         lora = {}
         if wanted := self._adapters_wanted(args):
             memory = int(current_platform.get_device_total_memory())
@@ -109,10 +103,6 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, sweep_folder(args) / "adapters")
 
     # What LoraDropBase asks of a backend.
-
-    def fingerprint_parts(self) -> Mapping[str, Any]:
-        """Adapter, base model, dtype and the model_args that change an answer."""
-        return self._parts
 
     def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
@@ -237,7 +227,10 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         # A task without validation documents takes the default boundary, candidate or not.
         return max(wanted, 1) if given is None else wanted
 
-    def _fingerprint_parts(self, pretrained: str, config: ModelConfig, rest: Mapping[str, Any]) -> dict[str, Any]:
+    def _parts_of_model(self) -> dict[str, Any]:
+        return {**self._parts, "loaded": {**self._parts["loaded"], "tokenizer": tokenizer_digest(self.tokenizer)}}
+
+    def _parts_of_files(self, pretrained: str, config: ModelConfig, rest: Mapping[str, Any]) -> dict[str, Any]:
         commit = getattr(self._layers.model.get_base_model().config, "_commit_hash", None)
         return {
             "adapter": {
@@ -255,7 +248,12 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             },
             "dtype": str(config.dtype).removeprefix("torch."),
             "backend": "vllm",
-            "model_args": {name: str(value) for name, value in sorted(rest.items()) if name not in _NO_CHANGE},
+            "model_args": rest,
+            # Its weights are in other processes: base_fingerprint has read their files.
+            "loaded": {
+                "config": configuration(config.hf_config),
+                "generation_config": config.try_get_generation_config(),
+            },
         }
 
 
