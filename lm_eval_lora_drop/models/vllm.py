@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,7 @@ from lm_eval_lora_drop.models.distributed import TorchPeers
 from lm_eval_lora_drop.models.gathering import Together
 from lm_eval_lora_drop.models.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.models.preflight import check_adapter, shape_of
+from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.variant import Variant
 from lm_eval_lora_drop.work import Answer, Document, Pass, Work
 
@@ -170,6 +172,8 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
     ) -> list[Any]:
         """The engine's outputs to prompts; the one method of VLLM that asks the engine."""
         if self._together is not None:
+            if generate and isinstance(sampling_params, list):
+                _seed_rows(requests, sampling_params)
             return self._together(requests, generate, sampling_params)
         outputs: list[Any] = super()._model_generate(requests, generate, sampling_params)
         return outputs
@@ -255,6 +259,16 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
                 "generation_config": config.try_get_generation_config(),
             },
         }
+
+
+def _seed_rows(prompts: Sequence[Sequence[int]], parameters: Sequence[Any]) -> None:
+    """Give each row that samples random numbers of its own, by its prompt and the number of its repeat: the same when a
+    sweep is begun again, and the same for all variants."""
+    repeats: Counter[tuple[int, ...]] = Counter()
+    for prompt, row in zip(map(tuple, prompts), parameters, strict=True):
+        if row.temperature and row.seed is None:
+            row.seed = int(short(digest(prompt, repeats[prompt]), 15), 16)
+        repeats[prompt] += 1
 
 
 def _refuse_what_needs_hf(args: LoraDropArgs) -> None:
