@@ -221,7 +221,7 @@ def trained_besides_lora(files: AdapterFiles) -> str | None:
 
 
 def base_fingerprint(pretrained: str, commit: str | None) -> str:
-    """What identifies the base model: the commit on the Hub, or a local folder's weights, code, config and tokenizer."""
+    """What identifies the base model: the commit on the Hub, or a folder's weights, code, config and tokenizer."""
     folder = Path(pretrained)
     if not folder.is_dir():
         return f"{pretrained}@{commit or 'unknown'}"
