@@ -89,6 +89,12 @@ def sweep_folder(args: LoraDropArgs) -> Path:
     return args.sweep_dir or user_cache_path("lm-eval-lora-drop", appauthor=False) / "sweeps"
 
 
+def _draws(request: Instance) -> bool:
+    """Whether an answer depends on the run's random numbers, which no identity knows."""
+    settings = request.args[1] if request.request_type == "generate_until" else {}
+    return bool(settings.get("do_sample") or settings.get("temperature"))
+
+
 class LoraDropBase(abc.ABC):
     """Answers requests with the LoRA of some decoder layers dropped; see the module's docstring."""
 
@@ -158,7 +164,7 @@ class LoraDropBase(abc.ABC):
     def _answer_or_recall(
         self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool
     ) -> list[Any]:
-        if self.kept_answers is None:
+        if self.kept_answers is None or any(map(_draws, requests)):
             return self._answer(request_type, requests, kept, disable_tqdm)
         key = digest(
             *(self.fingerprint_parts(), str(kept), request_type),

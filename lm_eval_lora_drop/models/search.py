@@ -19,7 +19,7 @@ from lm_eval_lora_drop.models.searching.measure import Measured, Measurer
 from lm_eval_lora_drop.probe.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
-from lm_eval_lora_drop.record.fingerprint import digest
+from lm_eval_lora_drop.record.fingerprint import described, digest
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweeping.beyond.jointly import choose_jointly
 from lm_eval_lora_drop.sweeping.metric import resolve_metric
@@ -277,7 +277,9 @@ class Search:
     def _fingerprint_of(self, binding: Binding, source: Binding, drawn: ValidationSet) -> str:
         """What identifies a search for a task on documents that were drawn."""
         of_source = () if source is binding else (self._measurer.task_fingerprint(source),)
-        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint)
+        # Their references decide too.
+        documents = [described(document.doc) for document in drawn.documents]
+        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint, documents)
 
 
 def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:

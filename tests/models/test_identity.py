@@ -271,17 +271,15 @@ def test_weights_trained_between_two_evaluations_by_one_object_are_swept_anew(ti
 
 # The list: answers are equal under two values of each name.
 
-SECOND = {
-    "device": "cuda" if not torch.cuda.is_available() else "cuda:0",
-    "batch_size": 3,
-    "max_batch_size": 2,
-    "parallelize": True,
-    "max_cpu_memory": "4GiB",
-    "offload_folder": "elsewhere",
-    "sweep_engine": "plain",
-    "sweep_batch_size": 2,
-    "sweep_dir": "other",
-    "sweep_log": "none",
+VALUES = {
+    # Another device where there is one.
+    "device": ({"device": "cpu"}, {"device": "cuda:0" if torch.cuda.is_available() else "cpu:0"}),
+    "batch_size": ({"batch_size": 1}, {"batch_size": 3}),
+    "max_batch_size": ({"batch_size": "auto", "max_batch_size": 1}, {"batch_size": "auto", "max_batch_size": 3}),
+    "sweep_engine": ({"sweep_engine": "plain"}, {"sweep_engine": "shared"}),
+    "sweep_batch_size": ({}, {"sweep_batch_size": 2}),
+    "sweep_dir": ({}, {"sweep_dir": "other"}),
+    "sweep_log": ({}, {"sweep_log": "none"}),
 }
 
 
@@ -289,9 +287,9 @@ SECOND = {
 def test_answers_are_equal_under_two_values_of_a_name_on_the_list(tiny_base, tiny_adapter, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     answers = []
-    for number, given in enumerate(({}, {name: SECOND[name]})):
-        folder = tmp_path / str(number)
-        lm = load(tiny_base, tiny_adapter, **{"boundary": "auto", "batch_size": 2, "sweep_dir": str(folder), **given})
+    for number, given in enumerate(VALUES[name]):
+        common = {"boundary": "auto", "batch_size": 2, "sweep_dir": str(tmp_path / str(number))}
+        lm = load(tiny_base, tiny_adapter, **{**common, **given})
         results = evaluate(lm, make_task(splits=ROWS))
         lines = [line for file in lm.args.sweep_dir.glob("*.jsonl") for line in file.read_text().splitlines()[1:]]
         answered = {(x["variant"], x["doc_id"]): x["responses"] for x in map(json.loads, lines)}

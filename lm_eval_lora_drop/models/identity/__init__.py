@@ -15,7 +15,7 @@ from lm_eval_lora_drop.record.fingerprint import described
 
 WHERE_AND_HOW_FAST = frozenset(
     {
-        *("device", "batch_size", "max_batch_size", "parallelize", "max_cpu_memory", "offload_folder"),
+        *("device", "batch_size", "max_batch_size"),
         *("sweep_engine", "sweep_batch_size", "sweep_dir", "sweep_log", "sweep_dry_run"),
     }
 )

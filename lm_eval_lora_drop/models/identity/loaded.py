@@ -133,8 +133,11 @@ def _sums(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The bits of a tensor as integers: those of a small one, else the sums of rows and of columns."""
     flat = tensor.contiguous().reshape(-1)
     row = tensor.shape[-1] if tensor.dim() > 1 else flat.numel()
-    # The widest integer that divides a row: fewer numbers to sum.
-    width = next(kind for kind in (torch.int32, torch.int16, torch.uint8) if row * flat.itemsize % kind.itemsize == 0)
+    # The widest integer that divides a row and where the first one begins: fewer numbers to sum.
+    places = (row * flat.itemsize, flat.storage_offset() * flat.itemsize)
+    width = next(
+        kind for kind in (torch.int32, torch.int16, torch.uint8) if not any(place % kind.itemsize for place in places)
+    )
     numbers = flat.view(torch.uint8).view(width)
     if tensor.dim() < 2:
         yield numbers
