@@ -63,7 +63,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
     if backend is not None:
         files = json.loads(backend.to_str())
         # What the last call asked for.
-        del files["padding"], files["truncation"]
+        files.pop("padding", None)
+        files.pop("truncation", None)
         return digest(type(tokenizer).__qualname__, files, configuration(tokenizer))
     # One in Python keeps its vocabulary as it likes, and caches beside it; it knows how to write itself down.
     with tempfile.TemporaryDirectory() as folder:
