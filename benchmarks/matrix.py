@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from benchmarks.matrix_cases import Case, adapter_cases, family_cases, quantised_cases, request_cases
+from benchmarks.matrix_identity import ANEW, SAME, identity_cases
 from benchmarks.matrix_run import CRASH, HF_FAILS, LEFT_OUT, WRONG, quiet, run_case
 
 ROOT = Path(__file__).parents[1]
@@ -43,13 +44,14 @@ TITLES = {
     "adapters": ("Kinds of adapters", "adapter", ""),
     "requests": ("Kinds of requests", "requests", ""),
     "quantised": ("Quantised base models", "base", ""),
+    "identity": ("Edits between two sweeps into one folder", "edit", ""),
 }
 Row = dict[str, Any]
 
 
 def all_cases() -> list[Case]:
     """In the order of the tables."""
-    return [*family_cases(), *adapter_cases(), *request_cases(), *quantised_cases()]
+    return [*family_cases(), *adapter_cases(), *request_cases(), *quantised_cases(), *identity_cases()]
 
 
 def run_all(cases: Iterable[Case], work: Path, seconds: int) -> None:
@@ -170,8 +172,8 @@ def _counts(rows: dict[str, Row], cases: list[Case]) -> str:
 
 
 _OUTCOMES = (
-    "shared", "decoder", "plain by rule", "plain by check", "plain from a failure on", "refused", HF_FAILS, LEFT_OUT,
-    WRONG, CRASH,
+    "shared", "decoder", "plain by rule", "plain by check", "plain from a failure on", ANEW, SAME, "refused", HF_FAILS,
+    LEFT_OUT, WRONG, CRASH,
 )  # fmt: skip
 _INTRO = """# What the engine does with which model, adapter and request
 
@@ -188,6 +190,8 @@ boundary after another between them.
 | plain by rule | one boundary at a time (evaluated split: `HFLM.generate_until`) because a rule says so beforehand |
 | plain by check | the same because the check before trust found a difference or a failure |
 | plain from a failure on | the shared pass failed in the middle; the plain pass answered the rest |
+| asked anew | after an edit between two sweeps into one folder, no answer of before it is reused |
+| no answer changes | the same, and the edit changes none of these answers |
 | refused | an error that says the rule and the way out |
 | hf fails | `--model hf` cannot answer it either |
 | left out | Transformers or PEFT cannot make the tiny model or its adapter |

@@ -48,6 +48,8 @@ class Case:
     generation_config: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     quantisation: str = ""
+    edit: Callable[[dict[str, Any]], None] | None = None
+    """What is done to the files that the model_args name, or to these, between two sweeps (`matrix_identity`)."""
 
     @property
     def key(self) -> str:

@@ -29,7 +29,6 @@ from torch import nn
 from torch.utils.benchmark import Timer
 
 from lm_eval_lora_drop.backends.args import LoraDropArgs
-from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
@@ -38,6 +37,7 @@ from lm_eval_lora_drop.harness.work import Document, Work
 from lm_eval_lora_drop.statistics.significance import mean_test
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.families import make_family
+from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.variant import Variant
 
 

@@ -43,7 +43,7 @@ BACKEND_FREE = [
         for room in ("sweeping", "record", "validation", "report", "verdict")
         for file in (PACKAGE / room).rglob("*.py")
     ),
-    *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "state", "search", "cache_guard", "gathering")),
+    *(PACKAGE / "models" / f"{name}.py" for name in ("base", "args", "state", "search", "gathering")),
     PACKAGE / "models" / "searching" / "measure.py",
     *(PACKAGE / f"{name}.py" for name in ("variant", "spec", "work", "errors", "plugin", "command_line")),
 ]

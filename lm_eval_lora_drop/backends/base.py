@@ -23,8 +23,8 @@ from platformdirs import user_cache_path
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.backends.args import LoraDropArgs
-from lm_eval_lora_drop.backends.cache_guard import CacheGuard
-from lm_eval_lora_drop.backends.search import Search
+from lm_eval_lora_drop.backends.identity import decision, identity
+from lm_eval_lora_drop.backends.identity.cache_guard import CacheGuard
 from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
@@ -35,6 +35,7 @@ from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweep.documents import binding_of
+from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded
@@ -88,6 +89,12 @@ def sweep_folder(args: LoraDropArgs) -> Path:
     return args.sweep_dir or user_cache_path("lm-eval-lora-drop", appauthor=False) / "sweeps"
 
 
+def _draws(request: Instance) -> bool:
+    """Whether an answer depends on the run's random numbers, which no identity knows."""
+    settings = request.args[1] if request.request_type == "generate_until" else {}
+    return bool(settings.get("do_sample") or settings.get("temperature"))
+
+
 class LoraDropBase(abc.ABC):
     """Answers requests with the LoRA of some decoder layers dropped; see the module's docstring."""
 
@@ -96,6 +103,7 @@ class LoraDropBase(abc.ABC):
     kept_answers: KeptAnswers | None = None
     """Where answers of the evaluated split are looked up and kept, for runs of one process; None: nowhere."""
     cache_hook: Any
+    _identity: dict[str, Any] | None = None
     # From the harness class that stands behind this one in a backend's bases.
     batch_size: Any
     max_length: int
@@ -118,6 +126,7 @@ class LoraDropBase(abc.ABC):
         check_before_loading(args, self.shape)
         self.args = args
         self._state = RunState()
+        self._identity = None
 
     # The harness's three request types.
 
@@ -138,6 +147,8 @@ class LoraDropBase(abc.ABC):
         for index, request in enumerate(requests):
             groups.setdefault(binding_of(request), []).append(index)
         self._state.bindings.answering()
+        # The model may have been trained or edited since the last evaluation.
+        self._identity = None
         if self.args.sweep_dry_run:
             self._dry_run([binding for binding in groups if binding is not None])
         # Every variant is settled before the first test document is answered.
@@ -153,10 +164,10 @@ class LoraDropBase(abc.ABC):
     def _answer_or_recall(
         self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool
     ) -> list[Any]:
-        if self.kept_answers is None:
+        if self.kept_answers is None or any(map(_draws, requests)):
             return self._answer(request_type, requests, kept, disable_tqdm)
         key = digest(
-            *(self.fingerprint_parts(), str(kept), self.args.merge, request_type),
+            *(self.fingerprint_parts(), str(kept), request_type),
             *(str(getattr(self, "device", "")), self.batch_size),
             *(library_versions(), __version__),
             [request.args for request in requests],
@@ -211,7 +222,7 @@ class LoraDropBase(abc.ABC):
         """From here on the task is answered with what its record says."""
         decision = Decision(record.kept, binding, record)
         if self._state.answers is not None:
-            self._state.answers.remember(record)
+            self._state.answers.remember(binding.name, record)
         self._state.decided(binding, decision)
         return decision
 
@@ -234,6 +245,7 @@ class LoraDropBase(abc.ABC):
             ArgumentError: it was.
         """
         self._state.bindings.begin()
+        self._identity = None
         if cache_hook.dbdict is not None:
             file = getattr(cache_hook.dbdict, "filename", "the file")
             self._state.answers = CacheGuard(cache_hook.dbdict, self._setting(), file)
@@ -271,25 +283,19 @@ class LoraDropBase(abc.ABC):
 
     def _setting(self) -> dict[str, Any]:
         """What one answer file may hold answers of."""
-        args = self.args
-        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), "boundary": str(args.spec)}
-        if args.spec.source is not None:
+        setting = {**self.fingerprint_parts(), **decision(self.args)}
+        if self.args.spec.source is not None:
             # The file may say something else by the time the answers are read again.
-            choices = read_recorded(args.spec.source).record.tasks
+            choices = read_recorded(self.args.spec.source).record.tasks
             setting["choices"] = {name: task.variant for name, task in choices.items()}
-        if args.spec.needs_validation:
-            setting |= {
-                "candidates": [str(variant) for variant in args.candidates(self.shape).variants],
-                "sweep_family": args.sweep_family,
-                "sweep_also": [str(one) for one in args.sweep_also],
-                "sweep_limit": args.sweep_limit,
-                "sweep_metric": args.sweep_metric,
-                "sweep_strategy": args.sweep_strategy,
-                "sweep_select": args.sweep_select,
-                "sweep_jointly": args.sweep_jointly,
-                "sweep_seed": args.sweep_seed,
-            }
         return setting
+
+    def fingerprint_parts(self) -> Mapping[str, Any]:
+        """What changes an answer, apart from the request and the variant (`identity`), as the model is in memory when
+        an evaluation begins."""
+        if self._identity is None:
+            self._identity = identity(self.args, **self._parts_of_model())
+        return self._identity
 
     # What a backend provides (see `work.Backend`).
 
@@ -320,8 +326,8 @@ class LoraDropBase(abc.ABC):
         )
 
     @abc.abstractmethod
-    def fingerprint_parts(self) -> Mapping[str, Any]:
-        """What changes an answer, apart from the request and the variant; with the keys adapter, base and dtype."""
+    def _parts_of_model(self) -> dict[str, Any]:
+        """The backend's part of the identity: the keyword arguments of `identity`."""
 
     @abc.abstractmethod
     def count_parameters(self, kept: Variant) -> tuple[int, int]:

@@ -24,13 +24,13 @@ from peft import PeftModel
 from transformers import TrainerCallback
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
-from lm_eval_lora_drop.backends.search import Search
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.harness.work import Binding
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.show.listeners import default_listeners
+from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.train.examples import load_binding
 from lm_eval_lora_drop.train.settings import TaskSettings
 

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.backends.args import LoraDropArgs
-from lm_eval_lora_drop.backends.measure import Measured, Measurer
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import Backend, Binding, Document, MetricSpec, ValidationSet
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
-from lm_eval_lora_drop.record.fingerprint import digest
+from lm_eval_lora_drop.record.fingerprint import described, digest
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
+from lm_eval_lora_drop.sweep.measure import Measured, Measurer
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
 from lm_eval_lora_drop.variant import Variant, default_boundary
@@ -277,7 +277,9 @@ class Search:
     def _fingerprint_of(self, binding: Binding, source: Binding, drawn: ValidationSet) -> str:
         """What identifies a search for a task on documents that were drawn."""
         of_source = () if source is binding else (self._measurer.task_fingerprint(source),)
-        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint)
+        # Their references decide too.
+        documents = [described(document.doc) for document in drawn.documents]
+        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint, documents)
 
 
 def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:
