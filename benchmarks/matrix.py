@@ -34,6 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks.matrix_cases import Case, adapter_cases, family_cases, quantised_cases, request_cases, stop_cases
+from benchmarks.matrix_identity import ANEW, SAME, identity_cases
 from benchmarks.matrix_run import CRASH, HF_FAILS, LEFT_OUT, WRONG, quiet, run_case
 from benchmarks.newest import section_of
 
@@ -46,13 +47,14 @@ TITLES = {
     "requests": ("Kinds of requests", "requests", ""),
     "stops": ("Kinds of ends", "end", "model"),
     "quantised": ("Quantised base models", "base", ""),
+    "identity": ("Edits between two sweeps into one folder", "edit", ""),
 }
 Row = dict[str, Any]
 
 
 def all_cases() -> list[Case]:
     """In the order of the tables."""
-    return [*family_cases(), *adapter_cases(), *request_cases(), *stop_cases(), *quantised_cases()]
+    return [*family_cases(), *adapter_cases(), *request_cases(), *stop_cases(), *quantised_cases(), *identity_cases()]
 
 
 def run_all(cases: Iterable[Case], work: Path, seconds: int) -> None:
@@ -173,8 +175,8 @@ def _counts(rows: dict[str, Row], cases: list[Case]) -> str:
 
 
 _OUTCOMES = (
-    "shared", "decoder", "plain by rule", "plain by check", "plain from a failure on", "refused", HF_FAILS, LEFT_OUT,
-    WRONG, CRASH,
+    "shared", "decoder", "plain by rule", "plain by check", "plain from a failure on", ANEW, SAME, "refused", HF_FAILS,
+    LEFT_OUT, WRONG, CRASH,
 )  # fmt: skip
 _INTRO = """# What the engine does with which model, adapter and request
 
@@ -191,6 +193,8 @@ with the harness's own at batch size 1: `HFLM` with the adapter as PEFT loads it
 | plain by rule | one boundary at a time (evaluated split: `HFLM.generate_until`) because a rule says so beforehand |
 | plain by check | the same because the check before trust found a difference or a failure |
 | plain from a failure on | the shared pass failed in the middle; the plain pass answered the rest |
+| asked anew | after an edit between two sweeps into one folder, no answer of before it is reused |
+| no answer changes | the same, and the edit changes none of these answers |
 | refused | an error that says the rule and the way out |
 | hf fails | `--model hf` cannot answer it either |
 | left out | Transformers or PEFT cannot make the tiny model or its adapter |

@@ -50,6 +50,8 @@ class Case:
     """The tokens that the model says most often change places with `</s>` and `<s>`, so that answers meet these."""
     dtype: str = "float32"
     quantisation: str = ""
+    edit: Callable[[dict[str, Any]], None] | None = None
+    """What is done to the files that the model_args name, or to these, between two sweeps (`matrix_identity`)."""
 
     @property
     def key(self) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from benchmarks.matrix_cases import LARGEST, LAYERS, PROMPTS, Case, make_config, usual
+from benchmarks.matrix_identity import run_identity
 from benchmarks.quantised import quantisation
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends.hf import LoraDropLM
@@ -92,6 +93,10 @@ def _outcomes(case: Case, folder: Path) -> Iterator[tuple[str, Outcome]]:
         paths = _make(case, folder)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         yield from ((kind, Outcome(LEFT_OUT, _said(error))) for kind in kinds)
+        return
+    if case.edit is not None:
+        what, compared, wrong = run_identity(case, paths, folder)
+        yield "generate_until", Outcome(WRONG if wrong else what, "", compared, wrong)
         return
     model_args = {"device": "cpu", "dtype": case.dtype, "batch_size": 1, **case.model_args}
     if "softmax_dtype" in model_args:

@@ -224,13 +224,13 @@ def trained_besides_lora(files: AdapterFiles) -> str | None:
 
 
 def base_fingerprint(pretrained: str, commit: str | None) -> str:
-    """What identifies the base model: the commit on the Hub, or the content of a local folder's weights and config."""
+    """What identifies the base model: the commit on the Hub, or a folder's weights, code, config and tokenizer."""
     folder = Path(pretrained)
     if not folder.is_dir():
         return f"{pretrained}@{commit or 'unknown'}"
     files = sorted(
         file
-        for pattern in ("*.safetensors", "*.bin", "*.gguf", "config.json", "tokenizer*.json")
+        for pattern in ("*.safetensors", "*.bin", "*.gguf", "*.py", "config.json", "tokenizer*.json")
         for file in folder.glob(pattern)
     )
     digest = hashlib.sha256()

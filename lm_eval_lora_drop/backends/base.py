@@ -11,41 +11,30 @@ It knows no torch. A backend says how layers are kept and how a sweep runs (the 
 from __future__ import annotations
 
 import abc
-import difflib
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 from lm_eval.api.instance import Instance
-from platformdirs import user_cache_path
 
 from lm_eval_lora_drop import __version__
-from lm_eval_lora_drop.backends.cache_guard import CacheGuard
+from lm_eval_lora_drop.backends.checks import check_before_loading, sweep_folder
+from lm_eval_lora_drop.backends.identity import decision, identity
+from lm_eval_lora_drop.backends.identity.cache_guard import CacheGuard
 from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.errors import ArgumentError, on_interrupt
-from lm_eval_lora_drop.files import is_folder, user_path
-from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
-from lm_eval_lora_drop.judge.rescore import check_judging
-from lm_eval_lora_drop.options import LoraDropArgs, answer_changing, without_effect
+from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
-from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
-from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.search import Search
-from lm_eval_lora_drop.sweep.select import selection
-from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
-from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded
-from lm_eval_lora_drop.sweep.tradeoffs.jointly import check_jointly
-from lm_eval_lora_drop.text import shown
 from lm_eval_lora_drop.variant import Variant
 
 log = logging.getLogger(__name__)
@@ -64,77 +53,10 @@ def say_once(logger: str) -> None:
     logging.getLogger(logger).addFilter(first)
 
 
-def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
-    """Raise ArgumentError for what cannot work with such an adapter, before minutes of loading its model."""
-    args.spec.resolve(shape.num_layers)
-    if args.spec.source is not None:
-        read_recorded(args.spec.source)
-    if args.spec.needs_validation:
-        candidates = candidates_of(args, shape).variants
-        if rule := parse_bounded(args.sweep_select or ""):
-            check_bounds(rule, [one.task for one in args.sweep_also], candidates)
-        if args.sweep_jointly and args.spec.kind == "probe":
-            raise ArgumentError(
-                f"sweep_jointly={args.sweep_jointly} compares the scores of a sweep, and boundary=probe makes none. "
-                "Take boundary=auto."
-            )
-        if args.sweep_jointly:
-            check_jointly(
-                args.sweep_jointly, args.sweep_candidates.names, args.sweep_strategy, args.sweep_select, candidates
-            )
-        check_also(args.sweep_also)
-        check_writable(sweep_folder(args))
-        selection(args.sweep_select, args.sweep_strategy, ordered=True)
-
-
-def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> None:
-    """Check the arguments against the tasks of the running `simple_evaluate`, before the model is loaded.
-
-    Warns of arguments of a sweep where none runs. A metric that a task computes in code is checked by its sweep; so is
-    everything outside `simple_evaluate`.
-
-    Raises:
-        ArgumentError: no such `data_dir`, a rubric without what judging needs, or a `sweep_metric` that a
-            task's own file does not list.
-    """
-    if unused := without_effect(model_args, args):
-        log.warning(
-            "%s has no effect: %s is fixed, so no sweep runs. Leave it out, or give boundary=auto.",
-            ", ".join(unused),
-            args.spec,
-        )
-    evaluation = running_evaluation()
-    if evaluation is None:
-        return
-    names = [task for task in evaluation.tasks if isinstance(task, str)]
-    folder = evaluation.metadata.get("data_dir")
-    # Other people's tasks may mean something else by it.
-    ours = any(name.startswith("lora_drop") for name in names)
-    if ours and folder is not None and not is_folder(user_path(str(folder), "data_dir")):
-        raise ArgumentError(
-            f"data_dir must be a folder with the benchmark's files, got {shown(folder)}, which is not a directory. "
-            "Correct the path, or leave data_dir out to read the benchmark from the Hub."
-        )
-    if evaluation.metadata.get("rubric"):
-        check_judging(evaluation.metadata, saves_samples=evaluation.saves_samples)
-    wanted = (args.sweep_metric or REFERENCE_LOGLIKELIHOOD).partition(",")[0].strip()
-    if args.spec.kind != "auto" or wanted == REFERENCE_LOGLIKELIHOOD:
-        return
-    manager = evaluation.manager or task_manager(names)
-    for task in evaluation.tasks:
-        listed = listed_metrics(manager, task)
-        if listed and wanted not in listed:
-            near = difflib.get_close_matches(wanted, listed, n=1)
-            hint = f" Did you mean sweep_metric={near[0]}?" if near else ""
-            raise ArgumentError(
-                f"sweep_metric must name a metric of task {shown(task)}, got {shown(wanted)!r}. There are: "
-                f"{', '.join(listed)}.{hint}"
-            )
-
-
-def sweep_folder(args: LoraDropArgs) -> Path:
-    """Where journals and figures of sweeps lie."""
-    return args.sweep_dir or user_cache_path("lm-eval-lora-drop", appauthor=False) / "sweeps"
+def _draws(request: Instance) -> bool:
+    """Whether an answer depends on the run's random numbers, which no identity knows."""
+    settings = request.args[1] if request.request_type == "generate_until" else {}
+    return bool(settings.get("do_sample") or settings.get("temperature"))
 
 
 class LoraDropBase(abc.ABC):
@@ -145,6 +67,7 @@ class LoraDropBase(abc.ABC):
     kept_answers: KeptAnswers | None = None
     """Where answers of the evaluated split are looked up and kept, for runs of one process; None: nowhere."""
     cache_hook: Any
+    _identity: dict[str, Any] | None = None
     # From the harness class that stands behind this one in a backend's bases.
     batch_size: Any
     max_length: int
@@ -172,6 +95,7 @@ class LoraDropBase(abc.ABC):
             if args.spec.needs_validation
             else "No sweep was running; with --use_cache FILE the answers of a run are kept."
         )
+        self._identity = None
 
     # The harness's three request types.
 
@@ -192,6 +116,8 @@ class LoraDropBase(abc.ABC):
         for index, request in enumerate(requests):
             groups.setdefault(binding_of(request), []).append(index)
         self._state.bindings.answering()
+        # The model may have been trained or edited since the last evaluation.
+        self._identity = None
         if self.args.sweep_dry_run:
             self._dry_run([binding for binding in groups if binding is not None])
         # Every variant is settled before the first test document is answered.
@@ -207,10 +133,10 @@ class LoraDropBase(abc.ABC):
     def _answer_or_recall(
         self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool
     ) -> list[Any]:
-        if self.kept_answers is None:
+        if self.kept_answers is None or any(map(_draws, requests)):
             return self._answer(request_type, requests, kept, disable_tqdm)
         key = digest(
-            *(self.fingerprint_parts(), str(kept), self.args.merge, request_type),
+            *(self.fingerprint_parts(), str(kept), request_type),
             *(str(getattr(self, "device", "")), self.batch_size),
             *(library_versions(), __version__),
             [request.args for request in requests],
@@ -265,7 +191,7 @@ class LoraDropBase(abc.ABC):
         """From here on the task is answered with what its record says."""
         decision = Decision(record.kept, binding, record)
         if self._state.answers is not None:
-            self._state.answers.remember(record)
+            self._state.answers.remember(binding.name, record)
         self._state.decided(binding, decision)
         return decision
 
@@ -288,6 +214,7 @@ class LoraDropBase(abc.ABC):
             ArgumentError: it was.
         """
         self._state.bindings.begin()
+        self._identity = None
         if cache_hook.dbdict is not None:
             file = getattr(cache_hook.dbdict, "filename", "the file")
             self._state.answers = CacheGuard(cache_hook.dbdict, self._setting(), file)
@@ -325,15 +252,21 @@ class LoraDropBase(abc.ABC):
 
     def _setting(self) -> dict[str, Any]:
         """What one answer file may hold answers of."""
-        args = self.args
-        setting: dict[str, Any] = {"model": digest(self.fingerprint_parts()), **answer_changing(args)}
-        if args.spec.source is not None:
+        setting = {**self.fingerprint_parts(), **decision(self.args)}
+        if self.args.spec.source is not None:
             # The file may say something else by the time the answers are read again.
-            choices = read_recorded(args.spec.source).record.tasks
+            choices = read_recorded(self.args.spec.source).record.tasks
             setting["choices"] = {name: task.variant for name, task in choices.items()}
-        if args.spec.needs_validation:
-            setting["candidates"] = [str(variant) for variant in candidates_of(args, self.shape).variants]
+        if self.args.spec.needs_validation:
+            setting["candidates"] = [str(variant) for variant in candidates_of(self.args, self.shape).variants]
         return setting
+
+    def fingerprint_parts(self) -> Mapping[str, Any]:
+        """What changes an answer, apart from the request and the variant (`identity`), as the model is in memory when
+        an evaluation begins."""
+        if self._identity is None:
+            self._identity = identity(self.args, **self._parts_of_model())
+        return self._identity
 
     # What a backend provides (see `work.Backend`).
 
@@ -364,8 +297,8 @@ class LoraDropBase(abc.ABC):
         )
 
     @abc.abstractmethod
-    def fingerprint_parts(self) -> Mapping[str, Any]:
-        """What changes an answer, apart from the request and the variant; with the keys adapter, base and dtype."""
+    def _parts_of_model(self) -> dict[str, Any]:
+        """The backend's part of the identity: the keyword arguments of `identity`."""
 
     @abc.abstractmethod
     def count_parameters(self, kept: Variant) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,8 +20,10 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.adapter.places import lent
-from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, say_once
+from lm_eval_lora_drop.backends.base import LoraDropBase, say_once
+from lm_eval_lora_drop.backends.checks import check_against_tasks
 from lm_eval_lora_drop.backends.distributed import TorchPeers
+from lm_eval_lora_drop.backends.identity.loaded import loaded_model
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
 from lm_eval_lora_drop.engine.evaluated import answer_requests
@@ -37,18 +39,12 @@ from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
 from lm_eval_lora_drop.harness.work import Document, Pass, Runner
 from lm_eval_lora_drop.options import check_names, parse_model_args
-from lm_eval_lora_drop.record.fingerprint import digest, digest_blocks
+from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.sweep.run import in_step
 from lm_eval_lora_drop.variant import Variant
 
 log = logging.getLogger(__name__)
-
-# HFLM's arguments that decide where and how fast answers are computed, not what they are.
-_NO_CHANGE = {
-    *("pretrained", "peft", "batch_size", "max_batch_size", "device", "parallelize", "offload_folder"),
-    *("max_memory_per_gpu", "max_cpu_memory", "logits_cache", "use_fast_tokenizer"),
-}
 
 
 HF_ARGUMENTS = frozenset(inspect.signature(HFLM.__init__).parameters)
@@ -92,7 +88,7 @@ class LoraDropLM(LoraDropBase, HFLM):
                 f"pretrained must be a path or Hub id together with peft=<adapter>, or a PeftModel without peft, got a "
                 f"{type(pretrained).__name__} and peft={peft}."
             )
-        self._model_args = {name: value for name, value in rest.items() if name not in _NO_CHANGE}
+        self._model_args = rest
         first = self._adapter_files.source if self._adapter_files else peft
         # A model that was handed over is the user's: HFLM changes its mode and ties its weights.
         self._lent_model = pretrained if isinstance(pretrained, PeftModel) else None
@@ -139,7 +135,7 @@ class LoraDropLM(LoraDropBase, HFLM):
             self._rank = self.accelerator.process_index
             self._world_size = self.accelerator.num_processes
         self.layers = AdapterLayers.of(self.model)
-        self._parts = self._fingerprint_parts()
+        self._files_digests = self._digest_files()
 
     def _load(self, several: Mapping[str, adapter_files.AdapterFiles]) -> dict[str, adapter_files.AdapterFiles]:
         """Put all adapters onto the model under their own names, the first of them active."""
@@ -174,7 +170,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         self._model = PeftModel.from_pretrained(base, str(files.folder)).to(self.device).eval()
         self._adapter_files = files
         self.layers = AdapterLayers.of(self.model)
-        self._parts = self._fingerprint_parts()
+        self._files_digests = self._digest_files()
         self.shape = shape_of(self.model)
         self.use(self.args)
 
@@ -188,10 +184,6 @@ class LoraDropLM(LoraDropBase, HFLM):
             return super().get_model_info()
 
     # What LoraDropBase asks of a backend.
-
-    def fingerprint_parts(self) -> Mapping[str, Any]:
-        """Adapter, base model, dtype and the model_args that change an answer."""
-        return self._parts
 
     def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
@@ -339,47 +331,45 @@ class LoraDropLM(LoraDropBase, HFLM):
                 return answer_requests(self, requests, disable_tqdm)
             return self.harness_answers(request_type, requests, disable_tqdm)
 
-    def _fingerprint_parts(self) -> dict[str, Any]:
-        config = self.model.peft_config[self.model.active_adapters[0]]
-        files = self._adapter_files
-        one = files.fingerprint() if files else _tensor_fingerprint(self.model, "lora_")
+    def _digest_files(self) -> tuple[str, str] | None:
+        """Of adapter and base model as they lie on the disk or the Hub; None for a model that came in memory."""
+        if self._adapter_files is None:
+            return None
         # Names count: variants speak of them.
-        all_of_them = {
+        several = [[name, each.fingerprint()] for name, each in self._several.items()]
+        commit = getattr(self.config, "_commit_hash", None)
+        return (
+            digest(several) if several else self._adapter_files.fingerprint(),
+            adapter_files.base_fingerprint(self.pretrained, commit),
+        )
+
+    def _parts_of_model(self) -> dict[str, Any]:
+        config = self.model.peft_config[self.model.active_adapters[0]]
+        files, base = self._adapter_files, self.model.get_base_model()
+        with self._lent():  # as it answers: a user's model in training mode is evaluated without dropout
+            loaded = loaded_model(self.model, self.tokenizer)
+        weights = loaded["weights"]
+        adapter, of_base = self._files_digests or (digest(weights["adapter"], loaded["adapters"]), weights["base"])
+        several = {
             name: {"path": each.source, "fingerprint": each.fingerprint()} for name, each in self._several.items()
         }
         return {
+            "backend": "hf",
             "adapter": {
                 "path": "+".join(each.source for each in self._several.values()) or (files.source if files else None),
-                "fingerprint": digest([[name, each["fingerprint"]] for name, each in all_of_them.items()])
-                if all_of_them
-                else one,
+                "fingerprint": adapter,
                 "base_model": config.base_model_name_or_path,
                 "r": config.r,
                 "lora_alpha": config.lora_alpha,
                 "parameters": sum(self.layers.count_parameters(Variant.base(self.layers.num_layers))),
-                **({"several": all_of_them} if all_of_them else {}),
+                **({"several": several} if several else {}),
             },
             "base": {
-                "name": self.pretrained if files else self.model.get_base_model().name_or_path,
+                "name": self.pretrained if files else base.name_or_path,
                 "revision": self.revision,
-                "fingerprint": adapter_files.base_fingerprint(
-                    self.pretrained, getattr(self.config, "_commit_hash", None)
-                )
-                if files
-                else _tensor_fingerprint(self.model, ""),
+                "fingerprint": of_base,
             },
-            "dtype": str(self.model.get_base_model().dtype).removeprefix("torch."),
-            "model_args": {name: str(value) for name, value in sorted(self._model_args.items())},
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "model_args": self._model_args,
+            "loaded": loaded,
         }
-
-
-def _tensor_fingerprint(model: torch.nn.Module, part: str) -> str:
-    """Over the tensors of a loaded model whose name contains `part`."""
-
-    def blocks() -> Iterator[bytes]:
-        for name, tensor in sorted(model.state_dict().items()):
-            if part in name:
-                yield name.encode()
-                yield tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-
-    return digest_blocks(blocks())

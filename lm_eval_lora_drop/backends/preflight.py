@@ -16,7 +16,7 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.files import AdapterFiles
 from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
-from lm_eval_lora_drop.backends.base import check_before_loading
+from lm_eval_lora_drop.backends.checks import check_before_loading
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources
 from lm_eval_lora_drop.harness.work import AdapterShape

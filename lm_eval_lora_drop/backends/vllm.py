@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,27 +27,23 @@ from vllm.platforms import current_platform
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends import vllm_lora
-from lm_eval_lora_drop.backends.base import LoraDropBase, check_against_tasks, sweep_folder
+from lm_eval_lora_drop.backends.base import LoraDropBase
+from lm_eval_lora_drop.backends.checks import check_against_tasks, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.gathering import Together
+from lm_eval_lora_drop.backends.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
 from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Work
 from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
+from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.variant import Variant
 
 log = logging.getLogger(__name__)
 
-# Arguments that decide where and how fast answers are computed, not what they are.
-_NO_CHANGE = {
-    *("batch_size", "max_batch_size", "device", "download_dir", "load_format", "enforce_eager", "disable_log_stats"),
-    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
-    *("gpu_memory_utilization", "cpu_offload_gb", "swap_space", "block_size", "enable_prefix_caching"),
-    *("max_num_seqs", "max_num_batched_tokens", "max_loras", "max_cpu_loras", "max_lora_rank", "fully_sharded_loras"),
-}
 _OF_THE_MODEL = set(inspect.signature(ModelConfig).parameters) & set(inspect.signature(EngineArgs).parameters)
 
 _SAMPLES = (
@@ -96,7 +93,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         slot = vllm_lora.slot_size(model, rank, config.dtype.itemsize)
         self._layers = AdapterLayers.of(model)
         vllm_lora.check_outside(self._files, self._layers, _embedding_modules(pretrained, config))
-        self._parts = self._fingerprint_parts(pretrained, config, rest)
+        self._parts = self._parts_of_files(pretrained, config, rest)
         lora = {}
         if wanted := self._adapters_wanted(args):
             memory = int(current_platform.get_device_total_memory())
@@ -112,10 +109,6 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, sweep_folder(args) / "adapters")
 
     # What LoraDropBase asks of a backend.
-
-    def fingerprint_parts(self) -> Mapping[str, Any]:
-        """Adapter, base model, dtype and the model_args that change an answer."""
-        return self._parts
 
     def count_parameters(self, kept: Variant) -> tuple[int, int]:
         """Adapter parameters that `kept` keeps and drops."""
@@ -183,6 +176,8 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
     ) -> list[Any]:
         """The engine's outputs to prompts; the one method of VLLM that asks the engine."""
         if self._together is not None:
+            if generate and isinstance(sampling_params, list):
+                _seed_rows(requests, sampling_params)
             return self._together(requests, generate, sampling_params)
         outputs: list[Any] = super()._model_generate(requests, generate, sampling_params)
         return outputs
@@ -240,7 +235,10 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         # A task without validation documents takes the default boundary, candidate or not.
         return max(wanted, 1) if given is None else wanted
 
-    def _fingerprint_parts(self, pretrained: str, config: ModelConfig, rest: Mapping[str, Any]) -> dict[str, Any]:
+    def _parts_of_model(self) -> dict[str, Any]:
+        return {**self._parts, "loaded": {**self._parts["loaded"], "tokenizer": tokenizer_digest(self.tokenizer)}}
+
+    def _parts_of_files(self, pretrained: str, config: ModelConfig, rest: Mapping[str, Any]) -> dict[str, Any]:
         commit = getattr(self._layers.model.get_base_model().config, "_commit_hash", None)
         return {
             "adapter": {
@@ -258,8 +256,23 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             },
             "dtype": str(config.dtype).removeprefix("torch."),
             "backend": "vllm",
-            "model_args": {name: str(value) for name, value in sorted(rest.items()) if name not in _NO_CHANGE},
+            "model_args": rest,
+            # Its weights are in other processes: base_fingerprint has read their files.
+            "loaded": {
+                "config": configuration(config.hf_config),
+                "generation_config": config.try_get_generation_config(),
+            },
         }
+
+
+def _seed_rows(prompts: Sequence[Sequence[int]], parameters: Sequence[Any]) -> None:
+    """Give each row that samples random numbers of its own, by its prompt and the number of its repeat: the same when a
+    sweep is begun again, and the same for all variants."""
+    repeats: Counter[tuple[int, ...]] = Counter()
+    for prompt, row in zip(map(tuple, prompts), parameters, strict=True):
+        if row.temperature and row.seed is None:
+            row.seed = int(short(digest(prompt, repeats[prompt]), 15), 16)
+        repeats[prompt] += 1
 
 
 def _refuse_what_needs_hf(args: LoraDropArgs) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
+from lm_eval.models.utils import normalize_gen_kwargs
+from torch.overrides import TorchFunctionMode
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Runner, Work
+from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
+from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.variant import Variant
 
 BATCHES_BETWEEN_YIELDS = 4
@@ -23,7 +29,11 @@ def plain_runner(lm: HarnessModel, layers: AdapterLayers) -> Runner:
     def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
         size = lm.batch_size if isinstance(lm.batch_size, int) else 16
         for variant in sorted({variant for item in work for variant in item.variants}, key=_largest_first):
-            documents = [item.document for item in work if variant in item.variants]
+            asked = [item.document for item in work if variant in item.variants]
+            for document in filter(_samples, asked):
+                with layers.keep(variant), _by_itself(lm):
+                    yield [Answer(variant, document, tuple(_draw(lm, document, size)))]
+            documents = [document for document in asked if not _samples(document)]
             # Longest prompts first, as the harness itself orders them: each hand-over is then of similar lengths.
             documents.sort(key=lambda document: -sum(len(str(request.args[0])) for request in document.requests))
             step = size * BATCHES_BETWEEN_YIELDS
@@ -37,6 +47,65 @@ def plain_runner(lm: HarnessModel, layers: AdapterLayers) -> Runner:
                 ]
 
     return run
+
+
+def _samples(document: Document) -> bool:
+    """Whether HFLM draws the answers to a document's requests at random."""
+    return any(
+        request.request_type == "generate_until" and normalize_gen_kwargs(request.args[1])["do_sample"]
+        for request in document.requests
+    )
+
+
+def _draw(lm: HarnessModel, document: Document, size: int) -> Iterator[Any]:
+    """Answers to a document whose task samples: each repeat of each request with random numbers of its own.
+
+    They depend on the prompt and the number of the repeat alone: a run that was killed goes on to the same answers,
+    whatever the batch size, and all variants are given the same numbers (common random numbers), so that their paired
+    difference is that of the variants.
+    """
+    before = lm.batch_size_per_gpu
+    for start in range(0, len(document.requests), document.repeats):
+        for first in range(0, document.repeats, size):
+            numbers = range(first, min(first + size, document.repeats))
+            rows = [document.requests[start + number] for number in numbers]
+            # One batch of HFLM's, so that a row of it is a repeat.
+            lm.batch_size_per_gpu = len(rows)
+            try:
+                with _seeded(lm, [_seed(*pair) for pair in zip(rows, numbers, strict=True)]):
+                    yield from lm.harness_answers(rows[0].request_type, rows, disable_tqdm=True)
+            finally:
+                lm.batch_size_per_gpu = before
+
+
+def _seed(request: Instance, number: int) -> int:
+    return int(short(digest(request.args, number), 15), 16)
+
+
+@contextmanager
+def _seeded(lm: HarnessModel, seeds: Sequence[int]) -> Iterator[None]:
+    """Row by row from generators of their own; what else is random from the first. The run's own random numbers, with
+    which the evaluated split is answered, stay as they were."""
+    device = lm.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seeds[0])
+        with _RowByRow([torch.Generator(device).manual_seed(seed) for seed in seeds]):
+            yield
+
+
+class _RowByRow(TorchFunctionMode):
+    """Draws the next token of each row (`torch.multinomial`, in transformers' `_sample`) by the row's generator."""
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self._generators = generators
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.multinomial or len(args) != 1 or len(args[0]) != len(self._generators):
+            return func(*args, **kwargs)
+        pairs = zip(args[0], self._generators, strict=True)
+        return torch.stack([func(row, generator=generator, **kwargs) for row, generator in pairs])
 
 
 def _largest_first(variant: Variant) -> tuple[int, str]:

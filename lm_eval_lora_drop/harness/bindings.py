@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.prompts import build
 from lm_eval_lora_drop.harness.work import Binding
 
 _NOTE = "lora_drop_binding"
@@ -68,8 +70,15 @@ def bind_requests() -> None:
 
     @functools.wraps(original)
     def build_all_requests(self: Task, **kwargs: Any) -> None:
-        original(self, **kwargs)
         binding = Binding(self, {name: kwargs.get(name) for name in _PROMPT_ARGUMENTS})
+        draws = getattr(getattr(self, "sampler", None), "rnd", None)
+        before = draws.getstate() if draws is not None else None
+        original(self, **kwargs)
+        if kwargs.get("cache_requests") and not kwargs.get("rewrite_requests_cache") and _watching:
+            after = draws.getstate() if draws is not None else None
+            _refuse_stale(binding, kwargs, lambda: draws.setstate(before) if draws is not None else None)
+            if draws is not None:
+                draws.setstate(after)
         for bindings in list(_watching):
             bindings.add(binding)
         # After the original: with --cache_requests it pickles the instances, and a task must not get in there.
@@ -78,6 +87,31 @@ def bind_requests() -> None:
 
     setattr(build_all_requests, _NOTE, True)
     Task.build_all_requests = build_all_requests
+
+
+def _refuse_stale(binding: Binding, built: dict[str, Any], rewind: Callable[[], None]) -> None:
+    """Compare the first document's requests with new ones: `--cache_requests` finds its file by the task's name alone.
+
+    Raises:
+        ArgumentError: they differ, in the prompt, the generation arguments or `repeats`.
+    """
+    task = binding.task
+    where = {name: built[name] for name in ("limit", "samples", "rank", "world_size") if name in built}
+    doc_id, doc = next(iter(task.doc_iterator(**where)))
+
+    def new() -> list[Any]:
+        rewind()
+        document = build(binding, doc_id, doc)
+        return [(request.args, task.config.repeats) for request in document.requests[:: document.repeats]]
+
+    cached = [(one.args, one.repeats) for one in task.instances if one.doc_id == doc_id]
+    # A prompt that has something random in it, beside its few-shot examples, cannot be compared.
+    if cached != (now := new()) and now == new():
+        raise ArgumentError(
+            f"--cache_requests: the cached requests of {binding.name} are other ones than the task makes now (cached: "
+            f"{str(cached[:1])[-300:]}; now: {str(now[:1])[-300:]}), and would be answered in their place. Give "
+            "--cache_requests refresh."
+        )
 
 
 def binding_of(instance: Instance) -> Binding | None:

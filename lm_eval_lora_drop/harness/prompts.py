@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.api.utils import maybe_delimit
 
@@ -30,10 +31,21 @@ def build(binding: Binding, doc_id: int, doc: Any, cluster: str | None = None) -
         metadata=(task.config["task"], doc_id, 1),
         **chat,
     )
-    requests = tuple(made) if isinstance(made, list) else (made,)
+    once = tuple(made) if isinstance(made, list) else (made,)
+    repeats = task.config.repeats if any(map(_may_sample, once)) else 1
+    requests = tuple(request for request in once for _ in range(repeats))
     text = json.dumps([[request.request_type, *request.args] for request in requests], ensure_ascii=False, default=str)
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Document(doc_id, doc, requests, key, cluster)
+    return Document(doc_id, doc, requests, key, cluster, repeats)
+
+
+def _may_sample(request: Instance) -> bool:
+    """Whether asking again may give another answer; where a task says nothing, hf decodes greedily and vllm samples."""
+    if request.request_type != "generate_until":
+        return False
+    settings = request.args[1]
+    chosen = settings.get("do_sample")
+    return settings.get("temperature") != 0 if chosen is None else bool(chosen)
 
 
 def reference(task: Task, doc: Any) -> str:

@@ -64,6 +64,7 @@ class Document:
     `doc_id` is its index in the split it was drawn from; `requests` has one `Instance` per request (several for
     multiple choice), all of one request type; `key` is a digest of request type and arguments, so that an answer in the
     journal belongs to exactly these prompts. `cluster` names what it belongs together with (None: stands alone).
+    Where the task samples, each request stands `repeats` times in a row: the number of a repeat is its place.
     """
 
     doc_id: int
@@ -71,6 +72,7 @@ class Document:
     requests: tuple[Instance, ...]
     key: str
     cluster: str | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

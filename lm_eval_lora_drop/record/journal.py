@@ -26,7 +26,7 @@ from filelock import FileLock
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import Answer
-from lm_eval_lora_drop.record.fingerprint import library_versions, short
+from lm_eval_lora_drop.record.fingerprint import differences, library_versions, short, version_changes
 
 SCHEMA = 1
 _CRC = b', "crc": '
@@ -52,6 +52,12 @@ class Journal:
         self._stem = f"{self._task_name}-{short(fingerprint)}"
         self.path = self.folder / f"{self._stem}.rank{rank}.jsonl"
         self._ready = False
+        self._warned: set[Path] = set()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The releases that give the answers."""
+        return {"lm_eval_lora_drop": __version__, **library_versions(vllm=self.settings.get("backend") == "vllm")}
 
     def read(self) -> dict[tuple[str, str], tuple[Any, ...]]:
         """(variant, key of the document) -> responses, from the files of all ranks.
@@ -131,7 +137,7 @@ class Journal:
                 "task": self.task,
                 "fingerprint": self.fingerprint,
                 "settings": self.settings,
-                "versions": {"lm_eval_lora_drop": __version__, **library_versions()},
+                "versions": self.versions,
             }
             self._write([header])
         self._ready = True
@@ -175,6 +181,7 @@ class Journal:
         try:
             header = read_line(line)
             schema, fingerprint, settings = header["schema"], header["fingerprint"], header["settings"]
+            versions = header.get("versions", {})
         except (ValueError, KeyError, TypeError) as error:
             raise ArgumentError(
                 f"sweep_dir: the first line of {path} must be the header of a journal, and it cannot be read. "
@@ -186,10 +193,26 @@ class Journal:
                 "of lm-eval-lora-drop. Delete the file or give another sweep_dir."
             )
         if fingerprint != self.fingerprint:
-            differences = "; ".join(_differences(settings, self.settings)) or "the fingerprint alone"
+            found = differences(settings, self.settings)
+            changes = "; ".join(f"{name}: {then!r} and {now!r}" for name, then, now in found)
             raise ArgumentError(
                 f"sweep_dir: {path} holds answers that were given under other settings and is not used. What differs, "
-                f"there and here: {differences}. Delete or rename the file, or give another sweep_dir."
+                f"there and here: {changes or 'the fingerprint alone'}. Delete or rename the file, or give another "
+                "sweep_dir."
+            )
+        warned, refused = version_changes(versions, self.versions)
+        if refused:
+            raise ArgumentError(
+                f"sweep_dir: {path} holds answers of other releases ({'; '.join(refused)}), whose answers may differ, "
+                "and is not used. Install those releases to continue it, delete the file, or give another sweep_dir."
+            )
+        if warned and path not in self._warned:
+            self._warned.add(path)
+            log.warning(
+                "%s: answers of other releases (%s) are reused. They may differ at near ties; give another sweep_dir "
+                "to ask again.",
+                path,
+                "; ".join(warned),
             )
 
 
@@ -255,14 +278,3 @@ def decode(response: Any) -> Any:
     if isinstance(response, dict):
         return float(response["float"])
     return response
-
-
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """`adapter.fingerprint: 'a' and 'b'` for every leaf of two nested settings that differs."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        return [
-            line
-            for key in sorted({*there, *here})
-            for line in _differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)
-        ]
-    return [] if there == here else [f"{name}: {there!r} and {here!r}"]

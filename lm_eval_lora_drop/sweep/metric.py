@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lm_eval.api.instance import Instance
+
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
@@ -15,14 +17,15 @@ from lm_eval_lora_drop.text import did_you_mean, shown
 def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:
     """The metric that `sweep_metric` names: `metric` or `metric,filter`; by default the task's first of each.
 
-    `task` is an lm-eval task. Metrics that only a `process_results` function computes count if `metric_list` (or the
+    `task` is an lm-eval task. A metric function that returns a dict counts by the names in it, as lm-eval prints them
+    (`pass_at_k` gives `pass@1`). Metrics that only a `process_results` function computes count if `metric_list` (or the
     `aggregation()` of a task written as a class) names them.
 
     Raises:
         ArgumentError: the task has no such metric or filter, no metric at all, or the metric has no direction.
     """
     name, _, filter_name = (part.strip() for part in (sweep_metric or "").partition(","))
-    metrics = [metric for metric in task.aggregation() if metric != "bypass"]
+    metrics = [metric for metric in _printed(task) if metric != "bypass"]
     filters = [ensemble.name for ensemble in task._filters]
     if not metrics:
         raise ArgumentError(
@@ -101,6 +104,31 @@ def _of_metric(task: Any, key: str, name: str) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _printed(task: Any) -> list[str]:
+    """The metrics as lm-eval prints them, in their order.
+
+    What a function of the task's own returns is known when it has been called: it is given a document's reference, and
+    the task notes direction and aggregation of the names that come back.
+    """
+    names = list(task.aggregation())
+    functions = getattr(task, "_metric_fn_list", {}).values()
+    if task.OUTPUT_TYPE != "generate_until" or task.config.process_results is not None:
+        return names
+    if all(getattr(function, "__module__", "").startswith("lm_eval.api.") for function in functions):
+        return names
+    doc = task.eval_docs[0]
+    target = task.doc_to_target(doc)
+    text = str(target[0] if isinstance(target, list) and target else target)
+    repeats = max(1, task.config.repeats or 1)
+    request = Instance("generate_until", doc, ("", {}), 0, (task.task_name, 0, repeats), resps=[text] * repeats)
+    try:
+        task._filters[0].apply([request])
+        return list(task.process_results(doc, list(request.filtered_resps.values())))
+    # A function of the user's may raise anything; on a real answer the harness says so itself.
+    except Exception:  # noqa: BLE001
+        return names
 
 
 def _choices(came: str, there_are: Sequence[str]) -> str:

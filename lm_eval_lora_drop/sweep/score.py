@@ -28,7 +28,7 @@ class Scorer:
         self._task = task
         self._missing = missing_value(task, metric.name)
         self._filter = next(ensemble for ensemble in task._filters if ensemble.name == metric.filter)
-        # A sweep asks once. Decoding is greedy, so what `repeats` would ask again has the same answer.
+        # What is decoded greedily is asked once: what `repeats` would ask again has the same answer.
         self._repeats = int(getattr(task.config, "repeats", None) or 1)
 
     def item(self, answer: Answer) -> Any:
@@ -46,9 +46,9 @@ class Scorer:
                 arguments=request.arguments,
                 idx=request.idx,
                 metadata=request.metadata,
-                resps=[response] * self._repeats,
+                resps=list(responses) if document.repeats > 1 else [*responses] * self._repeats,
             )
-            for request, response in zip(document.requests, answer.responses, strict=True)
+            for request, responses in zip(document.requests[:: document.repeats], _by_request(answer), strict=True)
         ]
         self._filter.apply(instances)
         filtered = [instance.filtered_resps[self.metric.filter] for instance in instances]
@@ -84,6 +84,12 @@ class Scorer:
     def resamples(self) -> int:
         """How many bootstrap resamples this aggregation is worth."""
         return RESAMPLES if self.aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
+
+
+def _by_request(answer: Answer) -> list[tuple[Any, ...]]:
+    """The responses to each request of a document, one for each repeat."""
+    each = answer.document.repeats
+    return [answer.responses[start : start + each] for start in range(0, len(answer.responses), each)]
 
 
 def mean_error(items: Sequence[Any], clusters: Codes | None = None) -> float:

@@ -17,7 +17,7 @@ from lm_eval_lora_drop.harness.work import Backend, Binding, Document, MetricSpe
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
-from lm_eval_lora_drop.record.fingerprint import digest
+from lm_eval_lora_drop.record.fingerprint import described, digest
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.candidates import candidates_of
@@ -278,7 +278,9 @@ class Search:
     def _fingerprint_of(self, binding: Binding, source: Binding, drawn: ValidationSet) -> str:
         """What identifies a search for a task on documents that were drawn."""
         of_source = () if source is binding else (self._measurer.task_fingerprint(source),)
-        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint)
+        # Their references decide too.
+        documents = [described(document.doc) for document in drawn.documents]
+        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint, documents)
 
 
 def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:

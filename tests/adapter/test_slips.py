@@ -9,13 +9,13 @@ import sys
 import pytest
 import torch
 import transformers
-from lm_eval_lora_drop.backends.args import LoraDropArgs
 from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.backends.preflight import check_adapter
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import make_adapter
 from tests.backends.test_odd_adapters import change_config, change_file, with_added_tokens
@@ -24,7 +24,7 @@ LAYERS = 4
 
 
 def check(base, adapter):
-    args, rest = LoraDropArgs.take({"boundary": 2}, known=())
+    args, rest = parse_model_args({"boundary": 2}, known=())
     return check_adapter(str(base), str(adapter), args, rest)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import matrix
 from benchmarks.matrix_cases import Case, families, make_config
+from benchmarks.matrix_identity import ANEW
 from benchmarks.matrix_run import CRASH, HF_FAILS, LEFT_OUT, REFUSED, RULE, SHARED, WRONG
 from tests.conftest import ROOT
 
@@ -21,6 +22,7 @@ CASES = {
     "requests/a prompt of white space/": {SHARED},
     "requests/num_beams 2/": {RULE},
     "requests/an empty prompt beside others/": {HF_FAILS},
+    "identity/generation_config.json: repetition_penalty/": {ANEW},
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lm_eval.api.metrics import mean
 
-from lm_eval_lora_drop.backends.base import check_before_loading
+from lm_eval_lora_drop.backends.checks import check_before_loading
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, MetricSpec
 from lm_eval_lora_drop.options import parse_model_args
