@@ -8,7 +8,6 @@ import pytest
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, Answer, Pass
-from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
@@ -160,8 +159,6 @@ def test_nothing_is_claimed_of_layers_that_do_nothing():
 def test_bad_input(tmp_path):
     with pytest.raises(ArgumentError, match="takes at least 4, got 3"):
         search(tmp_path, [1.0] * LAYERS, documents=3)
-    with pytest.raises(ArgumentError, match="cannot be joined"):
-        parse_model_args({"sweep_candidates": "greedy+window"}, [])
     with pytest.raises(ArgumentError, match="layers of one adapter, got a, b"):
         make_candidates(["greedy"], AdapterShape(4, adapters=("a", "b")))
 
