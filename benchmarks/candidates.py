@@ -4,7 +4,7 @@
     python -m benchmarks.candidates configs/studies/candidates_*.yaml --write docs/candidates
 
 Reads studies that were run with one adapter, one task, and a sweep for every set. Each choice stands with its score
-on the validation documents that chose it, the score to expect on new ones (sweeping/trust.py), and its score on the
+on the validation documents that chose it, the score to expect on new ones (sweep/trust.py), and its score on the
 test documents, whose paired differences to the whole adapter and to what the sweep over boundaries chose have 95 %
 intervals; p is corrected over the sets of a table (Holm).
 """

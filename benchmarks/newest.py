@@ -24,7 +24,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("tests/engine", "tests/backends", "tests/adapter", "tests/record", "tests/harness/test_plugin.py")
+ROOMS = ("tests/engine", "tests/backends", "tests/adapter", "tests/record", "tests/harness/test_hooks.py")
 HEADING = "## The newest release of every dependency"
 _SHOWN = (
     "torch", "transformers", "peft", "lm_eval", "accelerate", "datasets", "huggingface_hub", "tokenizers",

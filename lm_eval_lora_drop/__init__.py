@@ -12,6 +12,8 @@ Importing the package imports nothing else: a name is fetched when it is first u
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,6 +49,17 @@ __all__ = [
     "read",
     "sweep",
 ]
+
+
+class _Package(ModuleType):
+    """The package, in which `sweep` stays the function: Python would replace it by the room `sweep/`, once imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from lm_eval_lora_drop.sweep.candidates import candidates_of
 from tools.write_options import PAGE, TABLES, page
 
 SHAPE = AdapterShape(6, ("q_proj", "up_proj"), 8)
-OTHER = {"sweep_strategy": "racing", "sweep_engine": "plain", "sweep_log": "none", "sweep_seed": "1"}
+OTHER = {"merge": True, "sweep_strategy": "racing", "sweep_engine": "plain", "sweep_log": "none", "sweep_seed": "1"}
 """Where a declaration has no example that differs from its default."""
 
 

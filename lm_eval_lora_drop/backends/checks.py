@@ -73,7 +73,7 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
     names = [task for task in evaluation.tasks if isinstance(task, str)]
     folder = evaluation.metadata.get("data_dir")
     # Other people's tasks may mean something else by it.
-    ours = any(name.startswith("lora_drop") for name in names)
+    ours = any(f"{name}_".startswith("lora_drop_") for name in names)
     if ours and folder is not None and not is_folder(user_path(str(folder), "data_dir")):
         raise ArgumentError(
             f"data_dir must be a folder with the benchmark's files, got {shown(folder)}, which is not a directory. "

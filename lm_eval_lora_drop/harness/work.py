@@ -299,4 +299,4 @@ class HarnessModel(Encoder, Protocol):
         """Padded token ids and attention mask, each (strings, length)."""
 
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        """HFLM's own answers, under whatever layers are kept now (ours, in models/hf.py)."""
+        """HFLM's own answers, under whatever layers are kept now (ours, in backends/hf.py)."""

@@ -199,11 +199,14 @@ def parse_model_args(model_args: Mapping[str, Any], known: Iterable[str]) -> tup
     rest = {name: value for name, value in model_args.items() if name not in ours}
     _refuse_unknown(rest, set(known))
     read({name: value for name, value in rest.items() if name in declared(_HarnessArgs)}, _HarnessArgs)
-    for one, other in (("boundary", "layers"), ("sweep_boundaries", "sweep_candidates")):
+    for one, other, what in (
+        ("boundary", "layers", "which layers are kept"),
+        ("sweep_boundaries", "sweep_candidates", "what a sweep compares"),
+    ):
         if {one, other} <= ours.keys() and None not in (ours[one], ours[other]) and ours[other] != "boundary":
             raise ArgumentError(
                 f"{one} and {other} exclude each other, got {one}={shown(ours[one])} and {other}={shown(ours[other])}. "
-                f"Leave one of them out: both say which layers are kept."
+                f"Leave one of them out: both say {what}."
             )
     args = LoraDropArgs(**read(ours, LoraDropArgs))
     if args.sweep_dry_run and args.spec.kind != "auto":

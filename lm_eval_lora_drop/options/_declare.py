@@ -154,6 +154,8 @@ def _rule(info: inspect.Type) -> str:
             return " or ".join(_rule(one) for one in types if not isinstance(one, inspect.NoneType))
         case inspect.DictType():
             return "a mapping whose keys are texts"
+        case inspect.VarTupleType(item_type=each, min_length=least):
+            return f"a {'non-empty ' if least else ''}list, each {_rule(each)}"
     return "a text"
 
 

@@ -285,7 +285,7 @@ def _adapters(shape: AdapterShape) -> Iterator[str]:
 
 
 GREEDY = ("greedy", "greedy_forward")
-"""Searched in rounds, by themselves; here stands what their first round compares (sweeping/beyond/greedy.py)."""
+"""Searched in rounds, by themselves; here stands what their first round compares (sweep/strategies/greedy.py)."""
 ORDERED = ("boundary", "upper", "strength")
 CANDIDATES: dict[str, Callable[[AdapterShape], Iterable[str]]] = {
     "boundary": lambda shape: [_join(_span(0, k)) for k in range(shape.num_layers + 1)],

@@ -159,9 +159,14 @@ def test_export_refuses_an_adapter_that_is_not_the_runs_and_a_run_without_files(
 
 
 def test_the_function_keeps_its_name_whatever_is_imported():
-    """No room of the package is called as the function is; importing one would take its place."""
+    """A room of the package is called as the function is; importing it does not replace the function."""
     code = (
-        "import lm_eval_lora_drop as lora_drop, lm_eval_lora_drop.sweep.candidates\n"
+        "import lm_eval_lora_drop as lora_drop\n"
+        "before = lora_drop.sweep\n"
+        "import lm_eval_lora_drop.sweep.candidates\n"
+        "from lm_eval_lora_drop.sweep import candidates\n"
+        "from lm_eval_lora_drop import sweep\n"
+        "assert sweep is lora_drop.sweep is before and candidates.__name__ == 'lm_eval_lora_drop.sweep.candidates'\n"
         "try: lora_drop.sweep('base', 'adapter', [])\n"
         "except lora_drop.ArgumentError as error: print(error)"
     )

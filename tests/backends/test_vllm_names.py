@@ -1,4 +1,4 @@
-"""models/vllm.py where vLLM is not installed: what it reads of itself exists. mypy does not know the class below it."""
+"""backends/vllm.py where there is no vLLM: what it reads of itself exists. mypy does not know the class below it."""
 
 import ast
 import importlib.util

@@ -10,7 +10,6 @@ import pytest
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import AdapterShape, Answer, Document, Pass
-from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
@@ -175,8 +174,6 @@ def test_no_cluster_lies_in_both_halves(sizes):
 def test_bad_input(tmp_path):
     with pytest.raises(ArgumentError, match="takes at least 4, got 3"):
         search(tmp_path, [1.0] * LAYERS, documents=3)
-    with pytest.raises(ArgumentError, match="cannot be joined"):
-        parse_model_args({"sweep_candidates": "greedy+window"}, [])
     with pytest.raises(ArgumentError, match="layers of one adapter, got a, b"):
         make_candidates(["greedy"], AdapterShape(4, adapters=("a", "b")))
 

@@ -30,10 +30,10 @@ def said(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train --rank x", "rank must be of kind int, got 'x'."),
+        ("train --rank x", "rank must be an integer of at least 1, got 'x'. Example: rank=8."),
         ("train --layers x", "layers must be layers and ranges joined by '+'"),
-        ("train --learning_rate inf", "learning_rate must be a finite number, got inf."),
-        ("train --lora_alpha nan", "lora_alpha must be a finite number, got nan."),
+        ("train --learning_rate inf", "learning_rate must be a number above 0, got 'inf'."),
+        ("train --lora_alpha nan", "lora_alpha must be a number of at least 0, got 'nan'."),
         ("train --threads 0", "argument --threads: must be an integer from 1 to "),
         ("train --sweep_checkpoints -1", "argument --sweep_checkpoints: must be an integer from 1 to "),
         ("train --num_fewshot -1", "argument --num_fewshot: must be an integer from 0 to "),
@@ -64,11 +64,13 @@ def test_nothing_is_made_of(words, message, said, tiny_adapter, tmp_path):
 def test_train_says_whether_the_file_or_the_option_is_wrong(said, tmp_path):
     command = ["train", "--model", "/nope", "--task", "nope", "-o", tmp_path / "out", "--config", tmp_path / "a.yaml"]
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 4}))
-    assert said(*command, "--epochs", "0").startswith("epochs must be above 0")
+    assert said(*command, "--epochs", "0").startswith("epochs must be a number above 0, got '0'")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 0}))
-    assert said(*command, "--epochs", "1").startswith(f"{tmp_path / 'a.yaml'}: rank must be at least 1")
+    assert said(*command, "--epochs", "1").startswith(
+        f"{tmp_path / 'a.yaml'}: rank must be an integer of at least 1, got 0"
+    )
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rnak": 4}))
-    assert said(*command) == f"{tmp_path / 'a.yaml'}: there is no setting 'rnak'. Did you mean rank?\n"
+    assert said(*command) == f"{tmp_path / 'a.yaml'}: there is no option rnak. Did you mean rank?\n"
 
 
 def test_a_port_that_there_is_none_of(said, tmp_path):
