@@ -306,13 +306,14 @@ def _evaluated(lm: Any, documents: Sequence[Document]) -> Outcome:
             replace(request, arguments=(prompt, requests[0].args[1]), idx=index)
             for index, (request, prompt) in enumerate(zip(requests, PROMPTS[3:], strict=False))
         ]
-    # As when the product answers: the decoder gets no request that HFLM itself answers in a batch of its own.
-    requests = [one for one, by_itself in zip(requests, alone(lm, requests), strict=True) if not by_itself]
-    if not requests:
-        return Outcome(RULE, "every request is answered in a batch of its own")
     # More than one row, so that rows leave and come.
     lm.batch_size_per_gpu = max(3, lm.batch_size_per_gpu)
     rule = why_left_to_harness(lm, requests)
+    if not rule:
+        # The decoder gets no request that HFLM answers in a batch of its own.
+        requests = [one for one, by_itself in zip(requests, alone(lm, requests), strict=True) if not by_itself]
+    if not requests:
+        return Outcome(RULE, "every request needs a batch of its own")
     compared = differ = 0
     left = ""
     for variant in _variants(lm.shape.num_layers)[:3:2]:
