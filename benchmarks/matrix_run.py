@@ -35,6 +35,7 @@ from lm_eval_lora_drop.engine.evaluated import (
     why_not_trusted,
 )
 from lm_eval_lora_drop.engine.plain import plain_runner
+from lm_eval_lora_drop.engine.requests import alone
 from lm_eval_lora_drop.engine.shared import why_not_shared
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.harness.work import Document, Runner, Work
@@ -308,6 +309,11 @@ def _evaluated(lm: Any, documents: Sequence[Document]) -> Outcome:
     # More than one row, so that rows leave and come.
     lm.batch_size_per_gpu = max(3, lm.batch_size_per_gpu)
     rule = why_left_to_harness(lm, requests)
+    if not rule:
+        # The decoder gets no request that HFLM answers in a batch of its own.
+        requests = [one for one, by_itself in zip(requests, alone(lm, requests), strict=True) if not by_itself]
+    if not requests:
+        return Outcome(RULE, "every request needs a batch of its own")
     compared = differ = 0
     left = ""
     for variant in _variants(lm.shape.num_layers)[:3:2]:

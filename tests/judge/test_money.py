@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import yaml
@@ -237,10 +236,8 @@ def test_bad_network_settings_are_told_in_one_line(
     panel.write_text(yaml.safe_dump({"judges": [server.judge(provider)], "backoff": 0.0, "attempts": 2}))
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv(variable, value)
-    started = time.monotonic()
     assert main(["judge", "rescore", str(path), "--panel", str(panel)]) == 1
     out, err = capsys.readouterr()
     assert cause in out + err or "socks" in (out + err).lower(), out + err
     assert "Traceback" not in out + err
     assert "hunter2" not in out + err
-    assert time.monotonic() - started < 60

@@ -56,7 +56,7 @@ def test_what_does_not_exist_is_refused_with_what_does(task: Any, asked: str, me
 
 
 def test_a_task_without_a_metric_list_has_the_defaults_of_its_type() -> None:
-    assert resolve_metric(make_task(metric_list=None), None) == MetricSpec("exact_match", "none", True)
+    assert resolve_metric(make_task(metric_list=None), None) == MetricSpec("exact_match", "none", True, (0.0, 1.0))
 
 
 def test_a_task_whose_metrics_were_removed_cannot_be_swept() -> None:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU
+from scipy import stats
 
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
@@ -63,22 +64,32 @@ def corpus_runs(tmp_path, metric, name, texts):
     return runs
 
 
-def test_bleu_of_runs_is_the_exchange_test_of_their_texts(tmp_path):
-    """Twenty differing documents are exchanged at random; the oracle draws its own exchanges and asks sacrebleu."""
+def test_bleu_of_runs_has_the_larger_of_two_p_values(tmp_path):
+    """The oracles are other computations: exchanges drawn here and scored by sacrebleu; Student's t of jackknife
+    pseudo-values, each from sacrebleu's score of the other documents, in Hall's cubic form (1992). Here the exchanges
+    have the smaller p-value; in the next test, the larger one."""
     row = compare(corpus_runs(tmp_path, BLEU_ZH, "bleu", {"one": HYPOTHESES, "two": OTHER})).tasks[0].metrics[0]
     metric = BLEU(tokenize="zh")
     rng = np.random.default_rng(5)
 
+    def bleu(texts, kept=range(20)):
+        return metric.corpus_score([texts[i] for i in kept], [[REFERENCES[i] for i in kept]]).score
+
     def difference(exchanged):
-        sides = [[b if e else a for a, b, e in zip(HYPOTHESES, OTHER, exchanged, strict=True)]]
-        sides.append([a if e else b for a, b, e in zip(HYPOTHESES, OTHER, exchanged, strict=True)])
-        one, two = (metric.corpus_score(side, [REFERENCES]).score for side in sides)
-        return two - one
+        one = [b if e else a for a, b, e in zip(HYPOTHESES, OTHER, exchanged, strict=True)]
+        two = [a if e else b for a, b, e in zip(HYPOTHESES, OTHER, exchanged, strict=True)]
+        return bleu(two) - bleu(one)
 
     observed = difference([False] * 20)
-    drawn = [abs(difference(rng.random(20) < 0.5)) >= abs(observed) - 1e-7 for _ in range(600)]
+    exchange = np.mean([abs(difference(rng.random(20) < 0.5)) >= abs(observed) - 1e-7 for _ in range(600)])
+    others = [[i for i in range(20) if i != left_out] for left_out in range(20)]
+    pseudo = np.array([20 * observed - 19 * (bleu(OTHER, kept) - bleu(HYPOTHESES, kept)) for kept in others])
+    pseudo += observed - pseudo.mean()
+    t, a = stats.ttest_1samp(pseudo, 0.0).statistic, stats.skew(pseudo) / (3 * np.sqrt(20))
+    hall = 2 * stats.t.sf(abs(((1 + a * t) ** 3 - 1) / (3 * a) + a / 2), 19)
     assert row.difference == pytest.approx(observed)
-    assert row.p_value == pytest.approx(np.mean(drawn), abs=4 * np.sqrt(0.25 / 600))
+    assert exchange < 0.15 < hall
+    assert row.p_value == pytest.approx(hall)
     assert "9,999 draws" in row.test
     assert "BLEU nrefs:1" in row.test
     assert row.interval[0] <= row.difference <= row.interval[1]
