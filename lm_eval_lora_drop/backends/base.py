@@ -25,8 +25,9 @@ from platformdirs import user_cache_path
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.backends.cache_guard import CacheGuard
 from lm_eval_lora_drop.backends.state import Decision, RunState
-from lm_eval_lora_drop.errors import ArgumentError, on_interrupt
-from lm_eval_lora_drop.files import is_folder, user_path
+from lm_eval_lora_drop.endings import on_interrupt
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import check_writable, is_folder, user_path
 from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
 from lm_eval_lora_drop.options import LoraDropArgs, answer_changing, without_effect
@@ -34,7 +35,6 @@ from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
-from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
@@ -44,10 +44,10 @@ from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import check_jointly
-from lm_eval_lora_drop.text import shown
+from lm_eval_lora_drop.text import logger, shown
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @functools.cache  # one filter is enough
@@ -82,7 +82,7 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
                 args.sweep_jointly, args.sweep_candidates.names, args.sweep_strategy, args.sweep_select, candidates
             )
         check_also(args.sweep_also)
-        check_writable(sweep_folder(args))
+        check_writable(sweep_folder(args), "sweep_dir")
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
 
 
@@ -104,6 +104,9 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
     evaluation = running_evaluation()
     if evaluation is None:
         return
+    if evaluation.output is not None:
+        # lm-eval answers everything first, then logs that it could not save, and ends with status 0.
+        check_writable(evaluation.output, "--output_path")
     names = [task for task in evaluation.tasks if isinstance(task, str)]
     folder = evaluation.metadata.get("data_dir")
     # Other people's tasks may mean something else by it.
@@ -164,7 +167,8 @@ class LoraDropBase(abc.ABC):
         self.args = args
         self._state = RunState()
         on_interrupt(
-            f"Finished answers of a sweep are kept under {sweep_folder(args)}; run the same command to resume."
+            f"Finished answers of a sweep are kept in the journal under {sweep_folder(args)}; run the same command to "
+            "resume."
             if args.spec.needs_validation
             else "No sweep was running; with --use_cache FILE the answers of a run are kept."
         )

@@ -7,7 +7,6 @@ submitted together, and vLLM's scheduler and its kernels for many adapters do th
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,9 +35,10 @@ from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Work
 from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.sweep.candidates import candidates_of
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Arguments that decide where and how fast answers are computed, not what they are.
 _NO_CHANGE = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,14 +10,16 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
+from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.check import is_quantised, parting
 from lm_eval_lora_drop.engine.decode import Decoder, Job
-from lm_eval_lora_drop.engine.memory import halve, out_of_memory
+from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.requests import Rules, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 CHECKED = 4
 """Requests that HFLM and the decoder both answer before the decoder answers any alone."""
@@ -117,7 +118,7 @@ class _Run:
                 self.by_decoder(self.open, self._quiet)
         # Nobody can list what a model's own code may raise when its batch is not what it expects.
         except Exception as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return f"{type(error).__name__}: {error}"
         return None
@@ -155,7 +156,7 @@ def why_not_trusted(lm: HarnessModel, requests: Sequence[Instance], expected: Se
                 )
     # As when all are answered.
     except Exception as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"
     return None
@@ -186,7 +187,7 @@ def _decode(lm: HarnessModel, requests: Sequence[Instance]) -> Iterator[tuple[in
                 try:
                     decoder.run(enough=1)
                 except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     fits = False
                 yield from ((indices[place], text) for place, _, text in decoder.take())

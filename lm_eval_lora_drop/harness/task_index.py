@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.files import package_folder
+from lm_eval_lora_drop.harness.evaluation import results_folder
 
 Folders = str | Path | Sequence[str | Path] | None
 _made: dict[tuple[Any, ...], Any] = {}
@@ -54,6 +55,8 @@ class Evaluation:
     tasks: Sequence[Any]
     manager: Any
     metadata: Mapping[str, Any]
+    output: Path | None
+    """The folder that its results file will be in, None where none is written."""
 
 
 def running_evaluation() -> Evaluation | None:
@@ -66,7 +69,8 @@ def running_evaluation() -> Evaluation | None:
     while frame is not None:
         if frame.f_code.co_name == "simple_evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
             given = frame.f_locals
-            return Evaluation(given.get("tasks") or (), given.get("task_manager"), given.get("metadata") or {})
+            output = results_folder(given.get("evaluation_tracker"), given.get("model_args"))
+            return Evaluation(given.get("tasks") or (), given.get("task_manager"), given.get("metadata") or {}, output)
         frame = frame.f_back
     return None
 

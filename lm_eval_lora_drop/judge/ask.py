@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
 import random
 import re
 import time
@@ -25,8 +24,9 @@ from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.reading import is_torn
 from lm_eval_lora_drop.judge.redact import quiet_sdks
 from lm_eval_lora_drop.judge.spending import Bill, CapReached, Progress, Purse, believed, most_tokens
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 GIVE_UP = 20
 """So many questions in a row without any answer, and a judge is asked no more."""

@@ -5,7 +5,6 @@ Backend-free: what it needs of a model is `work.Backend`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,9 +25,10 @@ from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from lm_eval_lora_drop.sweep.measure import Measured, Measurer
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant, default_boundary
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass(frozen=True)

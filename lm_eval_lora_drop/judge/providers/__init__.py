@@ -9,7 +9,6 @@ set aside first.
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -18,8 +17,9 @@ from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.providers.wire import CallError, bounded_client
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import Redactor
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _MODULES = {"openai": "openai_sdk", "anthropic": "anthropic_sdk", "google": "google_sdk", "hf": "local"}
 _SAID = 300
