@@ -28,6 +28,8 @@ from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.endings import on_interrupt
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import check_writable, is_folder, user_path
+from lm_eval_lora_drop.harness.arguments import check_given_once, typed_model_args
+from lm_eval_lora_drop.harness.other_task import check_other_task
 from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
 from lm_eval_lora_drop.options import LoraDropArgs, answer_changing, without_effect
@@ -116,6 +118,8 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
             f"data_dir must be a folder with the benchmark's files, got {shown(folder)}, which is not a directory. "
             "Correct the path, or leave data_dir out to read the benchmark from the Hub."
         )
+    if args.sweep_task is not None and args.spec.needs_validation:
+        check_other_task(args.sweep_task, evaluation.metadata)
     wanted = (args.sweep_metric or REFERENCE_LOGLIKELIHOOD).partition(",")[0].strip()
     if args.spec.kind != "auto" or wanted == REFERENCE_LOGLIKELIHOOD:
         return
@@ -150,6 +154,26 @@ class LoraDropBase(abc.ABC):
     prefix_token_id: int
     tok_encode: Callable[..., list[int]]
     _encode_pair: Callable[[str, str], tuple[list[int], list[int]]]
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> Any:
+        """As lm-eval's, which ends in a TypeError where both give an argument.
+
+        Raises:
+            ArgumentError: an argument that is given twice.
+        """
+        check_given_once(typed_model_args(), arg_dict, additional_config or {})
+        return super().create_from_arg_obj(arg_dict, additional_config)  # type: ignore[misc]
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Any:
+        """As `create_from_arg_obj`."""
+        from lm_eval.utils import simple_parse_args_string
+
+        check_given_once([arg_string], simple_parse_args_string(arg_string), additional_config or {})
+        return super().create_from_arg_string(arg_string, additional_config)  # type: ignore[misc]
 
     def _start(self, args: LoraDropArgs, shape: AdapterShape, listeners: Sequence[Listener]) -> None:
         """Take up work; the model is loaded."""

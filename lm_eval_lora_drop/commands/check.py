@@ -24,7 +24,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="one prompt a line, or a samples_*.jsonl of lm_eval"
     )
-    parser.add_argument("--limit", type=int, default=8, help="of the prompts in the file, how many (default 8)")
+    parser.add_argument("--limit", type=int, help="of the prompts in the file, how many (default 8)")
     parser.add_argument("--tokens", type=int, default=16, help="tokens to write after each (default 16)")
     parser.add_argument("--dtype", default="float32", help="default float32: what differs then is no rounding")
     parser.add_argument("--device", default="cpu", help="for PEFT and Transformers (default cpu)")
@@ -38,9 +38,11 @@ def _check(args: argparse.Namespace) -> int:
     if args.dtype not in DTYPES:
         raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {args.dtype[:80]!r}.")
     for name in ("limit", "tokens"):
-        if getattr(args, name) < 1:
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ArgumentError(f"--{name} must be at least 1, got {getattr(args, name)}.")
-    prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit)
+    if args.prompts is None and args.limit is not None:
+        raise ArgumentError("--limit is the number of prompts read from --prompts FILE. Give both, or neither.")
+    prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit or 8)
     if args.export is not None and not args.export.is_dir():
         raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is none.")
     made = choice(args, "check")

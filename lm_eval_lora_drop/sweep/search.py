@@ -153,7 +153,15 @@ class Search:
 
     def _sources(self, binding: Binding) -> Iterator[Binding]:
         """The tasks whose documents may be searched on: its own first, then `sweep_task`."""
-        if self.args.sweep_task is None or validation.draws_from(binding.task) is not None:
+        own = validation.draws_from(binding.task) is not None
+        if own and self.args.sweep_task is not None:
+            log.warning(
+                "sweep_task=%s is read only if %s's own validation documents, which it has, cannot be drawn. Leave "
+                "sweep_task out.",
+                self.args.sweep_task,
+                binding.name,
+            )
+        if self.args.sweep_task is None or own:
             yield binding
         if self.args.sweep_task is not None:
             yield validation.other_task(self.args.sweep_task, binding)
