@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import check_writable
 from lm_eval_lora_drop.harness.evaluation import evaluate as run_evaluation
 from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.record.find import only_run, run_of
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
 from lm_eval_lora_drop.show.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
+from lm_eval_lora_drop.text import markdown, markdown_code
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -137,7 +139,8 @@ class TaskResult:
         from lm_eval_lora_drop.show.publishing.publication import card_results
 
         source, kept = adapter_of_choice(self.run.adapter, self.variant, adapter, "adapter=...")
-        origin = f"{self.verdict} Task `{self.name}`{f', run `{self.path.name}`' if self.path else ''}."
+        origin = f"{markdown(self.verdict)} Task {markdown_code(self.name)}"
+        origin += f", run {markdown_code(self.path.name)}." if self.path else "."
         evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
@@ -278,6 +281,9 @@ def sweep(
         raise ArgumentError(
             "task must name an lm-eval task, or be a list of them, got none. `lm-eval ls tasks` lists them."
         )
+    if output_path is not None:
+        path = Path(output_path)
+        check_writable(path.parent if path.suffix == ".json" else path, "output_path")
     from lm_eval_lora_drop.backends.hf import LoraDropLM
 
     peft = None if adapter is None else str(adapter)

@@ -123,6 +123,22 @@ def read_yaml(path: Path, what: str) -> Any:
     return data
 
 
+def check_writable(folder: Path, name: str) -> None:
+    """Make `folder`, which the option `name` gave, and write a file into it: before the work, not after it.
+
+    Raises:
+        ArgumentError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        raise ArgumentError(
+            f"{name} must be a folder that can be written, got {folder} ({_reason(error)}). Give another one."
+        ) from error
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file as a whole or not at all: a kill or a full disk leaves what stood there before.
 

@@ -3,18 +3,68 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
+import sys
 from collections.abc import Iterable
+from typing import Any, TextIO
 
 # C0 and C1 controls without tab and line feed (a terminal obeys them), and Unicode's embeddings, overrides and
 # isolates, with which a text reorders what stands after it. The plain marks U+200E, U+200F and U+061C stay: Arabic and
-# Hebrew text has them, and they reach no further than their neighbours.
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Hebrew text has them, and they reach no further than their neighbours. Line and paragraph separators, which break a
+# line, and formatting characters that show nothing.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb]")
 
 
 def visible(text: str) -> str:
     """A text with what a terminal or a page would obey instead of showing written out, e.g. `\\u202e`."""
     return _UNSEEN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+
+
+class VisibleStream:
+    """A text stream that writes `visible` text; everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As `TextIO.write`."""
+        return self._stream.write(visible(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def never_raise_on_print() -> None:
+    """From now on a character that the terminal's encoding lacks (ASCII, Latin-1, cp1252) is printed as `?`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's has not, and is UTF-8
+            stream.reconfigure(errors="replace")
+
+
+def logger(name: str) -> logging.Logger:
+    """The logger of a module; its records hold `visible` text, whoever handles them."""
+    found = logging.getLogger(name)
+    if _make_visible not in found.filters:
+        found.addFilter(_make_visible)
+    return found
+
+
+def _make_visible(record: logging.LogRecord) -> bool:
+    record.msg, record.args = visible(record.getMessage()), ()
+    return True
+
+
+def markdown(text: object) -> str:
+    """A text as one line of Markdown that shows it as it is: no markup, no HTML, no cell border."""
+    line = visible(" ".join(str(text).split())).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", line)
+
+
+def markdown_code(text: object) -> str:
+    """A text as a code span of Markdown, also inside a table."""
+    line = visible(" ".join(str(text).split())).replace("`", "'").replace("|", "\\|")
+    return f"`{line or '-'}`"
 
 
 def as_integer(value: object) -> object:

@@ -28,7 +28,7 @@ FLOORS = [
     ["record"],
     ["harness", "metrics"],
     ["options"],
-    ["variant", "files"],
+    ["variant", "files", "endings"],
     ["errors", "rounding", "text"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

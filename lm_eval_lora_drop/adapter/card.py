@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.adapter.fold import Survival
 from lm_eval_lora_drop.rounding import percent
+from lm_eval_lora_drop.text import markdown, markdown_code, visible
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -85,28 +87,28 @@ def model_card(config: Mapping[str, Any], exported: Exported, origin: str, evalu
         head["model-index"] = [{"name": name, "results": [dict(one) for one in evaluated.results]}]
     total = exported.parameters + exported.dropped_parameters
     what = (
-        f"A model: `{base}` with a LoRA adapter folded into its weights"
+        f"A model: {markdown_code(base)} with a LoRA adapter folded into its weights"
         if merged
-        else f"A LoRA adapter{f' for `{base}`' if base else ''}"
+        else f"A LoRA adapter{f' for {markdown_code(base)}' if base else ''}"
     )
     load = (
         'model = AutoModelForCausalLM.from_pretrained("<this folder>")'
         if merged
-        else f'base = AutoModelForCausalLM.from_pretrained("{base or "<base model>"}")\n'
+        else f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base or '<base model>')})\n"
         'model = PeftModel.from_pretrained(base, "<this folder>")'
     )
-    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    front = visible(yaml.safe_dump(head, sort_keys=False, allow_unicode=True))
     return f"""---
 {front}---
 
-# {name}
+# {markdown(name)}
 
 {what}, with the LoRA of {exported.layers} only; the rest of the LoRA was dropped.
 
-- Made from {"the adapter " if merged else ""}`{exported.source}` ({exported.source_fingerprint}).
+- Made from {"the adapter " if merged else ""}{markdown_code(exported.source)} ({exported.source_fingerprint}).
 - What is kept of it: `{exported.kept}`.
 - {exported.parameters:,} of {total:,} adapter parameters are left{" (they are part of the weights)" if merged else ""}.
-- Where the choice came from: {origin}
+- Where the choice came from: {visible(" ".join(origin.split()))}
 - Method: "Not All LoRA Parameters Are Essential", arXiv 2503.23360.
 
 ```python

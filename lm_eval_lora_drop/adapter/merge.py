@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from lm_eval_lora_drop.adapter.fold import Survival, fold_in
 from lm_eval_lora_drop.adapter.health import resize_vocabulary
 from lm_eval_lora_drop.adapter.names import IN_LAYER, read_names
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 

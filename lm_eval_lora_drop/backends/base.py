@@ -24,7 +24,9 @@ from lm_eval_lora_drop.backends.checks import check_before_loading, sweep_folder
 from lm_eval_lora_drop.backends.identity import decision, identity
 from lm_eval_lora_drop.backends.identity.cache_guard import CacheGuard
 from lm_eval_lora_drop.backends.state import Decision, RunState
-from lm_eval_lora_drop.errors import ArgumentError, on_interrupt
+from lm_eval_lora_drop.endings import on_interrupt
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.arguments import check_given_once, typed_model_args
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.answers import KeptAnswers
@@ -35,9 +37,10 @@ from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, R
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
 from lm_eval_lora_drop.sweep.search import Search
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @functools.cache  # one filter is enough
@@ -75,6 +78,26 @@ class LoraDropBase(abc.ABC):
     tok_encode: Callable[..., list[int]]
     _encode_pair: Callable[[str, str], tuple[list[int], list[int]]]
 
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> Any:
+        """As lm-eval's, which ends in a TypeError where both give an argument.
+
+        Raises:
+            ArgumentError: an argument that is given twice.
+        """
+        check_given_once(typed_model_args(), arg_dict, additional_config or {})
+        return super().create_from_arg_obj(arg_dict, additional_config)  # type: ignore[misc]
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Any:
+        """As `create_from_arg_obj`."""
+        from lm_eval.utils import simple_parse_args_string
+
+        check_given_once([arg_string], simple_parse_args_string(arg_string), additional_config or {})
+        return super().create_from_arg_string(arg_string, additional_config)  # type: ignore[misc]
+
     def _start(self, args: LoraDropArgs, shape: AdapterShape, listeners: Sequence[Listener]) -> None:
         """Take up work; the model is loaded."""
         self.shape = shape
@@ -91,7 +114,8 @@ class LoraDropBase(abc.ABC):
         self.args = args
         self._state = RunState()
         on_interrupt(
-            f"Finished answers of a sweep are kept under {sweep_folder(args)}; run the same command to resume."
+            f"Finished answers of a sweep are kept in the journal under {sweep_folder(args)}; run the same command to "
+            "resume."
             if args.spec.needs_validation
             else "No sweep was running; with --use_cache FILE the answers of a run are kept."
         )

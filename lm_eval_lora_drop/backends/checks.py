@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,22 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.files import is_folder, user_path
+from lm_eval_lora_drop.files import check_writable, is_folder, user_path
+from lm_eval_lora_drop.harness.other_task import check_other_task
 from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
 from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.judge.rescore import check_judging
 from lm_eval_lora_drop.options import LoraDropArgs, without_effect
 from lm_eval_lora_drop.record.choice import read_recorded
-from lm_eval_lora_drop.record.journal import check_writable
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import check_jointly
-from lm_eval_lora_drop.text import did_you_mean, shown
+from lm_eval_lora_drop.text import did_you_mean, logger, shown
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
@@ -47,7 +46,7 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
                 args.sweep_jointly, args.sweep_candidates.names, args.sweep_strategy, args.sweep_select, candidates
             )
         check_also(args.sweep_also)
-        check_writable(sweep_folder(args))
+        check_writable(sweep_folder(args), "sweep_dir")
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
 
 
@@ -58,8 +57,8 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
     everything outside `simple_evaluate`.
 
     Raises:
-        ArgumentError: no such `data_dir`, a rubric without what judging needs, or a `sweep_metric` that a
-            task's own file does not list.
+        ArgumentError: an `--output_path` that cannot be written, no such `data_dir` or `sweep_task`, a rubric without
+            what judging needs, or a `sweep_metric` that a task's own file does not list.
     """
     if unused := without_effect(model_args, args):
         log.warning(
@@ -70,6 +69,9 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
     evaluation = running_evaluation()
     if evaluation is None:
         return
+    if evaluation.output is not None:
+        # lm-eval answers everything first, then logs that it could not save, and ends with status 0.
+        check_writable(evaluation.output, "--output_path")
     names = [task for task in evaluation.tasks if isinstance(task, str)]
     folder = evaluation.metadata.get("data_dir")
     # Other people's tasks may mean something else by it.
@@ -79,6 +81,8 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
             f"data_dir must be a folder with the benchmark's files, got {shown(folder)}, which is not a directory. "
             "Correct the path, or leave data_dir out to read the benchmark from the Hub."
         )
+    if args.sweep_task is not None and args.spec.needs_validation:
+        check_other_task(args.sweep_task, evaluation.metadata)
     if evaluation.metadata.get("rubric"):
         check_judging(evaluation.metadata, saves_samples=evaluation.saves_samples)
     wanted = (args.sweep_metric or REFERENCE_LOGLIKELIHOOD).partition(",")[0].strip()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -42,9 +41,10 @@ from lm_eval_lora_drop.options import check_names, parse_model_args
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.sweep.run import in_step
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 HF_ARGUMENTS = frozenset(inspect.signature(HFLM.__init__).parameters)

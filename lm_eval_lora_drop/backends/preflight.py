@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,9 +20,10 @@ from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources
 from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.options import LoraDropArgs
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import VariantSpec, parse_layers
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def check_adapter(

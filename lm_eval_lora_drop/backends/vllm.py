@@ -7,7 +7,6 @@ submitted together, and vLLM's scheduler and its kernels for many adapters do th
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,9 +39,10 @@ from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.sweep.candidates import candidates_of
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _OF_THE_MODEL = set(inspect.signature(ModelConfig).parameters) & set(inspect.signature(EngineArgs).parameters)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -28,9 +27,10 @@ from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import AdapterFiles, open_adapter
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 WAY_OUT = (
     "Evaluate it with --model hf-lora-drop, or export base model and kept layers merged (lora-drop export --merge) and "

@@ -11,6 +11,7 @@ from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
 from lm_eval_lora_drop.rounding import with_error
+from lm_eval_lora_drop.text import markdown_code
 from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _recorded(path: Path, task: str | None) -> tuple[Run, str, TaskRecord]:
 
 
 def _origin(task: str, record: TaskRecord, path: Path) -> str:
-    run = f"run `{path.name}`, task `{task}`"
+    run = f"run {markdown_code(path.name)}, task {markdown_code(task)}"
     sweep = record.sweep
     if sweep is None or record.metric is None or record.validation is None:
         how = {"given": "given by hand", "default": "the paper's default", "probe": "the probe's rise point"}

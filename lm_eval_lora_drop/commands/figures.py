@@ -13,7 +13,9 @@ from lm_eval_lora_drop.files import read_text
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="FILE", help="results_<date>.json, or probe.json")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where to (default: beside the file)")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="where to (default: beside the results file)"
+    )
     parser.add_argument("--task", help="this task only")
     parser.add_argument("--formats", default="png,svg,pdf", help="comma-separated: png, svg, pdf (default: all three)")
 
@@ -33,7 +35,7 @@ def _figures(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys([*tasks, *probes]))
     if args.task is not None and args.task not in names:
         raise ArgumentError(f"--task must be a task of {args.results}, got {args.task}. There are: {', '.join(names)}.")
-    folder = args.output or args.results.parent
+    folder = args.output or (args.results if args.results.is_dir() else args.results.parent)
     formats = check_formats(args.formats.split(","))
     paths: list[Path] = []
     for task in [args.task] if args.task is not None else names:

@@ -150,13 +150,13 @@ def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
         return 0
     comparison = compare(panel, pairs, cache, rubric)
     found = {"systems": list(labels), "pairs": len(pairs), **comparison.to_json()}
+    write_json(args.json, found)
     print(f"{labels[0]} against {labels[1]}, {len(pairs)} pairs, each in both orders; win rate of {labels[0]}:")
     for name, row in {**found["judges"], "panel": found["panel"]}.items():
         bias = row["position_bias_rate"]
         print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
         print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
     print(f"  {_bill_line(comparison.answers.bill, panel)}")
-    write_json(args.json, found)
     return 0
 
 
@@ -188,6 +188,7 @@ def _collect(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.sheets import collect
 
     found = collect(args.key, args.sheets)
+    write_json(args.json, found)
     first, second = found["systems"]
     print(f"{first} against {second}, {found['pairs']} pairs, {found['raters']} raters; win rate of {first}:")
     for name, row in found["criteria"].items():
@@ -198,7 +199,6 @@ def _collect(args: argparse.Namespace) -> int:
             "The intervals take the raters' votes as independent, which votes on one pair are not: too narrow. "
             "The sign test is of pairs, each decided by the majority of its raters."
         )
-    write_json(args.json, found)
     return 0
 
 

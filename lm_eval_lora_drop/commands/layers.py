@@ -10,7 +10,7 @@ from typing import Any
 
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.commands.probe import add_task_arguments, draw_pairs, load_task
-from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.files import check_writable, write_atomically
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +38,8 @@ def _layers(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.engine.probe.scores import top_singular, update_norms
 
     files = open_adapter(args.peft)
+    if args.output is not None:
+        check_writable(args.output, "--output")
     if args.task is None:
         # The files tell what is asked here: no base model is looked for on the Hub.
         base = args.pretrained or files.config.get("base_model_name_or_path") or ""
@@ -50,17 +52,17 @@ def _layers(args: argparse.Namespace) -> int:
         documents = 0
     else:
         scores, documents = _on_task(args, files.base_model(args.pretrained))
-    print(scores_table(scores))
     if args.output is not None:
-        from lm_eval_lora_drop.show.figures.scores import scores_figure
-        from lm_eval_lora_drop.show.figures.style import save_figure
-
-        figures = save_figure(
-            scores_figure(args.task or Path(args.peft).name, scores, documents), args.output / "layers"
-        )
         told = {"task": args.task, "adapter": files.fingerprint(), "documents": documents}
         told["scores"] = {name: [float(f"{value:.6g}") for value in values] for name, values in scores.items()}
         write_atomically(args.output / "layers.json", json.dumps(told, indent=1) + "\n")
+    print(scores_table(scores))
+    if args.output is not None:
+        from lm_eval_lora_drop.show.figures.scores import scores_figure
+        from lm_eval_lora_drop.show.figures.style import or_warn, save_figure
+
+        title = args.task or Path(args.peft).name
+        figures = or_warn(lambda: save_figure(scores_figure(title, scores, documents), args.output / "layers"))
         print("\n".join(map(str, [args.output / "layers.json", *figures])))
     return 0
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO, cast
 
 from lm_eval_lora_drop import __version__
-from lm_eval_lora_drop.errors import INTERRUPTED, LoraDropError
-from lm_eval_lora_drop.text import visible
+from lm_eval_lora_drop.commands.options import check_written
+from lm_eval_lora_drop.endings import last_line, raise_on_signals
+from lm_eval_lora_drop.text import VisibleStream, never_raise_on_print, visible
 
 COMMANDS: tuple[str, ...] = (
     "lm_eval_lora_drop.commands.report",
@@ -33,26 +35,29 @@ interrupted and goes on sets `kept`, a sentence on what is there for the next ti
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong, 130 after
-    SIGINT."""
-    args = argparse.Namespace(command="", kept="")
+    """Run one command; 0 when it did its work, 1 with a message on standard error when the input was wrong or memory
+    ran out, 128 and the signal's number after a signal. Everything it prints is `visible`."""
+    args = argparse.Namespace(command="", kept="", written=())
+    never_raise_on_print()
+    if argv is None:
+        raise_on_signals()
     try:
         make_parser().parse_args(argv, args)
-        return int(args.func(args))
-    except LoraDropError as error:
-        _say(args.command, str(error))
-        return 1
+        check_written(args)
+        with contextlib.redirect_stdout(cast(TextIO, VisibleStream(sys.stdout))):
+            return int(args.func(args))
     except BrokenPipeError:
         # The reader (`| head`) has gone: what it wanted it has, and Python shall not complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        found = last_line(error, args.kept or "It keeps nothing: start it anew.")
         # Somebody's Hub, disk or network: their first lines say what.
-        _say(args.command, f"{error}")
-        return 1
-    except KeyboardInterrupt:
-        _say(args.command, f"interrupted. {args.kept or 'It keeps nothing: start it anew.'}")
-        return INTERRUPTED
+        said, code = found or (f"{error}", 1)
+        if found is None and not isinstance(error, OSError):
+            raise
+        _say(args.command, said)
+        return code
 
 
 def make_parser() -> argparse.ArgumentParser:

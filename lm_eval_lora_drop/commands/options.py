@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.text import visible
 
@@ -77,16 +80,63 @@ def warn(issues: Iterable[object]) -> None:
         print(f"warning: {visible(issue)}", file=sys.stderr)
 
 
+def add_output(parser: argparse.ArgumentParser, *flags: str, **options: Any) -> None:
+    """An option that names a file to write; `check_written` looks at it before the command runs."""
+    action = parser.add_argument(*flags, type=Path, metavar="FILE", **options)
+    parser.set_defaults(written=(*(parser.get_default("written") or ()), action.dest))
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that `write_json` obeys."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything to this file")
+    add_output(parser, "--json", help="also write everything to this file")
+
+
+def check_written(args: argparse.Namespace) -> None:
+    """Refuse a file to write that is an input of the same command, or a run's.
+
+    Raises:
+        ArgumentError: naming the option and the file.
+    """
+    from lm_eval_lora_drop.record.find import kind_of_file
+
+    outputs = {name: path for name in args.written if (path := getattr(args, name)) is not None}
+    for name, path in outputs.items():
+        option = f"--{name.replace('_', '-')}"
+        same = next((one for one in _paths_in(args, outputs) if _is_same(one, path)), None)
+        kind = "an input of this command" if same is not None else kind_of_file(path)
+        if kind is not None:
+            raise ArgumentError(
+                f"{option} {path} is {kind}, and writing there would destroy it. Name another file: {option} "
+                f"{path.with_name(f'new-{path.name}')}."
+            )
+    for (one, path), (two, other) in itertools.combinations(outputs.items(), 2):
+        if os.path.realpath(path) == os.path.realpath(other):
+            raise ArgumentError(f"--{one} and --{two} both name {path}. Give each a file of its own.")
+
+
+def _paths_in(args: argparse.Namespace, outputs: Iterable[str]) -> Iterable[str]:
+    """Everything that was given and may be an input's path, `LABEL=PATH` without its label too."""
+    for name, given in vars(args).items():
+        if name in outputs or name in ("command", "kept", "written"):
+            continue
+        for one in given if isinstance(given, (list, tuple)) else (given,):
+            if isinstance(one, (str, Path)):
+                yield str(one)
+                yield str(one).partition("=")[2]
+
+
+def _is_same(one: str, path: Path) -> bool:
+    try:
+        return bool(one) and os.path.isfile(one) and os.path.samefile(one, path)
+    except (OSError, ValueError):
+        return False
 
 
 def write_json(path: Path | None, found: Any, *, allow_nan: bool = True) -> None:
-    """Write what was found where `--json` says, if it says so.
+    """Write what was found where `--json` says, if it says so; in ASCII, so that showing the file steers no terminal.
 
     Raises:
         ArgumentError: the file cannot be written.
     """
     if path is not None:
-        write_atomically(path, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=allow_nan) + "\n")
+        write_atomically(path, json.dumps(found, indent=2, allow_nan=allow_nan) + "\n")

@@ -86,8 +86,8 @@ def _plan(args: argparse.Namespace) -> int:
             pairs_per_second=args.pairs_per_second or pilot.pairs_per_second,
         )
         plans.append(_table(given, args))
-    print("\n\n".join(_render(plan, args.power) for plan in plans))
     write_json(args.json, {"power": args.power, "plans": plans})
+    print("\n\n".join(_render(plan, args.power) for plan in plans))
     return 0
 
 

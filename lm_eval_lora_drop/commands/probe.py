@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
-from lm_eval_lora_drop.files import is_folder, write_atomically
+from lm_eval_lora_drop.files import check_writable, is_folder, write_atomically
 from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.text import did_you_mean, shown
 from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
@@ -59,10 +58,10 @@ def _probe(args: argparse.Namespace) -> int:
                 f"--boundary must be a number, full, base or default, got {spec}. Leave it out for the probe's; for "
                 "that of a sweep, run lm_eval with boundary=auto and give its K."
             )
-    from lm_eval_lora_drop.show.figures.style import check_formats
+    from lm_eval_lora_drop.show.figures.style import check_formats, or_warn
 
     formats = check_formats(args.formats.split(","))
-    check_writable_folder(args.output)
+    check_writable(args.output, "--output")
     # The task before the model: a misspelt name shall not cost the minutes of loading.
     task = load_task(args.task, args.include_path, args.metadata)
 
@@ -87,28 +86,15 @@ def _probe(args: argparse.Namespace) -> int:
         "left_out": msgspec.to_builtins(drawn.left_out),
         "probe": result.to_json(),
     }
-    write_atomically(args.output / "probe.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(args.output / "probe.json", json.dumps(record, indent=1) + "\n")
     write_atomically(args.output / "probe.txt", result.table() + "\n")
-    figures = save_probe_figures(args.task, record["probe"], args.output, formats)
+    figures = or_warn(lambda: save_probe_figures(args.task, record["probe"], args.output, formats))
     print(result.table())
     print("\n".join(map(str, [args.output / "probe.json", args.output / "probe.txt", *figures])))
     return 0
 
 
 add_parser = _probe.add_parser
-
-
-def check_writable_folder(path: Path) -> None:
-    """Raise ArgumentError where a folder for results cannot be made or written to; it is made."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except (OSError, ValueError) as error:
-        raise ArgumentError(
-            f"--output must be a folder that can be written to; {path} is none "
-            f"({getattr(error, 'strerror', None) or error})."
-        ) from error
 
 
 def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> Task:

@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.commands.options import add_json, command, natural, warn, write_json
+from lm_eval_lora_drop.commands.options import add_json, add_output, command, natural, warn, write_json
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
-from lm_eval_lora_drop.text import visible
 
 _PATHS = "folders written by lm_eval --output_path (searched to any depth), or results files"
 
@@ -44,9 +43,9 @@ def _compare(args: argparse.Namespace) -> int:
         if any(system.label == other.label for other in systems[:index]):
             system.label = f"{system.label} [{args.systems[index]}]"
     found = compare(systems, metrics=args.metric, resamples=args.resamples, seed=args.seed, show=args.show)
-    print(visible(render(found)))
-    warn([*(issue for _, issues in opened for issue in issues), *all_issues(systems)])
     write_json(args.json, found.to_json(), allow_nan=False)
+    print(render(found))
+    warn([*(issue for _, issues in opened for issue in issues), *all_issues(systems)])
     return 1 if found.refused else 0
 
 
@@ -82,9 +81,9 @@ def _stability(args: argparse.Namespace) -> int:
         for run, task, record in swept
         if not args.task or task in args.task
     ]
-    warn(issues)
-    print("\n\n".join(f"{run.path}\n{visible(render(one))}" for run, one in found))
     write_json(args.json, [{"file": str(run.path), **one.to_json()} for run, one in found])
+    warn(issues)
+    print("\n\n".join(f"{run.path}\n{render(one)}" for run, one in found))
     return 0
 
 
@@ -96,7 +95,7 @@ def _add_leaderboard_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
     parser.add_argument("--seed", type=natural, default=0, help="of the randomisation tests (default 0)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the table here instead of printing it")
+    add_output(parser, "-o", "--output", help="write the table here instead of printing it")
 
 
 @command("leaderboard", "all runs as one table, systems by tasks", _add_leaderboard_options)
@@ -122,7 +121,7 @@ def _leaderboard(args: argparse.Namespace) -> int:
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:
     _add_paths(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the page, e.g. report.html")
+    add_output(parser, "-o", "--output", required=True, help="the page, e.g. report.html")
     parser.add_argument("--baseline", metavar="NAME", help="(part of) a system's name (default: the whole adapter)")
     parser.add_argument("--title", default="Which layers does the adapter need?")
     parser.add_argument(

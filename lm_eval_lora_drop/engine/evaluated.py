@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -13,15 +12,17 @@ from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
 from lm_eval_lora_drop.adapter.layers import why_whole_prompts
+from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.check import is_quantised, parting
 from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.generation import WholeAnswers
-from lm_eval_lora_drop.engine.memory import halve, out_of_memory
+from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.requests import Rules, alone, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 CHECKED = 4
 """Requests that HFLM and the decoder both answer before the decoder answers any alone."""
@@ -126,7 +127,7 @@ class _Run:
                 self.by_decoder(self.open, self._quiet)
         # Nobody can list what a model's own code may raise when its batch is not what it expects.
         except Exception as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return f"{type(error).__name__}: {error}"
         return None
@@ -164,7 +165,7 @@ def why_not_trusted(lm: HarnessModel, requests: Sequence[Instance], expected: Se
                 )
     # As when all are answered.
     except Exception as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"
     return None
@@ -196,7 +197,7 @@ def _decode(lm: HarnessModel, requests: Sequence[Instance], *, compared: bool = 
                 try:
                     decoder.run(enough=1)
                 except (MemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     fits = False
                 finished = whole.compared(decoder) if compared else decoder.take()

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from lm_eval.models.utils_hf import stop_sequences_criteria
 
+from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.check import QUANTISED, is_quantised, rounding
 from lm_eval_lora_drop.engine.decode import Decoder, Job, Said
-from lm_eval_lora_drop.engine.memory import halve, out_of_memory, rows_that_fit
+from lm_eval_lora_drop.engine.memory import halve, rows_that_fit
 from lm_eval_lora_drop.engine.requests import Rules
 from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.states.arguments import accepted
@@ -121,7 +122,7 @@ class WholeAnswers:
                 with self._keep(said.variant):
                     wrong = self._difference(prompt, said.tokens)
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 # The decoder holds most of it; the next answer of this kind is compared.
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import sys
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from lm_eval_lora_drop.engine.decode import PREFILL_TOKENS
 from lm_eval_lora_drop.engine.states.arguments import accepted
 from lm_eval_lora_drop.engine.states.cache import columns_for, slots_for
 from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 ROWS = 512
 """Rows per batch at most, unless told otherwise: enough for the matrix products to run at full speed."""
@@ -83,12 +83,6 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is one of the ways in which torch runs out of memory."""
-    # The CPU allocator raises a plain RuntimeError.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def halve(rows: int) -> int:

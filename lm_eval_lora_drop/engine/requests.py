@@ -7,7 +7,6 @@ the sequence is a special token nothing cuts what it says meanwhile. Here every 
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from transformers import GenerationConfig
 from lm_eval_lora_drop.engine.states.arguments import why_no_cache
 from lm_eval_lora_drop.engine.states.lengths import changes_at
 from lm_eval_lora_drop.harness.work import Document, HarnessModel
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # What a greedy decoder can leave to its defaults; any other value in a model's generation config changes its outputs.
 _PLAIN_GREEDY = {

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
+from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.kernels import fast_products
-from lm_eval_lora_drop.engine.memory import RowSize, halve, out_of_memory
+from lm_eval_lora_drop.engine.memory import RowSize, halve
 from lm_eval_lora_drop.engine.states.branching import Branches
 from lm_eval_lora_drop.harness.work import HarnessModel
 
@@ -50,7 +51,7 @@ class Session:
             self.branches = Branches(self.lm, self.layers)
             self.row_size = RowSize.of(self.lm)
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             # A few rows of a few tokens: no batch can be smaller.
             halve(1)
@@ -61,7 +62,7 @@ class Session:
             with fast_products(self.lm), self.branches.wrap():
                 action()
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             self.counters.halved += 1
             return False

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
 from peft.tuners.lora.layer import ParamWrapper
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers, why_whole_prompts
+from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.generation import generate
 from lm_eval_lora_drop.engine.loglikelihood import loglikelihoods
-from lm_eval_lora_drop.engine.memory import out_of_memory
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import shareable, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
 from lm_eval_lora_drop.engine.states.lengths import changes_at
 from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _KINDS = {
     "generate_until": generate,
@@ -91,7 +91,7 @@ def shared_runner(
                     yield answers
             # Nobody can list what a model's own code may raise when its batch is not what it expects.
             except Exception as error:
-                if out_of_memory(error):
+                if is_out_of_memory(error):
                     raise
                 counted.fell_back = f"{type(error).__name__}: {error}"
                 log.warning("one variant at a time from here on, not all at once: %s", counted.fell_back)

@@ -69,3 +69,16 @@ def results_file(tracker: Any) -> Path | None:
     else:
         file = path / str(tracker.general_config_tracker.model_name_sanitized) / f"results_{date}.json"
     return file if file.is_file() else None
+
+
+def results_folder(tracker: Any, model_args: Any) -> Path | None:
+    """Where an `EvaluationTracker` will write, known before the model is; None where it writes nothing."""
+    from lm_eval.utils import sanitize_model_name
+
+    if not (folder := getattr(tracker, "output_path", None)):
+        return None
+    path = Path(folder)
+    if path.suffix == ".json":
+        return path.parent
+    name = tracker.general_config_tracker._get_model_name(model_args)
+    return path / sanitize_model_name(name) if name else path

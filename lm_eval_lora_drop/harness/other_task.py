@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lm_eval.api.task import Task
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -10,9 +12,34 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.text import did_you_mean
 
 # Of the evaluated task's metadata, what describes that task and no other; the rest came with --metadata.
 _ITS_OWN = frozenset({"version", "cluster", "config_source"})
+
+
+def _is_file_name(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def check_other_task(name: str, metadata: Mapping[str, Any]) -> Any:
+    """The task manager that knows the task `name`; it needs no model.
+
+    Raises:
+        ArgumentError: there is no such task or file, or it is a group.
+    """
+    if _is_file_name(name):
+        if not Path(name).is_file():
+            raise ArgumentError(f"sweep_task must name a task or an existing YAML file, got {name}.")
+        return task_manager([], metadata=metadata)
+    manager = task_manager([name], metadata=metadata)
+    if name not in manager.all_subtasks:
+        hint = did_you_mean(name, manager.all_subtasks, option="sweep_task")
+        raise ArgumentError(
+            f"sweep_task must name one task (no group), got {name!r}, which lm-eval does not know as one.{hint} A task "
+            "of an --include_path is named by the path of its YAML file."
+        )
+    return manager
 
 
 def other_task(name: str, binding: Binding) -> Binding:
@@ -28,16 +55,8 @@ def other_task(name: str, binding: Binding) -> Binding:
             the evaluated one does not, so that `--confirm_run_unsafe_code` was not asked for.
     """
     metadata = {key: value for key, value in (binding.task.config.metadata or {}).items() if key not in _ITS_OWN}
-    by_file = name.endswith((".yaml", ".yml"))
-    if by_file and not Path(name).is_file():
-        raise ArgumentError(f"sweep_task must name a task or an existing YAML file, got {name}.")
-    manager = task_manager([] if by_file else [name], metadata=metadata)
-    if not by_file and name not in manager.all_subtasks:
-        raise ArgumentError(
-            f"sweep_task must name one task (no group), got {name!r}, which lm-eval does not know as one. A task of an "
-            "--include_path is named by the path of its YAML file."
-        )
-    loaded = manager.load([load_yaml(name, resolve_func=True) if by_file else name])["tasks"]
+    manager = check_other_task(name, metadata)
+    loaded = manager.load([load_yaml(name, resolve_func=True) if _is_file_name(name) else name])["tasks"]
     task: Task = next(iter(loaded.values()))
     if str(task.config.task) == binding.name:
         raise ArgumentError(

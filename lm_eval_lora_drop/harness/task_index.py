@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.files import package_folder
+from lm_eval_lora_drop.harness.evaluation import results_folder
 
 Folders = str | Path | Sequence[str | Path] | None
 _made: dict[tuple[Any, ...], Any] = {}
@@ -55,6 +56,8 @@ class Evaluation:
     manager: Any
     metadata: Mapping[str, Any]
     saves_samples: bool
+    output: Path | None
+    """The folder that its results file will be in, None where none is written."""
 
 
 def running_evaluation() -> Evaluation | None:
@@ -67,17 +70,16 @@ def running_evaluation() -> Evaluation | None:
     while frame is not None:
         if frame.f_code.co_name == "simple_evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
             given = frame.f_locals
+            output = results_folder(given.get("evaluation_tracker"), given.get("model_args"))
             return Evaluation(
-                given.get("tasks") or (), given.get("task_manager"), given.get("metadata") or {}, _saves_samples(given)
+                given.get("tasks") or (),
+                given.get("task_manager"),
+                given.get("metadata") or {},
+                saves_samples=bool(given.get("log_samples")) and output is not None,
+                output=output,
             )
         frame = frame.f_back
     return None
-
-
-def _saves_samples(given: Mapping[str, Any]) -> bool:
-    """Whether the files of the run will have its outputs: `--output_path` with `--log_samples`."""
-    tracker = given.get("evaluation_tracker")
-    return bool(given.get("log_samples") and getattr(tracker, "output_path", None))
 
 
 def listed_metrics(manager: Any, task: Any) -> list[str]:

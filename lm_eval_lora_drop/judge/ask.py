@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
 import random
 import re
 import time
@@ -41,8 +40,9 @@ from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import quiet_sdks
 from lm_eval_lora_drop.judge.spending import Bill, CapReached, Progress, Purse, believed, most_tokens
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 GIVE_UP = 20
 """After this number of questions in a row without an answer, or of paid answers in a row without a verdict, a judge is

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from tqdm import tqdm
 
 from lm_eval_lora_drop.judge.panel import Judge, Price
 from lm_eval_lora_drop.judge.questions import Question
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _OVERHEAD = 300
 """Input tokens of a call beside its prompt: schema, roles, the provider's own words."""

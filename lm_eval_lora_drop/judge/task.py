@@ -13,7 +13,6 @@ metric it optimises, so it asks no judge unless that is `gpt_score`.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import time
@@ -29,8 +28,9 @@ from lm_eval_lora_drop.judge.panel import Panel, panel_from
 from lm_eval_lora_drop.judge.questions import KINDS, Rubric
 from lm_eval_lora_drop.judge.score import Item, Scores, mean, score
 from lm_eval_lora_drop.metrics.limited import LimitedTask
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 METRIC = "gpt_score"
 RECORD = "gpt_score"

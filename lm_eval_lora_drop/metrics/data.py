@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.errors import ArgumentError, end_lm_eval_in_one_line
+from lm_eval_lora_drop.endings import end_lm_eval_in_one_line
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import ROW_SUFFIXES, find_files, find_folder, read_rows
 
 JSON_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "integer": int, "list": list, "object": dict}

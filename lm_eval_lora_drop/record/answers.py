@@ -7,7 +7,6 @@ The harness's own cache (`--use_cache`) keys an answer by its request alone, so 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.fingerprint import short
 from lm_eval_lora_drop.record.journal import decode, encode, read_line, write_line
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class KeptAnswers:

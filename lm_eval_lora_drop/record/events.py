@@ -5,7 +5,6 @@ Whoever runs a search tells a `Broadcast`; nobody below knows who listens (progr
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any, Protocol, TypeAlias
 
 from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Scores(Protocol):

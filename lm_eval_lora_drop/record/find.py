@@ -7,6 +7,7 @@ lm_eval/loggers/evaluation_tracker.py, releases 0.4.x; older files are read as f
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -72,6 +73,27 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Issue]]:
     return sorted(runs, key=lambda run: (run.date, str(run.path))), issues
 
 
+def kind_of_file(path: Path) -> str | None:
+    """What of a run an existing file is, by its name or by what it holds; None where it is nothing of a run."""
+    if not (os.path.lexists(path) and os.path.isfile(path)):
+        return None
+    name = Path(os.path.realpath(path)).name
+    if re.fullmatch(rf"(results|samples_.*)_{_DATE.pattern}\.jsonl?|.*\.rank\d+\.jsonl", name):
+        return "a file of a run, by its name"
+    if path.stat().st_size > LARGEST:
+        return "larger than anything that is written here"
+    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).strip()
+    whole = json_object(lines.decode("utf-8", "surrogateescape")) or {}
+    if isinstance(whole.get("results"), dict):
+        return "a results file of lm_eval"
+    if "probe" in whole and "task" in whole:
+        return "what lora-drop probe has written"
+    first = json_object(lines.partition(b"\n")[0].decode("utf-8", "surrogateescape")) or {}
+    if "doc_id" in first and ("resps" in first or "filtered_resps" in first or "target" in first):
+        return "a samples file of lm_eval"
+    return "the journal of a sweep" if "crc" in first and "fingerprint" in first else None
+
+
 def read_run(path: Path) -> Run | Issue:
     """One results file, or why it cannot be used."""
     try:
@@ -86,7 +108,7 @@ def _read_run(path: Path) -> Run | Issue:
     try:
         if path.stat().st_size > LARGEST:
             return Issue(path, f"is larger than {LARGEST >> 20} MB, as no results file is; left out.")
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         return Issue(path, f"cannot be read ({error.strerror or error}); left out.")
     data = json_object(text)

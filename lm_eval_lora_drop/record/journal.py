@@ -8,14 +8,13 @@ they come back bit for bit.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import glob
 import json
-import logging
 import math
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +26,11 @@ from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import Answer
 from lm_eval_lora_drop.record.fingerprint import differences, library_versions, short, version_changes
+from lm_eval_lora_drop.text import logger
 
 SCHEMA = 1
 _CRC = b', "crc": '
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Journal:
@@ -88,7 +88,7 @@ class Journal:
         """
         times = []
         for path in sorted(self.folder.glob(f"{glob.escape(self._stem)}.rank*.jsonl")):
-            for line in path.read_bytes().split(b"\n")[1:]:
+            for line in _lines(path.read_bytes())[1:]:
                 try:
                     record = read_line(line)
                     if record["key"] in keys and record["seconds"] is not None:
@@ -121,7 +121,10 @@ class Journal:
                     self._prepare()
                 self._write(lines)
         except OSError as error:
-            raise _unwritable(self.folder, error) from error
+            raise ArgumentError(
+                f"sweep_dir must be a folder that can be written, got {self.folder} ({error.strerror or error}). Give "
+                "another one: sweep_dir=<folder>."
+            ) from error
 
     def _prepare(self) -> None:
         """Make the file end in a whole line, and begin with a header."""
@@ -130,7 +133,11 @@ class Journal:
         content = self.path.read_bytes() if self.path.exists() else b""
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
-            os.truncate(self.path, whole)
+            try:
+                read_line(_lines(content[whole:])[0])
+                self._append(b"\n")  # an editor took the last line's end
+            except (ValueError, IndexError):
+                os.truncate(self.path, whole)
         if whole == 0:
             header = {
                 "schema": SCHEMA,
@@ -143,7 +150,9 @@ class Journal:
         self._ready = True
 
     def _write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        data = b"".join(map(write_line, lines))
+        self._append(b"".join(map(write_line, lines)))
+
+    def _append(self, data: bytes) -> None:
         # A link that somebody left there does not lead it elsewhere.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         with os.fdopen(descriptor, "ab", buffering=0) as file:
@@ -152,9 +161,15 @@ class Journal:
             os.fsync(file.fileno())
 
     def _read_file(self, path: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
-        *lines, torn = path.read_bytes().split(b"\n")
-        if torn:
-            log.warning("%s: the last line is incomplete (the run was killed while writing it): left out", path)
+        content = path.read_bytes()
+        lines = _lines(content)
+        if not content.endswith(b"\n"):
+            try:
+                read_line(lines[-1] if lines else b"")
+            except ValueError:
+                lines = lines[:-1]
+                if content:
+                    log.warning("%s: the last line is incomplete (the run was killed while writing it): left out", path)
         if not lines:
             return {}
         self._check_header(path, lines[0])
@@ -216,25 +231,10 @@ class Journal:
             )
 
 
-def check_writable(folder: Path) -> None:
-    """Make `folder` and write a file into it, so that a sweep does not find out after its first batch.
-
-    Raises:
-        ArgumentError: naming sweep_dir.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(folder: Path, error: OSError) -> ArgumentError:
-    return ArgumentError(
-        f"sweep_dir must be a folder that can be written, got {folder} ({error.strerror or error}). Give another one: "
-        "sweep_dir=<folder>."
-    )
+def _lines(content: bytes) -> list[bytes]:
+    """The lines of a journal, without the BOM, carriage returns and blank lines that editors and copies may add."""
+    lines = (line.removesuffix(b"\r") for line in content.removeprefix(codecs.BOM_UTF8).split(b"\n"))
+    return [line for line in lines if line.strip()]
 
 
 def write_line(content: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,6 @@ LLaMA-Factory, axolotl (docs/training.md has a line for each).
 from __future__ import annotations
 
 import json
-import logging
 import random
 import shutil
 from collections.abc import Iterator, Mapping
@@ -31,10 +30,11 @@ from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.show.listeners import default_listeners
 from lm_eval_lora_drop.sweep.search import Search
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.train.examples import load_binding
 from lm_eval_lora_drop.train.settings import TaskSettings
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 CURVE = "checkpoints.json"
 BEST = "best"
 

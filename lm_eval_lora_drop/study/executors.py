@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.study.plan import Unit
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 Work = Callable[[Unit], list[str]]
 """Does a unit's missing work; a sentence for each part that could not be done."""
 

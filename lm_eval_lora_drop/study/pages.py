@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.show.figures.claims import Bar, claims_figure
-from lm_eval_lora_drop.show.figures.style import image_element, save_figure
+from lm_eval_lora_drop.show.figures.style import image_element, or_warn, save_figure
 from lm_eval_lora_drop.study.claims import Claim, claims
 from lm_eval_lora_drop.study.config import Study
 from lm_eval_lora_drop.study.evidence import arms
@@ -46,7 +46,7 @@ def write_report(study: Study, failed: Sequence[str] = ()) -> list[Path]:
     found = claims(study, gathered)
     content = sections(study, gathered, found, failed)
     figure = _figure(found)
-    written = save_figure(figure, study.output / CLAIMS_FIGURE) if figure is not None else []
+    written = [] if figure is None else or_warn(lambda: save_figure(figure, study.output / CLAIMS_FIGURE))
     for suffix, text in (
         ("md", markdown(content)),
         ("html", page(content, figure)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,12 +31,13 @@ from lm_eval_lora_drop.study.config import Study, StudyTraining
 from lm_eval_lora_drop.study.executors import Executor, OneAfterAnother
 from lm_eval_lora_drop.study.plan import DONE, Cell, Unit, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, check_room, is_trained, run_training
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.train.documents import check_trainable
 from lm_eval_lora_drop.train.examples import load_binding
 from lm_eval_lora_drop.train.lora import load_tokenizer
 from lm_eval_lora_drop.train.record import tidy
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 _LOCK = ".study.lock"
 _UNITS = ".locks"
 _ANSWERS = "answers"

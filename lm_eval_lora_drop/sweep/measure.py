@@ -6,7 +6,6 @@ Backend-free: what it needs of a model is `work.Backend`.
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,9 +28,10 @@ from lm_eval_lora_drop.sweep.strategies import prior
 from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
 from lm_eval_lora_drop.sweep.tradeoffs.also import Also, open_also, score_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged, Within, choose_within, parse_bounded
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

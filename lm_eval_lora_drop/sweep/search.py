@@ -5,7 +5,6 @@ Backend-free: what it needs of a model is `work.Backend`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,9 +25,10 @@ from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from lm_eval_lora_drop.sweep.measure import Measured, Measurer
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant, default_boundary
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,15 @@ class Search:
 
     def _sources(self, binding: Binding) -> Iterator[Binding]:
         """The tasks whose documents may be searched on: its own first, then `sweep_task`."""
-        if self.args.sweep_task is None or validation.draws_from(binding.task) is not None:
+        own = validation.draws_from(binding.task) is not None
+        if own and self.args.sweep_task is not None:
+            log.warning(
+                "sweep_task=%s is read only if %s's own validation documents, which it has, cannot be drawn. Leave "
+                "sweep_task out.",
+                self.args.sweep_task,
+                binding.name,
+            )
+        if self.args.sweep_task is None or own:
             yield binding
         if self.args.sweep_task is not None:
             yield validation.other_task(self.args.sweep_task, binding)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.plain import plain
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.train import lora
 from lm_eval_lora_drop.train.card import write_card
 from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
@@ -44,7 +44,7 @@ from lm_eval_lora_drop.train.record import (
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
 from lm_eval_lora_drop.train.tokens import Encoded, answer_end, encode
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 _LOCK = ".lock"
 
 

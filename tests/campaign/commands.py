@@ -52,7 +52,12 @@ def places(folder: Path) -> dict[str, str]:
     if not (folder / "pipe").exists():
         os.mkfifo(folder / "pipe")
     made = {"base": base, "adapter": adapter, "run": run, "runs": run.parent, "unswept": unswept, "out": folder / "out"}
-    made |= {"empty": folder / "empty", "text": folder / "words.txt", "pipe": folder / "pipe"}
+    made |= {
+        "samples": next(run.parent.glob("samples_*")),
+        "empty": folder / "empty",
+        "text": folder / "words.txt",
+        "pipe": folder / "pipe",
+    }
     return {**{name: str(path.absolute()) for name, path in made.items()}, "task": "lora_drop_gsm8k"}
 
 

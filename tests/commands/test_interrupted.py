@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lm_eval.utils import sanitize_model_name
 
 from testing.judge_servers import KEYS, VARIABLES, JudgeServer, Say, score_json
 from testing.judged_runs import write_judged
@@ -50,11 +51,11 @@ def until(true, process):
         time.sleep(0.01)
 
 
-def interrupted(process):
+def interrupted(process, number=signal.SIGINT):
     """The line that a process ends with; nothing else it says may be a traceback."""
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate()
-    assert process.returncode == 130, said
+    assert process.returncode == 128 + number, said
     assert "Traceback" not in said
     return said.rstrip("\n").split("\n")[-1]
 
@@ -69,11 +70,11 @@ def lm_eval(tiny_base, tiny_adapter, tmp_path):
     limits = {"until": ["\n\n"], "max_gen_toks": 4, "do_sample": False}
     write_task(tmp_path / "tasks", "toy_of_this_test", splits, generation_kwargs=limits)
 
-    def run(model_args, program=LM_EVAL):
+    def run(model_args, program=LM_EVAL, *more):
         arguments = [
             *("run", "--model", "hf-lora-drop", "--device", "cpu", "--batch_size", "1"),
             *("--model_args", f"pretrained={tiny_base},peft={tiny_adapter},dtype=float32,{model_args}"),
-            *("--tasks", "toy_of_this_test", "--include_path", str(tmp_path / "tasks")),
+            *("--tasks", "toy_of_this_test", "--include_path", str(tmp_path / "tasks"), *more),
         ]
         code = f"{ARMED}MINE = {str(tmp_path / 'tasks')!r}\nARGUMENTS = {arguments!r}\n{program}"
         return start("-c", code, HF_DATASETS_CACHE=str(tmp_path / "cache"))
@@ -81,7 +82,16 @@ def lm_eval(tiny_base, tiny_adapter, tmp_path):
     return run
 
 
-def test_a_sweep_under_lm_eval_goes_on_from_its_journal(lm_eval, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "ended by SIGTERM"),
+        (signal.SIGHUP, "ended by SIGHUP"),
+    ],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
+def test_a_sweep_under_lm_eval_goes_on_from_its_journal(number, how, lm_eval, tmp_path):
     model_args = f"sweep_dir={tmp_path / 'sweeps'},sweep_limit=24,sweep_engine=plain,sweep_log=none"
 
     def answered():
@@ -90,9 +100,9 @@ def test_a_sweep_under_lm_eval_goes_on_from_its_journal(lm_eval, tmp_path):
 
     first = lm_eval(model_args)
     until(lambda: len(answered()) >= 10, first)
-    said = interrupted(first)
-    kept = f"Finished answers of a sweep are kept under {tmp_path / 'sweeps'}"
-    assert said == f"lm_eval: interrupted. {kept}; run the same command to resume."
+    said = interrupted(first, number)
+    kept = f"Finished answers of a sweep are kept in the journal under {tmp_path / 'sweeps'}"
+    assert said == f"lm_eval: {how}. {kept}; run the same command to resume."
     before = answered()
     assert 10 <= len(before) < 120
     second = lm_eval(model_args)
@@ -103,6 +113,62 @@ def test_a_sweep_under_lm_eval_goes_on_from_its_journal(lm_eval, tmp_path):
     pairs = Counter((line["variant"], line["key"]) for line in after)
     assert len(pairs) == 120
     assert set(pairs.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')",
+        "MemoryError()",
+        'RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can\'t allocate memory")',
+    ],
+)
+def test_a_sweep_without_memory_names_its_journal(error, lm_eval, tmp_path):
+    """The error is the allocator's own; a machine without memory is nothing that a test can have."""
+    stop = f"""
+import torch
+from lm_eval.models.huggingface import HFLM
+def fail(*_, **__):
+    raise {error}
+HFLM._model_generate = fail
+"""
+    process = lm_eval(
+        f"sweep_dir={tmp_path / 'sweeps'},sweep_limit=4,sweep_engine=plain,sweep_log=none", stop + LM_EVAL
+    )
+    _, said = process.communicate()
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    last = said.rstrip("\n").split("\n")[-1]
+    assert last.startswith("lm_eval: out of memory (")
+    assert f"the journal under {tmp_path / 'sweeps'}" in last
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """`nohup` ignores SIGHUP."""
+    arm = "from lm_eval_lora_drop.endings import raise_on_signals; raise_on_signals()"
+    code = f"import signal; signal.signal(1, signal.SIG_IGN); {arm}; print(signal.getsignal(1))"
+    out, said = start("-c", code).communicate()
+    assert out == "1\n", said
+
+
+@pytest.mark.parametrize("place", ["{text}", "{text}/out", "/proc/nope", "{locked}", "{text}/x.json", "{long}"])
+def test_an_output_path_that_cannot_be_written_is_refused_before_loading(place, lm_eval, tiny_adapter, tmp_path):
+    (tmp_path / "text").write_text("a file")
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    # The folder that lm-eval makes in it is named after the adapter: here a file stands in its place.
+    (locked / sanitize_model_name(str(tiny_adapter))).write_text("a file")
+    path = place.format(text=tmp_path / "text", locked=locked, long=tmp_path / ("x" * 300))
+    loads = """
+from lm_eval.models.huggingface import HFLM
+HFLM._create_model = lambda *_, **__: print("LOADED")
+"""
+    process = lm_eval("boundary=2", loads + LM_EVAL, "--output_path", path)
+    out, said = process.communicate()
+    assert process.returncode == 1, said
+    assert "LOADED" not in out
+    assert "Traceback" not in said
+    assert said.rstrip("\n").split("\n")[-1].startswith("lm_eval: --output_path must be a folder that can be written")
 
 
 def test_lm_eval_while_the_model_is_loaded(lm_eval):

@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import check_writable
 from lm_eval_lora_drop.harness.work import Answer, Document
-from lm_eval_lora_drop.record.journal import Journal, check_writable
+from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.variant import Variant
 
 FINGERPRINT = "sha256:" + "0123456789ab" + "c" * 52
@@ -74,7 +76,7 @@ def test_files_of_all_ranks_are_read(tmp_path: Path) -> None:
     assert journal(tmp_path, rank=5).read() == {("0", "key0"): ("a",), ("0", "key1"): ("b",)}
 
 
-@pytest.mark.parametrize("cut", [1, 5, 40])
+@pytest.mark.parametrize("cut", [2, 5, 40])
 def test_a_torn_last_line_is_dropped_and_the_next_append_is_sound(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: int
 ) -> None:
@@ -90,6 +92,35 @@ def test_a_torn_last_line_is_dropped_and_the_next_append_is_sound(
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda raw: raw.replace(b"\n", b"\r\n"),
+        lambda raw: b"\xef\xbb\xbf" + raw,
+        lambda raw: b"\xef\xbb\xbf" + raw.replace(b"\n", b"\r\n"),
+        lambda raw: raw.replace(b"\n", b"\n\n"),
+        lambda raw: raw + b"\r\n \n",
+        lambda raw: raw[:-1],
+        lambda raw: raw.replace(b"\n", b"\r\n")[:-2],
+        lambda raw: raw.replace(b"\n", b"\r\n")[:-1],
+    ],
+    ids=["CRLF", "BOM", "both", "blank lines", "blank end", "no last LF", "no last CRLF", "half a CRLF"],
+)
+def test_what_editors_and_copies_do_to_a_file_loses_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: Callable[[bytes], bytes]
+) -> None:
+    journal(tmp_path).append([answer(3, index, *responses) for index, responses in enumerate(RESPONSES)], seconds=8.0)
+    path = journal(tmp_path).path
+    before = journal(tmp_path).read()
+    path.write_bytes(changed(path.read_bytes()))
+    resumed = journal(tmp_path)
+    assert repr(resumed.read()) == repr(before)
+    assert resumed.seconds_per_pair([f"key{index}" for index in range(len(RESPONSES))]) == 1.0
+    resumed.append([answer(1, 99, "new")])
+    assert repr(journal(tmp_path).read()) == repr({**before, ("0", "key99"): ("new",)})
+    assert caplog.text == ""
+
+
 def test_a_header_torn_by_a_kill_is_written_anew(tmp_path: Path) -> None:
     path = journal(tmp_path).path
     path.write_bytes(b'{"schema": 1, "ta')
@@ -99,7 +130,7 @@ def test_a_header_torn_by_a_kill_is_written_anew(tmp_path: Path) -> None:
     assert journal(tmp_path).read() == {("0", "key0"): ("a",)}
 
 
-@pytest.mark.parametrize("garbage", [b"\xff\xfe", b"{}", b"[1]", b'{"boundary": 1, "key": "k"}', b""])
+@pytest.mark.parametrize("garbage", [b"\xff\xfe", b"{}", b"[1]", b'{"boundary": 1, "key": "k"}'])
 def test_a_corrupted_line_is_left_out_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, garbage: bytes
 ) -> None:
@@ -165,10 +196,10 @@ def test_the_header_names_settings_and_versions(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_argument(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ArgumentError, match="sweep_dir must be a folder that can be written"):
-        check_writable(tmp_path / "file" / "folder")
+        check_writable(tmp_path / "file" / "folder", "sweep_dir")
     with pytest.raises(ArgumentError, match="sweep_dir must be a folder that can be written"):
         journal(tmp_path / "file").append([answer(1, 0, "a")])
-    check_writable(tmp_path / "new" / "folder")
+    check_writable(tmp_path / "new" / "folder", "sweep_dir")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
 
 

@@ -9,7 +9,6 @@ still knows them.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -17,10 +16,11 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.fingerprint import differences, library_versions, version_changes
 from lm_eval_lora_drop.record.schema import TaskRecord, as_json, read_task
+from lm_eval_lora_drop.text import logger
 
 KEY = "lm_eval_lora_drop"
 _WAY_OUT = "Answers would be mixed up: give --use_cache another path for this run, or delete the file."
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class CacheGuard:

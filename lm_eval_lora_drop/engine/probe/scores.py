@@ -17,7 +17,6 @@ sweep (`sweep_candidates=scores`), not for the score.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,9 +33,10 @@ from lm_eval_lora_drop.engine.probe.lens import Floats, read_layers
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.encoding import Encoded, encode
 from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 TOKENS = 4
 """Reference tokens at whose positions hidden states and probabilities are read."""

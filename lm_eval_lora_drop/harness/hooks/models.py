@@ -1,7 +1,7 @@
 """Where lm-eval's registry finds our model types, by dotted target. A run of one is armed when it is looked up.
 
-Then, and for no other model type, errors of ours and Ctrl-C end `lm_eval` in one line (`errors`), and the last thing it
-prints is our screen (`show.listeners.screen`).
+Then, and for no other model type, errors of ours and signals end `lm_eval` in one line (`endings`), and the last thing
+it prints is our screen (`show.listeners.screen`).
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
-import logging
 import sys
 from typing import Any
 
 import lm_eval
 
-from lm_eval_lora_drop.errors import ArgumentError, end_lm_eval_in_one_line, on_interrupt
+from lm_eval_lora_drop.endings import end_lm_eval_in_one_line, on_interrupt
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger("lm_eval.lora_drop")
+log = logger("lm_eval.lora_drop")
 
 _BACKENDS = {"LoraDropLM": "lm_eval_lora_drop.backends.hf", "VllmLoraDropLM": "lm_eval_lora_drop.backends.vllm"}
 _OURS = "__lora_drop__"

@@ -11,7 +11,6 @@ Not diskcache, which keeps pickles (a file that runs code when it is read) and k
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import sqlite3
@@ -29,8 +28,9 @@ from lm_eval_lora_drop.judge.cache.owners import BEAT, LockFile, Watch, this_ker
 from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.record.fingerprint import digest
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Made = TypeVar("Made")
 POLL = 0.2

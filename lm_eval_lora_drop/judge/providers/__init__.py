@@ -9,7 +9,6 @@ set aside first.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import re
 from collections.abc import Iterable
@@ -20,8 +19,9 @@ from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.providers.wire import CallError, bounded_client
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import Redactor
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _MODULES = {"openai": "openai_sdk", "anthropic": "anthropic_sdk", "google": "google_sdk", "hf": "local"}
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from matplotlib.text import Text
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.text import logger, visible
+
+log = logger(__name__)
 
 FORMATS = ("png", "svg", "pdf")
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE = (
@@ -104,6 +107,17 @@ def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "sv
     return paths
 
 
+def or_warn(draw: Callable[[], list[Path]]) -> list[Path]:
+    """The figures that `draw` has written; none, and a warning, where it fails: a picture ends no work that is done."""
+    try:
+        return draw()
+    except Exception as error:  # noqa: BLE001
+        log.warning(
+            "A figure could not be written (%s). Nothing else is lost; lora-drop figures draws it again.", error
+        )
+        return []
+
+
 def data_uri(figure: Figure, *, dark: bool = False) -> str:
     """The figure as an SVG in a data URI: an image can neither run a script nor clash with another's identifiers.
 
@@ -119,7 +133,7 @@ def data_uri(figure: Figure, *, dark: bool = False) -> str:
 
 def image_element(figure: Figure, alt: str) -> str:
     """An HTML `img` that holds the figure itself, for a page without files beside it."""
-    return f'<img alt="{escape(alt)}" style="max-width:100%" src="{data_uri(figure)}">'
+    return f'<img alt="{escape(visible(alt))}" style="max-width:100%" src="{data_uri(figure)}">'
 
 
 def darken(figure: Figure) -> None:

@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from lm_eval_lora_drop.harness.evaluation import results_file
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
 from lm_eval_lora_drop.rounding import NOTHING
 from lm_eval_lora_drop.show.verdict.answer import Answer, answers
+from lm_eval_lora_drop.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +35,8 @@ class Places:
 
     results: Path | None
     figures: Mapping[str, Path]
+    wanted: str | None = None
+    """Where the results should have been saved: `--output_path`."""
 
 
 def render_run(results: Mapping[str, Any], tracker: Any) -> str:
@@ -57,7 +61,7 @@ def show_run(results: Mapping[str, Any], tracker: Any, console: Console) -> None
     if record is None or not record.tasks:
         return
     file = results_file(tracker)
-    places = Places(file, _figures(record, file))
+    places = Places(file, _figures(record, file), getattr(tracker, "output_path", None))
     # A wide terminal would tear label and number apart.
     console.width = min(console.width, WIDTH)
     print_answers(console, answers(results, record), record, places)
@@ -66,15 +70,17 @@ def show_run(results: Mapping[str, Any], tracker: Any, console: Console) -> None
 def _figures(record: RunRecord, file: Path | None) -> dict[str, Path]:
     """The figure of every task that had a sweep: beside the results file, else beside the journal."""
     from lm_eval_lora_drop.show.figures.family import save_figure_of
+    from lm_eval_lora_drop.show.figures.style import or_warn
 
-    found = {}
+    found: dict[str, Path] = {}
     for name, task in record.tasks.items():
         if task.sweep is None:
             continue
         if file is not None:
-            found[name] = save_figure_of(name, task, file.parent, ("png", "svg"))[0]
-        elif task.journal is not None and (drawn := Path(task.journal).with_suffix(".png")).is_file():
-            found[name] = drawn
+            drawn = or_warn(functools.partial(save_figure_of, name, task, file.parent, ("png", "svg")))
+            found |= {name: drawn[0]} if drawn else {}
+        elif task.journal is not None and (beside := Path(task.journal).with_suffix(".png")).is_file():
+            found[name] = beside
     return found
 
 
@@ -87,19 +93,26 @@ def print_answers(console: Console, found: Sequence[Answer], record: RunRecord, 
     console.print(Rule("lora-drop", align="left", style="dim", characters="-"))
     if len(found) <= MOST_TABLES:
         for answer in found:
-            console.print(Text(answer.task, style="bold"), soft_wrap=True)
+            console.print(_text(answer.task, "bold"), soft_wrap=True)
             console.print(_table(answer))
             console.print()
-            console.print(Text(answer.verdict, style="bold green" if answer.is_smaller else "bold"))
+            console.print(_text(answer.verdict, "bold green" if answer.is_smaller else "bold"))
             for note in answer.notes:
-                console.print(Text(f"Note: {note}", style="yellow"))
+                console.print(_text(f"Note: {note}", "yellow"))
             console.print()
     else:
         console.print(_one_line_each(found))
         console.print()
     for label, value in _lines(found, record, places):
         # Paths and commands are there to be copied: never cut, never broken by us.
-        console.print(Text.assemble((f"{label:9}", "dim"), value), soft_wrap=True)
+        console.print(Text.assemble((f"{label:9}", "dim"), visible(value)), soft_wrap=True)
+
+
+def _text(text: str, style: str = "") -> Any:
+    """A text of the run: no markup of rich's, nothing that a terminal obeys."""
+    from rich.text import Text
+
+    return Text(visible(text), style=style)
 
 
 def _table(answer: Answer) -> Any:
@@ -114,9 +127,9 @@ def _table(answer: Answer) -> Any:
     columns.append((test, [row.test for row in answer.rows]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading, _ in columns:
-        table.add_column(heading, justify="left" if heading == "kept" else "right", overflow="fold")
+        table.add_column(_text(heading), justify="left" if heading == "kept" else "right", overflow="fold")
     for row, cells in zip(answer.rows, zip(*(cells for _, cells in columns), strict=True), strict=True):
-        table.add_row(*cells, style="bold" if row.is_chosen else "")
+        table.add_row(*map(_text, cells), style="bold" if row.is_chosen else "")
     return table
 
 
@@ -129,14 +142,17 @@ def _one_line_each(found: Sequence[Answer]) -> Any:
         table.add_column(heading, justify="left" if heading in ("task", "kept") else "right", overflow="fold")
     for answer in found:
         row = answer.chosen
-        table.add_row(answer.task, row.short, row.validation, row.test)
+        table.add_row(*map(_text, (answer.task, row.short, row.validation, row.test)))
     return table
 
 
 def _lines(found: Sequence[Answer], record: RunRecord, places: Places) -> list[tuple[str, str]]:
-    lines = [
-        ("Results", str(places.results) if places.results else "not saved; give --output_path FOLDER to keep them")
-    ]
+    unsaved = (
+        f"NOT SAVED: {places.wanted} could not be written (see the log above); copy the tables from this screen"
+        if places.wanted
+        else "not saved; give --output_path FOLDER to keep them"
+    )
+    lines = [("Results", str(places.results or unsaved))]
     shown = found if len(found) <= MOST_TABLES else found[:1]
     for answer in shown:
         if answer.task in places.figures:

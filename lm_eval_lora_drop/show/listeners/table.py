@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 from lm_eval_lora_drop.record.events import Decided, Event
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
+from lm_eval_lora_drop.text import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class LogTable:

@@ -29,6 +29,7 @@ from lm_eval_lora_drop.show.figures.style import file_name
 from lm_eval_lora_drop.show.publishing.common import Publisher, dataset_of, interval
 from lm_eval_lora_drop.show.publishing.every_eval_ever import evaluation_record
 from lm_eval_lora_drop.show.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
+from lm_eval_lora_drop.text import markdown, markdown_code, visible
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
 """Between them stands what a later `publish` replaces in a card."""
@@ -93,7 +94,7 @@ def publication(run: Run, publisher: Publisher, *, task: str | None = None, card
             files[f".eval_results/{name}.yaml"] = text
     evaluation = evaluation_record(run, record, {one.name: one.record for one in found}, publisher)
     # The identifier is made of what was evaluated, so publishing twice gives one file.
-    files[f"every_eval_ever/{evaluation.file}.json"] = json.dumps(evaluation.data, indent=2, ensure_ascii=False) + "\n"
+    files[f"every_eval_ever/{evaluation.file}.json"] = json.dumps(evaluation.data, indent=2) + "\n"
     return Publication(files, tuple(notes))
 
 
@@ -149,14 +150,14 @@ def _card(run: Run, record: RunRecord, found: list[_Task], publisher: Publisher,
     head["model-index"] = _model_index(record, found, publisher.model_name(record))
     section = _section(run, record, found)
     if given is None:
-        what = f"A LoRA adapter for `{base}`, evaluated with the layers that the table names."
-        body = f"\n# {publisher.model_name(record)}\n\n{what}\n\n{section}\n"
+        what = f"A LoRA adapter for {markdown_code(base)}, evaluated with the layers that the table names."
+        body = f"\n# {markdown(publisher.model_name(record))}\n\n{what}\n\n{section}\n"
     elif START in body and END in body:
         before, _, rest = body.partition(START)
         body = before + section + rest.partition(END)[2]
     else:
         body = f"{body.rstrip()}\n\n{section}\n"
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n{body}"
+    return f"---\n{visible(yaml.safe_dump(head, sort_keys=False, allow_unicode=True))}---\n{body}"
 
 
 def _split(card: str | None) -> tuple[dict[str, Any], str]:
@@ -183,20 +184,21 @@ def _section(run: Run, record: RunRecord, found: list[_Task]) -> str:
         row, score = one.answer.chosen, one.score
         bounds = interval(score.metric.name, score.score)
         cells = [
-            one.name,
-            f"{one.record.kept.label} (`{one.record.variant}`)",
-            str(score.metric),
+            markdown(one.name),
+            f"{one.record.kept.label} ({markdown_code(one.record.variant)})",
+            markdown(score.metric),
             row.test,
             NOTHING if bounds is None else _bounds(score.score, bounds),
             "-" if score.documents is None else f"{score.documents:,}",
             row.validation,
         ]
-        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    verdicts = [f"- {one.name}: {one.answer.verdict}" for one in found]
+        rows.append("| " + " | ".join(cells) + " |")
+    verdicts = [f"- {markdown(one.name)}: {markdown(one.answer.verdict)}" for one in found]
     facts = [
-        f"- Adapter: `{record.adapter.fingerprint}`, base model `{record.base.name}` (`{record.base.fingerprint}`).",
-        f"- Evaluated {day_of(run)} with lm-eval {run.lm_eval_version or 'of an unknown release'} and "
-        f"lm-eval-lora-drop {record.version}, {record.dtype}.",
+        f"- Adapter: {markdown_code(record.adapter.fingerprint)}, base model {markdown_code(record.base.name)} "
+        f"({markdown_code(record.base.fingerprint)}).",
+        f"- Evaluated {day_of(run)} with lm-eval {markdown(run.lm_eval_version or 'of an unknown release')} and "
+        f"lm-eval-lora-drop {markdown(record.version)}, {markdown(record.dtype)}.",
         "- Score ± standard error. The interval is normal around lm-eval's standard error. Validation documents chose "
         "what is kept; test documents did not.",
     ]
@@ -207,10 +209,6 @@ def _bounds(score: Score, bounds: tuple[float, float], scale: int = 1) -> str:
     """The interval, to the digits that its score is shown with."""
     places = decimals_for(None if score.stderr is None else scale * score.stderr, scale * score.value)
     return " to ".join(number(scale * end, places) for end in bounds)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def day_of(run: Run) -> str:
@@ -286,5 +284,5 @@ def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> t
         entry["dataset"]["revision"] = dataset.revision
     if isinstance(run.data.get("date"), int | float):
         entry["date"] = day_of(run)
-    text = yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=10_000)
+    text = visible(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=10_000))
     return file_name(one.name), text

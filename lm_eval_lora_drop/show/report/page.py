@@ -162,13 +162,13 @@ def render(template: str, *, state: str | None, **shown: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
-        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals.update(number=number, percent=percent, significant=significant, sweep_decimals=sweep_decimals)
-    return environment.get_template(template).render(
+    # What a run says may not reorder what the page says (bidirectional overrides).
+    page = environment.get_template(template).render(
         version=__version__,
         state=state,
         script=Markup(script),  # noqa: S704 - our own files, nothing of a run is in them
@@ -177,11 +177,7 @@ def render(template: str, *, state: str | None, **shown: Any) -> str:
         style_hash=_digest(style),
         **shown,
     )
-
-
-def _shown(value: Any) -> Any:
-    """What a run says may not reorder what the page says (bidirectional overrides)."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return visible(page)
 
 
 def _whole_first(systems: Sequence[System]) -> list[System]:
