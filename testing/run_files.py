@@ -109,7 +109,7 @@ def swept(task: str = "t", documents: int = 40) -> dict[str, Any]:
         metric=MetricSpec("exact_match", "none", higher_is_better=True),
         validation=ValidationRecord(split="validation", doc_ids=tuple(range(documents))),
         sweep=SweepRecord(
-            family="boundary",
+            candidate_set="boundary",
             ordered=True,
             strategy="exhaustive",
             select="best",
