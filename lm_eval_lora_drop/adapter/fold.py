@@ -223,8 +223,8 @@ def truncate(down: torch.Tensor, up: torch.Tensor, rank: int) -> tuple[torch.Ten
 
 
 def common_scaling(pairs: Sequence[LoraPair]) -> float:
-    """The s that most have, so that most B can stay as they are; of equally many, the largest."""
-    found = [pair.scaling for pair in pairs]
+    """The s that most have, so most B stay as they are; of equally many, the largest; 1 if all are 0."""
+    found = [pair.scaling for pair in pairs if pair.scaling] or [1.0]
     return max(set(found), key=lambda scaling: (found.count(scaling), scaling))
 
 

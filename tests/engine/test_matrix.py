@@ -10,7 +10,7 @@ import pytest
 from benchmarks import matrix
 from benchmarks.matrix_cases import Case, families, make_config
 from benchmarks.matrix_identity import ANEW
-from benchmarks.matrix_run import CRASH, HF_FAILS, LEFT_OUT, REFUSED, RULE, SHARED, WRONG
+from benchmarks.matrix_run import CRASH, DECODER, HF_FAILS, LEFT_OUT, REFUSED, RULE, SHARED, WRONG
 from tests.conftest import ROOT
 
 CASES = {
@@ -22,6 +22,7 @@ CASES = {
     "requests/a prompt of white space/": {SHARED},
     "requests/num_beams 2/": {RULE},
     "requests/an empty prompt beside others/": {HF_FAILS},
+    "stops/past a length at which positions change/phi3, batch size 4": {SHARED},
     "identity/generation_config.json: repetition_penalty/": {ANEW},
 }
 
@@ -43,6 +44,9 @@ def test_a_fixed_few_are_as_the_page_says(rows):
     outcomes = [outcome for row in rows.values() for outcome in row["outcomes"].values()]
     assert not any(outcome["what"] in (WRONG, CRASH, LEFT_OUT) for outcome in outcomes)
     assert all(o["compared"] > 0 for o in outcomes if o["what"] == SHARED)
+    # Of these requests the decoder gets none that grows past the length.
+    past = rows["stops/past a length at which positions change/phi3, batch size 4"]
+    assert past["outcomes"]["evaluated"]["what"] == DECODER
 
 
 def test_the_page_counts_them_and_names_the_reasons(rows):
