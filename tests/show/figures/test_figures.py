@@ -151,7 +151,7 @@ def test_candidates_that_are_no_boundaries_stand_side_by_side_under_their_names(
     names = ["0-9", "0-9x0.5", "0-9.attention", "5-9", "none"]
     rows = tuple(candidate(Variant.parse(name, 10), score) for name, score in zip(names, [3, 5, 2, 4, 1], strict=True))
     figure = sweep_figure(
-        "task", entry(candidates=rows, chosen=Variant.parse("0-9x0.5", 10), family="mixed", ordered=False)
+        "task", entry(candidates=rows, chosen=Variant.parse("0-9x0.5", 10), candidate_set="mixed", ordered=False)
     )
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == names[::-1]

@@ -32,7 +32,9 @@ def test_scores_and_standard_errors_stand_with_the_same_decimals():
 def test_other_candidates_are_named_in_their_notation():
     names = ("0-9", "0-9x0.5", "0-9.attention", "none")
     rows = tuple(candidate(Variant.parse(name, L), 1.0) for name in names)
-    record = task_record(sweep_record(rows, chosen=Variant.parse("0-9x0.5", L), family="strengths", ordered=False))
+    record = task_record(
+        sweep_record(rows, chosen=Variant.parse("0-9x0.5", L), candidate_set="strengths", ordered=False)
+    )
     shown = [line.split("  ")[0].strip() for line in sweep_table(record).splitlines()[1:5]]
     assert [text for text in shown if text] == [
         name for name in ("K = 10", "0-9x0.5", "0-9.attention", "K = 0") if name in shown
