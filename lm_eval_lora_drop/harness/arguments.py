@@ -1,4 +1,4 @@
-"""`model_args` as they were typed: lm-eval keeps the last of two values of a name, and fails on a name of its own."""
+"""`model_args` as typed: of two values of a name lm-eval keeps the last, and it fails on a name that it gives too."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def only_run(path: Path, task: str | None = None) -> Run:
         raise ArgumentError(f"{path} holds no run of hf-lora-drop{why}. Give the --output_path of one.")
     having = [run for run in ours if task is None or task in run.tasks]
     if len(having) > 1:
-        listed = ", ".join(run.path.name for run in having[:5])
+        listed = ", ".join(str(run.path) for run in having[:5])
         which = f" with task {task}" if task else ""
         raise ArgumentError(
             f"{path} holds {len(having)} runs ({listed}) of hf-lora-drop{which}. Name one results file."
@@ -173,7 +173,7 @@ def read_records(path: Path) -> dict[str, TaskRecord]:
     """
     runs, issues = find_runs([path])
     if len(runs) > 1:
-        listed = ", ".join(run.path.name for run in runs[:5])
+        listed = ", ".join(str(run.path) for run in runs[:5])
         raise ArgumentError(f"{path} holds {len(runs)} runs ({listed}). Name one results file.")
     if not runs:
         raise ArgumentError("; ".join(map(str, issues)))
