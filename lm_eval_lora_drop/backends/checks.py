@@ -14,6 +14,7 @@ from lm_eval_lora_drop.harness.other_task import check_other_task
 from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
 from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.judge.rescore import check_judging
+from lm_eval_lora_drop.judge.task import METRIC
 from lm_eval_lora_drop.options import LoraDropArgs, without_effect
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.sweep.candidates import candidates_of
@@ -91,6 +92,8 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
     manager = evaluation.manager or task_manager(names)
     for task in evaluation.tasks:
         listed = listed_metrics(manager, task)
+        if wanted == METRIC and evaluation.metadata.get("judges"):
+            continue  # added by the panel, in no file of a task
         if listed and wanted not in listed:
             raise ArgumentError(
                 f"sweep_metric must name a metric of task {shown(task)}, got {shown(wanted)!r}. There are: "

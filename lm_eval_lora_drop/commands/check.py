@@ -40,9 +40,7 @@ def _check(args: argparse.Namespace) -> int:
     for name in ("limit", "tokens"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ArgumentError(f"--{name} must be at least 1, got {getattr(args, name)}.")
-    if args.prompts is None and args.limit is not None:
-        raise ArgumentError("--limit is the number of prompts read from --prompts FILE. Give both, or neither.")
-    prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit or 8)
+    prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit)
     if args.export is not None and not args.export.is_dir():
         raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is none.")
     made = choice(args, "check")

@@ -255,7 +255,7 @@ def test_command_takes_a_folder_of_results(tiny_adapter, tmp_path, capsys):
     assert "boundary 3" in capsys.readouterr().out
     first.with_name("results_2026-01-03T00-00-00.json").write_text(first.read_text())
     assert cli.main([*command[:-1], str(tmp_path / "out2")]) == 1
-    assert "holds 2 runs (results_2026-01-01T00-00-00.json, results_2026-01-03" in capsys.readouterr().err
+    assert "holds 2 runs (" in capsys.readouterr().err
 
 
 @pytest.mark.smollm2

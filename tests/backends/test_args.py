@@ -52,7 +52,7 @@ def test_arguments_come_as_the_harness_parses_them():
         ({"sweep_batch_size": 0}, "at least 1 or auto"),
         ({"sweep_seed": -1}, "sweep_seed"),
         ({"sweep_metric": ""}, "sweep_metric must be a text, got ''"),
-        ({"merge": "yes"}, "merge must be true or false, got 'yes'"),
+        ({"merge": "yes"}, "merge must be true or false or force, got 'yes'"),
         # The harness splits sweep_metric=exact_match,strict-match into two arguments.
         ({"sweep_metric": "exact_match", "strict-match": ""}, "sweep_metric=<metric>:<filter>"),
     ],

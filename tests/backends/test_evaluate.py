@@ -70,7 +70,7 @@ def test_a_sweep_ends_in_a_record_that_needs_nothing_else(make):
     assert entry["method"] == "sweep"
     assert entry["validation"]["split"] == "validation"
     assert len(entry["validation"]["doc_ids"]) == len(set(entry["validation"]["doc_ids"])) == 5
-    assert entry["metric"] == {"name": "exact_match", "filter": "none", "higher_is_better": True}
+    assert entry["metric"] == {"name": "exact_match", "filter": "none", "higher_is_better": True, "range": [0.0, 1.0]}
     assert list(scores_by_k(entry)) == [4, 3, 2, 1, 0]
     assert all(row["documents"] == 5 for row in entry["sweep"]["candidates"])
     assert entry["variant"] == entry["sweep"]["chosen"]
