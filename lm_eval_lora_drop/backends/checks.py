@@ -92,8 +92,8 @@ def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> No
     manager = evaluation.manager or task_manager(names)
     for task in evaluation.tasks:
         listed = listed_metrics(manager, task)
-        if wanted == METRIC and evaluation.metadata.get("judges"):
-            continue  # added by the panel, in no file of a task
+        if wanted == METRIC:  # added by a panel, in no file of a task; its sweep knows whether there is one
+            continue
         if listed and wanted not in listed:
             raise ArgumentError(
                 f"sweep_metric must name a metric of task {shown(task)}, got {shown(wanted)!r}. There are: "

@@ -154,7 +154,8 @@ def test_the_name_of_the_folder_does_not_change_the_fingerprint(tiny_base, tiny_
     other = shutil.copytree(tiny_adapter, tmp_path / "other")
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 3}))
-    prints = [start(tiny_base, a, boundary=1).fingerprint_parts()["adapter"]["fingerprint"] for a in (tiny_adapter, twin, other)]
+    models = [start(tiny_base, adapter, boundary=1) for adapter in (tiny_adapter, twin, other)]
+    prints = [model.fingerprint_parts()["adapter"]["fingerprint"] for model in models]
     assert prints[0] == prints[1] != prints[2]
 
 
