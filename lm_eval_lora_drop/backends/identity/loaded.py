@@ -38,7 +38,7 @@ def loaded_model(model: PeftModel, tokenizer: Any) -> dict[str, Any]:
         "config": configuration(base.config),
         "generation_config": configuration(base.generation_config),
         "tokenizer": tokenizer_digest(tokenizer),
-        "adapters": digest({name: config.to_dict() for name, config in model.peft_config.items()}, _switches(model)),
+        "adapters": digest(described(dict(model.peft_config)), _switches(model)),
         "weights": {"adapter": weights_digest(model, adapter=True), "base": weights_digest(model, adapter=False)},
         "code": code_digest([*{type(module) for module in model.modules()}, type(tokenizer)]),
         "training": model.training,
