@@ -126,6 +126,7 @@ def rows_per_input(lm: HarnessModel, layers: AdapterLayers) -> list[dict[Path, i
 
         return hook
 
+    _signature(lm)  # asks the model, whose calls are not to be noted below
     with ExitStack() as undo, torch.inference_mode():
         for index, layer in enumerate(layers.decoder_layers):
             undo.callback(layer.register_forward_pre_hook(note(index), with_kwargs=True).remove)
