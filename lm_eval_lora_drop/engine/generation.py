@@ -5,6 +5,7 @@ Before answers are handed over, one of each kind of end is compared to its end (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -138,24 +139,27 @@ class WholeAnswers:
         return [said.ended_by, *(f"length {one}" for one in crossed)]
 
     def _difference(self, prompt: Sequence[int], said: Sequence[int]) -> str | None:
-        ids = torch.tensor([[*prompt, *said]], device=self._lm.device)
+        ids = torch.tensor([[*prompt, *said]])
         autocast = self._lm.mixed_precision_dtype
         with torch.inference_mode(), torch.autocast(self._lm.device.type, autocast, enabled=autocast is not None):
             # Before each token said, (tokens, vocabulary).
-            inputs = accepted(self._lm, input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(said))
+            there = ids.to(self._lm.device)
+            inputs = accepted(self._lm, input_ids=there[:, :-1], use_cache=False, logits_to_keep=len(said))
             logits = self._lm.model(**inputs).logits[0, -len(said) :].float()
-        lacking = logits.max(-1).values - logits.gather(-1, ids[0, len(prompt) :, None].to(logits.device))[:, 0]
-        largest = float(logits.abs().max())
+        lacks = logits.max(-1).values - logits.gather(-1, there[0, len(prompt) :, None].to(logits.device))[:, 0]
+        # One wait for the device: both in one copy.
+        *lacking, largest = torch.cat([lacks, logits.abs().max()[None]]).tolist()
         # Two logits differ by up to twice what one does.
         allowed = 2 * (rounding(self._lm, largest) + (QUANTISED * max(1.0, largest) if is_quantised(self._lm) else 0))
-        worst = int(lacking.argmax())
         # NaN is never below any bound.
-        if not float(lacking.max()) <= allowed:
+        if not all(one <= allowed for one in lacking):
+            worst = next((i for i, one in enumerate(lacking) if math.isnan(one)), lacking.index(max(lacking)))
             token = self._lm.tok_decode([said[worst]], skip_special_tokens=False)
             return (
                 f"is not the model's own: token {worst + 1} of {len(said)}, {token!r}, lies "
-                f"{float(lacking[worst]):.3g} below the likeliest, where {allowed:.3g} is rounding"
+                f"{lacking[worst]:.3g} below the likeliest, where {allowed:.3g} is rounding"
             )
+        # Of a text on the host: each token is looked at.
         criteria = stop_sequences_criteria(self._lm.tokenizer, list(self._rules.stops), len(prompt), 1)
         for length, newest in enumerate(said, 1):
             met = bool(self._rules.stops) and bool(criteria(ids[:, : len(prompt) + length], None))

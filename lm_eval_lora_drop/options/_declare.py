@@ -83,7 +83,8 @@ class Option:
         for attempt in (given, shown(given)) if type(given) in (int, float) else (given,):
             try:
                 return msgspec.convert(attempt, self.kind, strict=False)
-            except (msgspec.ValidationError, RecursionError):
+            # Half of a surrogate pair, as a damaged text holds, has no UTF-8 that msgspec could read.
+            except (msgspec.ValidationError, RecursionError, UnicodeEncodeError):
                 continue
         info = inspect.type_info(self.kind)
         words = [str(word) for word in info.values] if isinstance(info, inspect.LiteralType) else []

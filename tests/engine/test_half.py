@@ -54,7 +54,7 @@ def test_the_output_layer_is_handed_states_that_lie_one_after_the_other(tiny_bas
     )
     answers(shared_runner(lm, lm.layers), [Work(document, below(0, 2, 4)) for document in generating()])
     assert len(seen) > 2
-    assert seen.count(False) <= 1, "the comparison of one short answer reads a row by itself"
+    assert all(seen)
     del seen[:]
     answers(plain_runner(lm, lm.layers), [Work(document, below(4)) for document in generating()])
     hook.remove()
