@@ -33,7 +33,8 @@ test-vllm: ## run the tests that need vLLM, in an environment of its own (VLLM_P
 # What pip installs for a user today, whatever constraint pip itself is configured with. On Linux that is torch with CUDA, 6 GB.
 test-newest: ## run the tests that a new release of a dependency can break, with the newest of each and the wheel of this package
 	@test -x $(NEWEST_VENV)/bin/python || { $(PYTHON) -c $(CHECK_VERSION) && $(PYTHON) -m venv $(NEWEST_VENV); }
-	@PIP_CONSTRAINT=/dev/null $(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager pip '.[judges,train]' --group dev
+	@PIP_CONSTRAINT=/dev/null $(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade pip  # dependency groups need 25.1
+	@PIP_CONSTRAINT=/dev/null $(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager '.[judges,train]' --group dev
 	@$(NEWEST_VENV)/bin/python -m benchmarks.newest $(ARGS)
 
 test-gpu: $(INSTALLED) ## all that a GPU could refute, as one table; needs CUDA and says so where there is none
