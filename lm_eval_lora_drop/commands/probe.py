@@ -37,9 +37,9 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """How documents are drawn and shown, and where the model runs."""
     parser.add_argument("--limit", type=positive, default=100, help="validation documents (default 100)")
     parser.add_argument("--seed", type=natural, default=0, help="of the drawing and of the bootstrap (default 0)")
-    parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
-    parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
-    parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
+    parser.add_argument("--num-fewshot", "--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
+    parser.add_argument("--apply-chat-template", "--apply_chat_template", action="store_true", help="as in lm_eval")
+    parser.add_argument("--include-path", "--include_path", help="a folder with further tasks, as in lm_eval")
     parser.add_argument("--metadata", type=json_object, default={}, help="JSON handed to the task, as in lm_eval")
     parser.add_argument("--device", default="cuda:0", help="as in lm_eval (default: cuda:0, else cpu)")
     parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")

@@ -58,7 +58,7 @@ def _study(args: argparse.Namespace) -> int:
 
 def _add_reproduce_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", action="store_true", help="what a CPU can do, without data to fetch")
-    parser.add_argument("--model", metavar="NAME", help="another base model: a folder or a Hub id")
+    parser.add_argument("--pretrained", metavar="NAME", help="another base model: a folder or a Hub id")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="these of the study's tasks only")
     _add_options(parser)
 
@@ -77,8 +77,8 @@ def _reproduce(args: argparse.Namespace) -> int:
 
     name = "paper_small.yaml" if args.small else "paper.yaml"
     study = read_study(package_folder("configs") / "studies" / name, args.output)
-    if args.model:
-        study = dataclasses.replace(study, model_args={**study.model_args, "pretrained": args.model})
+    if args.pretrained:
+        study = dataclasses.replace(study, model_args={**study.model_args, "pretrained": args.pretrained})
     if args.tasks:
         names = [task.name for task in study.tasks]
         if unknown := [task for task in args.tasks if task not in names]:

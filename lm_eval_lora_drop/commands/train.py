@@ -16,31 +16,32 @@ from lm_eval_lora_drop.train.settings import TaskSettings, read_settings
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="base model: a folder or a Hub id")
+    parser.add_argument("--pretrained", required=True, help="base model: a folder or a Hub id")
     parser.add_argument("--task", required=True, help="an lm-eval task with a training split")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the adapter goes")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the settings below as YAML; options win over it")
     group = parser.add_argument_group("settings (default)")
     for one in declared(TrainingOptions).values():
+        flag = f"--{one.name.replace('_', '-')}"
         about = f"{one.sentence} ({one.shown_default})".replace("%", "%%")
         if one.kind is bool:
-            group.add_argument(f"--{one.name}", action="store_true", default=None, help=about)
+            group.add_argument(flag, action="store_true", default=None, help=about)
         else:
-            group.add_argument(f"--{one.name}", metavar=one.name.split("_")[-1].upper(), help=about)
-    parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
-    parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
-    parser.add_argument("--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
-    parser.add_argument("--system_instruction", help="as in lm_eval")
-    parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
+            group.add_argument(flag, metavar=one.name.split("_")[-1].upper(), help=about)
+    parser.add_argument("--num-fewshot", "--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
+    parser.add_argument("--apply-chat-template", "--apply_chat_template", action="store_true", help="as in lm_eval")
+    parser.add_argument("--fewshot-as-multiturn", "--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
+    parser.add_argument("--system-instruction", "--system_instruction", help="as in lm_eval")
+    parser.add_argument("--include-path", "--include_path", help="a folder with further tasks, as in lm_eval")
     parser.add_argument("--metadata", type=json_object, default={}, help="JSON handed to the task, as in lm_eval")
     parser.add_argument("--revision", help="of the base model on the Hub")
-    parser.add_argument("--base_name", metavar="NAME", help="what the adapter calls its base model (default: --model)")
+    parser.add_argument("--base-name", metavar="NAME", help="what the adapter calls its base model (default: --pretrained)")
     parser.add_argument("--device", help="cpu, to leave a GPU alone (default: the GPU where there is one)")
     parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's choice)")
-    parser.add_argument("--trust_remote_code", action="store_true", help="as in lm_eval")
-    parser.add_argument("--keep_checkpoints", action="store_true", help="do not remove them at the end")
+    parser.add_argument("--trust-remote-code", "--trust_remote_code", action="store_true", help="as in lm_eval")
+    parser.add_argument("--keep-checkpoints", action="store_true", help="do not remove them at the end")
     parser.add_argument(
-        "--sweep_checkpoints",
+        "--sweep-checkpoints",
         type=positive,
         metavar="N",
         help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
@@ -81,7 +82,7 @@ def _train(args: argparse.Namespace) -> int:
         **{one.name: getattr(args, one.name) for one in dataclasses.fields(TaskSettings)},
     )
     training = Training(
-        base=args.model,
+        base=args.pretrained,
         output=args.output,
         task=task,
         settings=settings,

@@ -2,7 +2,7 @@
 
     trainer = SFTTrainer(..., callbacks=[SweepCheckpoints(task, folder)])
 
-or `lora-drop train ... --sweep_checkpoints`. It works in any trainer of Transformers that trains a PEFT LoRA: TRL,
+or `lora-drop train ... --sweep-checkpoints`. It works in any trainer of Transformers that trains a PEFT LoRA: TRL,
 LLaMA-Factory, axolotl (docs/training.md has a line for each).
 """
 
