@@ -16,7 +16,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 @command("candidates", "print sets of candidates, one variant a line, for sweep_candidates=@FILE", _add_options)
 def _candidates(args: argparse.Namespace) -> int:
     """Prints what sweep_candidates=NAME+... would compare under an adapter, in the notation of variants: a file to
-    shorten or extend by hand. See docs/candidates.md.
+    shorten or extend by hand. See docs/howto/other-candidates.md.
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names

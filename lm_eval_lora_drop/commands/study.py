@@ -49,7 +49,7 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
 )
 def _study(args: argparse.Namespace) -> int:
     """Trains the adapters that a study names and that are missing, evaluates every choice of what to keep of them as
-    an ordinary run of lm_eval, writes a report, and goes on where it was. See docs/study.md.
+    an ordinary run of lm_eval, writes a report, and goes on where it was. See docs/howto/study.md.
     """
     from lm_eval_lora_drop.study.config import read_study
 
@@ -71,7 +71,7 @@ def _add_reproduce_options(parser: argparse.ArgumentParser) -> None:
 )
 def _reproduce(args: argparse.Namespace) -> int:
     """The study of configs/studies/paper.yaml (Llama-3.1-8B-Instruct, one GPU), or with --small the same on
-    SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/study.md.
+    SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/howto/study.md.
     """
     from lm_eval_lora_drop.study.config import read_study
 

@@ -31,7 +31,7 @@ class AlsoSpec:
 
 @dataclass(frozen=True)
 class CandidateSpec:
-    """What a sweep is to compare: the names of candidate sets (docs/candidates.md), or a file's `lines`, each a variant
+    """What a sweep is to compare: the names of candidate sets (docs/howto/other-candidates.md), or a file's `lines`, each a variant
     in its notation with the place where it stands."""
 
     names: tuple[str, ...]

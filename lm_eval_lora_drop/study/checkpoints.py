@@ -3,7 +3,7 @@
     trainer = SFTTrainer(..., callbacks=[SweepCheckpoints(task, folder)])
 
 or `lora-drop train ... --sweep-checkpoints`. It works in any trainer of Transformers that trains a PEFT LoRA: TRL,
-LLaMA-Factory, axolotl (docs/training.md has a line for each).
+LLaMA-Factory, axolotl (docs/howto/train.md has a line for each).
 """
 
 from __future__ import annotations

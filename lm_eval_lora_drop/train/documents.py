@@ -42,7 +42,7 @@ def check_trainable(binding: Binding) -> str:
     if not task.has_training_docs():
         raise ArgumentError(
             f"{binding.name} must have a training split to be trained on, and has none. Name one as training_split in "
-            "a task file of your own (docs/training.md)."
+            "a task file of your own (docs/howto/train.md)."
         )
     if split == validation.evaluated_split(task):
         raise ArgumentError(f"{binding.name} is evaluated on split {split!r}, so an adapter must not be trained on it.")

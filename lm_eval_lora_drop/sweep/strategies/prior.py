@@ -20,7 +20,7 @@ DOCUMENTS = 16
 BOUNDARIES = 10
 """At about how many the likelihood is read: it changes little from one boundary to the next."""
 KEPT_SHARE = 0.25
-"""Of the adapter's gain in likelihood. docs/sweep.md has the curve: half would retire boundaries of a third of the
+"""Of the adapter's gain in likelihood. docs/explanation/method.md has the curve: half would retire boundaries of a third of the
 layers."""
 
 
@@ -68,7 +68,7 @@ def retire_by_prior(
     (one-sided t-test, Bonferroni over the boundaries). Where the adapter does not clearly gain anything, nothing is
     retired.
 
-    This is a rule of thumb with a margin, not a guarantee about the task's metric: docs/sweep.md shows the curves it
+    This is a rule of thumb with a margin, not a guarantee about the task's metric: docs/explanation/method.md shows the curves it
     rests on. Full is never retired.
 
     Args:
