@@ -20,9 +20,14 @@ MADE = "Made by `python tools/write_reference.py`; a test compares.\n"
 
 def commands() -> str:
     """The page of commands, from their parsers: the same on every Python, which argparse's own layout is not."""
-    parts = ["# Commands", f"{MADE}\n`lora-drop COMMAND --help` prints the same. An interrupted command can be repeated."]
+    parts = [
+        "# Commands",
+        f"{MADE}\n`lora-drop COMMAND --help` prints the same. An interrupted command can be repeated.",
+    ]
     for name, parser in _parsers("lora-drop", make_parser()):
-        rows = [_row(action) for action in parser._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
+        rows = [
+            _row(action) for action in parser._actions if action.help != argparse.SUPPRESS and action.dest != "help"
+        ]
         parts += [f"## {name}", " ".join((parser.description or "").split())]
         parts += ["\n".join(["| argument | meaning |", "|---|---|", *rows])] if rows else []
     return "\n\n".join(parts) + "\n"
@@ -54,9 +59,7 @@ def record() -> str:
     """The page of the record, from the types that write and read it."""
     head = "`config.lora_drop` of a results file is a `RunRecord`. Unknown numbers are null."
     parts = ["# Record", f"{MADE}\n{head} `lora_drop.read(...)` gives these classes ([Python](../howto/python.md))."]
-    kinds = [
-        one for _, one in inspect.getmembers(schema, inspect.isclass) if one.__module__ == schema.__name__
-    ]
+    kinds = [one for _, one in inspect.getmembers(schema, inspect.isclass) if one.__module__ == schema.__name__]
     for kind in sorted(kinds, key=lambda one: -inspect.getsourcelines(one)[1]):
         rows = [f"| `{one.name}` | `{_cell(str(one.type))}` |" for one in dataclasses.fields(kind)]
         about = " ".join((kind.__doc__ or "").split())

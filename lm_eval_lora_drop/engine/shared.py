@@ -1,4 +1,4 @@
-"""All variants at once: the runner of a sweep. `states` says why that is possible, docs/explanation/engine.md how fast it is."""
+"""All variants at once: the runner of a sweep (docs/explanation/engine.md)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,10 @@ class LoraDropArgs:
     )
     layers: notations.Layers = option(None, "what is kept, as a variant; excludes boundary", "0-14+20")
     sweep_candidates: notations.Candidates = option(
-        CandidateSpec(("boundary",)), "what a sweep compares (docs/howto/other-candidates.md)", "upper+window", also=("family",)
+        CandidateSpec(("boundary",)),
+        "what a sweep compares (docs/howto/other-candidates.md)",
+        "upper+window",
+        also=("family",),
     )
     sweep_boundaries: notations.Boundaries = option(None, "the candidates of boundary", "8-24:2", "every K in 0..L")
     sweep_limit: Positive = option(100, "number of validation documents", "100")

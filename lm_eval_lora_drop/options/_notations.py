@@ -31,8 +31,8 @@ class AlsoSpec:
 
 @dataclass(frozen=True)
 class CandidateSpec:
-    """What a sweep is to compare: the names of candidate sets (docs/howto/other-candidates.md), or a file's `lines`, each a variant
-    in its notation with the place where it stands."""
+    """What a sweep is to compare: names of candidate sets (docs/howto/other-candidates.md), or a file's `lines`, each
+    a variant in its notation with its place."""
 
     names: tuple[str, ...]
     lines: tuple[tuple[str, str], ...] = ()

@@ -212,8 +212,8 @@ def _outputs(arms: Sequence[Arm]) -> Section | None:
         "What the outputs look like",
         (
             "Mean length in words (or characters), and the share of answers that are cut off, empty or unread by the "
-            "task. Then the documents on which a part scores lower than its full adapter, and the share of these answers "
-            "that contain the full adapter's answer, or the reference: there form was lost, not content.",
+            "task. Then the documents on which a part scores lower than its full adapter, and the share of these "
+            "answers that contain the full adapter's answer, or the reference: there form was lost, not content.",
         ),
         (
             [

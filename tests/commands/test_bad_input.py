@@ -62,7 +62,17 @@ def test_nothing_is_made_of(words, message, said, tiny_adapter, tmp_path):
 
 
 def test_train_says_whether_the_file_or_the_option_is_wrong(said, tmp_path):
-    command = ["train", "--pretrained", "/nope", "--task", "nope", "-o", tmp_path / "out", "--config", tmp_path / "a.yaml"]
+    command = [
+        "train",
+        "--pretrained",
+        "/nope",
+        "--task",
+        "nope",
+        "-o",
+        tmp_path / "out",
+        "--config",
+        tmp_path / "a.yaml",
+    ]
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 4}))
     assert said(*command, "--epochs", "0").startswith("epochs must be a number above 0, got '0'")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 0}))
@@ -93,7 +103,7 @@ def test_judges(said, tmp_path):
     run = write_run(tmp_path / "run", {"acc": [0.0, 1.0]}, lora_drop=swept())
     assert said("judge", "rescore", "/nope").startswith("/nope does not exist. Give a results file")
     for words in (["rescore", run], ["pairwise", run, run]):
-        assert said("judge", *words, "--panel", "nope").startswith("'nope' is no panel file")
+        assert said("judge", *words, "--panel", "nope").startswith("'nope' is not a panel file")
     assert "share no task" in said("judge", "sheet", run, run, "-o", tmp_path / "out")
     judged = write_judged(tmp_path / "judged", ["a", "b"], name="x")
     told = said("judge", "sheet", judged, judged, "-o", tmp_path / "out", "--number", "0")

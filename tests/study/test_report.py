@@ -57,10 +57,10 @@ def test_the_claims_are_those_of_the_cells(studied):
         "K = 3 is better than the full adapter (full)",
         "the choice of a sweep over upper is better than the full adapter (full)",
         "training fewer layers (bottom) is better than the plain training",
-        "keeping what a sweep chooses is better than training fewer layers (bottom)",
-        "dropping above K = 3 is better than training fewer layers (bottom), which is as large",
+        "the sweep's choice is better than training fewer layers (bottom)",
+        "K = 3 is better than training fewer layers (bottom), which is as large",
         "regularising the training (dropout) is better than the plain training",
-        "keeping what a sweep chooses is better than regularising the training (dropout)",
+        "the sweep's choice is better than regularising the training (dropout)",
     ]
     tested = [one for one in found if one.p_holm is not None]
     assert [one.p_holm for one in tested] == holm([one.mean.p_value for one in tested])
