@@ -1,4 +1,4 @@
-"""What the engine does with every model family, kind of adapter, kind of request and quantisation: docs/evidence/matrix.md.
+"""What the engine does with every model family, kind of adapter, request and quantisation: docs/evidence/matrix.md.
 
 Each case is a tiny random model with an adapter whose B is not zero. The product answers as in a sweep (the shared pass
 where rules and check allow it) and as for the evaluated split; the harness's own answers are the oracle.

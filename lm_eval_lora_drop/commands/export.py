@@ -122,7 +122,7 @@ def num_layers(source: str, pretrained: str | None) -> int:
 
 @command("export", "write a smaller adapter, or the merged model", _add_options)
 def _export(args: argparse.Namespace) -> int:
-    """Writes one plain PEFT adapter with the kept part only (layers, strengths, modules, ranks), or the merged model."""
+    """Writes one plain PEFT adapter of the kept part (layers, strengths, modules, ranks), or the merged model."""
     from lm_eval_lora_drop.adapter.export import export_adapter
     from lm_eval_lora_drop.adapter.files import check_new
     from lm_eval_lora_drop.adapter.merge import check_dtype, merge_adapter

@@ -45,7 +45,7 @@ def parse_candidates(value: Any) -> CandidateSpec:
     """Read `sweep_candidates`: names joined by '+', or `@` and a file with a variant a line (`#` begins a comment).
 
     Raises:
-        ArgumentError: the file cannot be read, is longer than 1 MB, or has no variant; or a line is none.
+        ArgumentError: the file cannot be read, is longer than 1 MB, or has no variant, or a line is not a variant.
     """
     given = text("sweep_candidates", value)
     if not given.startswith("@"):
