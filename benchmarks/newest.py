@@ -2,7 +2,7 @@
 
     make test-newest                              # sets up .venv-newest without constraints and runs this in it
     make test-newest ARGS=tests/engine            # some of them, again
-    .venv-newest/bin/python -m benchmarks.newest --page docs/matrix.md    # the table into the page
+    .venv-newest/bin/python -m benchmarks.newest --page docs/evidence/matrix.md    # the table into the page
 
 One file of tests after another, each in a process that imports the installed wheel; results of the same versions are
 kept in out/newest, so that an interrupted run goes on where it was.

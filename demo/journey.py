@@ -84,9 +84,9 @@ class Journey:
         """An adapter, of exactly the steps that were asked for, whose loss falls."""
         form = self.form
         self.run(
-            *("lora-drop", "train", "--model", str(self.model), "--task", TASK, "-o", "adapter"),
-            *("--limit", str(form.steps * form.batch), "--batch_size", str(form.batch), "--epochs", "1"),
-            *("--learning_rate", str(form.learning_rate), "--rank", "8", "--checkpoints", "1"),
+            *("lora-drop", "train", "--pretrained", str(self.model), "--task", TASK, "-o", "adapter"),
+            *("--limit", str(form.steps * form.batch), "--batch-size", str(form.batch), "--epochs", "1"),
+            *("--learning-rate", str(form.learning_rate), "--rank", "8", "--checkpoints", "1"),
         )
         steps = json.loads((self.folder / "adapter" / "training.json").read_text(encoding="utf-8"))["steps"]
         losses = [step["loss"] for step in steps]

@@ -191,7 +191,9 @@ def find_folder(data_dir: str, folder: str) -> Path:
     """`data_dir` itself, or its subfolder `folder`: one `data_dir` then serves a group of tasks."""
     path = user_path(data_dir, "data_dir")
     if not is_folder(path):
-        raise ArgumentError(f"data_dir must be a folder with the benchmark's files; {path.absolute()} is none.")
+        raise ArgumentError(
+            f"data_dir must be a folder with the benchmark's files; {path.absolute()} is not a directory."
+        )
     return path / folder if (path / folder).is_dir() else path
 
 

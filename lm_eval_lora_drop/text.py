@@ -43,7 +43,7 @@ def never_raise_on_print() -> None:
 
 
 def logger(name: str) -> logging.Logger:
-    """The logger of a module; its records hold `visible` text, whoever handles them."""
+    """The logger of a module; its records hold `visible` text, for every handler."""
     found = logging.getLogger(name)
     if _make_visible not in found.filters:
         found.addFilter(_make_visible)

@@ -115,7 +115,7 @@ class Variant:
 
     @classmethod
     def full(cls, num_layers: int, adapter: str = "") -> Variant:
-        """The whole adapter (K = L)."""
+        """The full adapter (K = L)."""
         return cls.below(num_layers, num_layers, adapter)
 
     @classmethod
@@ -182,7 +182,7 @@ class Variant:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is the whole adapter."""
+        """Whether it is the full adapter."""
         return self.boundary == self.num_layers
 
     @property

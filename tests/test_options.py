@@ -37,7 +37,7 @@ def listed(tmp_path, text, **more):
 
 def test_the_page_of_options_is_made_from_the_declarations():
     assert PAGE.read_text(encoding="utf-8") == page(), "run python tools/write_options.py"
-    assert "(docs/reference/model_args.md)" in (PAGE.parents[2] / "README.md").read_text(encoding="utf-8")
+    assert "docs/reference/model_args.md" in (PAGE.parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

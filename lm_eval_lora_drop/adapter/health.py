@@ -223,12 +223,12 @@ def _check_divisible(source: str, config: Mapping[str, Any], biases: Sequence[st
         convert = f"{_CONVERT}, or evaluate" if changes.lower().startswith(_CONVERTIBLE_INITS) else "Evaluate"
         raise AdapterError(
             f"{source} was made with {changes}: PEFT changes the base weights with it, so a layer without its LoRA is "
-            f"not the base model's. {convert} the whole adapter: boundary=full."
+            f"not the base model's. {convert} the full adapter: boundary=full."
         )
     if biases:
         raise AdapterError(
             f"{source} was trained with bias={config['bias']} and brings {len(biases)} biases of the base model, which "
-            "dropping a layer's LoRA does not give back. Evaluate the whole adapter: boundary=full."
+            "dropping a layer's LoRA does not give back. Evaluate the full adapter: boundary=full."
         )
 
 
@@ -288,7 +288,7 @@ _ROUNDINGS = 4 * 2.0**-23
 def compare_answers(full: Sequence[float], base: Sequence[float], noise: float = 0.0) -> str | None:
     """Why the adapter seems not to be applied; None where it does.
 
-    `full` and `base` are the log-likelihoods of the same documents under the whole adapter and the base model, in nats;
+    `full` and `base` are the log-likelihoods of the same documents under the full adapter and the base model, in nats;
     `noise` is how far the same model differs from itself on a document at another batch shape.
 
     Raises:
@@ -300,7 +300,7 @@ def compare_answers(full: Sequence[float], base: Sequence[float], noise: float =
     if not differences or max(differences) > max(noise, rounding):
         return None
     return (
-        f"the whole adapter and the base model answer alike: the log-likelihoods of {len(differences)} documents "
+        f"the full adapter and the base model answer alike: the log-likelihoods of {len(differences)} documents "
         f"differ by at most {max(differences):.1e}, which is rounding. The adapter is not applied, or changes nothing "
         "that matters here; every boundary will score the same."
     )

@@ -211,13 +211,13 @@ class LoraDropLM(LoraDropBase, HFLM):
         if reason is not None and engine == "shared":
             raise ArgumentError(
                 f"sweep_engine=shared cannot answer these documents: {reason}. Use sweep_engine=auto, which falls back "
-                "to one candidate at a time."
+                "to the plain pass."
             )
         check, answers = (found.to_json(), found.answers) if found else (None, ())
         if reason is not None:
-            log.warning("one candidate at a time, not all at once: %s", reason)
+            log.warning("Falling back to the plain pass (slower): %s", reason)
             return Pass(plain, "plain", check, answers)
-        log.info("all candidates at once: %s", found)
+        log.info("Shared pass verified against the plain pass %s", found)
         if len(fit) < len(documents):
             log.info(
                 "%d of %d documents can grow past a length at which the model changes its positions: these get the "

@@ -8,15 +8,15 @@ from lm_eval_lora_drop.commands.options import command
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("names", nargs="+", metavar="NAME", help="sets of candidates, as in sweep_candidates")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="names of candidate sets, as in sweep_candidates")
     parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
     parser.add_argument("--pretrained", metavar="MODEL", help="base model (default: the adapter's)")
 
 
-@command("candidates", "print sets of candidates, one variant a line, for sweep_candidates=@FILE", _add_options)
+@command("candidates", "print candidate sets, one variant per line, for sweep_candidates=@FILE", _add_options)
 def _candidates(args: argparse.Namespace) -> int:
-    """Prints what sweep_candidates=NAME+... would compare under an adapter, in the notation of variants: a file to
-    shorten or extend by hand. See docs/candidates.md.
+    """Prints the candidates of sweep_candidates=NAME+... for an adapter, in the notation of variants: a file to
+    shorten or extend by hand. See docs/howto/other-candidates.md.
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names

@@ -19,15 +19,17 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_choice(parser)
     parser.add_argument(
-        "--export", type=Path, metavar="FOLDER", help="what lora-drop export wrote: adapter or merged model"
+        "--export", type=Path, metavar="FOLDER", help="folder written by lora-drop export: adapter or merged model"
     )
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="one prompt a line, or a samples_*.jsonl of lm_eval"
+        "--prompts", type=Path, metavar="FILE", help="file with one prompt per line, or a samples_*.jsonl of lm_eval"
     )
-    parser.add_argument("--limit", type=int, default=8, help="number of prompts, of the file or built in (default 8)")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens to write after each (default 16)")
-    parser.add_argument("--dtype", default="float32", help="default float32: what differs then is no rounding")
-    parser.add_argument("--device", default="cpu", help="for PEFT and Transformers (default cpu)")
+    parser.add_argument("--limit", type=int, default=8, help="number of prompts, from the file or built in (default 8)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate after each prompt (default 16)")
+    parser.add_argument(
+        "--dtype", default="float32", help="of all models (default float32, which needs the smallest tolerance)"
+    )
+    parser.add_argument("--device", default="cpu", help="device for PEFT and Transformers (default cpu)")
 
 
 @command("check", "compare PEFT, merged weights, an export and vLLM on a few prompts", _add_options)
@@ -42,7 +44,7 @@ def _check(args: argparse.Namespace) -> int:
             raise ArgumentError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit)
     if args.export is not None and not args.export.is_dir():
-        raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is none.")
+        raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is not a directory.")
     made = choice(args, "check")
     source, kept = made.source, made.kept
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
@@ -97,7 +99,7 @@ def read_prompts(path: Path, limit: int) -> list[str]:
         if len(found) == limit:
             break
     if not found:
-        raise ArgumentError(f"{path} holds no prompt. Write one a line.")
+        raise ArgumentError(f"{path} has no prompt. Write one per line.")
     return found
 
 

@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="output folder; must not exist"
+    )
     add_choice(parser)
     parser.add_argument("--merge", action="store_true", help="write the base model with the kept LoRA folded in")
     parser.add_argument("--dtype", default="auto", help="with --merge: e.g. bfloat16 (default: as saved)")
     parser.add_argument(
         "--force",
         action="store_true",
-        help="with --merge: also where less than half of the LoRA is left in the weights",
+        help="with --merge: also if rounding leaves less than half of the LoRA",
     )
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
     """The options that name an adapter and what is kept of it, for `choice`."""
+    parser.add_argument("--peft", metavar="ADAPTER", help="full adapter: a folder or a Hub id; join several with +")
     parser.add_argument(
-        "--peft", metavar="ADAPTER", help="the whole adapter: a folder or a Hub id; several joined by +"
+        "--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers; or default, full"
     )
+    parser.add_argument("--layers", metavar="SET", help="keep this variant, e.g. 0-14+20 or 0-29x0.5")
     parser.add_argument(
-        "--boundary", metavar="K", help="keep the LoRA of the bottom K decoder layers (or: default, full)"
+        "--results", type=Path, metavar="PATH", help="take adapter and choice from a run (results file or folder)"
     )
-    parser.add_argument("--layers", metavar="SET", help="keep the LoRA of these layers, e.g. 0-14+20 or 0-29x0.5")
-    parser.add_argument(
-        "--results", type=Path, metavar="PATH", help="take adapter and choice from a run: file or folder"
-    )
-    parser.add_argument("--task", help="with --results: the task whose choice is taken")
-    parser.add_argument("--pretrained", metavar="MODEL", help="the base model, if not the one the adapter names")
+    parser.add_argument("--task", help="with --results: task whose choice is taken")
+    parser.add_argument("--pretrained", metavar="MODEL", help="base model (default: the one that the adapter names)")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
         where, part = adapter_of_choice(run.record.adapter, record.kept, args.peft, "--peft FOLDER")
         return Choice(where, part, _origin(task, record, run.path), run, task)
     if args.peft is None:
-        raise ArgumentError("--peft must name the whole adapter, got none. Give its folder or Hub id.")
+        raise ArgumentError("--peft must name the full adapter, got none. Give its folder or Hub id.")
     spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
     if spec.needs_validation:
         raise ArgumentError(
@@ -120,11 +120,9 @@ def num_layers(source: str, pretrained: str | None) -> int:
     return sum(end - first for first, end in ranges) if ranges else layers
 
 
-@command("export", "write an adapter with what is kept of it only", _add_options)
+@command("export", "write a smaller adapter, or the merged model", _add_options)
 def _export(args: argparse.Namespace) -> int:
-    """Writes one plain PEFT adapter with what is kept only (layers, strengths, modules, cut ranks), or the merged
-    model.
-    """
+    """Writes one plain PEFT adapter of the kept part (layers, strengths, modules, ranks), or the merged model."""
     from lm_eval_lora_drop.adapter.export import export_adapter
     from lm_eval_lora_drop.adapter.files import check_new
     from lm_eval_lora_drop.adapter.merge import check_dtype, merge_adapter
@@ -175,7 +173,7 @@ def _origin(task: str, record: TaskRecord, path: Path) -> str:
     chosen = sweep.candidate(sweep.chosen)
     full = sweep.candidate(str(Variant.full(record.num_layers)))
     assert chosen is not None
-    beside = "" if full is None or full is chosen else f"; the whole adapter scored {score_text(full)}"
+    beside = "" if full is None or full is chosen else f"; the full adapter scored {score_text(full)}"
     return (
         f"a sweep over {len(sweep.candidates)} candidates ({sweep.candidate_set}) on {chosen.documents} documents of "
         f"split `{record.validation.split}` by {record.metric}: {score_text(chosen)}{beside} ({run})."

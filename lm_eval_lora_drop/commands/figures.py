@@ -13,11 +13,11 @@ from lm_eval_lora_drop.files import read_text
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="FILE", help="results_<date>.json, or probe.json")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="default: beside the file, or in the folder given"
-    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="output folder (default: beside the file)")
     parser.add_argument("--task", help="this task only")
-    parser.add_argument("--formats", default="png,svg,pdf", help="comma-separated: png, svg, pdf (default: all three)")
+    parser.add_argument(
+        "--formats", default="png,svg,pdf", help="comma-separated formats: png, svg, pdf (default: all three)"
+    )
 
 
 @command("figures", "draw the sweeps and probes of a results file", _add_options)

@@ -21,20 +21,24 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.spending import Bill
 
 
-_KEPT = "Every answer that came is in the judges' cache: the same command asks for the others only."
+_KEPT = "All answers received are cached; the same command resumes."
 
 
 def _runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="[LABEL=]A", help="a results file or folder with logged samples")
     parser.add_argument("second", metavar="[LABEL=]B")
-    parser.add_argument("--task", help="where the runs share several tasks")
+    parser.add_argument("--task", help="task, if the runs share several")
 
 
 def _panel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--panel", help="a panel file, or current, paper, local (default: LORA_DROP_JUDGES)")
-    parser.add_argument("--rubric", type=Path, metavar="FILE", help="YAML: what is judged, criteria, scale; any task")
-    parser.add_argument("--dry-run", action="store_true", help="say how many calls, tokens and dollars, and stop")
-    parser.add_argument("--max-spend", type=float, metavar="DOLLARS", help="make no call that could exceed this")
+    parser.add_argument(
+        "--rubric", type=Path, metavar="FILE", help="rubric for any task, YAML: what is judged, criteria, scale"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and dollars, and stop")
+    parser.add_argument(
+        "--max-spend", type=float, metavar="DOLLARS", help="maximum in US dollars; no call that could exceed it is made"
+    )
 
 
 def _rubric(args: argparse.Namespace) -> Rubric | None:
@@ -66,9 +70,9 @@ def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="write the scores even if the file holds more verdicts; the old ones are kept",
+        help="also replace a score with more verdicts; the old one is kept in the file",
     )
-    parser.add_argument("--offline", action="store_true", help="read the cache only: parse known answers anew, free")
+    parser.add_argument("--offline", action="store_true", help="use cached answers only; makes no call")
 
 
 @command("rescore", "fill GPT-Scores into a results file, or score saved outputs", _add_rescore_options, _KEPT)
@@ -163,7 +167,9 @@ def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
 def _add_sheet_options(parser: argparse.ArgumentParser) -> None:
     _runs(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--number", type=positive, default=30, help="random pairs (default 30, as in the paper)")
+    parser.add_argument(
+        "--number", type=positive, default=30, help="number of random pairs (default 30, as in the paper)"
+    )
     parser.add_argument("--seed", type=natural, default=0)
 
 
@@ -179,7 +185,7 @@ def _sheet(args: argparse.Namespace) -> int:
 
 def _add_collect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", type=Path, help="key.json of `lora-drop judge sheet`")
-    parser.add_argument("sheets", type=Path, nargs="+", help="one filled CSV per rater")
+    parser.add_argument("sheets", type=Path, nargs="+", help="one completed CSV per rater")
     add_json(parser)
 
 
@@ -196,7 +202,7 @@ def _collect(args: argparse.Namespace) -> int:
         print(f"  {name}: {_rate(row)}, agreement {alpha}" + (f", {row['missing']} missing" if row["missing"] else ""))
     if found["raters"] > 1:
         print(
-            "The intervals take the raters' votes as independent, which votes on one pair are not: too narrow. "
+            "The intervals treat votes as independent. Votes on one pair are not, so the intervals are too narrow. "
             "The sign test is of pairs, each decided by the majority of its raters."
         )
     return 0
@@ -248,7 +254,7 @@ def _estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: 
     known = f"at most ${total:.2f}" if len(unknown) < len(lines) else ""
     missing = f"what {', '.join(unknown)} cost (fill in `price` in the panel file)" if unknown else ""
     together = ", and ".join(filter(None, (known, missing)))
-    return "\n".join([*lines, f"together {together}; an answer that cannot be read is asked for once more, on top"])
+    return "\n".join([*lines, f"together {together}; an unreadable answer costs one more call"])
 
 
 def _rate(row: Mapping[str, Any]) -> str:

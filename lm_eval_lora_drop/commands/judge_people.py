@@ -26,10 +26,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="CSV",
-        help="for each run: doc_id and scores in percent",
+        help="one CSV per run: doc_id and scores in percent",
     )
-    parser.add_argument("--task", help="where a run has several judged tasks")
-    parser.add_argument("--next", type=positive, default=10, help="number of documents to suggest for people")
+    parser.add_argument("--task", help="task, if a run has several judged ones")
+    parser.add_argument("--next", type=positive, default=10, help="number of documents to suggest for rating")
     add_json(parser)
 
 

@@ -1,4 +1,4 @@
-"""`lora-drop layers`: the scores by which others choose layers, all of them side by side."""
+"""`lora-drop layers`: published scores of layer importance, side by side."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--pretrained", metavar="MODEL", help="base model: a folder or a Hub id (default: the adapter's)"
     )
     parser.add_argument("--task", help="an lm-eval task with reference answers")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="where layers.json and the figures go")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="output folder for layers.json and figures")
     add_task_arguments(parser)
 
 
-@command(
-    "layers", "print and draw how much each layer matters, by the scores that others choose layers by", _add_options
-)
+@command("layers", "importance of each layer, by six published scores", _add_options)
 def _layers(args: argparse.Namespace) -> int:
-    """Per decoder layer: the norm of the update and how far it is in one direction (from the files), the norm of the
+    """Per decoder layer: norm of the update and share of its largest singular value (from the files), the norm of the
     LoRA's output on data (LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model
     (arXiv 2602.05988), the rise of the reference's probability (logit lens), and the Fisher information of the layer's
     strength (arXiv 1801.05787). Without --task only the first two, and no model is loaded.

@@ -88,7 +88,7 @@ def add_output(parser: argparse.ArgumentParser, *flags: str, **options: Any) -> 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option that `write_json` obeys."""
-    add_output(parser, "--json", help="also write everything to this file")
+    add_output(parser, "--json", help="also write all results to this file, as JSON")
 
 
 def check_written(args: argparse.Namespace) -> None:

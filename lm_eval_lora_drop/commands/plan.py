@@ -36,11 +36,11 @@ class Pilot:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="*", type=Path, metavar="RUN", help="runs whose boundary was found by a sweep")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="RUN", help="runs with a sweep")
     parser.add_argument("--task", action="append", default=[], help="this task only (may be repeated)")
     parser.add_argument("--pilot", nargs=2, metavar=("A", "B"), help="two runs of the same tasks, as for compare")
     parser.add_argument(
-        "--discordance", type=float, metavar="SHARE", help="guess for a 0/1 metric: documents that change"
+        "--discordance", type=float, metavar="SHARE", help="guess for a 0/1 metric: share of documents that differ"
     )
     parser.add_argument(
         "--spread", type=float, metavar="SD", help="guess: standard deviation of per-document differences"
@@ -48,19 +48,21 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--documents", type=natural, nargs="+", metavar="N", help=f"default {' '.join(map(str, _SIZES))}"
     )
-    parser.add_argument("--difference", type=float, nargs="+", metavar="D", help="in the metric's units")
     parser.add_argument(
-        "--power", type=float, default=0.8, help="share of such cases that are to show it (default 0.8)"
+        "--difference", type=float, nargs="+", metavar="D", help="difference to detect, in the metric's units"
     )
-    parser.add_argument("--candidates", type=natural, metavar="N", help="candidates of the sweep to plan")
-    parser.add_argument("--pairs-per-second", type=float, metavar="V", help="speed, one candidate on one document each")
+    parser.add_argument("--power", type=float, default=0.8, help="statistical power (default 0.8)")
+    parser.add_argument("--candidates", type=natural, metavar="N", help="number of candidates of the sweep")
+    parser.add_argument(
+        "--pairs-per-second", type=float, metavar="V", help="speed; a pair is one candidate on one document"
+    )
     add_json(parser)
 
 
-@command("plan", "how many documents does it take? from a finished sweep, a pilot or a guess", _add_options)
+@command("plan", "how many documents do I need? from a finished sweep, a pilot or a guess", _add_options)
 def _plan(args: argparse.Namespace) -> int:
-    """Says which difference of two candidates a number of documents can show, and how many documents a difference
-    needs, from how much the candidates differ document by document.
+    """Prints the minimum detectable difference of two candidates for a number of documents, and the documents needed
+    for a difference, from how much the candidates differ per document.
     """
     if not 0 < args.power < 1:
         raise ArgumentError(f"--power is a share between 0 and 1, got {args.power:g}.")
@@ -144,7 +146,7 @@ def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
     others = [variant for variant in values if variant != whole]
     if not others:
         raise ArgumentError(
-            f"task {task}: the sweep carried one candidate only to the end; there is nothing to compare."
+            f"task {task}: only one candidate of the sweep has all documents, so there is nothing to compare."
         )
     scores = dict(
         zip(recorded.candidates, recorded.scores(np.ones((1, recorded.documents), dtype=int))[0], strict=True)
@@ -253,8 +255,8 @@ def _render(plan: dict[str, Any], power: float) -> str:
 
     seen = "" if plan["documents"] is None else f", on {plan['documents']} documents"
     tables = [
-        (f"What so many documents show (p < .05 in {percent(power)} of such cases):", plan["shown"]),
-        ("What a difference takes:", plan["needed"]),
+        (f"Minimum detectable difference ({percent(power)} power, alpha = .05):", plan["shown"]),
+        ("Documents needed:", plan["needed"]),
     ]
     parts = [f"{plan['pilot']}{seen}: {plan['assumed']}"]
     for title, rows in tables:

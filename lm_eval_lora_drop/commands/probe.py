@@ -25,31 +25,35 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", required=True, metavar="MODEL", help="base model: a folder or a Hub id")
     parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
     parser.add_argument("--task", required=True, help="an lm-eval task with reference answers")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
-    parser.add_argument("--boundary", action="append", default=[], metavar="K", help="a boundary (may be repeated)")
-    parser.add_argument("--layers", action="append", default=[], metavar="SET", help="a layer set, e.g. 0-14+20")
-    parser.add_argument("--tokens", type=positive, default=4, help="reference tokens to read (default 4)")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="output folder")
+    parser.add_argument(
+        "--boundary", action="append", default=[], metavar="K", help="also read this boundary (may be repeated)"
+    )
+    parser.add_argument(
+        "--layers", action="append", default=[], metavar="SET", help="also read this variant, e.g. 0-14+20"
+    )
+    parser.add_argument("--tokens", type=positive, default=4, help="number of reference tokens to read (default 4)")
     add_task_arguments(parser)
-    parser.add_argument("--formats", default="png,svg,pdf", help="of the figures (default png,svg,pdf)")
+    parser.add_argument("--formats", default="png,svg,pdf", help="formats of the figures (default png,svg,pdf)")
 
 
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """How documents are drawn and shown, and where the model runs."""
-    parser.add_argument("--limit", type=positive, default=100, help="validation documents (default 100)")
-    parser.add_argument("--seed", type=natural, default=0, help="of the drawing and of the bootstrap (default 0)")
-    parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
-    parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
-    parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
+    parser.add_argument("--limit", type=positive, default=100, help="number of validation documents (default 100)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of drawing and bootstrap (default 0)")
+    parser.add_argument("--num-fewshot", "--num_fewshot", type=natural, help="few-shot examples (default: the task's)")
+    parser.add_argument("--apply-chat-template", "--apply_chat_template", action="store_true", help="as in lm_eval")
+    parser.add_argument("--include-path", "--include_path", help="folder with further tasks, as in lm_eval")
     parser.add_argument("--metadata", type=json_object, default={}, help="JSON handed to the task, as in lm_eval")
     parser.add_argument("--device", default="cuda:0", help="as in lm_eval (default: cuda:0, else cpu)")
-    parser.add_argument("--dtype", default="auto", help="of the base model (default: as saved)")
+    parser.add_argument("--dtype", default="auto", help="dtype of the base model (default: as saved)")
 
 
-@command("probe", "read the reference's probability at every decoder layer, and find where it rises", _add_options)
+@command("probe", "show the probability of the reference answer after every decoder layer", _add_options)
 def _probe(args: argparse.Namespace) -> int:
     """Reads the probability of the first reference tokens at every decoder layer (logit lens) on a task's validation
-    documents: with the full adapter, with the base model, and under the boundaries given (by default the one that the
-    rise point speaks for). Writes probe.json, probe.txt and figures.
+    documents: for the full adapter, the base model, and the boundaries given (default: the one after the rise point).
+    Writes probe.json, probe.txt and figures.
     """
     specs = [*map(parse_boundary, args.boundary), *map(parse_layers, args.layers)]
     for spec in specs:
@@ -104,7 +108,7 @@ def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> 
         ArgumentError: no such task, a group, no such folder, or data that cannot be read.
     """
     if include_path is not None and not is_folder(Path(include_path)):
-        raise ArgumentError(f"--include_path must be a folder with task files; {include_path} is none.")
+        raise ArgumentError(f"--include_path must be a folder with task files; {include_path} is not a directory.")
     manager = task_manager([name], include_path, metadata)
     if name not in manager.all_subtasks:
         hint = did_you_mean(name, manager.all_subtasks, otherwise="List them with lm_eval ls tasks.")

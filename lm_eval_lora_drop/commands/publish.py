@@ -19,24 +19,26 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "results", type=Path, metavar="PATH", help="results_<date>.json, or the folder with that one run"
     )
     parser.add_argument("--task", help="this task only")
-    parser.add_argument("--card", type=Path, metavar="FILE", help="put the results into this model card (README.md)")
-    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write the files there")
-    parser.add_argument("--repo", metavar="OWNER/NAME", help="the model repository on the Hub that the files are for")
-    parser.add_argument("--organization", metavar="NAME", help="who evaluated (default: the owner of --repo)")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="add the results to this model card (README.md)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="output folder")
+    parser.add_argument("--repo", metavar="OWNER/NAME", help="model repository on the Hub")
+    parser.add_argument(
+        "--organization", metavar="NAME", help="organization that evaluated (default: the owner of --repo)"
+    )
     parser.add_argument(
         "--relationship",
         choices=("first_party", "third_party", "collaborative", "other"),
         default="first_party",
-        help="of who evaluated to who made the adapter (default: first_party)",
+        help="relationship of the evaluator to the adapter (default: first_party)",
     )
     parser.add_argument("--push", action="store_true", help="send the files to --repo")
     parser.add_argument("--create-pr", action="store_true", help="with --push: as a pull request")
 
 
-@command("publish", "make the model card and evaluation files of a run, and send them when asked", _add_options)
+@command("publish", "model card and evaluation files of a run; sends them with --push", _add_options)
 def _publish(args: argparse.Namespace) -> int:
     """Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. Without -o and
-    --push it shows them and does nothing else.
+    --push they are only printed.
     """
     from lm_eval_lora_drop.record.find import only_run
     from lm_eval_lora_drop.show.publishing.common import Publisher

@@ -20,17 +20,19 @@ def _add_paths(parser: argparse.ArgumentParser) -> None:
 def _add_compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("systems", nargs="+", metavar="[LABEL=]PATH", help=f"two or more: {_PATHS}, one system each")
     parser.add_argument("--metric", action="append", default=[], help="test this metric only (may be repeated)")
-    parser.add_argument("--show", type=natural, default=5, help="documents to print where a system loses (default 5)")
     parser.add_argument(
-        "--resamples", type=natural, default=9999, help="random exchanges, unless all are tried (default 9999)"
+        "--show", type=natural, default=5, help="number of lower-scoring documents to print (default 5)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="of the random exchanges (default 0)")
+    parser.add_argument(
+        "--resamples", type=natural, default=9999, help="permutations (exact enumeration if few; default 9999)"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the permutations (default 0)")
     add_json(parser)
 
 
-@command("compare", "is the difference between runs real? paired tests on the logged samples", _add_compare_options)
+@command("compare", "paired tests between runs", _add_compare_options)
 def _compare(args: argparse.Namespace) -> int:
-    """Compares runs of the same tasks document by document; the first is the baseline."""
+    """Compares runs of the same tasks by paired tests over documents; the first run is the baseline."""
     from lm_eval_lora_drop.show.report.compare import all_issues, compare
     from lm_eval_lora_drop.show.report.compare_text import render
     from lm_eval_lora_drop.show.report.systems import open_system
@@ -53,15 +55,13 @@ def _add_stability_options(parser: argparse.ArgumentParser) -> None:
     _add_paths(parser)
     parser.add_argument("--task", action="append", help="this task only (may be repeated)")
     parser.add_argument("--sizes", type=natural, nargs="+", metavar="N", help="subset sizes (default 10 20 50 100 ...)")
-    parser.add_argument("--seed", type=natural, default=0, help="of the resampling (default 0)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the resampling (default 0)")
     add_json(parser)
 
 
-@command(
-    "stability", "how sure is the chosen boundary? resamples the recorded scores of a sweep", _add_stability_options
-)
+@command("stability", "how sure is the choice of K? resamples the scores of a sweep", _add_stability_options)
 def _stability(args: argparse.Namespace) -> int:
-    """Repeats a sweep's choice on resampled validation documents, without running the model again."""
+    """Repeats the choice of a sweep on resampled validation documents. No model runs."""
     from lm_eval_lora_drop.record.find import find_runs
     from lm_eval_lora_drop.show.verdict.stability import assess, render, swept_tasks
 
@@ -89,18 +89,20 @@ def _stability(args: argparse.Namespace) -> int:
 
 def _add_leaderboard_options(parser: argparse.ArgumentParser) -> None:
     _add_paths(parser)
-    parser.add_argument("--baseline", metavar="NAME", help="(part of) the name of the system to test against")
+    parser.add_argument("--baseline", metavar="NAME", help="system to test against, (part of) its name")
     parser.add_argument(
         "--metric", action="append", default=[], help="metric or task:metric (default: each task's first)"
     )
-    parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
-    parser.add_argument("--seed", type=natural, default=0, help="of the randomisation tests (default 0)")
-    add_output(parser, "-o", "--output", help="write the table here instead of printing it")
+    parser.add_argument(
+        "--format", choices=("text", "markdown", "latex", "csv", "html"), default="text", help="(default text)"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the randomisation tests (default 0)")
+    add_output(parser, "-o", "--output", help="write the table to this file instead of printing it")
 
 
 @command("leaderboard", "all runs as one table, systems by tasks", _add_leaderboard_options)
 def _leaderboard(args: argparse.Namespace) -> int:
-    """Sets any number of runs side by side, systems by tasks, with mean rank and significance marks."""
+    """Shows all runs in one table, systems by tasks, with mean rank and significance marks."""
     from lm_eval_lora_drop.show.report.leaderboard import leaderboard
     from lm_eval_lora_drop.show.report.leaderboard_text import FORMATS, legend
 
@@ -121,13 +123,15 @@ def _leaderboard(args: argparse.Namespace) -> int:
 
 def _add_report_options(parser: argparse.ArgumentParser) -> None:
     _add_paths(parser)
-    add_output(parser, "-o", "--output", required=True, help="the page, e.g. report.html")
-    parser.add_argument("--baseline", metavar="NAME", help="(part of) a system's name (default: the whole adapter)")
-    parser.add_argument("--title", default="Which layers does the adapter need?")
+    add_output(parser, "-o", "--output", required=True, help="output page, e.g. report.html")
     parser.add_argument(
-        "--documents", type=natural, default=50, help="to show side by side, for each pair (default 50)"
+        "--baseline", metavar="NAME", help="baseline, (part of) a system's name (default: the full adapter)"
     )
-    parser.add_argument("--seed", type=natural, default=0, help="of the resampling (default 0)")
+    parser.add_argument("--title", default="Which layers does the adapter need?", help="title of the page")
+    parser.add_argument(
+        "--documents", type=natural, default=50, help="documents to show side by side, per pair (default 50)"
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the resampling (default 0)")
 
 
 @command("report", "one self-contained HTML page of all runs", _add_report_options)

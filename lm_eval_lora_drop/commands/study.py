@@ -18,24 +18,22 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.study.executors import Executor
 
 
-_KEPT = "What was finished is kept: the same command goes on from there."
+_KEPT = "Finished work is kept; the same command resumes."
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="in place of the file's output")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="output folder (default: output of the file)")
     parser.add_argument(
         "--only",
         choices=("train", "evaluate", "report"),
-        help="one part of the work; report writes the report of what is done",
+        help="run one part; report writes the report of finished cells",
     )
     parser.add_argument(
         "--executor",
         choices=("ray",),
-        help="where trainings and cells run: on a Ray cluster, many at a time (default: here, one after another)",
+        help="ray: run on a Ray cluster (default: this machine, one after another)",
     )
-    parser.add_argument(
-        "--threads", type=positive, help="of the CPU, for each worker (default: PyTorch's choice, 1 on Ray)"
-    )
+    parser.add_argument("--threads", type=positive, help="CPU threads per worker (default: PyTorch's choice, 1 on Ray)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
 
@@ -49,7 +47,7 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
 )
 def _study(args: argparse.Namespace) -> int:
     """Trains the adapters that a study names and that are missing, evaluates every choice of what to keep of them as
-    an ordinary run of lm_eval, writes a report, and goes on where it was. See docs/study.md.
+    an ordinary run of lm_eval, and writes a report. Resumes when repeated. See docs/howto/study.md.
     """
     from lm_eval_lora_drop.study.config import read_study
 
@@ -57,28 +55,28 @@ def _study(args: argparse.Namespace) -> int:
 
 
 def _add_reproduce_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--small", action="store_true", help="what a CPU can do, without data to fetch")
-    parser.add_argument("--model", metavar="NAME", help="another base model: a folder or a Hub id")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="these of the study's tasks only")
+    parser.add_argument("--small", action="store_true", help="small form for a CPU, without downloads")
+    parser.add_argument("--pretrained", metavar="NAME", help="base model: a folder or a Hub id (default: the study's)")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the study")
     _add_options(parser)
 
 
 @command(
     "reproduce",
-    "the paper's study, with seeds and what it leaves open: from data to report",
+    "the paper's study with several seeds, from data to report",
     _add_reproduce_options,
     _KEPT,
 )
 def _reproduce(args: argparse.Namespace) -> int:
     """The study of configs/studies/paper.yaml (Llama-3.1-8B-Instruct, one GPU), or with --small the same on
-    SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/study.md.
+    SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/howto/study.md.
     """
     from lm_eval_lora_drop.study.config import read_study
 
     name = "paper_small.yaml" if args.small else "paper.yaml"
     study = read_study(package_folder("configs") / "studies" / name, args.output)
-    if args.model:
-        study = dataclasses.replace(study, model_args={**study.model_args, "pretrained": args.model})
+    if args.pretrained:
+        study = dataclasses.replace(study, model_args={**study.model_args, "pretrained": args.pretrained})
     if args.tasks:
         names = [task.name for task in study.tasks]
         if unknown := [task for task in args.tasks if task not in names]:

@@ -16,48 +16,51 @@ from lm_eval_lora_drop.train.settings import TaskSettings, read_settings
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="base model: a folder or a Hub id")
+    parser.add_argument("--pretrained", required=True, help="base model: a folder or a Hub id")
     parser.add_argument("--task", required=True, help="an lm-eval task with a training split")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the adapter goes")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the settings below as YAML; options win over it")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="output folder of the adapter"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings below as YAML; options override it")
     group = parser.add_argument_group("settings (default)")
     for one in declared(TrainingOptions).values():
+        flag = f"--{one.name.replace('_', '-')}"
         about = f"{one.sentence} ({one.shown_default})".replace("%", "%%")
         if one.kind is bool:
-            group.add_argument(f"--{one.name}", action="store_true", default=None, help=about)
+            group.add_argument(flag, action="store_true", default=None, help=about)
         else:
-            group.add_argument(f"--{one.name}", metavar=one.name.split("_")[-1].upper(), help=about)
-    parser.add_argument("--num_fewshot", type=natural, help="examples in the prompt (default: the task's)")
-    parser.add_argument("--apply_chat_template", action="store_true", help="as in lm_eval")
-    parser.add_argument("--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
-    parser.add_argument("--system_instruction", help="as in lm_eval")
-    parser.add_argument("--include_path", help="a folder with further tasks, as in lm_eval")
+            group.add_argument(flag, metavar=one.name.split("_")[-1].upper(), help=about)
+    parser.add_argument("--num-fewshot", "--num_fewshot", type=natural, help="few-shot examples (default: the task's)")
+    parser.add_argument("--apply-chat-template", "--apply_chat_template", action="store_true", help="as in lm_eval")
+    parser.add_argument("--fewshot-as-multiturn", "--fewshot_as_multiturn", action="store_true", help="as in lm_eval")
+    parser.add_argument("--system-instruction", "--system_instruction", help="as in lm_eval")
+    parser.add_argument("--include-path", "--include_path", help="folder with further tasks, as in lm_eval")
     parser.add_argument("--metadata", type=json_object, default={}, help="JSON handed to the task, as in lm_eval")
-    parser.add_argument("--revision", help="of the base model on the Hub")
-    parser.add_argument("--base_name", metavar="NAME", help="what the adapter calls its base model (default: --model)")
-    parser.add_argument("--device", help="cpu, to leave a GPU alone (default: the GPU where there is one)")
-    parser.add_argument("--threads", type=positive, help="of the CPU (default: PyTorch's choice)")
-    parser.add_argument("--trust_remote_code", action="store_true", help="as in lm_eval")
-    parser.add_argument("--keep_checkpoints", action="store_true", help="do not remove them at the end")
+    parser.add_argument("--revision", help="revision of the base model on the Hub")
+    parser.add_argument("--base-name", metavar="NAME", help="base model name in the adapter (default: --pretrained)")
+    parser.add_argument("--device", help="cpu: do not use a GPU (default: the GPU, if any)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--trust-remote-code", "--trust_remote_code", action="store_true", help="as in lm_eval")
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep the checkpoints after the training")
     parser.add_argument(
-        "--sweep_checkpoints",
+        "--sweep-checkpoints",
         type=positive,
         metavar="N",
         help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
     )
-    parser.add_argument("--dry-run", action="store_true", help="show the data and one example, train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the documents and one example; train nothing")
 
 
 @command(
     "train",
     "fine-tune a LoRA adapter on a task's own prompts and reference answers",
     _add_options,
-    kept="The same command goes on from the last checkpoint.",
+    kept="The same command resumes from the last checkpoint.",
 )
 def _train(args: argparse.Namespace) -> int:
     """Fine-tunes a LoRA adapter on the training split of an lm-eval task, on exactly the text that an evaluation asks,
-    loss on the answer only; never on a document of the evaluated split or of the sweep. Called again it goes on from
-    the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ... Needs the
+    loss on the answer only, and excludes documents of the evaluated split and of the sweep. The same command resumes
+    from the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ... Needs the
     extra [train].
     """
     file = _file(args.config)
@@ -81,7 +84,7 @@ def _train(args: argparse.Namespace) -> int:
         **{one.name: getattr(args, one.name) for one in dataclasses.fields(TaskSettings)},
     )
     training = Training(
-        base=args.model,
+        base=args.pretrained,
         output=args.output,
         task=task,
         settings=settings,
@@ -100,7 +103,7 @@ def _train(args: argparse.Namespace) -> int:
             f"{documents.leaked} in an evaluated split too, {documents.repeated} repeated, {documents.unfit} too long"
         )
         one = prepared.encoded[0]
-        print("The first one, loss on what stands between the marks:")
+        print("The first document; the loss is on the text between >>> and <<<:")
         answer = [token for token, label in zip(one.input_ids, one.labels, strict=True) if label >= 0]
         prompt = one.input_ids[: len(one.input_ids) - len(answer)]
         print(f"{prepared.tokenizer.decode(prompt)}>>>{prepared.tokenizer.decode(answer)}<<<")

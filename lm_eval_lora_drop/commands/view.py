@@ -24,11 +24,17 @@ _READ = ("*.json", "*.jsonl")
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="folders written by lm_eval --output_path; may be empty yet"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="folders written by lm_eval --output_path; may still be empty",
     )
-    parser.add_argument("--port", type=_port, default=0, help="to listen on (default: any that is free)")
-    parser.add_argument("--baseline", metavar="NAME", help="(part of) a system's name (default: the whole adapter)")
-    parser.add_argument("--documents", type=natural, default=50, help="to show, for each pair or K (default 50)")
+    parser.add_argument("--port", type=_port, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="baseline, (part of) a system's name (default: the full adapter)"
+    )
+    parser.add_argument("--documents", type=natural, default=50, help="documents to show, per pair or K (default 50)")
 
 
 def _port(text: str) -> int:

@@ -113,10 +113,10 @@ class CheckResult:
     def __str__(self) -> str:
         if self.error is not None:
             return f"the shared pass failed: {self.error}"
-        compared = f"{self.tokens} tokens and {self.loglikelihoods} log-likelihoods compared"
+        compared = f"{self.tokens} tokens, {self.loglikelihoods} log-likelihoods"
         if self.differences:
             return f"{self.differences[0]} ({len(self.differences)} of these; {compared})"
-        return f"both passes agree ({compared}, largest difference {self.largest:.2g}, {self.near_ties} near ties)"
+        return f"({compared}, max difference {self.largest:.2g}, {self.near_ties} near ties)"
 
     def to_json(self) -> dict[str, Any]:
         """For the record."""

@@ -73,7 +73,7 @@ def answer_requests(lm: HarnessModel, requests: Sequence[Instance], disable_tqdm
     if len(run.open) >= WORTH * size:
         reason = run.try_decoder(size)
         if reason is not None:
-            log.warning("left to HFLM's own generate_until: %s", reason)
+            log.warning("Falling back to HFLM.generate_until: %s", reason)
     run.by_harness(run.open, disable_tqdm)
     return [run.answers[index] for index in range(len(requests))]
 

@@ -1,4 +1,4 @@
-"""All variants at once: the runner of a sweep. `states` says why that is possible, docs/engine.md how fast it is."""
+"""All variants at once: the runner of a sweep (docs/explanation/engine.md)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def shared_runner(
                 if is_out_of_memory(error):
                     raise
                 counted.fell_back = f"{type(error).__name__}: {error}"
-                log.warning("one variant at a time from here on, not all at once: %s", counted.fell_back)
+                log.warning("Falling back to the plain pass from here on (slower): %s", counted.fell_back)
         left = [
             Work(item.document, tuple(v for v in item.variants if (id(item.document), v) not in done)) for item in work
         ]

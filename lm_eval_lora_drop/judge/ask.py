@@ -150,7 +150,7 @@ class _Session:
             try:
                 calls, read, wrote = patiently(self.cache.used, [answer_key(judge, question) for question in both])
             except CacheError as error:
-                raise ArgumentError(f"{error}. No judge is asked: what was paid before could be paid again.") from error
+                raise ArgumentError(f"{error}. No judge is asked, because paid answers could be paid again.") from error
             self.bill.calls_before += calls
             self.bill.dollars_before += judge.price.cost(read, wrote) if judge.price else 0.0
 
@@ -311,7 +311,7 @@ class _Session:
     def _count_failure(self, judge: Judge, failure: CallError) -> None:
         self.in_a_row[judge.name] += 1
         if self.in_a_row[judge.name] >= GIVE_UP:
-            self._stop(judge, f"given up after {GIVE_UP} questions in a row without an answer, the last: {failure}")
+            self._stop(judge, f"{GIVE_UP} questions in a row without an answer, the last: {failure}")
 
     def _halt(self, failure: CacheError) -> str:
         """What is answered now cannot be kept, so no judge is asked any more."""
@@ -323,4 +323,4 @@ class _Session:
     def _stop(self, judge: Judge, reason: str) -> None:
         if judge.name not in self.stopped:
             self.stopped[judge.name] = self.redactor.message(reason)
-            log.warning("judge %s is asked no more: %s", judge.name, self.stopped[judge.name])
+            log.warning("judge %s is stopped: %s", judge.name, self.stopped[judge.name])

@@ -45,7 +45,7 @@ def pair_up(one: TaskRun, two: TaskRun, rubric: Rubric | None = None) -> list[Pa
     """
     fields = rubric or judge_fields(one.config) or judge_fields(two.config)
     if fields is None:
-        raise ArgumentError(f"task {one.name} says nothing for judges; lora_drop_samsum and lora_drop_wmt23_en_zh do.")
+        raise ArgumentError(f"task {one.name} has no instructions for judges. Give --rubric (a YAML file).")
     found = {sample.doc_id: sample for sample in two.samples()}
     pairs = []
     for sample in one.samples():

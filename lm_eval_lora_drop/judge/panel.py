@@ -152,13 +152,13 @@ class Panel:
         ]
         if missing:
             raise ArgumentError(
-                f"{self.source}: these environment variables must hold the API keys, and do not: {', '.join(missing)}."
+                f"{self.source}: environment variables of API keys that are not set: {', '.join(missing)}."
             )
         for judge in self.judges:
             if judge.key and not (judge.key.isascii() and judge.key.isprintable() and " " not in judge.key):
                 raise ArgumentError(
                     f"{self.source}: {judge.key_variable} (judge {judge.name}) must hold one key of printable ASCII "
-                    "without spaces; it holds something else. Set it anew."
+                    "without spaces; it does not. Set it again."
                 )
 
 
@@ -184,7 +184,9 @@ def load_panel(path: str | Path, *, max_spend: float | None = None) -> Panel:
         there = False
     if not there:
         shown = str(path)[:200]
-        raise ArgumentError(f"{shown!r} is no panel file. Give a YAML file, or one that ships: {', '.join(names)}.")
+        raise ArgumentError(
+            f"{shown!r} is not a panel file. Give a YAML file, or the name of an included one: {', '.join(names)}."
+        )
     try:
         if file.stat().st_size > _LONGEST_FILE:
             raise ArgumentError(f"{file}: a panel file has at most {_LONGEST_FILE:,} bytes.")

@@ -156,7 +156,7 @@ def load_rubric(path: str | Path) -> Rubric:
 class Question:
     """One prompt, the JSON schema that its answer has where the provider takes one, and the reader of the answer.
 
-    `read(text)` gives the verdict, or None where the text is none; it never raises.
+    `read(text)` gives the verdict, or None where the text is no verdict; it never raises.
     """
 
     prompt: str

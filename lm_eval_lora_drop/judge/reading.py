@@ -1,4 +1,4 @@
-"""Reads what a judge said: an integer of a scale, or a choice. What is not clearly a verdict is none.
+"""Reads what a judge said: an integer of a scale, or a choice. Anything else is no verdict.
 
 By rule, not by search: JSON of the shape that was asked for, or else the last sentence of the last line, which must be
 a score from its first word to its last ("7", "Score: 7/10", "I give 7"). Quotations do not count, since a judge repeats
@@ -46,7 +46,7 @@ _ACTS = _words(
     "score scores rating rate grade overall verdict answer give i'd i'll 评分 得分 分数 打分 总分 "
     "最终得分 最终评分 综合评分 给 打 我给 我打 我给出 我的评分是 评分是 评分为 得分是 得分为 总分是 总分为"
 )
-"""Words that make a sentence a score; a sentence of `_FILLERS` alone is none ("it is 7")."""
+"""Words that make a sentence a score; a sentence of `_FILLERS` alone is not ("it is 7")."""
 _FILLERS = _words(
     "a an the my your final is of it this i would will say assign total prediction summary translation text output so "
     "thus therefore : = 是 为"
@@ -74,7 +74,7 @@ def _scale_phrases(scale: Scale) -> list[list[str]]:
 
 
 class _TornError(ValueError):
-    """The answer begins as the JSON that was asked for and is none."""
+    """The answer begins like the requested JSON but is not valid."""
 
 
 def is_torn(text: str) -> bool:

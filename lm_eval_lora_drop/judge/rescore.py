@@ -221,7 +221,7 @@ def _encode(value: Any, indent: int | None = None) -> bytes:
 
 
 def _table(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """`data[name]`, made a mapping where it is none."""
+    """`data[name]`, made a mapping where it is not one."""
     if not isinstance(data.get(name), dict):
         data[name] = {}
     found: dict[str, Any] = data[name]

@@ -18,7 +18,7 @@ log = logger(__name__)
 _OVERHEAD = 300
 """Input tokens of a call beside its prompt: schema, roles, the provider's own words."""
 _BELIEVABLE = 10
-"""A token count of more than so many times what the call can take is a mistake of the server."""
+"""A token count of more than this multiple of the maximum of the call is a mistake of the server."""
 _EVERY = 30.0
 """Seconds between two lines about progress in a log."""
 

@@ -61,7 +61,10 @@ class LoraDropArgs:
     )
     layers: notations.Layers = option(None, "what is kept, as a variant; excludes boundary", "0-14+20")
     sweep_candidates: notations.Candidates = option(
-        CandidateSpec(("boundary",)), "what a sweep compares (docs/candidates.md)", "upper+window", also=("family",)
+        CandidateSpec(("boundary",)),
+        "what a sweep compares (docs/howto/other-candidates.md)",
+        "upper+window",
+        also=("family",),
     )
     sweep_boundaries: notations.Boundaries = option(None, "the candidates of boundary", "8-24:2", "every K in 0..L")
     sweep_limit: Positive = option(100, "number of validation documents", "100")
@@ -70,7 +73,7 @@ class LoraDropArgs:
     )
     sweep_strategy: Literal["exhaustive", "racing"] = option("exhaustive", "racing stops scoring beaten candidates")
     sweep_select: notations.Select = option(
-        None, "rule of the choice (docs/sweep.md)", "smallest:0.99", "smooth for boundaries, else best"
+        None, "rule of the choice (docs/explanation/method.md)", "smallest:0.99", "smooth for boundaries, else best"
     )
     sweep_jointly: notations.Jointly = option(None, "one choice for all tasks of the run; true: mean", "worst", "false")
     sweep_also: notations.Also = option((), "other tasks to score the candidates on", "arc_easy:acc_norm", "none")

@@ -31,8 +31,8 @@ class AlsoSpec:
 
 @dataclass(frozen=True)
 class CandidateSpec:
-    """What a sweep is to compare: the names of candidate sets (docs/candidates.md), or a file's `lines`, each a variant
-    in its notation with the place where it stands."""
+    """What a sweep is to compare: names of candidate sets (docs/howto/other-candidates.md), or a file's `lines`, each
+    a variant in its notation with its place."""
 
     names: tuple[str, ...]
     lines: tuple[tuple[str, str], ...] = ()
@@ -45,7 +45,7 @@ def parse_candidates(value: Any) -> CandidateSpec:
     """Read `sweep_candidates`: names joined by '+', or `@` and a file with a variant a line (`#` begins a comment).
 
     Raises:
-        ArgumentError: the file cannot be read, is longer than 1 MB, or has no variant; or a line is none.
+        ArgumentError: the file cannot be read, is longer than 1 MB, or has no variant, or a line is not a variant.
     """
     given = text("sweep_candidates", value)
     if not given.startswith("@"):

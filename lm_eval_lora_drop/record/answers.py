@@ -1,6 +1,6 @@
 """Answers of the evaluated split on disk, so that one that is known is not computed again.
 
-A sweep that keeps the whole adapter asks for what the whole adapter's own run has answered already. Groups of requests
+A sweep that keeps the full adapter needs the answers of the full adapter's own run. Groups of requests
 are kept whole, a file each: answers of half a group would change the batches, and with them the rounding, of the rest.
 The harness's own cache (`--use_cache`) keys an answer by its request alone, so it cannot hold two variants.
 """
@@ -30,7 +30,7 @@ class KeptAnswers:
         self.folder = folder
 
     def get(self, key: str, requests: int) -> list[Any] | None:
-        """The answers of a group of so many requests; None where there are none, or the file is damaged (a warning)."""
+        """The answers of a group of `requests` requests; None if absent, or if the file is damaged (a warning)."""
         path = self._path(key)
         try:
             content = read_line(path.read_bytes().removesuffix(b"\n"))

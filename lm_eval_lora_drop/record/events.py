@@ -1,6 +1,6 @@
 """What happens during a run, as typed events, and how listeners hear of it.
 
-Whoever runs a search tells a `Broadcast`; nobody below knows who listens (progress bar, figure, tracker).
+A search tells a `Broadcast`; lower rooms do not know who listens (progress bar, figure, tracker).
 """
 
 from __future__ import annotations
@@ -96,4 +96,4 @@ class Broadcast:
                 listener.hear(event)
             except Exception as error:  # noqa: BLE001
                 self._listeners.remove(listener)
-                log.warning("%s failed and is left out from here on: %s", type(listener).__name__, error)
+                log.warning("%s failed and is ignored from here on: %s", type(listener).__name__, error)

@@ -78,7 +78,7 @@ class Journal:
                 found.update(self._read_file(path))
         ignored = sum(bool(others.fullmatch(path.name)) and not ours.fullmatch(path.name) for path in files)
         if ignored:
-            log.info("%s: %d journals of %s under other settings are left alone", self.folder, ignored, self.task)
+            log.info("%s: %d journals of %s under other settings are ignored", self.folder, ignored, self.task)
         return found
 
     def seconds_per_pair(self, keys: Collection[str]) -> float | None:
@@ -169,7 +169,9 @@ class Journal:
             except ValueError:
                 lines = lines[:-1]
                 if content:
-                    log.warning("%s: the last line is incomplete (the run was killed while writing it): left out", path)
+                    log.warning(
+                        "%s: the last line is incomplete (the run was killed while writing it) and is ignored", path
+                    )
         if not lines:
             return {}
         self._check_header(path, lines[0])
@@ -184,7 +186,7 @@ class Journal:
                 unreadable.append(number)
         if unreadable:
             log.warning(
-                "%s: %d of %d lines cannot be read (the first is line %d): they are left out and answered again",
+                "%s: %d of %d lines cannot be read (the first is line %d): they are ignored and answered again",
                 path,
                 len(unreadable),
                 len(lines) - 1,
@@ -225,7 +227,7 @@ class Journal:
             self._warned.add(path)
             log.warning(
                 "%s: answers of other releases (%s) are reused. They may differ at near ties; give another sweep_dir "
-                "to ask again.",
+                "to answer again.",
                 path,
                 "; ".join(warned),
             )

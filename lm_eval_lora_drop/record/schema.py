@@ -30,7 +30,7 @@ class CandidateRecord:
 
     `score` over its documents with `stderr`; `documents` had a value, `unscored` had none. `items[i]` is what the
     aggregation takes of document i (None: no value, or not met). `retired_after` is the number of documents after which
-    racing gave it up, None where it did not, 0 where the prior did.
+    racing eliminated it, None where it did not, 0 where the likelihood pre-filter skipped it.
     """
 
     variant: str
@@ -53,7 +53,7 @@ class DifferenceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RetirementRecord:
-    """A candidate that racing gave up, in whose favour, and why (beaten, no_better, prior)."""
+    """A candidate that racing eliminated, in whose favour, and why (beaten, no_better, prior)."""
 
     variant: str
     by: str
@@ -62,7 +62,7 @@ class RetirementRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RacingRecord:
-    """How careful the race was, the documents seen after each round, and who was given up. `guaranteed`: whether the
+    """How careful the race was, the documents seen after each round, and who was eliminated. `guaranteed`: whether the
     range of the scores was known, on which the error rate rests."""
 
     error_rate: float
@@ -74,8 +74,8 @@ class RacingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyRoundRecord:
-    """One round of a greedy search: what it moved to, of how many candidates, its score and its difference to the whole
-    adapter on the round's documents. The best of many on documents that chose it: it flatters."""
+    """One round of a greedy search: what it moved to, of how many candidates, its score and its difference to the full
+    adapter on the round's documents. Optimistically biased: the best of many on the documents that chose it."""
 
     variant: str
     score: float
@@ -96,7 +96,7 @@ class GreedyRecord:
 class BoundRecord:
     """A bound of `sweep_select` and how the chosen candidate stands to it, on `task` (None: the optimised one).
 
-    `score` is the chosen one's, `reference` that of the whole adapter or the base model (`of`), `limit` the worst that
+    `score` is the chosen one's, `reference` that of the full adapter or the base model (`of`), `limit` the worst that
     is within the bound: `share` of the reference. `met` compares these numbers as they stand. `lower` is the lower
     limit of the score against this bound, for all candidates together at 95 %, and `shown` says that it is within the
     bound too. `difference` to the reference is None where the chosen one is the reference.
@@ -118,7 +118,7 @@ class BoundRecord:
 class JointRecord:
     """One choice for several tasks (`sweep_jointly`), as the record of one of them holds it.
 
-    `others[task][variant]` is how a candidate differs from the whole adapter on each other task, in that task's unit,
+    `others[task][variant]` is how a candidate differs from the full adapter on each other task, in that task's unit,
     positive is better (None: no score); `unit` is this task's own. `alone` is what it would have taken by itself.
     """
 

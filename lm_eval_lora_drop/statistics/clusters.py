@@ -100,7 +100,7 @@ def draw_cluster_counts(codes: Codes, resamples: int, seed: int) -> NDArray[np.i
 
 def draw_cluster_subsets(codes: Codes, documents: int, repeats: int, seed: int) -> NDArray[np.int64]:
     """Random subsets, `(repeats, documents)` of 0 and 1: whole clusters in random order, until they hold at least
-    `documents` documents (exactly so many where each stands alone)."""
+    `documents` documents (exactly that number if each is a cluster of its own)."""
     sizes = np.bincount(codes)
     order = np.random.default_rng(seed).random((repeats, len(sizes))).argsort(axis=1)
     before = np.cumsum(sizes[order], axis=1) - sizes[order]

@@ -28,7 +28,7 @@ _BUILT_IN = {"bleu": BLEU, "chrf": CHRF, "ter": TER}
 
 
 def corpus_metric(aggregation: str) -> Any | None:
-    """The sacrebleu metric behind an aggregation as the results file prints it, None where it is none.
+    """The sacrebleu metric behind an aggregation as the results file prints it, None for any other.
 
     `bleu`, `chrf` and `ter` are lm-eval's, with sacrebleu's defaults; ours print sacrebleu's signature, e.g.
     `BLEU nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:2.6.0`.

@@ -10,7 +10,7 @@
 - Either is approximate, the test is exact: where they contradict each other about zero, the nearer limit is moved to
   the test-based one (Miettinen, 1976), which lies on the test's side of zero.
 
-Coverage, by simulation: docs/statistics.md.
+Coverage, by simulation: docs/evidence/simulations.md.
 """
 
 from __future__ import annotations

@@ -203,22 +203,20 @@ def documents_needed(
 
 
 def duration(documents: int, candidates: int, pairs_per_second: float) -> float:
-    """Seconds for a sweep of so many candidates over so many documents, at a speed seen before."""
+    """Seconds for a sweep of `candidates` candidates over `documents` documents, at a measured speed."""
     return documents * candidates / pairs_per_second
 
 
 def sentence(documents: int, known: PairedVariation, example: float) -> str:
-    """One line for the end of a sweep: what its documents can show, and what `example`, a difference, would take."""
+    """One line for the end of a sweep: the minimum detectable difference, and the documents needed for `example`."""
     found = detectable_difference(documents, known)
-    shown = (
-        f"{documents} documents cannot show a difference of two candidates at all"
-        if found is None
-        else f"{documents} documents show a difference of two candidates from {significant(found, 2)} on"
-    )
+    least = "none, too few documents" if found is None else significant(found, 2)
     needed = documents_needed(example, known)
-    many = f"more than {MOST_DOCUMENTS:,}" if needed is None else f"{needed:,}"
-    takes = f"{significant(example, 1)} takes {many}"
-    return f"{shown} (p < {ALPHA:g} in {percent(POWER)} of such cases, where {assumed(known)}); {takes}."
+    many = f"more than {MOST_DOCUMENTS:,}" if needed is None else f"about {needed:,}"
+    return (
+        f"Minimum detectable difference with {documents} documents: {least} ({percent(POWER)} power, alpha = "
+        f"{ALPHA:g}; {assumed(known)}). To detect {significant(example, 1)}, use {many}."
+    )
 
 
 def assumed(known: PairedVariation) -> str:

@@ -32,7 +32,7 @@ _CELLS = 4_000_000
 
 @dataclass(frozen=True)
 class ExchangeTest:
-    """A p-value, and over which exchanges: all of them (`exact`) or so many `draws`."""
+    """A p-value, and over which exchanges: all of them (`exact`) or `draws` random ones."""
 
     p_value: float
     exact: bool

@@ -2,8 +2,8 @@
 
     trainer = SFTTrainer(..., callbacks=[SweepCheckpoints(task, folder)])
 
-or `lora-drop train ... --sweep_checkpoints`. It works in any trainer of Transformers that trains a PEFT LoRA: TRL,
-LLaMA-Factory, axolotl (docs/training.md has a line for each).
+or `lora-drop train ... --sweep-checkpoints`. It works in any trainer of Transformers that trains a PEFT LoRA: TRL,
+LLaMA-Factory, axolotl (docs/howto/train.md has a line for each).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BEST = "best"
 @dataclass(frozen=True)
 class Point:
     """One checkpoint: its step and epoch, the variant chosen on the validation documents, its score and that of the
-    whole adapter there, and the metric."""
+    full adapter there, and the metric."""
 
     step: int
     epoch: float
@@ -79,7 +79,7 @@ class SweepCheckpoints(TrainerCallback):
         if args.world_size > 1:
             raise ArgumentError(
                 "Sweeping checkpoints works in a training of one process. Train without it, and sweep the checkpoints "
-                "afterwards (--keep_checkpoints, then lm_eval with boundary=auto for each)."
+                "afterwards (--keep-checkpoints, then lm_eval with boundary=auto for each)."
             )
         if not isinstance(given["model"], PeftModel):
             raise ArgumentError(f"Only LoRA checkpoints can be swept, got a {type(given['model']).__name__}.")

@@ -22,7 +22,6 @@ from lm_eval_lora_drop.train.settings import TrainingSettings
 
 Outcome = Literal["holds", "worse", "open"]
 _REGULARISED = ("lora_dropout", "weight_decay")
-_ONE_ADAPTER = "one adapter: another seed may differ"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Claim:
     """`statement` says that `ours` is better than `theirs`; `mean` is how much better, positive is better.
 
     `p_holm` is corrected over all claims of the study; None where both arms are the same, because a search kept the
-    whole adapter under every seed. `metric` is the task's first.
+    full adapter under every seed. `metric` is the task's first.
     """
 
     task: StudyTask
@@ -43,7 +42,7 @@ class Claim:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the claim holds, its opposite does, or neither can be told."""
+        """Whether the claim holds, its opposite does, or neither is significant."""
         if self.p_holm is None or self.p_holm >= LEVEL or self.mean.value == 0:
             return "open"
         return "holds" if self.mean.value > 0 else "worse"
@@ -53,25 +52,24 @@ class Claim:
         """A sentence, with what it rests on."""
         if self.p_holm is None:
             seeds = " under every seed" if self.mean.seeds > 1 else ""
-            return f"the whole adapter was kept{seeds}: nothing to decide"
+            return f"full adapter kept{seeds}: nothing to test"
         places = decimals_for(self.mean.stderr, self.mean.value)
         low, high = (number(limit, places, sign=True) for limit in self.mean.interval)
-        rests = f"{self.mean.documents} documents and {self.mean.seeds} seed{'s' if self.mean.seeds > 1 else ''}"
-        only = f" ({_ONE_ADAPTER})" if self.mean.seeds == 1 else ""
+        seeds = f"{self.mean.seeds} seeds" if self.mean.seeds > 1 else "1 seed, another may differ"
+        rests = f"{self.mean.documents} documents, {seeds}"
         match self.outcome:
             case "holds":
-                said = f"holds here, on {rests}"
+                return f"holds ({rests})"
             case "worse":
-                said = f"does not hold here: it is worse, on {rests}"
+                return f"does not hold, worse ({rests})"
             case _ if self.mean.interval[0] > 0 or self.mean.interval[1] < 0:
                 alone = "better" if self.mean.value > 0 else "worse"
-                said = (
-                    f"cannot be told from {rests} once all comparisons are counted: by itself {alone}, between {low} "
-                    f"and {high}"
+                return (
+                    f"not significant after correction for all comparisons, alone {alone} (95 % CI {low} to {high}; "
+                    f"{rests})"
                 )
             case _:
-                said = f"cannot be told from {rests}: between {low} and {high}"
-        return said + only
+                return f"inconclusive (95 % CI {low} to {high}; {rests})"
 
 
 def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:
@@ -98,7 +96,7 @@ def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:
 
 
 def _is_same(ours: Arm, theirs: Arm) -> bool:
-    """Whether both are the same adapters, whole."""
+    """Whether both are the same full adapters."""
     return ours.training == theirs.training and all(record.kept.is_full for record in ours.records + theirs.records)
 
 
@@ -113,7 +111,7 @@ def _pairs(study: Study, arms: Sequence[Arm]) -> list[tuple[str, Arm, Arm]]:
             repeated = Arm(base.task, base.training, base.choice, whole.seeds, base.runs * len(whole.seeds))
             pairs.append((f"training ({whole.training}) helps the base model", whole, repeated))
         pairs += [
-            (f"{_said(arm.choice)} is better than the whole adapter ({arm.training})", arm, whole)
+            (f"{_said(arm.choice)} is better than the full adapter ({arm.training})", arm, whole)
             for arm in arms
             if arm.training == whole.training and arm.choice != "full"
         ]
@@ -138,12 +136,12 @@ def _pairs(study: Study, arms: Sequence[Arm]) -> list[tuple[str, Arm, Arm]]:
 
 def _said(choice: str) -> str:
     words = {
-        "auto": "keeping what a sweep chooses",
-        "default": "dropping above the paper's default K",
-        "probe": "dropping above the K of the layer probe",
+        "auto": "the sweep's choice",
+        "default": "the paper's default K",
+        "probe": "the probe's K",
     }
     if choice.isdigit():
-        return f"dropping above K = {choice}"
+        return f"K = {choice}"
     candidates = choice.removeprefix("sweep_candidates=")
     if candidates != choice:
         return f"the choice of a sweep over {candidates}"

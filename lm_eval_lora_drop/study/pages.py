@@ -83,7 +83,7 @@ def markdown(content: Sequence[Section]) -> str:
 
 
 def _escaped_markdown(text: str) -> str:
-    """Tags would be markup; `<.001` is none."""
+    """Tags would be markup; `<.001` is not."""
     return visible(text).replace("&", "&amp;").replace("<", "&lt;")
 
 

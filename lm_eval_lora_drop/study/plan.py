@@ -1,4 +1,4 @@
-"""What a study is to run: its cells in order, where each is written, what is done, and what is left to pay."""
+"""What a study is to run: its cells in order, where each is written, what is done, and what remains to be paid."""
 
 from __future__ import annotations
 

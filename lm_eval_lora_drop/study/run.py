@@ -1,6 +1,6 @@
 """Runs a study: each training, then the cells of its adapter, each an ordinary run of `lm_eval` (results and samples).
 
-What is done is passed over, so an interrupted study goes on where it was; `compare`, `leaderboard` and `report` read
+What is done is passed over, so an interrupted study resumes; `compare`, `leaderboard` and `report` read
 the cells as they read any run.
 """
 

@@ -43,7 +43,7 @@ its exact match is the share of answers that contain the label."""
 
 
 def sections(study: Study, arms: Sequence[Arm], claims: Sequence[Claim], failed: Sequence[str] = ()) -> list[Section]:
-    """The whole report."""
+    """All sections of the report."""
     found = [_headline(claims, failed), *(_scores(task, arms) for task in study.tasks)]
     if claims:
         found.append(_claims(claims))
@@ -55,7 +55,7 @@ def _headline(claims: Sequence[Claim], failed: Sequence[str]) -> Section:
     said = [_answer(claim) for claim in claims if _is_the_question(claim)]
     if not said:
         said = [
-            "No cell with a part of an adapter has finished beside one with the whole: there is nothing to say yet."
+            "No comparison yet: no cell with a part of an adapter and one with the full adapter have both finished."
         ]
     said += [f"Not run: {sentence}" for sentence in failed]
     return Section("Does dropping help?", tuple(said))
@@ -93,10 +93,10 @@ def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
     return Section(
         f"Scores on {task.name}",
         (
-            f"Task {task.task}, {documents} test documents. After ± the standard error over documents and seeds; with "
+            f"Task {task.task}, {documents} test documents. ± is the standard error over documents and seeds; with "
             "one seed over documents alone.",
         ),
-        (["training", "kept of it", "seeds", "adapter parameters", *(name for name, _ in metrics)], rows),
+        (["training", "kept", "seeds", "adapter parameters", *(name for name, _ in metrics)], rows),
     )
 
 
@@ -131,13 +131,12 @@ def _claims(claims: Sequence[Claim]) -> Section:
     return Section(
         "Claims",
         (
-            "Each is a paired difference over the same documents and seeds, positive where the claim is right, with "
-            "its 95 % interval over documents and seeds (a two-way random-effects layout; with one seed over documents "
-            f"alone). The p-values are corrected for all {tests} comparisons of this study together (Holm); the "
-            "intervals each stand alone.",
+            "Paired differences over the same documents and seeds, positive if the claim is right, with 95 % intervals "
+            "over documents and seeds (two-way random effects; with one seed over documents alone). p-values are "
+            f"corrected for all {tests} comparisons of this study (Holm); intervals are not corrected.",
         ),
         (["task", "claim", "metric", "difference", "95 % interval", "seeds", "p", "verdict"], rows),
-        (CLAIMS_FIGURE, "Every claim's difference with its 95 % interval"),
+        (CLAIMS_FIGURE, "Difference of every claim with its 95 % interval"),
     )
 
 
@@ -168,9 +167,8 @@ def _boundaries(arms: Sequence[Arm]) -> Section | None:
     return Section(
         "Is the boundary stable?",
         (
-            "K by the sweep for each seed. Beside it how far chance in the validation documents alone moves it: the "
-            "range that holds 90 % of the choices on resamples of each sweep's documents, and how often they are the "
-            "same.",
+            "K chosen by the sweep for each seed. The other columns show the variation from the validation documents "
+            "alone: the range of 90 % of the choices on resampled documents, and the share of identical choices.",
         ),
         (["task", "training", "K by seed", "over seeds", "K on resampled documents", "same choice"], rows),
     )
@@ -213,15 +211,14 @@ def _outputs(arms: Sequence[Arm]) -> Section | None:
     return Section(
         "What the outputs look like",
         (
-            "Words (or characters) of an answer, and the share of answers cut off at the longest length, empty, or "
-            "read by no rule of the task. Then the documents on which a part scores lower than its whole adapter, and "
-            "how many of those answers still contain the whole adapter's answer, or the reference: a longer answer "
-            "that holds the right one lost its point by form, not by content.",
+            "Mean length in words (or characters), and the share of answers that are cut off, empty or unread by the "
+            "task. Then the documents on which a part scores lower than its full adapter, and the share of these "
+            "answers that contain the full adapter's answer, or the reference: there form was lost, not content.",
         ),
         (
             [
                 "task", "system", "length", "cut off", "empty", "unread", "scores lower on",
-                "contain the whole's answer", "contain the reference",
+                "contain full's answer", "contain the reference",
             ],
             rows,
         ),

@@ -1,4 +1,4 @@
-"""The trainings of a study, and the disk that they take; each is a `lora-drop train`, and goes on where it was."""
+"""The trainings of a study, and the disk that they take; each is a `lora-drop train`, and resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The candidates that a sweep compares: sets of variants by name, or a list in a file (docs/candidates.md).
+"""The candidates that a sweep compares: sets of variants by name, or a list in a file (docs/howto/other-candidates.md).
 
 A set is a function from an adapter's shape to variants in their notation (`variant`). Full adapter and base model are
 always among the candidates, so that every choice is held against both.

@@ -16,7 +16,7 @@ from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_
 from lm_eval_lora_drop.variant import Keep, Variant
 
 BANDWIDTH = 1.0
-"""Standard deviation of the smoothing kernel, in layers; docs/sweep.md has the simulation."""
+"""Standard deviation of the smoothing kernel, in layers; docs/evidence/simulations.md has the simulation."""
 
 _TIE = 1e-9
 """Scores of the same documents added in another order differ in their last bits; a tie must count as a tie."""

@@ -41,8 +41,8 @@ def check_trainable(binding: Binding) -> str:
     split = task.config.training_split
     if not task.has_training_docs():
         raise ArgumentError(
-            f"{binding.name} must have a training split to be trained on, and has none. Name one as training_split in "
-            "a task file of your own (docs/training.md)."
+            f"{binding.name} has no training split. Name one as training_split in "
+            "a task file of your own (docs/howto/train.md)."
         )
     if split == validation.evaluated_split(task):
         raise ArgumentError(f"{binding.name} is evaluated on split {split!r}, so an adapter must not be trained on it.")
@@ -107,8 +107,8 @@ def choose_documents(
                 chosen.append((one, docs[one]))
     if not chosen:
         raise ArgumentError(
-            f"{binding.name}: nothing is left to train on. Split {split!r} has {len(docs)} documents; {len(held)} are "
-            f"held out for the sweep, {leaked} are (nearly) documents of another split, {unfit} are longer than "
+            f"{binding.name}: no document remains for training. Split {split!r} has {len(docs)} documents; {len(held)} "
+            f"are held out for the sweep, {leaked} are (nearly) documents of another split, {unfit} are longer than "
             "max_length. Hold out fewer, raise max_length, or bring more documents."
         )
     return TrainingDocuments(split, tuple(chosen), len(held), leaked, repeated, unfit)

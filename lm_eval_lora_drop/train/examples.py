@@ -46,7 +46,7 @@ def load_binding(settings: TaskSettings, tokenizer: Any = None) -> Binding:
         ArgumentError: no such task, a group, data that cannot be loaded, or a chat template is missing.
     """
     if settings.include_path and not Path(settings.include_path).is_dir():
-        raise ArgumentError(f"include_path must be a folder with tasks; {settings.include_path} is none.")
+        raise ArgumentError(f"include_path must be a folder with tasks; {settings.include_path} is not a directory.")
     manager = task_manager([settings.task], settings.include_path, settings.metadata)
     if settings.task not in manager.all_subtasks:
         kind = "a group of tasks" if settings.task in manager.all_tasks else "no task of lm-eval or of include_path"
@@ -145,7 +145,7 @@ def _right(binding: Binding, document: Document, answer: str) -> Any:
     found = next((one for one in document.requests if str(one.args[1]).strip() == answer.strip()), None)
     if found is None:
         raise ArgumentError(
-            f"{binding.name}: the reference of document {document.doc_id}, {answer.strip()[:60]!r}, is none of its "
+            f"{binding.name}: the reference of document {document.doc_id}, {answer.strip()[:60]!r}, is not one of its "
             "choices. Correct doc_to_target or doc_to_choice of the task."
         )
     return found

@@ -1,4 +1,4 @@
-"""One training, from a task's name to an adapter on disk, on TRL's `SFTTrainer` and PEFT; it goes on where it was."""
+"""One training, from a task's name to an adapter on disk, on TRL's `SFTTrainer` and PEFT; it resumes."""
 
 from __future__ import annotations
 
@@ -145,10 +145,10 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
     known = read_record(folder)
     if known is not None:
         if known.digest != identity:
-            raise ArgumentError(f"{folder} holds an adapter that was trained otherwise. Choose another output.")
+            raise ArgumentError(f"{folder} holds an adapter of another training. Choose another output.")
         if state.is_main_process:
             tidy(folder, keep_checkpoints=training.keep_checkpoints)
-        log.info("%s: trained before", folder)
+        log.info("%s: already trained", folder)
         return known
     resumed = _check_started(folder, identity, state)
     device = torch.device(training.device or state.device)
@@ -162,7 +162,7 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
     trainer = _trainer(training, prepared, peft, dtype, state)
     checkpoint = last_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
-        log.info("%s: going on from %s", folder, checkpoint.name)
+        log.info("%s: resuming from %s", folder, checkpoint.name)
     before = _seconds_before(checkpoint)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -207,7 +207,7 @@ def _check_started(folder: Path, identity: str, state: PartialState) -> int:
                 "remove the folder, or choose another output."
             )
     elif (folder / CHECKPOINTS).is_dir():
-        raise ArgumentError(f"{folder / CHECKPOINTS} is there, but nothing says of which training. Remove it.")
+        raise ArgumentError(f"{folder / CHECKPOINTS} exists, but belongs to no known training. Remove it.")
     state.wait_for_everyone()
     if state.is_main_process:
         write_atomically(file, json.dumps({**started, "times": started["times"] + 1}))

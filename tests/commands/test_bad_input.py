@@ -32,11 +32,11 @@ def said(capsys):
     [
         ("train --rank x", "rank must be an integer of at least 1, got 'x'. Example: rank=8."),
         ("train --layers x", "layers must be layers and ranges joined by '+'"),
-        ("train --learning_rate inf", "learning_rate must be a number above 0, got 'inf'."),
-        ("train --lora_alpha nan", "lora_alpha must be a number of at least 0, got 'nan'."),
+        ("train --learning-rate inf", "learning_rate must be a number above 0, got 'inf'."),
+        ("train --lora-alpha nan", "lora_alpha must be a number of at least 0, got 'nan'."),
         ("train --threads 0", "argument --threads: must be an integer from 1 to "),
-        ("train --sweep_checkpoints -1", "argument --sweep_checkpoints: must be an integer from 1 to "),
-        ("train --num_fewshot -1", "argument --num_fewshot: must be an integer from 0 to "),
+        ("train --sweep-checkpoints -1", "argument --sweep-checkpoints: must be an integer from 1 to "),
+        ("train --num_fewshot -1", "argument --num-fewshot/--num_fewshot: must be an integer from 0 to "),
         ("export --boundary auto", "--boundary=auto needs a sweep"),
         (f"export --boundary {'9' * 5000}", "boundary must be an integer from 0"),
         ("export --boundary -1", "boundary must be an integer from 0"),
@@ -53,7 +53,7 @@ def said(capsys):
 def test_nothing_is_made_of(words, message, said, tiny_adapter, tmp_path):
     """Before a task is loaded: there is none of this name."""
     command, *options = words.split()
-    given = {"train": ["--model", "/nope", "--task", "nope"], "export": ["--peft", tiny_adapter]}[command]
+    given = {"train": ["--pretrained", "/nope", "--task", "nope"], "export": ["--peft", tiny_adapter]}[command]
     told = said(command, *given, "-o", tmp_path / "out", *options)
     begins, _, holds = message.partition(" ... ")
     assert told.startswith(begins)
@@ -62,7 +62,17 @@ def test_nothing_is_made_of(words, message, said, tiny_adapter, tmp_path):
 
 
 def test_train_says_whether_the_file_or_the_option_is_wrong(said, tmp_path):
-    command = ["train", "--model", "/nope", "--task", "nope", "-o", tmp_path / "out", "--config", tmp_path / "a.yaml"]
+    command = [
+        "train",
+        "--pretrained",
+        "/nope",
+        "--task",
+        "nope",
+        "-o",
+        tmp_path / "out",
+        "--config",
+        tmp_path / "a.yaml",
+    ]
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 4}))
     assert said(*command, "--epochs", "0").startswith("epochs must be a number above 0, got '0'")
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rank": 0}))
@@ -93,7 +103,7 @@ def test_judges(said, tmp_path):
     run = write_run(tmp_path / "run", {"acc": [0.0, 1.0]}, lora_drop=swept())
     assert said("judge", "rescore", "/nope").startswith("/nope does not exist. Give a results file")
     for words in (["rescore", run], ["pairwise", run, run]):
-        assert said("judge", *words, "--panel", "nope").startswith("'nope' is no panel file")
+        assert said("judge", *words, "--panel", "nope").startswith("'nope' is not a panel file")
     assert "share no task" in said("judge", "sheet", run, run, "-o", tmp_path / "out")
     judged = write_judged(tmp_path / "judged", ["a", "b"], name="x")
     told = said("judge", "sheet", judged, judged, "-o", tmp_path / "out", "--number", "0")

@@ -164,8 +164,8 @@ def test_a_command_with_parts_left_out_has_no_unknown_option(words):
 
 
 def test_an_unknown_option_beside_what_is_left_out_is_noticed():
-    assert unknown_options(["lora-drop", "train", "--model", "...", "--task", "x", "--sweep_checkpoint", "3"]) == [
-        "--sweep_checkpoint"
+    assert unknown_options(["lora-drop", "train", "--pretrained", "...", "--task", "x", "--sweep-checkpoint", "3"]) == [
+        "--sweep-checkpoint"
     ]
     assert unknown_options(["lm_eval", "--model", "hf-lora-drop", "...", "--wandb_arg", "x"]) == ["--wandb_arg"]
     assert unknown_options(["lora-drop", "judge", "rescore", "out", "...", "--dry-run"]) == []

@@ -22,6 +22,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 # vLLM is not there where this runs; a name that it declares is passed on all the same unless it looks like one of ours.
 KNOWN = {"hf-lora-drop": tuple(inspect.signature(HFLM.__init__).parameters), "vllm-lora-drop": ()}
 PROGRAMS = ("lm_eval", "lora-drop")
+REPOSITORY = re.search(r'^Repository = "(.*)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[1]
+OWN = rf"^(?:{REPOSITORY}/blob|{REPOSITORY.replace('github.com', 'raw.githubusercontent.com')})/main/"
 
 
 def code(text):
@@ -122,8 +124,10 @@ def slug(heading):
 def links(text):
     """The targets of all links and pictures that stay in the repository."""
     outside_code = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
-    found = re.findall(r"\]\(([^)\s]+)\)", outside_code)
-    return [target for target in found if not re.match(r"[a-z]+:", target)]
+    found = re.findall(r"\]\(([^)\s]+)\)|^\[[^]]+\]: (\S+)$", outside_code, re.MULTILINE)
+    # README is shown on the package index too, where only full addresses lead somewhere.
+    targets = [re.sub(OWN, str(ROOT) + "/", inline or defined) for inline, defined in found]
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 def broken(page, text):
@@ -147,8 +151,10 @@ def test_links_lead_somewhere(page):
 
 
 def test_a_link_that_leads_nowhere_is_noticed():
-    text = "[a](sweep.md) [b](nothing.md) ![c](figures/none.png) [d](report.md#export) [e](report.md#nowhere)"
-    assert broken(ROOT / "docs" / "x.md", text) == ["nothing.md", "figures/none.png", "report.md#nowhere"]
+    text = "[a](index.md) [b](nothing.md) ![c](figures/none.png) [d](index.md#how-to) [e](index.md#nowhere)"
+    assert broken(ROOT / "docs" / "x.md", text) == ["nothing.md", "figures/none.png", "index.md#nowhere"]
+    absolute = f"[a]\n\n[a]: {REPOSITORY}/blob/main/docs/nothing.md\n"
+    assert broken(ROOT / "README.md", absolute) == [str(ROOT / "docs" / "nothing.md")]
 
 
 def test_every_page_is_in_the_sites_menu():

@@ -76,7 +76,7 @@ def test_what_fails_while_running_is_left_to_the_plain_pass(llama, monkeypatch, 
     assert counters.fell_back == "ZeroDivisionError: a bug"
     assert answers(runner, work) == expected
     assert [record.message for record in caplog.records if "a bug" in record.message] == [
-        "one variant at a time from here on, not all at once: ZeroDivisionError: a bug"
+        "Falling back to the plain pass from here on (slower): ZeroDivisionError: a bug"
     ]
 
 

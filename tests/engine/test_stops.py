@@ -228,4 +228,4 @@ def test_a_fault_at_the_end_of_answers_is_found_before_any_is_used(models, monke
     counters = Counters()
     assert answers(shared_runner(lm, lm.layers, None, counters), [Work(one, below(*KS)) for one in docs]) == expected
     assert counters.fell_back.startswith("NotShareable")
-    assert "one variant at a time from here on" in caplog.text
+    assert "Falling back to the plain pass from here on" in caplog.text

@@ -87,7 +87,7 @@ def test_a_claim_ends_with_its_process_at_once_and_the_log_says_so(tmp_path, cla
         claimant.kill()
         claimant.wait()
         assert cache.claim("k")
-    assert "is gone: its 1 questions under way are asked again" in caplog.text
+    assert "is gone: its 1 questions in flight are asked again" in caplog.text
     assert not Cache(tmp_path / "judges.sqlite").claim("k")
     cache.release("k")
     assert Cache(tmp_path / "judges.sqlite").claim("k")

@@ -109,7 +109,7 @@ def test_a_judge_that_only_ever_tears_its_answers_is_not_asked_for_ever(provider
     for _ in range(3):
         found = score(panel_of(server.judge(provider), attempts=3), items(2), cache)
         assert found.by_judge[f"{provider}-judge"] == [None, None]
-        assert found.to_json()["judges"][f"{provider}-judge"]["without_verdict"] == {"only torn answers": 2}
+        assert found.to_json()["judges"][f"{provider}-judge"]["without_verdict"] == {"only truncated answers": 2}
         assert len(server.requests) == 6
 
 

@@ -134,5 +134,5 @@ def test_a_hostile_file_is_refused_in_one_short_line(tmp_path, text):
 
 @pytest.mark.parametrize("path", ["~nosuchuser/panel.yaml", "a\0b", "x" * 5000, "/dev/zero", "/", "", 5, ["a"]])
 def test_what_is_no_file_is_no_panel(path):
-    with pytest.raises(ArgumentError, match="is no panel file"):
+    with pytest.raises(ArgumentError, match="is not a panel file"):
         load_panel(path)

@@ -174,7 +174,7 @@ def test_journals_of_other_settings_are_left_alone_with_one_line(
     journal(tmp_path, task="toy2").append([answer(1, 0, "other task")])
     assert journal(tmp_path).read() == {}
     assert [record.message for record in caplog.records] == [
-        f"{tmp_path}: 2 journals of toy under other settings are left alone"
+        f"{tmp_path}: 2 journals of toy under other settings are ignored"
     ]
 
 

@@ -122,7 +122,7 @@ def test_wrong_numbers_are_refused():
 def test_sentence_and_duration():
     assert duration(100, 31, 50.0) == 62.0
     said = sentence(100, PairedVariation.of_share(0.1), 0.02)
-    assert "100 documents show a difference of two candidates from 0.088 on" in said
+    assert "Minimum detectable difference with 100 documents: 0.088 (80 % power, alpha = 0.05; " in said
     assert "10 % of the documents change" in said
-    assert "0.02 takes 2,043" in said
-    assert "cannot show" in sentence(4, PairedVariation.of_share(0.1), 0.02)
+    assert "To detect 0.02, use about 2,043." in said
+    assert "none, too few documents" in sentence(4, PairedVariation.of_share(0.1), 0.02)

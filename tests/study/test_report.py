@@ -53,14 +53,14 @@ def test_the_claims_are_those_of_the_cells(studied):
     found = claims(study, gathered)
     assert [one.statement for one in found] == [
         "training (full) helps the base model",
-        "keeping what a sweep chooses is better than the whole adapter (full)",
-        "dropping above K = 3 is better than the whole adapter (full)",
-        "the choice of a sweep over upper is better than the whole adapter (full)",
+        "the sweep's choice is better than the full adapter (full)",
+        "K = 3 is better than the full adapter (full)",
+        "the choice of a sweep over upper is better than the full adapter (full)",
         "training fewer layers (bottom) is better than the plain training",
-        "keeping what a sweep chooses is better than training fewer layers (bottom)",
-        "dropping above K = 3 is better than training fewer layers (bottom), which is as large",
+        "the sweep's choice is better than training fewer layers (bottom)",
+        "K = 3 is better than training fewer layers (bottom), which is as large",
         "regularising the training (dropout) is better than the plain training",
-        "keeping what a sweep chooses is better than regularising the training (dropout)",
+        "the sweep's choice is better than regularising the training (dropout)",
     ]
     tested = [one for one in found if one.p_holm is not None]
     assert [one.p_holm for one in tested] == holm([one.mean.p_value for one in tested])
@@ -84,7 +84,7 @@ def test_a_search_that_keeps_everything_is_no_test(studied):
     found = claims(study, [*others, auto])
     (same,) = [one for one in found if one.p_holm is None]
     assert same.ours is not same.theirs
-    assert same.verdict == "the whole adapter was kept under every seed: nothing to decide"
+    assert same.verdict == "full adapter kept under every seed: nothing to test"
     rest = [one for one in found if one is not same]
     assert [one.p_holm for one in rest] == holm([one.mean.p_value for one in rest])
 
@@ -92,16 +92,16 @@ def test_a_search_that_keeps_everything_is_no_test(studied):
 @pytest.mark.parametrize(
     ("value", "interval", "p_holm", "verdict"),
     [
-        (2.0, (0.9, 3.1), 0.01, "holds here, on 7 documents and 2 seeds"),
-        (-2.0, (-3.1, -0.9), 0.01, "does not hold here: it is worse, on 7 documents and 2 seeds"),
-        (0.3, (-0.8, 1.4), 0.6, "cannot be told from 7 documents and 2 seeds: between -0.80 and +1.40"),
+        (2.0, (0.9, 3.1), 0.01, "holds (7 documents, 2 seeds)"),
+        (-2.0, (-3.1, -0.9), 0.01, "does not hold, worse (7 documents, 2 seeds)"),
+        (0.3, (-0.8, 1.4), 0.6, "inconclusive (95 % CI -0.80 to +1.40; 7 documents, 2 seeds)"),
         # Its own interval says it, the correction does not: neither alone is the whole truth.
         (
             -2.0,
             (-3.9, -0.1),
             0.3,
-            "cannot be told from 7 documents and 2 seeds once all comparisons are counted: by itself worse, between "
-            "-3.90 and -0.10",
+            "not significant after correction for all comparisons, alone worse (95 % CI -3.90 to -0.10; "
+            "7 documents, 2 seeds)",
         ),
     ],
 )

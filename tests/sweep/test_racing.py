@@ -1,4 +1,4 @@
-"""A race loses more than its tolerance in at most the share it states; the table of docs/sweep.md in small."""
+"""A race loses more than its tolerance in at most the share it states; docs/evidence/simulations.md in small."""
 
 from __future__ import annotations
 

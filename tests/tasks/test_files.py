@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """A relative path is shown as the absolute one it stands for."""
-    with pytest.raises(ArgumentError, match=r"must be a folder.*/nowhere is none"):
+    with pytest.raises(ArgumentError, match=r"must be a folder.*/nowhere is not a directory"):
         read(Path("nowhere"))
 
 

@@ -106,7 +106,7 @@ def test_documents_that_do_not_fit_are_replaced_and_counted():
     [
         ({"training_split": None}, {"test": rows("a")}, "must have a training split"),
         ({"test_split": "train"}, {"train": rows("a", "b"), "validation": rows("c")}, "evaluated on split 'train'"),
-        ({}, {"train": rows("a"), "validation": rows("b"), "test": rows("A")}, "nothing is left to train on"),
+        ({}, {"train": rows("a"), "validation": rows("b"), "test": rows("A")}, "no document remains for training"),
     ],
 )
 def test_tasks_that_cannot_be_trained_on(config, splits, message):

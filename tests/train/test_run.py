@@ -182,7 +182,7 @@ def test_another_training_is_not_taken_for_this_one(training):
     with pytest.raises(ArgumentError, match="unfinished training with other settings"):
         train(change(training, rank=2))
     train(training)
-    with pytest.raises(ArgumentError, match="trained otherwise"):
+    with pytest.raises(ArgumentError, match="adapter of another training"):
         train(change(training, rank=2))
 
 
@@ -210,7 +210,7 @@ def test_micro_batches_and_checkpointing_change_nothing(training):
         ({"layers": "0-1x0.5"}, "layers must name the decoder layers to train and nothing else"),
         ({"target_modules": ("nope",)}, "target_modules must name modules"),
         ({"batch_size": 6, "micro_batch_size": 4}, "batch_size must be a multiple"),
-        ({"max_length": 5}, "nothing is left to train on"),
+        ({"max_length": 5}, "no document remains for training"),
     ],
 )
 def test_wrong_settings(settings, message, training):

@@ -72,7 +72,7 @@ class Patience:
             self._since, self._next = now, now + _SAY_AFTER
         if now >= self._next:
             self._next = now + _SAY_EVERY
-            log.warning("%s; waiting since %.0f s. Let that process finish, or end it.", busy, now - self._since)
+            log.warning("%s; waiting for %.0f s. Let that process finish, or end it.", busy, now - self._since)
 
 
 def patiently(call: Callable[..., Made], *args: Any) -> Made:
@@ -161,7 +161,7 @@ class Cache:
                 try:
                     self._forget(self._connection, self._owner)
                 except sqlite3.Error:  # the next process to come takes them over
-                    log.debug("claims of owner %d are left to be taken over", self._owner)
+                    log.debug("claims of owner %d remain, to be taken over", self._owner)
                 LockFile.beside(self.path).drop(self._owner)
                 self._owner = None
             self._connection.close()
@@ -298,9 +298,9 @@ class Cache:
                     self._waited_for.add(owner)
                     log.info("waiting for answers that process %d on %s is asking for", pid, host)
                 return False
-            why = "is gone" if dead else "has given no sign of life"
+            why = "is gone" if dead else "has no heartbeat"
             (number,) = connection.execute("SELECT count(*) FROM claims WHERE owner = ?", (owner,)).fetchone()
-            log.warning("process %d on %s %s: its %d questions under way are asked again", pid, host, why, number)
+            log.warning("process %d on %s %s: its %d questions in flight are asked again", pid, host, why, number)
         self._forget(connection, owner)
         return True
 

@@ -85,7 +85,7 @@ def why_none(judge: Judge, answer: Answer) -> str:
     if reply.stop == "refusal":
         return "refused"
     if answer.damaged:
-        return "only torn answers"
+        return "only truncated answers"
     reason = "no verdict in the answer" if reply.text.strip() else "empty answer"
     return reason + (f" (cut off at max_tokens={judge.max_tokens})" if reply.stop == "length" else "")
 
@@ -93,14 +93,14 @@ def why_none(judge: Judge, answer: Answer) -> str:
 def likely_cause(judge: Judge, answer: Answer) -> str:
     """The likely cause of an answer without a verdict, and what to change."""
     if answer.reply.stop == "refusal":
-        return "The provider refuses these texts; ask another model."
+        return "The provider refuses these texts; use another model."
     if answer.damaged:
-        return "The server, or a proxy before it, damages its answers; try its address by hand."
+        return "The server or a proxy damages the answers; test its address by hand."
     if answer.reply.stop == "length":
         return (
             "A reasoning model spends max_tokens on its thoughts: set max_tokens of this judge to "
             f"{max(4096, 4 * judge.max_tokens)}, or a lower effort in its options."
         )
     if not answer.reply.text.strip():
-        return "The model answers nothing: look at its options, and whether it is a model for chat."
-    return "It answers in prose: set structured: true where the server knows JSON schemas, or ask another model."
+        return "The model answers nothing: check its options, and that it is a chat model."
+    return "It answers in prose: set structured: true if the server supports JSON schemas, or use another model."

@@ -290,7 +290,8 @@ def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
     if gain.evidence.value == "cannot tell" and not gain.documents:
         return f"no document of the {documents} has a value under it and the whole adapter: they cannot be compared"
     value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
-    # No test sees what the documents lack (docs/statistics.md): a share of 3 / n is missed in one of twenty samples.
+    # No test sees what the documents lack (docs/explanation/statistics.md): a share
+    # of 3 / n is missed in one of twenty samples.
     unseen = f"; a failure on up to {percent(min(1.0, 3 / gain.documents))} of documents may be missing from these"
     better = gain.evidence.value == "better"
     return (

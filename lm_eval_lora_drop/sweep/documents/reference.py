@@ -2,7 +2,7 @@
 
 Nothing is generated: each document becomes one loglikelihood request, which the shared pass answers for every boundary
 at once. It ranks boundaries much like the task's metric does, but tends to grow with K all the way to L where the
-metric has its peak below (docs/probe.md): it serves where generating is too dear, and is no replacement.
+metric has its peak below (docs/howto/probe.md): it serves where generating is too dear, and is no replacement.
 """
 
 from __future__ import annotations

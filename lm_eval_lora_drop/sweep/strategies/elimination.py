@@ -2,7 +2,7 @@
 
 Betting for sampling without replacement: Waudby-Smith & Ramdas (2020, Confidence sequences for sampling without
 replacement, NeurIPS 33, https://arxiv.org/abs/2006.04347; 2024, Estimating means of bounded random variables by
-betting, JRSS B 86, 1-27). docs/sweep.md states the promise and proves it.
+betting, JRSS B 86, 1-27). docs/explanation/method.md states the promise and proves it.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ DOCUMENTS = 16
 BOUNDARIES = 10
 """At about how many the likelihood is read: it changes little from one boundary to the next."""
 KEPT_SHARE = 0.25
-"""Of the adapter's gain in likelihood. docs/sweep.md has the curve: half would retire boundaries of a third of the
-layers."""
+"""Of the adapter's gain in likelihood. docs/explanation/method.md has the curve: half would skip a third of
+the boundaries."""
 
 
 def read_at(candidates: Sequence[Variant]) -> list[Variant]:
@@ -66,10 +66,10 @@ def retire_by_prior(
     The adapter's gain on a document is how much more likely, per token, full makes the reference answer than base does.
     A boundary is retired where its own gain lies below `kept_share` of that, by a paired comparison over the documents
     (one-sided t-test, Bonferroni over the boundaries). Where the adapter does not clearly gain anything, nothing is
-    retired.
+    skipped.
 
-    This is a rule of thumb with a margin, not a guarantee about the task's metric: docs/sweep.md shows the curves it
-    rests on. Full is never retired.
+    This is a rule of thumb with a margin, not a guarantee about the task's metric: docs/explanation/method.md shows the
+    curve. Full is never skipped.
 
     Args:
         reference: boundary -> mean log-likelihood per token of each document's reference answer, the same documents in

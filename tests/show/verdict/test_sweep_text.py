@@ -131,14 +131,14 @@ def test_a_line_of_planning_says_what_these_documents_can_show():
     """10 of 100 documents change: statsmodels' power of the exact test is behind `power`, here its own words count."""
     full = [1.0] * 50 + [0.0] * 50
     text = planning(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5))
-    assert text.startswith("100 documents show a difference of two candidates from 0.088 on (p < 0.05 in 80 % of such")
-    assert "where 10 % of the documents change" in text
-    assert "; 0.04 takes " in text
+    assert text.startswith("Minimum detectable difference with 100 documents: 0.088 (80 % power, alpha = 0.05; ")
+    assert "10 % of the documents change" in text
+    assert " To detect 0.04, use about " in text
     assert sweep_table(pair(full, [0.0] * 5 + full[5:95] + [1.0] * 5)).splitlines()[-1] == text
 
 
 def test_a_few_documents_show_nothing_and_the_line_says_so():
-    assert "5 documents cannot show a difference of two candidates at all" in planning(
+    assert "Minimum detectable difference with 5 documents: none, too few documents (" in planning(
         pair([1.0, 0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 0.0, 1.0, 1.0])
     )
     assert planning(pair([1.0], [0.0])) is None
@@ -152,7 +152,7 @@ def test_clusters_show_less_than_as_many_documents_would():
     copies = [f"passage {i}" for i in range(30) for _ in range(4)]
     validation = ValidationRecord(split="validation", doc_ids=tuple(range(120)), clusters=tuple(copies))
     record = pair([x for x in one for _ in range(4)], [x for x in two for _ in range(4)], validation=validation)
-    shown = [float(text.split("from ")[1].split(" on")[0]) for text in (alone, planning(record))]
+    shown = [float(text.split(" documents: ")[1].split(" (")[0]) for text in (alone, planning(record))]
     # The t distribution of 119 degrees of freedom in place of 29, and two digits.
     assert shown[0] == pytest.approx(shown[1], rel=0.06)
     assert "Its documents are 30 clusters: standard errors are by cluster." in remarks(record)
