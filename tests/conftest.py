@@ -7,14 +7,16 @@ import signal
 from contextlib import contextmanager
 from pathlib import Path
 
+# Nothing in the tests may go to the network; the Hub client would otherwise try, and retry. It reads this when it is
+# imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import pytest
 import torch
 
 from testing.tiny import make_adapter, make_base
 
 ROOT = Path(__file__).parents[1]
-# Nothing in the tests may go to the network; the Hub's client would otherwise try, and retry.
-os.environ["HF_HUB_OFFLINE"] = "1"
 # Models this small are slower on several threads, most of all on a busy machine.
 torch.set_num_threads(1)
 
