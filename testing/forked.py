@@ -83,7 +83,6 @@ def _run(
     words: list[str], cwd: str, environment: Mapping[str, str], out: str, err: str, machine: str, index: Path | None
 ) -> None:
     """Become that program, as an interpreter that has just started would run it."""
-    machine, index = known
     for number, path in enumerate((out, err), 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
