@@ -19,7 +19,7 @@ SAME = {"mistral", "qwen2"}
 
 
 # One test a placement, not one an architecture: the process that finds everything is then started once, also where
-# tests are spread over several workers. Some 45 and 30 seconds of one core.
+# tests are spread over several workers.
 @pytest.mark.parametrize(
     ("placement", "architectures"), [("one", sorted(ARCHITECTURES.keys() - SAME)), ("two", DIFFERENT)]
 )
