@@ -23,12 +23,12 @@ class CountedMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         given = {self._key(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         out = func(*args, **(kwargs or {}))
-        self._alive = {key: one for key, one in self._alive.items() if not one[0].expired()}
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor) and (key := self._key(leaf)) not in given and key not in self._alive:
-                storage = leaf.untyped_storage()
-                self._alive[key] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        new = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor) and self._key(leaf) not in given]
+        if new:  # nothing else can raise the peak
+            self._alive = {key: one for key, one in self._alive.items() if not one[0].expired()}
+            for storage in (leaf.untyped_storage() for leaf in new):
+                self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+            self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
         return out
 
     @staticmethod

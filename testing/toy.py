@@ -77,13 +77,16 @@ def evaluate(lm: Any, *tasks: Any, **kwargs: Any) -> Any:
 
 def evaluate_examples(base: Path, adapter: Path, task: str, *, max_gen_toks: int = 4, **model_args: Any) -> Any:
     """`lm_eval --model hf-lora-drop` of a task of ours, on two of the invented documents in docs/example_data."""
+    model_args = {"pretrained": str(base), "peft": str(adapter), **model_args}
+    metadata = {**model_args, "data_dir": str(ROOT / "docs" / "example_data")}  # as lm-eval puts them together
     return lm_eval.simple_evaluate(
         model="hf-lora-drop",
-        model_args={"pretrained": str(base), "peft": str(adapter), **model_args},
+        model_args=model_args,
         tasks=[task],
+        task_manager=TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False, metadata=metadata),
         limit=2,
         device="cpu",
-        metadata={"data_dir": str(ROOT / "docs" / "example_data")},
+        metadata=metadata,
         gen_kwargs={"max_gen_toks": max_gen_toks},
         bootstrap_iters=0,
     )

@@ -1,5 +1,6 @@
 """Fixtures that several rooms need."""
 
+import functools
 import logging
 import os
 import resource
@@ -7,22 +8,39 @@ import signal
 from contextlib import contextmanager
 from pathlib import Path
 
+# Nothing in the tests may go to the network; the Hub client would otherwise try, and retry. It reads this when it is
+# imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Models this small are slower on several threads, most of all on a busy machine; programs that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
+from torch.utils import collect_env
 
+from testing import task_files
+from testing.forked import Forked
 from testing.tiny import make_adapter, make_base
 
 ROOT = Path(__file__).parents[1]
-# Nothing in the tests may go to the network; the Hub's client would otherwise try, and retry.
-os.environ["HF_HUB_OFFLINE"] = "1"
-# Models this small are slower on several threads, most of all on a busy machine.
 torch.set_num_threads(1)
+# lm-eval writes it into each result; to ask the machine takes a second.
+collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
 
 
 @pytest.hookimpl(optionalhook=True)  # where vLLM is installed there is no xdist
 def pytest_xdist_auto_num_workers():
     """One more than there are cores, for tests that kill and start again leave theirs idle; four at most."""
     return min(4, (os.cpu_count() or 1) + 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _task_index(tmp_path_factory):
+    """lm-eval's own tasks are read once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "task-index"
+    task_files.read_once(kept)
+    Forked.task_index = kept
 
 
 @pytest.fixture(autouse=True)

@@ -10,17 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from testing.forked import Forked
+
 ROOT = Path(__file__).parents[2]
 MODULE = "testing.evaluate_toy"
+SETTINGS = {"TOKENIZERS_PARALLELISM": "false", "ACCELERATE_USE_CPU": "true"}
 PAIRS = 10 * 5  # validation documents x boundaries
 CHECKED = 2 * 2  # of these the check before the shared pass has answered, two documents under two candidates
 
 
 @pytest.fixture
 def program(tiny_base, tiny_adapter, tmp_path):
-    """Run the toy evaluation; returns what each rank wrote and the process."""
+    """Run the toy evaluation; returns what each rank wrote and what became of the processes.
 
-    def run(name, *, launch=(sys.executable,), ranks=1, sweep_dir="sweeps", **settings):
+    `places` are the RANK and LOCAL_RANK of each of several processes, as torchrun tells them; with `torchrun` it does.
+    """
+
+    def run(name, *, places=((0, 0),), torchrun=False, sweep_dir="sweeps", **settings):
         model_args = {
             "pretrained": str(tiny_base),
             "peft": str(tiny_adapter),
@@ -29,22 +35,29 @@ def program(tiny_base, tiny_adapter, tmp_path):
             **settings.pop("model_args", {}),
         }
         output = tmp_path / name
-        command = [*launch, "-m", MODULE, json.dumps({"model_args": model_args, "output": str(output), **settings})]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
-        files = [Path(f"{output}.{rank}.json") for rank in range(ranks)]
-        return [json.loads(file.read_text()) if file.exists() else None for file in files], done
+        words = ["-m", MODULE, json.dumps({"model_args": model_args, "output": str(output), **settings})]
+        if torchrun:
+            # What `accelerate launch` calls where there are GPUs; with --cpu it starts one process.
+            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={len(places)}", f"--master_port={free_port()}"]
+            command = [sys.executable, *launch, *words]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **SETTINGS})
+            ended = [(done.returncode, done.stderr)]
+        else:
+            group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(places))}
+            several = [{**group, "RANK": str(rank), "LOCAL_RANK": str(local)} for rank, local in places]
+            processes = [Forked(words, **SETTINGS, **(one if len(places) > 1 else {})) for one in several]
+            said = [process.communicate()[1] for process in processes]
+            ended = [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+        files = [Path(f"{output}.{rank}.json") for rank, _ in places]
+        return [json.loads(file.read_text()) if file.exists() else None for file in files], ended
 
     return run
 
 
-def environment():
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "ACCELERATE_USE_CPU": "true",
-    }
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def same(found, expected):
@@ -68,8 +81,8 @@ def test_a_killed_sweep_goes_on_where_it_was(program, engine):
     model_args = {"sweep_engine": engine, **({"sweep_batch_size": 10} if engine == "shared" else {})}
     (undisturbed,), _ = program("undisturbed", model_args=model_args, sweep_dir="other")
     assert undisturbed["answered"] == PAIRS - (CHECKED if engine == "shared" else 0)
-    (nothing,), killed = program("killed", model_args=model_args, kill_after=17)
-    assert killed.returncode == -signal.SIGKILL
+    (nothing,), ((code, _),) = program("killed", model_args=model_args, kill_after=17)
+    assert code == -signal.SIGKILL
     assert nothing is None
     (resumed,), _ = program("resumed", model_args=model_args)
     assert 0 < resumed["answered"] <= PAIRS - 17
@@ -83,9 +96,9 @@ def test_a_torn_last_line_is_answered_again(program, tmp_path):
     (first,), _ = program("first")
     (journal,) = (tmp_path / "sweeps").glob("*.jsonl")
     journal.write_bytes(journal.read_bytes()[:-9])
-    (second,), done = program("second")
+    (second,), ((_, said),) = program("second")
     assert second["answered"] == 1
-    assert "torn" in done.stderr
+    assert "torn" in said
     same(second, first)
 
 
@@ -108,75 +121,28 @@ def test_a_journal_renamed_to_look_like_ours_is_refused(program, tiny_base, tmp_
     program("second", model_args={"peft": str(other)}, sweep_dir="elsewhere")
     (theirs,) = (tmp_path / "elsewhere").glob("*.jsonl")
     ours.write_bytes(theirs.read_bytes())
-    (third,), done = program("third")
+    (third,), ((_, said),) = program("third")
     assert third is None
-    assert "adapter" in done.stderr.splitlines()[-1]
-
-
-def launch(**options):
-    """torchrun, which is what `accelerate launch` calls where there are GPUs; with --cpu it starts one process."""
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    return (sys.executable, "-m", "torch.distributed.run", *flags)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    assert "adapter" in said.splitlines()[-1]
 
 
 @pytest.mark.parametrize("engine", ["plain", "shared"])
 def test_two_processes_agree_with_one_and_share_the_work(program, engine):
     model_args = {"sweep_engine": engine}
     (one,), _ = program("one", model_args=model_args, sweep_dir="one")
-    two, done = program(
-        "two",
-        launch=launch(nproc_per_node=2, master_port=free_port()),
-        ranks=2,
-        model_args=model_args,
-        sweep_dir="two",
-    )
-    assert done.returncode == 0, done.stderr
+    two, ended = program("two", places=((0, 0), (1, 1)), model_args=model_args, sweep_dir="two")
+    assert [code for code, _ in ended] == [0, 0], ended
     same(two[0], one)
     each = (PAIRS - (CHECKED if engine == "shared" else 0)) // 2
     assert [rank["answered"] for rank in two] == [each, each]
     assert [rank["requests"] for rank in two] == [3, 3]
 
 
-def test_two_machines_agree_with_one(program, tiny_base, tiny_adapter, tmp_path):
+def test_two_machines_agree_with_one(program):
+    """Each process is the first one of its machine."""
     (one,), _ = program("one", sweep_dir="one")
-    port = free_port()
-    settings = {
-        "model_args": {
-            "pretrained": str(tiny_base),
-            "peft": str(tiny_adapter),
-            "sweep_limit": 10,
-            "sweep_dir": str(tmp_path / "machines"),
-        },
-        "output": str(tmp_path / "machines"),
-    }
-    processes = [
-        subprocess.Popen(
-            [
-                *launch(
-                    nproc_per_node=1,
-                    nnodes=2,
-                    node_rank=rank,
-                    master_addr="127.0.0.1",
-                    master_port=port,
-                ),
-                *("-m", MODULE, json.dumps(settings)),
-            ],
-            cwd=ROOT,
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    two = [json.loads(Path(f"{settings['output']}.{rank}.json").read_text()) for rank in range(2)]
+    two, ended = program("two", places=((0, 0), (1, 0)), sweep_dir="two")
+    assert [code for code, _ in ended] == [0, 0], ended
     same(two[0], one)
     assert [rank["answered"] for rank in two] == [(PAIRS - CHECKED) // 2] * 2
 
@@ -184,17 +150,12 @@ def test_two_machines_agree_with_one(program, tiny_base, tiny_adapter, tmp_path)
 def test_one_process_killed_ends_the_other_and_the_journal_serves_the_next_run(program):
     model_args = {"sweep_batch_size": 5}
     (one,), _ = program("one", sweep_dir="one", model_args=model_args)
-    ranks, done = program(
-        "killed",
-        model_args=model_args,
-        launch=launch(nproc_per_node=2, master_port=free_port()),
-        ranks=2,
-        kill_after=9,
-        kill_rank=1,
+    ranks, ((code, said),) = program(
+        "killed", model_args=model_args, torchrun=True, places=((0, 0), (1, 1)), kill_after=9, kill_rank=1
     )
-    assert done.returncode != 0
+    assert code != 0
     assert ranks == [None, None]
-    assert "SIGKILL" in done.stderr or "lost the others" in done.stderr
+    assert "SIGKILL" in said or "lost the others" in said
     (resumed,), _ = program("resumed", model_args=model_args)
     assert resumed["answered"] <= PAIRS - 9
     same(resumed, one)

@@ -40,8 +40,8 @@ def main() -> int:
         folder = args.folder / (f"{name}-quick" if args.quick else name)
         said = folder / "said.txt"
         if not said.exists():
-            print(f"campaign.{name} {' '.join(options)}", file=sys.stderr, flush=True)
-            command = [sys.executable, "-m", f"campaign.{name}", *options, "--folder", str(folder)]
+            print(f"tests.campaign.{name} {' '.join(options)}", file=sys.stderr, flush=True)
+            command = [sys.executable, "-m", f"tests.campaign.{name}", *options, "--folder", str(folder)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             folder.mkdir(parents=True, exist_ok=True)
             if done.returncode == 0:  # a failed one is gone on with, and says again what failed

@@ -22,11 +22,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from lm_eval_lora_drop.files import package_folder
 from tests.campaign.tries import left, load, options, print_table
 
 TABLE = Path(__file__).with_name("bad_commands.txt")
@@ -76,7 +73,7 @@ def commands(where: dict[str, str]) -> list[tuple[list[str], str]]:
     return found
 
 
-def warm(*, all_tasks: bool = True) -> None:
+def warm(folder: Path, *, all_tasks: bool = True) -> None:
     """Import what the commands import, with our hook on the harness as an installation arms it, and list the tasks.
 
     The harness's own take the longest; without `all_tasks` it has none but ours.
@@ -84,24 +81,14 @@ def warm(*, all_tasks: bool = True) -> None:
     sys.meta_path[:] = [one for one in sys.meta_path if getattr(one, "__name__", "") != "_LoraDropFinder"]
     exec(STARTUP.read_text(), {"sys": sys})
 
-    import lm_eval.tasks
-    from lm_eval.tasks._index import TaskIndex
-
     import lm_eval_lora_drop.backends.hf
     import lm_eval_lora_drop.commands.main  # noqa: F401
+    from testing import task_files
 
-    build = TaskIndex.build
-    theirs, ours = Path(lm_eval.tasks.__file__).parent, package_folder("tasks")
-    known = {theirs: build([theirs]) if all_tasks else {}, ours: build([ours])}
-
-    def listed(paths: Iterable[Path], **named: Any) -> dict[str, Any]:
-        """As the harness does it: what stands in a later folder takes the place of what stands in an earlier one."""
-        index: dict[str, Any] = {}
-        for root in paths:
-            index |= known[root] if root in known else build([root], **named)
-        return index
-
-    TaskIndex.build = staticmethod(listed)
+    if all_tasks:
+        task_files.read_once(folder / "task-index")
+    else:
+        task_files.leave_out()
     gc.freeze()  # a forked process that collects garbage would copy every page
 
 
@@ -179,7 +166,7 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # Absolute, since an adapter names its base model by path, and each command runs in the folder.
     found = commands(places(args.folder.absolute()))
-    warm(all_tasks=args.sample is None)
+    warm(args.folder, all_tasks=args.sample is None)
     if args.only is not None:
         print(shlex.join(found[args.only][0]), *run(found[args.only][0], args.folder), sep="\n")
         return 0

@@ -35,7 +35,6 @@ from lm_eval_lora_drop.study.plan import cell_folder, plan
 from lm_eval_lora_drop.study.run import run_study  # noqa: F401
 from lm_eval_lora_drop.study.trainings import adapter_folder
 from lm_eval_lora_drop.train import run as training_run  # noqa: F401
-from lm_eval_lora_drop.train.examples import task_manager
 from testing.studies import table_of
 from testing.tiny import make_base
 from testing.toy import CHOICE, write_task
@@ -78,8 +77,6 @@ def make(folder: Path) -> Path:
     }  # fmt: skip
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(study, sort_keys=False))
-    # Read once for all of the processes that are forked: it takes seconds, and no study is about it.
-    task_manager(str(folder), {})
     return file
 
 

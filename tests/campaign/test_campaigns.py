@@ -85,12 +85,11 @@ def test_the_browsers_log_tells_what_a_page_requests(tmp_path):
     assert requested == []
 
 
-# What the commands name in braces (tests/campaign/commands.py makes each).
-PLACES = ("base", "adapter", "run", "runs", "unswept", "out", "samples", "empty", "text", "pipe", "task")
+NAMED = ("base", "adapter", "run", "runs", "unswept", "samples", "out", "empty", "text", "pipe", "task")
 
 
 def test_the_commands_are_many_and_the_rule_finds_what_it_is_for():
-    where = dict.fromkeys(PLACES, "x")
+    where = dict.fromkeys(NAMED, "x")
     found = commands.commands(where)
     assert len({shlex.join(words) for words, _ in found}) >= 250
     assert all(names for _, names in found)
@@ -118,7 +117,7 @@ ONCE_UNCLEAR = (
 
 
 def test_bad_commands_are_answered_clearly(tiny_base, tiny_adapter, tmp_path):
-    where = dict.fromkeys(PLACES, "x")
+    where = dict.fromkeys(NAMED, "x")
     all_of_them = [shlex.join(words) for words, _ in commands.commands(where)]
     assert [one for one in ONCE_UNCLEAR if not any(re.search(one, command) for command in all_of_them)] == []
     shutil.copytree(tiny_base, tmp_path / "base")

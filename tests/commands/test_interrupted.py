@@ -1,47 +1,29 @@
 """Ctrl-C: one line, exit code 130, and the same command goes on from what was finished. Real processes and signals."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
 from lm_eval.utils import sanitize_model_name
 
+from testing.forked import Forked
 from testing.judge_servers import KEYS, VARIABLES, JudgeServer, Say, score_json
 from testing.judged_runs import write_judged
 from testing.toy import write_task
 from tests.harness.test_hooks import ARMED
 
-ROOT = Path(__file__).parents[2]
 # Only the test's own tasks are listed: the harness's thousands are not what is tried here.
 LM_EVAL = """
-from lm_eval.tasks._index import TaskIndex
-build = TaskIndex.build
-TaskIndex.build = staticmethod(lambda paths, **named: build([path for path in paths if str(path) == MINE], **named))
+from testing import task_files
+task_files.leave_out()
 sys.argv = ["lm_eval", *ARGUMENTS]
 from lm_eval.__main__ import cli_evaluate
 cli_evaluate()
 """
-
-
-def start(*words, **environment):
-    """A process that a terminal's Ctrl-C would reach, whatever the process that runs the tests has set."""
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
 
 
 def until(true, process):
@@ -76,8 +58,8 @@ def lm_eval(tiny_base, tiny_adapter, tmp_path):
             *("--model_args", f"pretrained={tiny_base},peft={tiny_adapter},dtype=float32,{model_args}"),
             *("--tasks", "toy_of_this_test", "--include_path", str(tmp_path / "tasks"), *more),
         ]
-        code = f"{ARMED}MINE = {str(tmp_path / 'tasks')!r}\nARGUMENTS = {arguments!r}\n{program}"
-        return start("-c", code, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+        code = f"{ARMED}ARGUMENTS = {arguments!r}\n{program}"
+        return Forked(["-c", code], HF_DATASETS_CACHE=str(tmp_path / "cache"))
 
     return run
 
@@ -147,7 +129,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     """`nohup` ignores SIGHUP."""
     arm = "from lm_eval_lora_drop.endings import raise_on_signals; raise_on_signals()"
     code = f"import signal; signal.signal(1, signal.SIG_IGN); {arm}; print(signal.getsignal(1))"
-    out, said = start("-c", code).communicate()
+    out, said = Forked(["-c", code]).communicate()
     assert out == "1\n", said
 
 
@@ -195,7 +177,7 @@ sys.meta_path.insert(0, Stop)
 from lm_eval_lora_drop.commands.main import main
 sys.exit(main(["plan", "--discordance", "0.1"]))
 """
-    process = start("-c", code)
+    process = Forked(["-c", code])
     out, said = process.communicate()
     assert (process.returncode, out, said) == (130, "", "lora-drop: interrupted. It keeps nothing: start it anew.\n")
 
@@ -217,14 +199,14 @@ def test_judges_are_not_asked_again_for_what_they_have_answered(tmp_path):
         (tmp_path / "panel.yaml").write_text(yaml.safe_dump(panel))
         command = ["-m", "lm_eval_lora_drop.commands.main", "judge", "rescore", str(run)]
         command += ["--panel", str(tmp_path / "panel.yaml")]
-        first = start(*command, **environment)
+        first = Forked(command, **environment)
         until(lambda: len(asked) == 7, first)  # two wait; a place was free for each, so the five before are stored
         said = interrupted(first)
         assert said == (
             "lora-drop judge: interrupted. All answers received are cached; the same command the others only."
         )
         free.set()
-        second = start(*command, **environment)
+        second = Forked(command, **environment)
         out, told = second.communicate()
         assert second.returncode == 0, told
     assert "9 verdicts" in out

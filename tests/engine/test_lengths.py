@@ -82,6 +82,13 @@ def models(request, tmp_path_factory):
     return ours, theirs, docs
 
 
+@pytest.fixture(scope="module")
+def expected(models):
+    """What HFLM generates for each boundary and document."""
+    _, hf, docs = models
+    return theirs(hf, docs)
+
+
 def theirs(hf, docs):
     found = {}
     for boundary in KS:
@@ -93,9 +100,8 @@ def theirs(hf, docs):
     return found
 
 
-def test_the_sweep_says_what_hf_says_and_shares_what_stays_below(models, caplog):
+def test_the_sweep_says_what_hf_says_and_shares_what_stays_below(models, expected, caplog):
     lm, hf, docs = models
-    expected = theirs(hf, docs)
     assert changes_at(lm) == {BORDER}
     assert why_not_shared(lm, lm.layers, docs) is None
     short = [document for document in docs if longest(lm, document.requests[0]) <= BORDER]
@@ -114,13 +120,13 @@ def test_the_sweep_says_what_hf_says_and_shares_what_stays_below(models, caplog)
     hf.batch_size_per_gpu = 1
 
 
-def test_the_evaluated_split_says_what_hf_says(models):
-    lm, hf, docs = models
-    docs = documents("generate_until", [[one.requests[0].args] for one in docs for _ in range(3)])
-    expected = theirs(hf, docs)
+def test_the_evaluated_split_says_what_hf_says(models, expected):
+    """Each document three times, or there are too few requests for the decoder."""
+    lm, _, docs = models
+    requests = [one.requests[0] for one in documents("generate_until", [[d.requests[0].args] for d in docs * 3])]
     for boundary in KS:
-        given = lm._answer("generate_until", [one.requests[0] for one in docs], Variant.below(boundary, 4), True)
-        assert given == [expected[boundary, one.doc_id][0] for one in docs]
+        given = lm._answer("generate_until", requests, Variant.below(boundary, 4), True)
+        assert given == [expected[boundary, one.doc_id][0] for one in docs] * 3
 
 
 def test_log_likelihoods_are_those_of_each_request_by_itself(models):

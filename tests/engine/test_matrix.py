@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -11,7 +9,7 @@ from benchmarks import matrix
 from benchmarks.matrix_cases import Case, families, make_config
 from benchmarks.matrix_identity import ANEW
 from benchmarks.matrix_run import CRASH, DECODER, HF_FAILS, LEFT_OUT, REFUSED, RULE, SHARED, WRONG
-from tests.conftest import ROOT
+from testing.forked import Forked
 
 CASES = {
     "families/olmo2/all linear": {SHARED},
@@ -30,10 +28,9 @@ CASES = {
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     work = tmp_path_factory.mktemp("matrix") / "work.jsonl"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    command = [sys.executable, "-m", "benchmarks.matrix", "--work", str(work), "--only", *CASES]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = Forked(["-m", "benchmarks.matrix", "--work", str(work), "--only", *CASES])
+    _, said = process.communicate()
+    assert process.returncode == 0, said[-2000:]
     return matrix.read(work)
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ import yaml
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.judge.task import read_items
+from testing.forked import Forked
 from testing.judge_servers import KEYS, Say, score_json
 from testing.toy import evaluate_examples
 
@@ -26,15 +25,12 @@ def evaluate(tiny_base, tiny_adapter, shared_data, tmp_path):
     """Start `lm_eval` on 16 SAMSum dialogues; everything it says and writes is below tmp_path."""
 
     def start(output, *extra, task="lora_drop_samsum", **environment):
-        command = [sys.executable, "-m", "lm_eval", "--model", "hf-lora-drop"]
+        command = ["-m", "lm_eval", "--model", "hf-lora-drop"]
         command += ["--model_args", f"pretrained={tiny_base},peft={tiny_adapter},boundary=2,dtype=float32"]
         command += ["--tasks", task, "--limit", "16", "--device", "cpu", "--batch_size", "8"]
         command += ["--gen_kwargs", "max_gen_toks=6", "--output_path", str(tmp_path / output), "--log_samples", *extra]
-        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
-        log = (tmp_path / f"{output}.log").open("w")
-        return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **settings, **environment}
-        )
+        settings = {"HF_DATASETS_CACHE": str(tmp_path / "hf"), **environment}
+        return Forked(command, said=tmp_path / f"{output}.log", **settings)
 
     return start
 

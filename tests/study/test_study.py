@@ -4,7 +4,6 @@ import dataclasses
 import re
 import shutil
 import subprocess
-import sys
 import time
 
 import lm_eval
@@ -20,6 +19,7 @@ from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, check_room
+from testing.forked import Forked
 from testing.studies import METADATA, study_of, table_of, write_study
 from testing.toy import write_task
 from tests.conftest import ROOT
@@ -108,19 +108,9 @@ def test_killed_and_started_again(file, tmp_path):
     # Each pattern names a file that a study makes on its way; the kill comes as soon as there is one.
     for pattern in ("checkpoint-*/*", "adapter_model.safetensors", "cells/*/*/*", "cells/*auto*"):
         shutil.rmtree(tmp_path / "sweeps", ignore_errors=True)
-        command = [
-            sys.executable,
-            "-m",
-            "lm_eval_lora_drop.commands.main",
-            "study",
-            "--config",
-            str(path),
-            "--threads",
-            "1",
-        ]
-        said = tmp_path / "said.txt"
-        with said.open("w") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log)
+        said = tmp_path / f"said {pattern[:5]}.txt"
+        command = ["-m", "lm_eval_lora_drop.commands.main", "study", "--config", str(path), "--threads", "1"]
+        process = Forked(command, said=said)
         while process.poll() is None and not any(out.rglob(pattern)):
             time.sleep(0.01)
         process.kill()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import yaml
 from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.metrics.filters import Written
+from testing.forked import Forked
 from tests.tasks.conftest import ROOT
 
 FIRST_METRIC = {
@@ -95,12 +94,10 @@ def test_groups() -> None:
 def test_the_harness_finds_them_valid() -> None:
     """`lm_eval validate` passes every task and group; what `lm_eval ls tasks` prints has them."""
     names = [*FIRST_METRIC, "lora_drop", "lora_drop_all"]
-    command = [sys.executable, "-m", "lm_eval", "validate", "--tasks", ",".join(names)]
-    checked = subprocess.run(
-        [*command, "--include_path", str(ROOT / "tasks")], capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stderr
-    assert "All tasks found and valid" in checked.stdout
+    process = Forked(["-m", "lm_eval", "validate", "--tasks", ",".join(names), "--include_path", str(ROOT / "tasks")])
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "All tasks found and valid" in out
     listed = TaskManager(include_path=str(ROOT / "tasks"), include_defaults=False).list_all_tasks()
     assert all(f"|{name} " in listed or f"|{name}|" in listed for name in names)
 

@@ -1,16 +1,14 @@
 """What the probe holds does not grow with the number of documents."""
 
-import subprocess
-import sys
-
-from tests.conftest import ROOT
+from testing.forked import Forked
 
 
 def peaks(documents):
     """Peak memory of the whole process, and of what Python and numpy allocated in it, in bytes."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.engine.probe.measure_memory", str(documents)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    return [int(number) for number in done.stdout.split()]
+    process = Forked(["-m", "tests.engine.probe.measure_memory", str(documents)])
+    out, said = process.communicate()
+    assert process.returncode == 0, said
+    return [int(number) for number in out.split()]
 
 
 def test_two_hundred_documents_take_the_memory_of_twenty():
