@@ -119,7 +119,13 @@ class TaskResult:
         return figure_of(self.name, self.record)
 
     def export(
-        self, destination: str | Path, *, adapter: str | Path | None = None, merge: bool = False, dtype: str = "auto"
+        self,
+        destination: str | Path,
+        *,
+        adapter: str | Path | None = None,
+        merge: bool = False,
+        dtype: str = "auto",
+        force: bool = False,
     ) -> Exported:
         """Write what was kept to the new folder `destination`: a PEFT adapter, or with `merge` the base model with it
         folded in.
@@ -129,10 +135,11 @@ class TaskResult:
             adapter: the whole adapter's folder or Hub id, if it is no longer where the run had it.
             merge: write a model in place of an adapter.
             dtype: of a merged model's weights.
+            force: merge although the weights hold less than half of the LoRA (`lora-drop export --merge --force`).
 
         Raises:
-            ArgumentError: `destination` exists, nothing would be left, the run had a loaded model and no files, or
-                `adapter` is another adapter than the run's.
+            ArgumentError: `destination` exists, nothing would be left, the run had a loaded model and no files,
+                `adapter` is another adapter than the run's, or a merge would lose most of the LoRA.
             AdapterError: no LoRA adapter.
         """
         from lm_eval_lora_drop.adapter.export import adapter_of_choice, export_adapter
@@ -145,7 +152,8 @@ class TaskResult:
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
 
-            return merge_adapter(source, kept, Path(destination), dtype=dtype, origin=origin, evaluated=evaluated)
+            given: dict[str, Any] = {"dtype": dtype, "origin": origin, "evaluated": evaluated}
+            return merge_adapter(source, kept, Path(destination), to_force="force=True", force=force, **given)
         return export_adapter(source, kept, Path(destination), origin=origin, evaluated=evaluated)
 
     def __repr__(self) -> str:

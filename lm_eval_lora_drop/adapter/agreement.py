@@ -60,6 +60,16 @@ Ask = Callable[[Path, Sequence[list[int]], int], Answers]
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a server said to the prompts: a text each, whether it ended by itself, and the log-probabilities of the
+    prompt's tokens from the second on, None where the server gives none."""
+
+    texts: tuple[str, ...]
+    ended: tuple[bool, ...]
+    logprobs: tuple[tuple[float, ...], ...] | None
+
+
+@dataclass(frozen=True)
 class Row:
     """One way. `difference` is the largest of all tokens, in nats, None where there is nothing to compare; `agrees` is
     None for what is shown only."""
@@ -104,11 +114,13 @@ def check_agreement(
     device: str = "cpu",
     scratch: Path,
     others: dict[str, Ask | str] | None = None,
+    served: Sequence[Served] = (),
 ) -> Agreement:
     """Compare every way to the answers of the adapter `source`, kept as `kept`, on the base model `base`.
 
     `export` is a folder that was exported (an adapter or a merged model); where there is none, one is made in
-    `scratch`. `others` are further programs, or why they are not asked.
+    `scratch`. `others` are further programs, or why they are not asked; `served` what a server said to these prompts, asked
+    twice.
 
     Raises:
         AdapterError: the adapter itself is not in order.
@@ -126,6 +138,8 @@ def check_agreement(
     has_tokens = files.vocabulary is not None and any(files.folder.glob("tokenizer*"))
     tokenizer = AutoTokenizer.from_pretrained(str(files.folder) if has_tokens else base)
     asked = [tokenizer(prompt).input_ids for prompt in prompts]
+    if served and (short := [prompt for prompt, ids in zip(prompts, asked, strict=True) if len(ids) < 2]):
+        raise ArgumentError(f"the prompt {short[0][:80]!r} has fewer than two tokens. Give a longer one.")
     asked = [ids for ids in asked if len(ids) > 1]
     if not asked:
         raise ArgumentError("none of the prompts has two tokens or more. Give longer ones.")
@@ -137,6 +151,9 @@ def check_agreement(
             judge.reference(_answers(model, asked, tokens), _in_one_batch(model, asked), model.dtype)
         with layers.keep(Variant.base(kept.num_layers)):
             judge.base(_answers(model, asked, tokens))
+        if served:
+            with layers.keep(kept):
+                judge.served(served, _Margins(model, tokenizer, prompts, asked))
         judge.way("merged weights, in memory", lambda: _merged(judge, layers, kept, model), model.dtype)
         if layers.followers:
             judge.rows[0] = dataclasses.replace(
@@ -174,7 +191,7 @@ class _Judge:
         ]
 
     def base(self, answers: Answers) -> None:
-        self._effect = _difference(self._answers, answers)
+        self._effect, self._base = _difference(self._answers, answers), answers
         # Both were computed at one batch shape, so other tokens are no rounding of the batch.
         same, tokens = self._equal(answers)
         shows = self._shows = self._effect > self._noise_bound() or same < _MOST_SAME * tokens
@@ -201,6 +218,46 @@ class _Judge:
             note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding may be {tolerance:.1e}. Use --dtype float32"
         self.rows.append(Row(name, difference, self._same(answers), agrees, note))
 
+    def served(self, served: Sequence[Served], margins: _Margins) -> None:
+        """What the server says is compared in nats: its log-probabilities of the prompts, and of each token that it
+        wrote how far what was evaluated prefers another. Its dtype is not known: 16 bits are granted."""
+        first, again = served
+        differences, effects, noises, from_base = [], [], [], []
+        if first.logprobs is not None and again.logprobs is not None:
+            counts = [[len(one) for one in all_] for all_ in (first.logprobs, self._answers.logprobs)]
+            if counts[0] != counts[1]:
+                note = f"DIFFERS: it reads the prompts as other tokens than lm_eval ({counts[0]}, {counts[1]} but one)"
+                self.rows.append(Row("server", None, "", False, f"{note}. Compare tokenizer and first token (BOS)"))
+                return
+            mine = Answers(first.logprobs, ())
+            noises.append(_difference(mine, Answers(again.logprobs, ())))
+            differences.append(_difference(self._answers, mine))
+            effects.append(self._effect)
+            from_base.append(_difference(self._base, mine))
+        said, said_again = (margins.largest(one.texts, one.ended) for one in served)
+        noises.append(abs(said - said_again))
+        tolerance = max(self._tolerance(torch.bfloat16), _TIMES_THE_NOISE * max(noises))
+        # Texts that are not read back as the tokens they were written in tell nothing.
+        if margins.of_tokens(self._answers.tokens) <= tolerance:
+            differences.append(said)
+            effects.append(margins.of_tokens(self._base.tokens))
+        way = " and ".join([*["log-probabilities"] * bool(from_base), *["texts"] * (len(effects) > len(from_base))])
+        difference, effect = max(differences, default=float("inf")), max(effects, default=0.0)
+        self.rows.append(Row("server, asked again", max(noises), "", None, "noise of the server"))
+        agrees = difference <= tolerance < effect
+        if agrees:
+            note = f"agrees ({way})"
+        elif effect <= tolerance:
+            note = f"CANNOT BE TOLD: base model and adapter differ by {effect:.1e} only. Give more --prompts"
+        elif max(from_base, default=float("inf")) <= tolerance or margins.texts(self._base.tokens) == [*first.texts]:
+            note = "DIFFERS: it answers as the base model. Serve the adapter, and name it by --served-model"
+        else:
+            note = f"DIFFERS: more than the {tolerance:.1e} of rounding: another adapter or base model"
+            if self._dtype == torch.float32:
+                note += "; if the server computes in 16 bits, give --dtype bfloat16"
+        equal = sum(one == other for one, other in zip(margins.texts(self._answers.tokens), first.texts, strict=True))
+        self.rows.append(Row("server", difference, f"{equal} of {len(first.texts)} texts", agrees, note))
+
     def coarser(self, dtype: torch.dtype) -> None:
         """What follows is stored in this dtype."""
         self._dtype = max(self._dtype, dtype, key=lambda kind: _ROUNDING.get(kind, 0.0))
@@ -223,6 +280,40 @@ class _Judge:
 
     def _same(self, answers: Answers) -> str:
         return "{} of {}".format(*self._equal(answers))
+
+
+class _Margins:
+    """How far a model prefers other tokens than those of given texts: 0 for what it says itself, greedily."""
+
+    def __init__(self, model: Any, tokenizer: Any, prompts: Sequence[str], asked: Sequence[list[int]]) -> None:
+        self._model, self._tokenizer, self._prompts, self._asked = model, tokenizer, prompts, asked
+        ends = model.generation_config.eos_token_id
+        self._ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """As a server writes them."""
+        return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+
+    def of_tokens(self, tokens: Sequence[Sequence[int]]) -> float:
+        """The largest of a model's own answers, read back from their texts as a server's are."""
+        return self.largest(self.texts(tokens), [bool({*ids} & {*self._ends}) for ids in tokens])
+
+    @torch.no_grad()
+    def largest(self, texts: Sequence[str], ended: Sequence[bool]) -> float:
+        """In nats; a text whose beginning changes the prompt's own tokens is passed over."""
+        found = [0.0]
+        for prompt, ids, text, ends in zip(self._prompts, self._asked, texts, ended, strict=True):
+            whole = self._tokenizer(prompt + text).input_ids
+            if whole[: len(ids)] != ids:
+                continue
+            logits = self._model(torch.tensor([whole], device=self._model.device)).logits[0, len(ids) - 1 :]
+            logprobs = logits.float().log_softmax(-1)
+            own = logprobs[:-1].gather(1, torch.tensor(whole[len(ids) :], device=logits.device)[:, None])[:, 0]
+            margins = logprobs[:-1].max(-1).values - own
+            found += margins.tolist()
+            if ends and self._ends:
+                found.append(float(logprobs[-1].max() - logprobs[-1, self._ends].max()))
+        return max(found)
 
 
 @contextmanager

@@ -33,12 +33,13 @@ def merge_adapter(
     origin: str = "It was given by hand.",
     evaluated: CardResults | None = None,
     force: bool = False,
+    to_force: str = "--force",
 ) -> Exported:
     """Write the base model with what `kept` keeps folded into its weights to the new folder `destination`.
 
     `pretrained` is the base model, if not the one that the adapter names; `dtype` that of the weights (`DTYPES`);
     `origin` and `evaluated` as for `export_adapter`. Sums are made in single precision and rounded once; with `force`
-    also where less than half of the LoRA is left then (`fold.Survival`).
+    also where less than half of the LoRA is left then (`fold.Survival`); `to_force` is what a user types for that.
 
     Raises:
         AdapterError: as `export_adapter`; no base model is known, it is quantised, or the adapter cannot be folded in.
@@ -60,7 +61,7 @@ def merge_adapter(
             ) from error
         _check_mergeable(files, kept, base, config)
         exported = export_adapter(source, kept, adapter, origin=origin)
-        survival = _merge(base, adapter_files.open_adapter(str(adapter)), folder, dtype, force=force)
+        survival = _merge(base, adapter_files.open_adapter(str(adapter)), folder, dtype, to_force, force=force)
         has_tokenizer = any(adapter.glob("tokenizer*"))
         AutoTokenizer.from_pretrained(str(adapter) if has_tokenizer else base).save_pretrained(folder)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -77,7 +78,7 @@ def check_dtype(dtype: str) -> None:
         raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype[:80]!r}.")
 
 
-def _merge(base: str, adapter: AdapterFiles, folder: Path, dtype: str, *, force: bool) -> Survival:
+def _merge(base: str, adapter: AdapterFiles, folder: Path, dtype: str, to_force: str, *, force: bool) -> Survival:
     import torch
     from peft import PeftModel
     from peft.tuners.lora.layer import LoraLayer
@@ -105,7 +106,7 @@ def _merge(base: str, adapter: AdapterFiles, folder: Path, dtype: str, *, force:
             f"PEFT cannot fold the adapter into {base}: {_first_line(error)}. Export without --merge."
         ) from error
     survival = Survival(str(model.dtype).removeprefix("torch."), parts)
-    if warning := survival.check("--force", force):
+    if warning := survival.check(to_force, force):
         log.warning(warning)
     merged.save_pretrained(folder)
     return survival

@@ -27,6 +27,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=8, help="number of prompts, from the file or built in (default 8)")
     parser.add_argument("--tokens", type=int, default=16, help="tokens to generate after each prompt (default 16)")
     parser.add_argument(
+        "--server", metavar="URL", help="OpenAI-compatible server of the export, for example http://localhost:8000/v1"
+    )
+    parser.add_argument("--served-model", metavar="NAME", help="with --server: name of the model or adapter there")
+    parser.add_argument(
         "--dtype", default="float32", help="of all models (default float32, which needs the smallest tolerance)"
     )
     parser.add_argument("--device", default="cpu", help="device for PEFT and Transformers (default cpu)")
@@ -45,24 +49,36 @@ def _check(args: argparse.Namespace) -> int:
     prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit)
     if args.export is not None and not args.export.is_dir():
         raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is not a directory.")
+    if (args.server is None) != (args.served_model is None):
+        raise ArgumentError(
+            "--server and --served-model go together: give the URL and the name of what is served there."
+        )
     made = choice(args, "check")
     source, kept = made.source, made.kept
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
     from lm_eval_lora_drop.adapter.files import open_adapter
 
     base = open_adapter(source).base_model(args.pretrained)
+    asked = prompts or PROMPTS[: args.limit]
+    served = ()
+    if args.server is not None:
+        from lm_eval_lora_drop.commands.served import ask_server
+
+        # Before the model is loaded: a wrong address shall not cost minutes.
+        served = ask_server(args.server, args.served_model, asked, args.tokens)
     with tempfile.TemporaryDirectory(prefix="lora-drop-") as scratch:
         found = check_agreement(
             source,
             kept,
             base,
             export=args.export,
-            prompts=prompts or PROMPTS[: args.limit],
+            prompts=asked,
             tokens=args.tokens,
             dtype=args.dtype,
             device=args.device,
             scratch=Path(scratch),
             others={"vLLM": _vllm(base, args.dtype)},
+            served=served,
         )
     print(f"{source} on {base}, {kept.label}")
     print(found.table())
