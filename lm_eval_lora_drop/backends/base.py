@@ -21,12 +21,14 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.backends.checks import check_before_loading, sweep_folder
+from lm_eval_lora_drop.backends.evaluated import EvaluatedSplit, variants_beside
 from lm_eval_lora_drop.backends.identity import decision, identity
 from lm_eval_lora_drop.backends.identity.cache_guard import CacheGuard
 from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.endings import on_interrupt
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.arguments import check_given_once, typed_model_args
+from lm_eval_lora_drop.harness.task_index import running_evaluation
 from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.answers import KeptAnswers
@@ -36,6 +38,7 @@ from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
+from lm_eval_lora_drop.sweep.run import in_step
 from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
@@ -149,7 +152,9 @@ class LoraDropBase(abc.ABC):
         answers: list[Any] = [None] * len(requests)
         for binding, indices in groups.items():
             mine = [requests[index] for index in indices]
-            given = self._answer_or_recall(request_type, mine, decisions[binding].kept, disable_tqdm)
+            given = self._answer_with_others(mine, decisions[binding], disable_tqdm)
+            if given is None:
+                given = self._answer_or_recall(request_type, mine, decisions[binding].kept, disable_tqdm)
             for index, answer in zip(indices, given, strict=True):
                 answers[index] = answer
         return answers
@@ -172,6 +177,50 @@ class LoraDropBase(abc.ABC):
         answers = self._answer(request_type, requests, kept, disable_tqdm)
         self.kept_answers.put(key, answers)
         return answers
+
+    # The test split under other variants too (`evaluate=`).
+
+    def _split_of(self, decided: Decision) -> EvaluatedSplit | None:
+        """The task's test split, where it is to be answered under more than what was chosen."""
+        binding, named = decided.binding, self.args.evaluate
+        if binding is None or decided.record is None:
+            return None
+        if named is None and (self.args.spec.kind != "auto" or self.kept_answers is not None):
+            return None  # a study evaluates the full adapter by itself
+        others = variants_beside(decided.kept, named or ("full",), self.shape)
+        found = self._state.splits.get(binding.name)
+        if others and (found is None or found.binding is not binding):
+            journal = self._search().journal_of_test_split(binding)
+            asked_for = named is not None
+            found = EvaluatedSplit(binding, decided.kept, others, journal, self.peers(), asked_for=asked_for)
+            self._state.splits[binding.name] = found
+        return found if others else None
+
+    def _answer_with_others(self, requests: list[Instance], decided: Decision, disable_tqdm: bool) -> list[Any] | None:
+        """The answers from one shared pass of all variants; None where that would not give the harness's own."""
+        split = self._split_of(decided)
+        if split is None or self.kept_answers is not None:
+            return None
+        if any(in_step(self.peers(), lambda: self._why_not_together(requests))):
+            return None
+        return split.answer_together(requests, self.prepare, self.cache_hook, quiet=disable_tqdm)
+
+    def _answer_others(self) -> None:
+        """Once the harness has all of the run's answers: those of the other variants, in step with all processes."""
+        if self._state.answers is not None:
+            # Where every answer came from the cache nobody has asked for the variant yet.
+            for binding in self._state.bindings:
+                self._decide(binding)
+        for decided in list(self._state.decisions.values()):
+            split = self._split_of(decided)
+            if split is not None and not split.is_over:
+                split.answer_others(self._prepare_evaluated)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> Any:
+        """As the harness's, which calls it on every process when all answers are there."""
+        if self.peers().world_size > 1:
+            self._answer_others()
+        return super().gather_object(obj, dst)  # type: ignore[misc]
 
     def _dry_run(self, bindings: Sequence[Binding]) -> NoReturn:
         """Log what the sweep of each task of this evaluation would take, and end the program.
@@ -248,11 +297,11 @@ class LoraDropBase(abc.ABC):
         """The harness's model information with our entry (`record.schema`)."""
         # Not every model class of the harness has something to tell (VLLM has not).
         info: dict[str, Any] = getattr(super(), "get_model_info", dict)()
-        if self._state.answers is not None:
-            # Where every answer came from the cache nobody has asked for the variant yet.
-            for binding in self._state.bindings:
-                self._decide(binding)
-        record = self._run_record(self._state.report())
+        # Of several processes this is the first alone, and all of them have been here (`gather_object`).
+        if self.peers().world_size == 1:
+            self._answer_others()
+        running = running_evaluation()
+        record = self._run_record(self._state.report(saves_samples=running is not None and running.saves_samples))
         for name, task in record.tasks.items():
             log.info(
                 "%s: %s (%s), %s adapter parameters kept", name, task.kept.label, task.method, task.kept_parameters
@@ -319,6 +368,14 @@ class LoraDropBase(abc.ABC):
             f"sweep_candidates=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
             f"hf-lora-drop for it, or other candidates."
         )
+
+    def _why_not_together(self, requests: Sequence[Instance]) -> str | None:  # noqa: ARG002
+        """Why a pass of all variants would not give the answers that `_answer` gives to requests of one type."""
+        return "the harness alone gives its answers"
+
+    def _prepare_evaluated(self, documents: Sequence[Document], variants: Sequence[Variant]) -> Pass:
+        """How the evaluated split is answered under variants that were not chosen."""
+        return self.prepare(documents, variants)
 
     @abc.abstractmethod
     def _parts_of_model(self) -> dict[str, Any]:

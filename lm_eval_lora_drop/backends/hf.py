@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.identity.loaded import loaded_model
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
-from lm_eval_lora_drop.engine.evaluated import answer_requests
+from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
 from lm_eval_lora_drop.engine.loglikelihood import why_not_scored
 from lm_eval_lora_drop.engine.memory import RowSize, free_memory, peak_memory, rows_that_fit
 from lm_eval_lora_drop.engine.plain import batches_of, plain_runner
@@ -178,6 +178,11 @@ class LoraDropLM(LoraDropBase, HFLM):
         with self._lent():
             return super()._by_task(request_type, requests, disable_tqdm)
 
+    def gather_object(self, obj: Any, dst: int = 0) -> Any:
+        """As `LoraDropBase`."""
+        with self._lent():
+            return super().gather_object(obj, dst)
+
     def get_model_info(self) -> dict[str, Any]:
         """As `LoraDropBase`."""
         with self._lent():
@@ -228,6 +233,18 @@ class LoraDropLM(LoraDropBase, HFLM):
         counters = Counters()
         runner = shared_runner(self, self.layers, self.args.sweep_batch_size, counters)
         return Pass(runner, "shared", (check or {}) | {"compared_to_the_end": counters.compared}, answers)
+
+    def _why_not_together(self, requests: Sequence[Instance]) -> str | None:
+        """None where the decoder gives HFLM's texts (`engine.evaluated`); no log-likelihood is to the last bit."""
+        if requests[0].request_type != "generate_until" or self.args.merge or self.args.sweep_engine == "plain":
+            return super()._why_not_together(requests)
+        return why_left_to_harness(self, requests)
+
+    def _prepare_evaluated(self, documents: Sequence[Document], variants: Sequence[Variant]) -> Pass:
+        """As a run of each variant alone: merged where that is asked for."""
+        if self.args.merge:
+            return Pass(plain_runner(self, self.layers, self._kept), "plain")
+        return self.prepare(documents, variants)
 
     def memory(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> str:
         """What is in use now, and the keys, values and logits of the rows that would be decoded together.
@@ -324,12 +341,18 @@ class LoraDropLM(LoraDropBase, HFLM):
         return end_each_alone(self, tokens, context.shape[1], stop)
 
     def _answer(self, request_type: str, requests: list[Instance], kept: Variant, disable_tqdm: bool) -> list[Any]:
-        with self.layers.merge(kept) if self.args.merge else self.layers.keep(kept) as survival:
-            if survival is not None and (warning := survival.check("merge=force", self.args.merge == "force")):
-                log.warning(warning)
+        with self._kept(kept):
             if request_type == "generate_until":
                 return answer_requests(self, requests, disable_tqdm)
             return self.harness_answers(request_type, requests, disable_tqdm)
+
+    @contextmanager
+    def _kept(self, kept: Variant) -> Iterator[None]:
+        """Within the context the model has the LoRA of `kept` only, merged where that is asked for."""
+        with self.layers.merge(kept) if self.args.merge else self.layers.keep(kept) as survival:
+            if survival is not None and (warning := survival.check("merge=force", self.args.merge == "force")):
+                log.warning(warning)
+            yield
 
     def _digest_files(self) -> tuple[str, str] | None:
         """Of adapter and base model as they lie on the disk or the Hub; None for a model that came in memory."""

@@ -29,6 +29,7 @@ from lm_eval_lora_drop.backends import vllm_lora
 from lm_eval_lora_drop.backends.base import LoraDropBase
 from lm_eval_lora_drop.backends.checks import check_against_tasks, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
+from lm_eval_lora_drop.backends.evaluated import variants_beside
 from lm_eval_lora_drop.backends.gathering import Together
 from lm_eval_lora_drop.backends.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
@@ -227,10 +228,13 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
     # What is known before the engine starts.
 
     def _adapters_wanted(self, args: LoraDropArgs) -> int:
-        """How many adapters may be asked for: the candidates that have LoRA, or the one that was given."""
+        """How many adapters may be asked for: those with LoRA of the candidates, or of the one that was given, and of
+        what the test split is answered with beside it."""
         shape = shape_of(self._layers.model)
         given = args.spec.resolve(shape.num_layers)
-        variants = [given] if given else candidates_of(args, shape).variants
+        variants = {given} if given else {*candidates_of(args, shape).variants}
+        for kept in tuple(variants):
+            variants.update(variants_beside(kept, args.evaluate or (), shape))
         wanted = sum(self._layers.count_parameters(kept)[0] > 0 for kept in variants)
         # A task without validation documents takes the default boundary, candidate or not.
         return max(wanted, 1) if given is None else wanted

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -20,18 +20,24 @@ from lm_eval_lora_drop.variant import Variant
 BATCHES_BETWEEN_YIELDS = 4
 
 
-def plain_runner(lm: HarnessModel, layers: AdapterLayers) -> Runner:
+def plain_runner(
+    lm: HarnessModel, layers: AdapterLayers, keep: Callable[[Variant], AbstractContextManager[Any]] | None = None
+) -> Runner:
     """A runner that answers with one variant after another, those that keep the most layers first.
+
+    `keep` has the model keep a variant's LoRA, where that is not `layers.keep`.
 
     What has been answered is handed over every few batches, so that little is lost when the run is killed.
     """
+
+    keep = keep or layers.keep
 
     def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
         size = lm.batch_size if isinstance(lm.batch_size, int) else 16
         for variant in sorted({variant for item in work for variant in item.variants}, key=_largest_first):
             asked = [item.document for item in work if variant in item.variants]
             for document in filter(_samples, asked):
-                with layers.keep(variant), _by_itself(lm):
+                with keep(variant), _by_itself(lm):
                     yield [Answer(variant, document, tuple(_draw(lm, document, size)))]
             documents = [document for document in asked if not _samples(document)]
             # Longest prompts first, as the harness itself orders them: each hand-over is then of similar lengths.
@@ -40,7 +46,7 @@ def plain_runner(lm: HarnessModel, layers: AdapterLayers) -> Runner:
             for start in range(0, len(documents), step):
                 chunk = documents[start : start + step]
                 requests = [request for document in chunk for request in document.requests]
-                with layers.keep(variant), _by_itself(lm):
+                with keep(variant), _by_itself(lm):
                     responses = iter(lm.harness_answers(requests[0].request_type, requests, disable_tqdm=True))
                 yield [
                     Answer(variant, document, tuple(next(responses) for _ in document.requests)) for document in chunk

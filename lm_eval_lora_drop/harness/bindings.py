@@ -70,7 +70,7 @@ def bind_requests() -> None:
 
     @functools.wraps(original)
     def build_all_requests(self: Task, **kwargs: Any) -> None:
-        binding = Binding(self, {name: kwargs.get(name) for name in _PROMPT_ARGUMENTS})
+        binding = Binding(self, {name: kwargs.get(name) for name in _PROMPT_ARGUMENTS}, kwargs.get("samples"))
         draws = getattr(getattr(self, "sampler", None), "rnd", None)
         before = draws.getstate() if draws is not None else None
         original(self, **kwargs)

@@ -31,8 +31,12 @@ def build(binding: Binding, doc_id: int, doc: Any, cluster: str | None = None) -
         metadata=(task.config["task"], doc_id, 1),
         **chat,
     )
-    once = tuple(made) if isinstance(made, list) else (made,)
-    repeats = task.config.repeats if any(map(_may_sample, once)) else 1
+    return document_of(doc_id, doc, made if isinstance(made, list) else [made], task.config.repeats, cluster)
+
+
+def document_of(doc_id: int, doc: Any, once: Sequence[Instance], repeats: int, cluster: str | None = None) -> Document:
+    """A document with its requests, each of them `repeats` times where asking again may give another answer."""
+    repeats = repeats if any(map(_may_sample, once)) else 1
     requests = tuple(request for request in once for _ in range(repeats))
     text = json.dumps([[request.request_type, *request.args] for request in requests], ensure_ascii=False, default=str)
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -130,10 +130,12 @@ class Peers(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Binding:
-    """A task as one evaluation uses it: the task and the arguments that shape its prompts."""
+    """A task as one evaluation uses it: the task and the arguments that shape its prompts. `doc_ids` are the indices in
+    the evaluated split of the documents that were named (`--samples`); None where none were."""
 
     task: Task
     prompt_arguments: dict[str, Any]
+    doc_ids: Sequence[int] | None = None
 
     @property
     def name(self) -> str:

@@ -63,6 +63,11 @@ class JudgedTask(LimitedTask):
         item = item_of(self._fields, doc, str(self.doc_to_target(doc)), results[0])
         return {**found, **self._judging.items(item)}
 
+    @property
+    def judging(self) -> Judging | None:
+        """Who judges; None without a panel."""
+        return None if self._panel is None else self._judging
+
     def aggregation(self) -> dict[str, Callable[[Sequence[Any]], float]]:
         """The task's own, and the panel's."""
         own: dict[str, Callable[[Sequence[Any]], float]] = super().aggregation()
@@ -155,6 +160,22 @@ class Judging:
         if new:
             self._judge(new)
         return mean([item[0] for item in items if len(item) == 1])
+
+    def scores_of(self, items: Sequence[Sequence[str]]) -> dict[str, list[float | None]]:
+        """By metric, the percentages of items that are not the task's results (texts, as `items` makes them).
+
+        One question to the panel, so that one cap holds for all of them together with what was judged before.
+
+        Raises:
+            ArgumentError: the panel cannot be asked.
+        """
+        todo = [Item(*texts) for texts in items]
+        with closing(Cache()) as cache:
+            save_items(cache.path.parent / "judged", self.task, todo)
+            scores = score(self.panel, todo, cache)
+        for warning in scores.warnings():
+            log.warning("%s: %s", self.task, warning)
+        return {METRIC: scores.per_item, **{f"{METRIC}_{name}": scores.percentages(name) for name in scores.by_judge}}
 
     def _judge(self, new: Sequence[list[Any]]) -> None:
         todo = [Item(*texts) for texts in new]

@@ -60,6 +60,13 @@ class LoraDropArgs:
         VariantSpec("auto"), "how many bottom decoder layers keep their LoRA", "20", "auto", also=("k",)
     )
     layers: notations.Layers = option(None, "what is kept, as a variant; excludes boundary", "0-14+20")
+    evaluate: notations.Evaluate = option(
+        None,
+        "what answers the test split: the choice, and for comparison the full adapter and the base model",
+        "chosen+full+base",
+        "chosen+full where boundary=auto and one shared pass answers both, else chosen",
+        neutral=True,
+    )
     sweep_candidates: notations.Candidates = option(
         CandidateSpec(("boundary",)),
         "what a sweep compares (docs/howto/other-candidates.md)",

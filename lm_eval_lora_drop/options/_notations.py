@@ -16,6 +16,7 @@ from lm_eval_lora_drop.text import did_you_mean, shown
 from lm_eval_lora_drop.variant import MOST_LAYERS, VariantSpec, parse_boundary, parse_layers
 
 SELECTIONS = ("smooth", "best", "one_se", "smooth_one_se")
+TEST_VARIANTS = ("chosen", "full", "base")
 ALL_LAYERS, PAPER_LAYERS = "all", "paper"
 _ITEM = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12})(?::([0-9]{1,12}))?)?")
 
@@ -117,6 +118,28 @@ def _metric(value: Any) -> str:
     return text("sweep_metric", value).replace(":", ",", 1)
 
 
+def parse_evaluate(value: Any) -> tuple[str, ...]:
+    """Read `evaluate`: chosen, with full and base as wanted, joined by '+'; in the order of `TEST_VARIANTS`.
+
+    Raises:
+        ArgumentError: another word, or not chosen.
+    """
+    given = texts(value) if isinstance(value, list | tuple) else text("evaluate", value).split("+")
+    words = [word.strip() for word in given]
+    unknown = next((word for word in words if word not in TEST_VARIANTS), None)
+    if unknown is not None:
+        hint = did_you_mean(unknown, TEST_VARIANTS, otherwise="Example: evaluate=chosen+full+base.")
+        raise ArgumentError(
+            f"evaluate must be {', '.join(TEST_VARIANTS)}, joined by '+', got {shown(value, 200)!r}.{hint}"
+        )
+    if "chosen" not in words:
+        raise ArgumentError(
+            f"evaluate must name chosen, whose answers are the results of the run, got {shown(value, 200)!r}. Write "
+            f"evaluate=chosen+{'+'.join(words)}; to evaluate nothing else, boundary=full or boundary=base."
+        )
+    return tuple(word for word in TEST_VARIANTS if word in words)
+
+
 def _trained_layers(value: Any) -> str:
     return str(value) if value in (ALL_LAYERS, PAPER_LAYERS) else str(parse_layers(value).layers)
 
@@ -151,6 +174,7 @@ Jointly = Annotated[Literal["mean", "worst"] | None, Reads(words={True: "mean", 
 Also = Annotated[tuple[AlsoSpec, ...], Reads(parse_also, "TASK[:METRIC[:FILTER]] joined by +")]
 _AUTO = Annotated[str, Meta(pattern=r"\A(auto(:[0-9]+(\.[0-9]+)?)?|[1-9][0-9]{0,8})\Z")]
 BatchSize = Annotated[Positive | _AUTO, Reads(values="an integer of at least 1, auto or auto:N")]
+Evaluate = Annotated[tuple[str, ...] | None, Reads(parse_evaluate, "chosen, full and base joined by +")]
 OrAuto = Annotated[Positive | None, Reads(words={"auto": None})]
 Folder = Annotated[Path | None, Reads(lambda value: user_path(text("sweep_dir", value), "sweep_dir"), "a folder")]
 TrainedLayers = Annotated[str, Reads(_trained_layers, f"{ALL_LAYERS}, {PAPER_LAYERS} or layers (0-18)")]

@@ -14,6 +14,7 @@ import msgspec
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.work import LeftOut, MetricSpec
+from lm_eval_lora_drop.record.evaluated import EvaluatedRecord
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.variant import Variant
 
@@ -190,7 +191,7 @@ class TaskRecord:
     `boundary` is K where `variant` is one. `seconds` is what finding it took. `fingerprint` digests everything that
     changed the decision: model, adapter, task, validation documents. `candidate_parameters` are those of the adapter
     that each candidate of the sweep keeps, `also` its scores on tasks that were not optimised. `source` is the results
-    file that a "recorded" choice was taken from.
+    file that a "recorded" choice was taken from. `evaluated` has the test split under other variants beside it.
     """
 
     variant: str
@@ -205,6 +206,7 @@ class TaskRecord:
     sweep: SweepRecord | None = None
     candidate_parameters: dict[str, int] = field(default_factory=dict)
     also: tuple[AlsoRecord, ...] = ()
+    evaluated: EvaluatedRecord | None = None
     probe: dict[str, Any] | None = None
     journal: str | None = None
     source: str | None = None
@@ -327,6 +329,11 @@ def _check(task: TaskRecord, where: str, path: Path | str) -> None:
             Variant.parse(text, task.num_layers)
         except ArgumentError as error:
             raise _damaged(path, f"{where}.{name}", str(error)) from error
+    if task.evaluated is not None:
+        documents = len(task.evaluated.doc_ids)
+        for row in task.evaluated.rows:
+            if any(len(one.items) not in (0, documents) for one in row.scores):
+                raise _damaged(path, f"{where}.evaluated", f"must hold {documents} items of each score")
     sweep = task.sweep
     if sweep is None:
         return
@@ -341,7 +348,11 @@ def _check(task: TaskRecord, where: str, path: Path | str) -> None:
 
 def _variants(task: TaskRecord) -> list[tuple[str, str]]:
     candidates = task.sweep.candidates if task.sweep else ()
-    return [(f"sweep.candidates[{index}].variant", one.variant) for index, one in enumerate(candidates)]
+    rows = task.evaluated.rows if task.evaluated else ()
+    return [
+        *((f"sweep.candidates[{index}].variant", one.variant) for index, one in enumerate(candidates)),
+        *((f"evaluated.rows[{index}].variant", one.variant) for index, one in enumerate(rows)),
+    ]
 
 
 def _damaged(path: Path | str, field_name: str, rule: str) -> ArgumentError:

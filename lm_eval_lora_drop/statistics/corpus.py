@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,27 +75,46 @@ def corpus_test(
         np.asarray(metric._extract_corpus_statistics(texts, [references]), dtype=np.float64)
         for texts in (baseline, other)
     )
-    codes = cluster_codes([None] * len(references)) if clusters is None else clusters
-    weights = np.bincount(codes)
-    left, right = cluster_sums(left, codes), cluster_sums(right, codes)
 
     def score(totals: Floats) -> Floats:
         return np.array([metric._compute_score_from_stats(row).score for row in totals.tolist()])
 
+    found = totals_test(score, left, right, clusters=clusters, draws=draws, seed=seed)
+    metric.corpus_score(["a"], [["a"]])  # the signature knows the number of references only after a score
+    return replace(found, method=f"{found.method}, {type(metric).__name__} {metric.get_signature()}")
+
+
+def totals_test(
+    score: Callable[[Floats], Floats],
+    baseline: NDArray[Any],
+    other: NDArray[Any],
+    *,
+    clusters: Codes | None = None,
+    draws: int = randomisation.RANDOMISATION_DRAWS,
+    seed: int = 0,
+) -> PairedTest:
+    """`corpus_test` of any score that is a function of sums.
+
+    Args:
+        score: `(R, S)` sums to `(R,)` scores.
+        baseline, other: `(documents, S)`, what each document adds to the sums.
+        clusters, draws, seed: as of `corpus_test`.
+    """
+    codes = cluster_codes([None] * len(baseline)) if clusters is None else clusters
+    weights = np.bincount(codes)
+    left, right = cluster_sums(baseline, codes), cluster_sums(other, codes)
     test = randomisation.totals_test(score, left, right, draws=draws, seed=seed)
     one, two = (float(score(side.sum(axis=0)[None])[0]) for side in (left, right))
     differences, largest = _pseudo_differences(score, left, right)
     # Pseudo-values of whole clusters: their mean is the difference of the scores, however large each cluster is.
     interval = intervals.mean_interval(differences, span=largest, alpha=LEVEL)
     p_value = max(test.p_value, float(skewed_p_values(differences[:, None], np.ones((len(left), 1)))[0]))
-    metric.corpus_score(["a"], [["a"]])  # the signature knows the number of references only after a score
     alone = (weights == 1).all()
     return PairedTest(
         difference=two - one,
         interval=intervals.agreeing(interval, two - one, p_value, alpha=LEVEL),
         p_value=p_value,
-        method=f"paired randomisation{'' if alone else ' of clusters'}, {test}, {type(metric).__name__} "
-        f"{metric.get_signature()}",
+        method=f"paired randomisation{'' if alone else ' of clusters'}, {test}",
         compared=len(left),
     )
 

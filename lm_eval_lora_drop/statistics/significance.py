@@ -11,6 +11,7 @@ Every function takes a seed or needs none, so that a table is the same when it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,3 +200,9 @@ def numbers_or_missing(values: Sequence[Any]) -> Floats | None:
 def is_binary(values: Floats) -> bool:
     """Whether every value is 0 or 1."""
     return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def is_mean(values: Floats, score: float) -> bool:
+    """Whether the recorded score is the mean of the documents' values."""
+    known = values[np.isfinite(values)]
+    return len(known) > 0 and math.isclose(float(known.mean()), score, rel_tol=1e-6, abs_tol=1e-9)

@@ -17,11 +17,11 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import Sample, TaskRun
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.show.report.compare import clusters_of, is_mean
+from lm_eval_lora_drop.show.report.compare import clusters_of
 from lm_eval_lora_drop.show.report.outputs import scored_texts
 from lm_eval_lora_drop.statistics import corpus
 from lm_eval_lora_drop.statistics.clusters import Codes
-from lm_eval_lora_drop.statistics.significance import numbers
+from lm_eval_lora_drop.statistics.significance import is_mean, numbers
 from lm_eval_lora_drop.study.config import Study, StudyTask
 from lm_eval_lora_drop.study.plan import Cell, cell_folder, plan, read_cell
 

@@ -163,12 +163,13 @@ class Measurer:
         )
         return choose_within(sweep, rule, measured.judged, judged, within)
 
-    def journal(self, binding: Binding, source: Binding) -> Journal:
-        """Where answers to the documents of `source` stand; `binding` is the task they are asked for."""
+    def journal(self, binding: Binding, source: Binding, of: str = "") -> Journal:
+        """Where answers to the documents of `source` stand; `binding` is the task they are asked for. `of` ends the
+        name of a journal of other documents than a sweep's."""
         return Journal(
             self.folder,
             self.task_fingerprint(source),
-            binding.name,
+            binding.name + of,
             rank=self.backend.peers().rank,
             settings={
                 **self.backend.fingerprint_parts(),

@@ -37,22 +37,10 @@ class Scorer:
 
         A number for most metrics; for corpus metrics whatever the task hands to its aggregation.
         """
-        document = answer.document
-        # Copies: the task's own instances and the document's keep their state.
-        instances = [
-            Instance(
-                request_type=request.request_type,
-                doc=document.doc,
-                arguments=request.arguments,
-                idx=request.idx,
-                metadata=request.metadata,
-                resps=list(responses) if document.repeats > 1 else [*responses] * self._repeats,
-            )
-            for request, responses in zip(document.requests[:: document.repeats], _by_request(answer), strict=True)
-        ]
+        instances = answered_instances(answer, self._repeats)
         self._filter.apply(instances)
         filtered = [instance.filtered_resps[self.metric.filter] for instance in instances]
-        item = self._task.process_results(document.doc, filtered).get(self.metric.name)
+        item = self._task.process_results(answer.document.doc, filtered).get(self.metric.name)
         return self._missing if item is None or (isinstance(item, float) and math.isnan(item)) else item
 
     def aggregate(self, items: Sequence[Any]) -> float:
@@ -60,30 +48,57 @@ class Scorer:
         return self.aggregation.score(items)
 
     def stderr(self, items: Sequence[Any], clusters: Codes | None = None) -> float:
-        """Standard error of the score: lm-eval's closed form where it has one, else a seeded bootstrap; by cluster
-        where `clusters`, `(items,)`, says which documents belong together.
-
-        NaN below two documents (two clusters), where nothing can be said.
-        """
-        if self.aggregation.is_mean:
-            return mean_error(items, clusters)
-        scored, codes = _known(items, clusters)
-        if not len(codes) or codes.max() < 1:
-            return float("nan")
-        if self.aggregation.function is acc_all:
-            # By question: lm-eval's own closed form throws the questions of all paragraphs together by their number.
-            questions: dict[Any, list[int]] = {}
-            for place, (_, doc) in enumerate(scored):
-                questions.setdefault((doc["idx"]["paragraph"], doc["idx"]["question"]), []).append(place)
-            right = [acc_all([scored[place] for place in places]) for places in questions.values()]
-            firsts = [places[0] for places in questions.values()]
-            return mean_error(right, None if clusters is None else codes_at(codes, firsts))
-        return float(np.std(self.aggregation.resample(scored, draw_cluster_counts(codes, self.resamples, 0)), ddof=1))
+        """`standard_error` of the score."""
+        return standard_error(self.aggregation, items, clusters)
 
     @property
     def resamples(self) -> int:
         """How many bootstrap resamples this aggregation is worth."""
-        return RESAMPLES if self.aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
+        return resamples_of(self.aggregation)
+
+
+def standard_error(aggregation: Aggregation, items: Sequence[Any], clusters: Codes | None = None) -> float:
+    """Of a score: lm-eval's closed form where it has one, else a seeded bootstrap; by cluster where `clusters`,
+    `(items,)`, says which documents belong together.
+
+    NaN below two documents (two clusters), where nothing can be said.
+    """
+    if aggregation.is_mean:
+        return mean_error(items, clusters)
+    scored, codes = _known(items, clusters)
+    if not len(codes) or codes.max() < 1:
+        return float("nan")
+    if aggregation.function is acc_all:
+        # By question: lm-eval's own closed form throws the questions of all paragraphs together by their number.
+        questions: dict[Any, list[int]] = {}
+        for place, (_, doc) in enumerate(scored):
+            questions.setdefault((doc["idx"]["paragraph"], doc["idx"]["question"]), []).append(place)
+        right = [acc_all([scored[place] for place in places]) for places in questions.values()]
+        firsts = [places[0] for places in questions.values()]
+        return mean_error(right, None if clusters is None else codes_at(codes, firsts))
+    return float(np.std(aggregation.resample(scored, draw_cluster_counts(codes, resamples_of(aggregation), 0)), ddof=1))
+
+
+def resamples_of(aggregation: Aggregation) -> int:
+    """How many bootstrap resamples an aggregation is worth."""
+    return RESAMPLES if aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
+
+
+def answered_instances(answer: Answer, repeats: int) -> list[Instance]:
+    """The document's requests with their responses, as the harness has them; the task's own instances keep their
+    state. What is decoded greedily is answered once, and copied for a task that asks `repeats` times."""
+    document = answer.document
+    return [
+        Instance(
+            request_type=request.request_type,
+            doc=document.doc,
+            arguments=request.arguments,
+            idx=request.idx,
+            metadata=request.metadata,
+            resps=list(responses) if document.repeats > 1 else [*responses] * repeats,
+        )
+        for request, responses in zip(document.requests[:: document.repeats], _by_request(answer), strict=True)
+    ]
 
 
 def _by_request(answer: Answer) -> list[tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import described, digest
+from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.candidates import candidates_of
@@ -47,6 +48,10 @@ class Search:
     @property
     def _measurer(self) -> Measurer:
         return Measurer(self.backend, self.args, self.folder, self.listeners)
+
+    def journal_of_test_split(self, binding: Binding) -> Journal:
+        """Where answers to the evaluated documents stand."""
+        return self._measurer.journal(binding, binding, of=".test")
 
     def decide(self, binding: Binding) -> TaskRecord:
         """The record of one task: as given, by a sweep or the probe, or the default where there are no documents.

@@ -6,7 +6,6 @@ interval says how large the difference may be. What is corrected together says `
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -246,7 +245,7 @@ def _test(
         _test_judged(row, one, two, clusters, resamples, seed)
     elif a is None or b is None:
         _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), clusters, resamples, seed)
-    elif is_mean(a, row.baseline_score) and is_mean(b, row.other_score):
+    elif significance.is_mean(a, row.baseline_score) and significance.is_mean(b, row.other_score):
         _compare_means(row, a, b, clusters, resamples, seed)
     else:
         row.note = f"aggregated by {aggregation}, not a mean of documents: no test"
@@ -335,12 +334,6 @@ def _corpus_test(
             row.note = f"{aggregation} on the logged texts is not the recorded score: no test"
             return
     _take(row, corpus.corpus_test(metric, one, two, references, clusters=clusters, draws=resamples, seed=seed))
-
-
-def is_mean(values: significance.Floats, score: float) -> bool:
-    """Whether the recorded score is the mean of the documents' values."""
-    known = values[np.isfinite(values)]
-    return len(known) > 0 and math.isclose(float(known.mean()), score, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _texts(filter_name: str, one: TaskRun, two: TaskRun, read: Texts) -> tuple[list[Sample], list[Sample]]:

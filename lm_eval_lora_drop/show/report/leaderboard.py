@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, TaskRun
 from lm_eval_lora_drop.show.report import judged
-from lm_eval_lora_drop.show.report.compare import clusters_of, compare_metric, is_mean
+from lm_eval_lora_drop.show.report.compare import clusters_of, compare_metric
 from lm_eval_lora_drop.show.report.family import corrected, first_metric
 from lm_eval_lora_drop.show.report.systems import System, group, without_broken
 from lm_eval_lora_drop.statistics import significance
@@ -210,7 +210,7 @@ def _read(table: Leaderboard, line: Line, run: TaskRun, column: Column) -> _Scor
         return None
     documents = run.documents.get(column.filter)
     values = significance.numbers(documents.metrics.get(column.metric, [None])) if documents else None
-    if values is not None and not is_mean(values, score.value):
+    if values is not None and not significance.is_mean(values, score.value):
         values = None
     identity = (documents.doc_ids, documents.identity) if documents else run.documents_evaluated
     by_judges = judged.judgement(run, column.metric, column.filter) if judged.judged_metric(column.metric) else None
