@@ -6,12 +6,16 @@ import argparse
 import importlib.util
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.export import add_choice, choice
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.adapter.agreement import Served
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -60,7 +64,7 @@ def _check(args: argparse.Namespace) -> int:
 
     base = open_adapter(source).base_model(args.pretrained)
     asked = prompts or PROMPTS[: args.limit]
-    served = ()
+    served: Sequence[Served] = ()
     if args.server is not None:
         from lm_eval_lora_drop.commands.served import ask_server
 
