@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--metadata", type=json.loads, default={}, help="""as for lm_eval: '{"data_dir": "..."}'""")
     parser.add_argument("--limit", type=int, help="at most so many documents, drawn with --seed")
     parser.add_argument(
-        "--hold_out",
+        "--hold-out",
         type=int,
         help="keep what a sweep with sweep_seed=SEED and sweep_limit up to HOLD_OUT reads out of the training data; "
         "default: 200 where the sweep draws from the training split, else 0",
@@ -73,7 +73,7 @@ def examples(task, hold_out: int | None, limit: int | None, seed: int) -> Iterat
         hold_out = HOLD_OUT if from_training else 0
     if hold_out and not from_training:
         raise SystemExit(
-            f"--hold_out is for tasks whose sweep reads training documents; that of {task.config.task} reads the split "
+            f"--hold-out is for tasks whose sweep reads training documents; that of {task.config.task} reads the split "
             f"{validation.draws_from(task)!r}. Leave it out."
         )
     drawn = validation.select(task, hold_out, seed) if hold_out else None
@@ -81,7 +81,7 @@ def examples(task, hold_out: int | None, limit: int | None, seed: int) -> Iterat
     kept_out = {*drawn.doc_ids, *(one.doc_id for one in drawn.left_out)} if drawn else set()
     if len(kept_out) >= len(docs):
         raise SystemExit(
-            f"--hold_out must leave something to train on: the training split has {len(docs)} documents, {hold_out} "
+            f"--hold-out must leave something to train on: the training split has {len(docs)} documents, {hold_out} "
             "are held out for the sweep. Hold out fewer."
         )
     order = [index for index in validation.order(len(docs), seed) if index not in kept_out]

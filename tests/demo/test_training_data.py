@@ -64,7 +64,7 @@ def test_what_the_sweep_passes_over_is_held_out_too():
     task = make_task(splits=rows)
     selection = validation.select(task, 20, seed=3)
     assert len(selection.doc_ids) == 20
-    with pytest.raises(SystemExit, match="--hold_out must leave something"):
+    with pytest.raises(SystemExit, match="--hold-out must leave something"):
         list(program.examples(task, hold_out=20, limit=None, seed=3))
     trained = {prompt for prompt, _ in program.examples(task, hold_out=5, limit=None, seed=3)}
     read = validation.select(task, 5, seed=3)
@@ -72,7 +72,7 @@ def test_what_the_sweep_passes_over_is_held_out_too():
 
 
 def test_holding_out_of_a_split_that_no_sweep_reads_is_refused():
-    with pytest.raises(SystemExit, match="--hold_out is for tasks whose sweep reads training documents"):
+    with pytest.raises(SystemExit, match="--hold-out is for tasks whose sweep reads training documents"):
         next(program.examples(make_task(), hold_out=5, limit=None, seed=0))
 
 
@@ -87,7 +87,7 @@ def test_a_task_without_a_training_split_is_refused(monkeypatch, tmp_path):
 
 def test_holding_everything_out_is_refused():
     rows = {name: [{"question": f"{name} {i}?", "answer": str(i)} for i in range(5)] for name in ("train", "test")}
-    with pytest.raises(SystemExit, match="--hold_out must leave something to train on: the training split has 5"):
+    with pytest.raises(SystemExit, match="--hold-out must leave something to train on: the training split has 5"):
         next(program.examples(make_task(splits=rows), hold_out=5, limit=None, seed=0))
 
 
