@@ -87,6 +87,10 @@ def _run(
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(
+            encoding=environment.get("PYTHONIOENCODING"), write_through="PYTHONUNBUFFERED" in environment
+        )
     os.chdir(cwd)
     multiprocessing.current_process()._config["daemon"] = False  # it may have children, as any program
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.files import write_atomically
+from testing.forked import Forked
 from testing.run_files import swept, write_run
 
 JOURNAL_LINE = b'{"schema": 1, "task": "t", "fingerprint": "f", "settings": {}, "versions": {}, "crc": 1}\n'
@@ -94,13 +94,13 @@ def test_output_is_written_and_printed_in_any_encoding(encoding, tmp_path):
     runs = [
         write_run(tmp_path / label, {"acc": [0.0, 1.0, 1.0]}, name=name + label, lora_drop=swept()) for label in "ab"
     ]
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
     for words in (["compare", *runs], ["plan", runs[0]], ["stability", runs[0]]):
-        command = [sys.executable, "-m", "lm_eval_lora_drop.commands.main", *map(str, words)]
-        done = subprocess.run([*command, "--json", str(tmp_path / "x.json")], env=environment, capture_output=True)
-        assert done.returncode == 0, done.stderr
-        assert b"Traceback" not in done.stderr
-        assert done.stdout.decode(encoding)
+        command = ["-m", "lm_eval_lora_drop.commands.main", *words, "--json", tmp_path / "x.json"]
+        process = Forked(command, said=tmp_path / "said", PYTHONIOENCODING=encoding)
+        assert process.wait() == 0
+        said = (tmp_path / "said").read_bytes()
+        assert b"Traceback" not in said
+        assert said.decode(encoding)
         assert json.loads((tmp_path / "x.json").read_text())
 
 
@@ -110,9 +110,8 @@ def test_output_is_written_before_it_is_printed(files):
     for words in (["compare", one, two], ["plan", one], ["stability", one]):
         target = folder / "out.json"
         target.unlink(missing_ok=True)
-        command = [sys.executable, "-u", "-m", "lm_eval_lora_drop.commands.main", *map(str, words)]
-        with open("/dev/full", "w") as full:
-            subprocess.run([*command, "--json", str(target)], stdout=full, stderr=subprocess.PIPE, check=False)
+        command = ["-m", "lm_eval_lora_drop.commands.main", *words, "--json", target]
+        Forked(command, said=Path("/dev/full"), PYTHONUNBUFFERED="1").wait()
         assert json.loads(target.read_text())
 
 

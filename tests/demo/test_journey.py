@@ -1,24 +1,40 @@
-"""The whole way of a new user on the tiny model, as a process of its own; and a step that must end it."""
+"""The whole way of a new user on the tiny model, each command a process; and a step that must end it."""
 
-import os
+import contextlib
+import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from testing.programs import ROOT, load
+from testing.forked import Forked
+from testing.programs import load
 
 
 @pytest.fixture(scope="module")
-def gone(tiny_base, tmp_path_factory):
+def journey_program():
+    """The program; each command that it starts is a forked process, but for `view`, which is read while it runs."""
+
+    def run(words, *, cwd, **_):
+        process = Forked(words[1:], cwd=cwd)
+        out, said = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode, out, said)
+
+    program = load("demo/journey.py")
+    program.subprocess = SimpleNamespace(run=run, Popen=subprocess.Popen, PIPE=subprocess.PIPE)
+    return program
+
+
+@pytest.fixture(scope="module")
+def gone(journey_program, tiny_base, tmp_path_factory):
     """The folder of a journey that was gone to its end, and what it printed."""
     folder = tmp_path_factory.mktemp("journey") / "new"
-    words = [sys.executable, str(ROOT / "demo" / "journey.py"), "--model", str(tiny_base), "-o", str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
-    return folder, done.stdout
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.setattr(sys, "argv", ["journey.py", "--model", str(tiny_base), "-o", str(folder)])
+        assert journey_program.main() == 0
+    return folder, said.getvalue()
 
 
 def test_the_whole_way_of_a_new_user(gone):
@@ -31,12 +47,10 @@ def test_the_whole_way_of_a_new_user(gone):
     assert (folder / "report.html").stat().st_size > 50_000
 
 
-def test_an_export_that_was_damaged_ends_the_journey(gone, tiny_base, capfd, monkeypatch):
+def test_an_export_that_was_damaged_ends_the_journey(gone, journey_program, tiny_base, capsys):
     """One matrix of the exported adapter is set to zero: `check` says so, and the journey does not go on."""
     folder, _ = gone
-    program = load("demo/journey.py")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    journey = program.Journey(folder, tiny_base, program.SHORT)
+    journey = journey_program.Journey(folder, tiny_base, journey_program.SHORT)
     (exported,) = folder.glob("adapter-*")
     journey.exported = exported
     journey.run_of_choice = "by_hand" if (folder / "runs" / "by_hand").exists() else "auto"
@@ -45,10 +59,10 @@ def test_an_export_that_was_damaged_ends_the_journey(gone, tiny_base, capfd, mon
     save_file({**weights, name: weights[name] * 0}, exported / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(SystemExit, match="journey: exit code 1 of: lora-drop check "):
         journey.check()
-    assert "DIFFERS" in capfd.readouterr().out
+    assert "DIFFERS" in capsys.readouterr().out
 
 
-def test_a_folder_that_exists_is_left_alone(tmp_path, monkeypatch):
+def test_a_folder_that_exists_is_left_alone(journey_program, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["journey.py", "-o", str(tmp_path)])
     with pytest.raises(SystemExit, match="must be a new folder"):
-        load("demo/journey.py").main()
+        journey_program.main()

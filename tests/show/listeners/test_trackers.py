@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.show.listeners import trackers as module
 from lm_eval_lora_drop.show.listeners.trackers import tracker_logs
+from testing.forked import Forked
 from testing.recorded_runs import curve
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
@@ -27,6 +25,7 @@ import sys
 from lm_eval_lora_drop.show.listeners import trackers
 from lm_eval_lora_drop.record.events import Broadcast, Finished
 from testing.events import whole_sweep
+from testing.forked import Forked
 from testing.recorded_runs import run_record
 trackers.SECONDS_BETWEEN_LOGS = -1.0
 def sweep(sweep_log="auto", task="samsum", finish=True):
@@ -38,16 +37,12 @@ def sweep(sweep_log="auto", task="samsum", finish=True):
 """
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true", **environment},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+def run(code: str, **environment: str) -> str:
+    """What it wrote to standard output."""
+    process = Forked(["-c", PROGRAM + code], **{"WANDB_MODE": "offline", "WANDB_SILENT": "true", **environment})
+    out, said = process.communicate()
+    assert process.returncode == 0, said[-3000:]
+    return out
 
 
 def read_wandb(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], list[str], Path]:
@@ -160,7 +155,7 @@ print(json.dumps([project, SQLiteStorage.get_logs(project, name)], default=str))
 
 
 def read_trackio(folder: Path) -> tuple[str, list[dict[str, Any]]]:
-    out = run(TRACKIO_READ, TRACKIO_DIR=str(folder)).stdout
+    out = run(TRACKIO_READ, TRACKIO_DIR=str(folder))
     project, history = json.loads(out.splitlines()[-1])
     return project, history
 
@@ -202,7 +197,7 @@ def test_where_no_run_is_open_nothing_is_imported_or_logged(tmp_path: Path) -> N
         "sweep(); sweep('none'); print([m for m in ('wandb', 'trackio') if m in sys.modules])",
         TRACKIO_DIR=str(tmp_path),
         WANDB_DIR=str(tmp_path),
-    ).stdout
+    )
     assert out.split() == ["[]"]
     assert not list(tmp_path.iterdir())
 
