@@ -29,7 +29,7 @@ FLOORS = [
     ["harness", "metrics"],
     ["options"],
     ["variant", "files", "endings"],
-    ["errors", "rounding", "text"],
+    ["errors", "text"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 ROOMS = sorted(FLOOR_OF)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
-from lm_eval_lora_drop.rounding import with_error
-from lm_eval_lora_drop.text import markdown_code
+from lm_eval_lora_drop.text import markdown_code, with_error
 from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 
 if TYPE_CHECKING:

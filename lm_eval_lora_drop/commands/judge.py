@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.commands.judge_people import people
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.rounding import decimals_for, number, percent, with_error
+from lm_eval_lora_drop.text import decimals_for, number, percent, with_error
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache

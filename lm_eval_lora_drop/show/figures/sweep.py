@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, with_error
 from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.axes import boundary_axis
 from lm_eval_lora_drop.show.figures.style import FORMATS, STYLE, Picture, clean, file_name, save_figure, shorten
+from lm_eval_lora_drop.text import decimals_of_column, with_error
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.harness.evaluation import results_file
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
-from lm_eval_lora_drop.rounding import NOTHING
 from lm_eval_lora_drop.show.verdict.answer import Answer, answers
-from lm_eval_lora_drop.text import visible
+from lm_eval_lora_drop.text import NOTHING, visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -22,7 +22,6 @@ from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, percent, significant
 from lm_eval_lora_drop.show.figures.family import figure_of
 from lm_eval_lora_drop.show.figures.style import data_uri
 from lm_eval_lora_drop.show.figures.trade import trade_figure
@@ -38,7 +37,7 @@ from lm_eval_lora_drop.show.verdict.stability import assess, sentences, swept_ta
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
 from lm_eval_lora_drop.statistics import significance
-from lm_eval_lora_drop.text import visible
+from lm_eval_lora_drop.text import decimals_of_difference, number, p_value, percent, significant, visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
 

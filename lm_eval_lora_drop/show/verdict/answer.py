@@ -13,8 +13,8 @@ from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.record.find import scores_of
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import NOTHING, with_error
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
+from lm_eval_lora_drop.text import NOTHING, with_error
 from lm_eval_lora_drop.variant import Variant
 
 MOST_NOTES = 3

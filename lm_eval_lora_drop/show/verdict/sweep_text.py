@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import CandidateRecord, JointRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.text import decimals_of_column, number, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:

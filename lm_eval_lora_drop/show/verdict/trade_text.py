@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from lm_eval_lora_drop.record.schema import CandidateRecord, TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, number
 from lm_eval_lora_drop.sweep.tradeoffs.pareto import pareto_front
+from lm_eval_lora_drop.text import decimals_of_column, number
 from lm_eval_lora_drop.variant import Variant
 
 
