@@ -23,7 +23,7 @@ from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.strategies.racing import Race
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full
 from lm_eval_lora_drop.variant import Variant
 

@@ -24,7 +24,7 @@ from tabulate import tabulate
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.variant import Variant
 
 Floats = NDArray[np.float64]

@@ -35,11 +35,12 @@ from lm_eval_lora_drop.engine.requests import alone, end_each_alone, longest, sh
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
-from lm_eval_lora_drop.harness.work import Document, Pass, Runner
 from lm_eval_lora_drop.options import check_names, parse_model_args
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.show.listeners import default_listeners
+from lm_eval_lora_drop.sweep.backend import Pass, Runner
 from lm_eval_lora_drop.sweep.run import in_step
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lm_eval_lora_drop.backends.identity.cache_guard import CacheGuard
-from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.sweep.documents import RequestBindings
 from lm_eval_lora_drop.variant import Variant

@@ -33,11 +33,12 @@ from lm_eval_lora_drop.backends.gathering import Together
 from lm_eval_lora_drop.backends.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
-from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Work
 from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.show.listeners import default_listeners
+from lm_eval_lora_drop.sweep.backend import Pass, Work
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant

@@ -30,7 +30,9 @@ from lm_eval_lora_drop.engine.plain import batches_of
 from lm_eval_lora_drop.engine.requests import Rules, encode_prompt, longest
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.states.lengths import lengths
-from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.variant import Variant
 
 DOCUMENTS = 2

@@ -23,7 +23,7 @@ from lm_eval_lora_drop.engine.states.cache import RowCache
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.states.settings import Settings
 from lm_eval_lora_drop.engine.states.tree import Route, Tree
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.variant import Variant
 
 PREFILL_TOKENS = 4096

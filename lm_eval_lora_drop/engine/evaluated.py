@@ -18,7 +18,7 @@ from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.generation import WholeAnswers
 from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.requests import Rules, alone, why_not_greedy, why_not_rows
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 

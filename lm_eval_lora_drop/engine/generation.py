@@ -21,7 +21,9 @@ from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.states.arguments import accepted
 from lm_eval_lora_drop.engine.states.branching import NotShareable
 from lm_eval_lora_drop.engine.states.lengths import lengths
-from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Work
+from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 
 GROWTH = 1.25

@@ -24,7 +24,9 @@ from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.states.branching import Branches, NotShareable, forward
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.states.tree import Segment, Tree
-from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Work
+from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 
 TOKENS = 8192

@@ -13,8 +13,10 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from torch.overrides import TorchFunctionMode
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.record.fingerprint import digest, short
+from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.variant import Variant
 
 BATCHES_BETWEEN_YIELDS = 4

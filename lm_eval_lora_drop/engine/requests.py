@@ -19,7 +19,8 @@ from transformers import GenerationConfig
 
 from lm_eval_lora_drop.engine.states.arguments import why_no_cache
 from lm_eval_lora_drop.engine.states.lengths import changes_at
-from lm_eval_lora_drop.harness.work import Document, HarnessModel
+from lm_eval_lora_drop.harness.documents import Document
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger
 
 log = logger(__name__)

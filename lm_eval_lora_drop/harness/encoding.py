@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from lm_eval_lora_drop.harness.work import Encoder
+
+class Encoder(Protocol):
+    """How text becomes tokens: what scoring a reference's likelihood needs of a model."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and answer together."""
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What an empty context is read as."""
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        """Text to token ids, as the harness does it."""
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Context and continuation, with trailing spaces moved as the harness moves them."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.api.utils import maybe_delimit
 
-from lm_eval_lora_drop.harness.work import Binding, Document
+from lm_eval_lora_drop.harness.documents import Binding, Document
 
 
 def build(binding: Binding, doc_id: int, doc: Any, cluster: str | None = None) -> Document:

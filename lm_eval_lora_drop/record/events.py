@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import LeftOut, MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.variant import Variant
 
@@ -22,6 +23,34 @@ KEY = "lora_drop"
 SCHEMA = 1
 
 Method = Literal["given", "default", "sweep", "probe", "recorded"]
+
+
+class Reason(str, Enum):
+    """Why a document is left out of what a search reads."""
+
+    EVALUATED = "equals an evaluated document"
+    NEARLY_EVALUATED = "nearly equals an evaluated document"
+    TWICE = "equals a document drawn before"
+    NEARLY_TWICE = "nearly equals a document drawn before"
+    EXAMPLE = "as a few-shot example: equals an evaluated document"
+    NEARLY_EXAMPLE = "as a few-shot example: nearly equals an evaluated document"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A document that was left out, by its index in its split (of few-shot examples: among them).
+
+    `of` is the index of the one it is compared with: in the evaluated split, or of a document drawn before.
+    `similarity` is the Jaccard similarity of their character 5-grams, 1 where they are equal.
+    """
+
+    doc_id: int
+    reason: Reason
+    of: int
+    similarity: float
+
+    def __str__(self) -> str:
+        return f"{self.doc_id} {self.reason.value} ({self.of}, similarity {self.similarity:.2f})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
-from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.show.listeners import default_listeners

@@ -12,14 +12,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.harness.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
+from lm_eval_lora_drop.harness.documents import Answer, Binding, Document
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.backend import Backend, Pass, Work
 from lm_eval_lora_drop.sweep.candidates import GREEDY, best_layers, candidates_of
+from lm_eval_lora_drop.sweep.documents.draw import ValidationSet
 from lm_eval_lora_drop.sweep.documents.reference import ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.sweep.run import SweepSettings, clusters_of, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer

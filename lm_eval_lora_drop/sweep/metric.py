@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.text import did_you_mean, shown
 

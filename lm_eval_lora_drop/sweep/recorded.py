@@ -22,7 +22,7 @@ from lm_eval_lora_drop.sweep.select import (
     reads_documents,
 )
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Within, parse_bounded
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import Together
 from lm_eval_lora_drop.variant import Variant

@@ -9,19 +9,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Peers, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.record.events import Answered, Broadcast, RoundStarted, SweepEnded, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import CandidateRecord, DifferenceRecord, RacingRecord, SweepRecord
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at
 from lm_eval_lora_drop.statistics.paired import paired_difference
+from lm_eval_lora_drop.sweep.backend import Pass, Peers, Runner, Work
 from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.strategies import prior
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 

@@ -10,7 +10,8 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import acc_all
 
-from lm_eval_lora_drop.harness.work import Answer, MetricSpec
+from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at, draw_cluster_counts, mean_stderr
 from lm_eval_lora_drop.sweep.metric import missing_value

@@ -16,10 +16,10 @@ from jinja2.exceptions import TemplateError
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness import prompts
+from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.harness.fields import cluster_of
 from lm_eval_lora_drop.harness.splits import shows_evaluated
 from lm_eval_lora_drop.harness.task_index import task_manager
-from lm_eval_lora_drop.harness.work import Binding, Document
 from lm_eval_lora_drop.sweep.documents import fewshot
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
 from lm_eval_lora_drop.train.settings import TaskSettings

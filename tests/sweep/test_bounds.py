@@ -11,8 +11,8 @@ from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.backends.checks import check_before_loading
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape, MetricSpec
 from lm_eval_lora_drop.options import parse_model_args
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, CandidateRecord, ValidationRecord, as_json, read_task
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table, verdict
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
@@ -21,6 +21,7 @@ from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Bound, Bounded, Judged, Within, choose_within, parse_bounded
 from lm_eval_lora_drop.sweep.trust import trust
+from lm_eval_lora_drop.variant import AdapterShape
 from tests.candidates.records import recorded
 
 

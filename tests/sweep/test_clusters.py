@@ -25,7 +25,7 @@ from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, choose_rows
 from lm_eval_lora_drop.sweep.strategies.racing import Race
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full, stability, trust
 from lm_eval_lora_drop.variant import Variant
 from testing.doubles import RuleRunner, make_documents, sweep, uniform

@@ -10,7 +10,6 @@ import pytest
 
 from lm_eval_lora_drop.backends.checks import check_before_loading
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.schema import as_json, read_task
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
@@ -18,6 +17,7 @@ from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
+from lm_eval_lora_drop.variant import AdapterShape
 from tests.candidates.records import recorded
 from tests.sweep.test_bounds import MeanScorer
 

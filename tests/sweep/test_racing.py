@@ -15,7 +15,7 @@ from lm_eval.api.metrics import mean
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings, schedule
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.variant import Variant
 from testing.doubles import uniform
 

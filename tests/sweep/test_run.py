@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Pass, Work
 from lm_eval_lora_drop.record.events import Answered, Broadcast, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.show.listeners.standing import Standing
+from lm_eval_lora_drop.sweep.backend import Pass, Work
 from lm_eval_lora_drop.sweep.candidates import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep

@@ -25,7 +25,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.engine.states.upload import Places
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 
 Path = tuple[int | str, ...]
 """Where an argument stands: its position or name, then its place in a tuple."""

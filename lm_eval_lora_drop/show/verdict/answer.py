@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.record.find import scores_of
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict

@@ -14,7 +14,7 @@ from typing import Any
 
 from lm_eval.api.task import Task
 
-from lm_eval_lora_drop.harness.work import LeftOut, Reason
+from lm_eval_lora_drop.record.schema import LeftOut, Reason
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
 from lm_eval_lora_drop.sweep.documents.similarity import Match, Text, alike
 

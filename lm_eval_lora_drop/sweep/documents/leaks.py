@@ -25,7 +25,7 @@ from lm_eval.api.task import Task
 
 from lm_eval_lora_drop.harness.fields import own_texts, shown_fields
 from lm_eval_lora_drop.harness.prompts import shown_text
-from lm_eval_lora_drop.harness.work import LeftOut, Reason
+from lm_eval_lora_drop.record.schema import LeftOut, Reason
 from lm_eval_lora_drop.sweep.documents.similarity import TWICE_THRESHOLD, Index, Text, Wording
 
 WORDING_DOCUMENTS = 1000

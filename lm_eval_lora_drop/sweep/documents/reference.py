@@ -15,9 +15,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.encoding import encode_pair
-from lm_eval_lora_drop.harness.work import Answer, Document, Encoder, MetricSpec
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.encoding import Encoder, encode_pair
 from lm_eval_lora_drop.record.fingerprint import digest_text
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import Codes
 from lm_eval_lora_drop.sweep.score import RESAMPLES, mean_error

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, assumed_range
 from lm_eval_lora_drop.sweep.strategies.elimination import RaceHistory, Retirement, wealth
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.variant import Variant
 
 

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.harness.prompts import shown_text
 from lm_eval_lora_drop.harness.task_index import task_manager
-from lm_eval_lora_drop.harness.work import Backend, Binding, MetricSpec, ValidationSet
 from lm_eval_lora_drop.options import AlsoSpec
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
+from lm_eval_lora_drop.sweep.backend import Backend
 from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.documents import draw, drawn_documents
+from lm_eval_lora_drop.sweep.documents.draw import ValidationSet
 from lm_eval_lora_drop.sweep.documents.similarity import normalise
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep

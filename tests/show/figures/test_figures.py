@@ -9,7 +9,7 @@ import pytest
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.show.figures.axes import ticks_with_ends
 from lm_eval_lora_drop.show.figures.probe import (
     difference_figure,
