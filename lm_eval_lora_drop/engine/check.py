@@ -18,11 +18,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.models.utils import normalize_gen_kwargs
 
 from lm_eval_lora_drop.adapter.health import compare_answers
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
@@ -31,9 +29,14 @@ from lm_eval_lora_drop.engine.requests import Rules, encode_prompt, longest
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.states.lengths import lengths
 from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.facts.generation import generation_arguments
+from lm_eval_lora_drop.harness.facts.requests import new_request
 from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 DOCUMENTS = 2
 """Documents answered both ways, the shortest and the longest: two, so that there is padding, rows of different
@@ -347,15 +350,14 @@ def _spoken(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
 
 def _beginning(lm: HarnessModel, document: Document) -> Document:
     """A document that asks for the first `TOKENS` tokens only; the document itself where it asks for no more."""
-    asked = [normalize_gen_kwargs(dict(request.args[1]), lm.max_gen_toks) for request in document.requests]
+    asked = [generation_arguments(request.args[1], lm.max_gen_toks) for request in document.requests]
     if all(kwargs["max_gen_toks"] <= TOKENS for kwargs in asked):
         return document
     requests = [
-        Instance(
+        new_request(
             "generate_until",
-            {},
             (request.args[0], {**kwargs, "max_gen_toks": min(kwargs["max_gen_toks"], TOKENS)}),
-            number,
+            index=number,
         )
         for number, (request, kwargs) in enumerate(zip(document.requests, asked, strict=True))
     ]
@@ -365,6 +367,7 @@ def _beginning(lm: HarnessModel, document: Document) -> Document:
 def _scoring(documents: Sequence[Document], answers: Sequence[Answer]) -> Document:
     """A document that asks for the log-likelihoods of what was said."""
     requests = [
-        Instance("loglikelihood", {}, (prompt, text), number) for number, (prompt, text) in enumerate(_spoken(answers))
+        new_request("loglikelihood", (prompt, text), index=number)
+        for number, (prompt, text) in enumerate(_spoken(answers))
     ]
     return Document(documents[0].doc_id, {}, tuple(requests), "check")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lm_eval.models.utils_hf import pad_and_concat
 from transformers.cache_utils import Cache, DynamicCache
 
 from lm_eval_lora_drop.engine.requests import Rules, StopWatch, cut, encode_prompt, warn_of_special_stop
@@ -23,6 +22,7 @@ from lm_eval_lora_drop.engine.states.cache import RowCache
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.states.settings import Settings
 from lm_eval_lora_drop.engine.states.tree import Route, Tree
+from lm_eval_lora_drop.harness.facts.batches import padded
 from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.variant import Variant
 
@@ -200,8 +200,8 @@ class Decoder:
 
         device = self._lm.device
         # (groups, width) -> (states of layer 0, width): one input for each, the prompt of the row that owns it.
-        padded = pad_and_concat(width, [torch.tensor(tokens) for tokens in prompts], "left")
-        inputs = padded[torch.from_numpy(group_of[route.inputs])].to(device)
+        ids = padded(width, [torch.tensor(tokens) for tokens in prompts], "left")
+        inputs = ids[torch.from_numpy(group_of[route.inputs])].to(device)
         # (states of layer 0, width): a column's position in its prompt, negative in the padding.
         positions = (torch.arange(width) - torch.from_numpy(begins[route.inputs])[:, None]).to(device)
         logits = self._forward(

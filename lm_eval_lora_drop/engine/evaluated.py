@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
 from lm_eval_lora_drop.adapter.layers import why_whole_prompts
@@ -21,6 +21,9 @@ from lm_eval_lora_drop.engine.requests import Rules, alone, why_not_greedy, why_
 from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 log = logger(__name__)
 

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.check import QUANTISED, is_quantised, rounding
@@ -22,6 +21,7 @@ from lm_eval_lora_drop.engine.states.arguments import accepted
 from lm_eval_lora_drop.engine.states.branching import NotShareable
 from lm_eval_lora_drop.engine.states.lengths import lengths
 from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.facts.batches import stop_criteria
 from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
@@ -158,7 +158,7 @@ class WholeAnswers:
                 f"is not the model's own: token {worst + 1} of {len(said)}, {token!r}, lies "
                 f"{float(lacking[worst]):.3g} below the likeliest, where {allowed:.3g} is rounding"
             )
-        criteria = stop_sequences_criteria(self._lm.tokenizer, list(self._rules.stops), len(prompt), 1)
+        criteria = stop_criteria(self._lm.tokenizer, self._rules.stops, len(prompt))
         for length, newest in enumerate(said, 1):
             met = bool(self._rules.stops) and bool(criteria(ids[:, : len(prompt) + length], None))
             if met or newest in self._rules.end_tokens or length >= self._rules.max_new_tokens:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lm_eval_lora_drop.harness.documents import Answer, Document
-from lm_eval_lora_drop.harness.encoding import Encoder
+from lm_eval_lora_drop.harness.model import Encoder
 from lm_eval_lora_drop.variant import AdapterShape, Variant
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import acc_all
 
 from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.facts.aggregations import acc_all, questions_of
+from lm_eval_lora_drop.harness.facts.scoring import metrics_of
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at, draw_cluster_counts, mean_stderr
@@ -28,9 +28,6 @@ class Scorer:
         self.aggregation = Aggregation(task.aggregation()[metric.name])
         self._task = task
         self._missing = missing_value(task, metric.name)
-        self._filter = next(ensemble for ensemble in task._filters if ensemble.name == metric.filter)
-        # What is decoded greedily is asked once: what `repeats` would ask again has the same answer.
-        self._repeats = int(getattr(task.config, "repeats", None) or 1)
 
     def item(self, answer: Answer) -> Any:
         """The value of one document that the aggregation takes; where the task gives none, or NaN, what its metadata
@@ -38,22 +35,7 @@ class Scorer:
 
         A number for most metrics; for corpus metrics whatever the task hands to its aggregation.
         """
-        document = answer.document
-        # Copies: the task's own instances and the document's keep their state.
-        instances = [
-            Instance(
-                request_type=request.request_type,
-                doc=document.doc,
-                arguments=request.arguments,
-                idx=request.idx,
-                metadata=request.metadata,
-                resps=list(responses) if document.repeats > 1 else [*responses] * self._repeats,
-            )
-            for request, responses in zip(document.requests[:: document.repeats], _by_request(answer), strict=True)
-        ]
-        self._filter.apply(instances)
-        filtered = [instance.filtered_resps[self.metric.filter] for instance in instances]
-        item = self._task.process_results(document.doc, filtered).get(self.metric.name)
+        item = metrics_of(self._task, answer, self.metric.filter).get(self.metric.name)
         return self._missing if item is None or (isinstance(item, float) and math.isnan(item)) else item
 
     def aggregate(self, items: Sequence[Any]) -> float:
@@ -73,11 +55,9 @@ class Scorer:
             return float("nan")
         if self.aggregation.function is acc_all:
             # By question: lm-eval's own closed form throws the questions of all paragraphs together by their number.
-            questions: dict[Any, list[int]] = {}
-            for place, (_, doc) in enumerate(scored):
-                questions.setdefault((doc["idx"]["paragraph"], doc["idx"]["question"]), []).append(place)
-            right = [acc_all([scored[place] for place in places]) for places in questions.values()]
-            firsts = [places[0] for places in questions.values()]
+            questions = questions_of(scored)
+            right = [acc_all([scored[place] for place in places]) for places in questions]
+            firsts = [places[0] for places in questions]
             return mean_error(right, None if clusters is None else codes_at(codes, firsts))
         return float(np.std(self.aggregation.resample(scored, draw_cluster_counts(codes, self.resamples, 0)), ddof=1))
 
@@ -85,12 +65,6 @@ class Scorer:
     def resamples(self) -> int:
         """How many bootstrap resamples this aggregation is worth."""
         return RESAMPLES if self.aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
-
-
-def _by_request(answer: Answer) -> list[tuple[Any, ...]]:
-    """The responses to each request of a document, one for each repeat."""
-    each = answer.document.repeats
-    return [answer.responses[start : start + each] for start in range(0, len(answer.responses), each)]
 
 
 def mean_error(items: Sequence[Any], clusters: Codes | None = None) -> float:

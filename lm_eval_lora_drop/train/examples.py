@@ -138,7 +138,7 @@ def _right(binding: Binding, document: Document, answer: str) -> Any:
     """The request that scores the right answer, of one per choice; it carries the scored text, delimiter and all."""
     if len(document.requests) == 1:
         return document.requests[0]
-    if getattr(binding.task, "multiple_input", 0):
+    if prompts.has_several_inputs(binding.task):
         # Choices stand in the contexts; the task's "text" is the index of the right one.
         return document.requests[int(binding.task.doc_to_text(document.doc))]
     # The first with that text: unconditional scores (acc_mutual_info) come behind, with the same texts.

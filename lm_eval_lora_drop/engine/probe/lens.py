@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.harness.encoding import Encoded
+from lm_eval_lora_drop.harness.model import Encoded
 
 Floats = NDArray[np.float64]
 

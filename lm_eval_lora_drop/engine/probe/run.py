@@ -15,8 +15,7 @@ from lm_eval_lora_drop.engine.probe.lens import MEASURES, read_layers
 from lm_eval_lora_drop.engine.probe.moments import RESAMPLES, Bootstrap, Moments
 from lm_eval_lora_drop.engine.probe.rise import CONFIDENCE, Rise, find_rise
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.encoding import Encoded, encode
-from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.harness.model import Encoded, HarnessModel, encode
 from lm_eval_lora_drop.text import decimals_of_column, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 

@@ -31,8 +31,7 @@ from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.adapter.names import read_names
 from lm_eval_lora_drop.engine.probe.lens import Floats, read_layers
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.encoding import Encoded, encode
-from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.harness.model import Encoded, HarnessModel, encode
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 

@@ -7,9 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from lm_eval.api.task import Task
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.harness.fields import cluster_of
@@ -18,6 +16,9 @@ from lm_eval_lora_drop.harness.splits import draws_from, evaluated_split, shows_
 from lm_eval_lora_drop.record.schema import LeftOut, ValidationRecord
 from lm_eval_lora_drop.sweep.documents import fewshot
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lm_eval_lora_drop.engine.probe import lens
-from lm_eval_lora_drop.harness.encoding import Encoded
+from lm_eval_lora_drop.harness.model import Encoded
 from lm_eval_lora_drop.variant import Variant
 from testing.probe_models import CONFIGS, make
 
