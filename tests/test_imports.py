@@ -226,6 +226,35 @@ def test_rooms_and_files_stay_small():
     assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
 
 
+def test_no_two_classes_have_one_name():
+    places = {}
+    for file in modules():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(dotted(file))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def hidden_names(init):
+    """Names that a package's `__init__` gives to something, and that a module of it takes away when it is imported."""
+    own = {file.stem for file in init.parent.glob("*.py")} | {
+        one.parent.name for one in init.parent.glob("*/__init__.py")
+    }
+    given = set()
+    for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            given |= {name.asname or name.name for name in node.names if node.module != dotted(init)}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            given.add(node.name)
+    return given & own
+
+
+@pytest.mark.parametrize("init", sorted(PACKAGE.rglob("__init__.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_package_gives_something_the_name_of_its_module(init):
+    # `lm_eval_lora_drop.sweep` is the function: `_Package` sees to it (tests/api).
+    assert hidden_names(init) == ({"sweep"} if init.parent == PACKAGE else set())
+
+
 def test_contributing_shows_the_same_floors():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text[text.index("<!-- floors -->") : text.index("<!-- /floors -->")]

@@ -45,7 +45,7 @@ log = logger(__name__)
 
 
 @functools.cache  # one filter is enough
-def say_once(logger: str) -> None:
+def deduplicate_log(logger: str) -> None:
     """Of another library's logger let every message through the first time only."""
     said: set[str] = set()
 

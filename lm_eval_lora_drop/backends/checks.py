@@ -17,7 +17,7 @@ from lm_eval_lora_drop.judge.task import METRIC
 from lm_eval_lora_drop.options import LoraDropArgs, without_effect
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.sweep.candidates import candidates_of
-from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded

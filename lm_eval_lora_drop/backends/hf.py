@@ -19,7 +19,7 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.adapter.places import lent
-from lm_eval_lora_drop.backends.base import LoraDropBase, say_once
+from lm_eval_lora_drop.backends.base import LoraDropBase, deduplicate_log
 from lm_eval_lora_drop.backends.checks import check_against_tasks
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.identity.loaded import loaded_model
@@ -71,7 +71,7 @@ class LoraDropLM(LoraDropBase, HFLM):
     ) -> None:
         log_with_the_harness()
         # With every product of LLM.int8 it says that it casts its input.
-        say_once("bitsandbytes.autograd._functions")
+        deduplicate_log("bitsandbytes.autograd._functions")
         args, rest = parse_model_args(model_args, known=HF_ARGUMENTS)
         check_against_tasks(args, model_args)
         self._adapter_files: adapter_files.AdapterFiles | None = None

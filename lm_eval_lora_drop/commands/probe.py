@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
     from lm_eval_lora_drop.backends.hf import LoraDropLM
-    from lm_eval_lora_drop.sweep.documents.draw import ValidationSet
+    from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ DOCUMENTS = 2
 documents, and parting groups; the longest, because some models differ only where a prompt is longer than a window."""
 CANDIDATES = 3
 """Candidates they are answered under, spread over the given ones."""
-SPEAKERS = 2
+GENERATING_CANDIDATES = 2
 """Of these, how many the plain pass generates text under: its decoding, a candidate and a document at a time, is the
 dearest part of the check."""
 TOKENS = 8
@@ -64,7 +64,7 @@ Key = tuple[Variant, int]
 
 
 @dataclass(frozen=True)
-class Difference:
+class PassDifference:
     """A request that the two passes answered differently, by more than `allowed` (in log-likelihood)."""
 
     variant: Variant
@@ -93,7 +93,7 @@ class CheckResult:
     answers was asked for.
     """
 
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[PassDifference] = field(default_factory=list)
     error: str | None = None
     idle: str | None = None
     unsteady: str | None = None
@@ -190,12 +190,12 @@ def check_shared(
     try:
         if few and few[0].requests[0].request_type == "generate_until":
             beginnings = [_beginning(lm, document) for document in few]
-            spoken = check.texts(beginnings)
+            answers = check.texts(beginnings)
             if beginnings == few:
-                found.answers = tuple(spoken)
+                found.answers = tuple(answers)
             # Greedy decoding can hide a fault that numbers show.
-            if found.error is None and any(_spoken(spoken)):
-                check.loglikelihoods([_scoring(few, spoken)])
+            if found.error is None and any(_generated(answers)):
+                check.loglikelihoods([_scoring(few, answers)])
         elif few:
             found.answers = tuple(check.loglikelihoods(few))
     # A model that answers one request at a time may fail at two: what cannot be checked is not trusted.
@@ -215,8 +215,8 @@ class _Check:
     found: CheckResult = field(default_factory=CheckResult)
 
     def texts(self, documents: Sequence[Document]) -> list[Answer]:
-        """Compare generated text under `SPEAKERS` of the candidates; returns the plain pass's answers."""
-        variants = self.variants[:SPEAKERS]
+        """Compare generated text under `GENERATING_CANDIDATES` of the candidates; returns the plain pass's answers."""
+        variants = self.variants[:GENERATING_CANDIDATES]
         expected = self._plain(documents, variants, rows=1)
         for found in self._shared(documents):
             for key, answer in expected.items():
@@ -275,7 +275,9 @@ class _Check:
             self._differ(answer, repr(shared), repr(plain), by, allowed)
 
     def _differ(self, answer: Answer, shared: str, plain: str, by: float, allowed: float) -> None:
-        self.found.differences.append(Difference(answer.variant, answer.document.doc_id, shared, plain, by, allowed))
+        self.found.differences.append(
+            PassDifference(answer.variant, answer.document.doc_id, shared, plain, by, allowed)
+        )
 
     def _plain(self, documents: Sequence[Document], variants: tuple[Variant, ...], rows: int) -> dict[Key, Answer]:
         with batches_of(self.lm, rows):
@@ -317,9 +319,9 @@ def parting(lm: HarnessModel, request: Instance, ours: str, theirs: str, slack: 
         logits = lm.model(input_ids=context).logits[0, -1].float()
     likeliest = logits.log_softmax(-1).topk(2).values
     # Where ours stopped instead, its token is not in the text: then the second likeliest it must be.
-    said = logits.log_softmax(-1)[one[same]] if same < len(one) else likeliest[1]
+    ours_at = logits.log_softmax(-1)[one[same]] if same < len(one) else likeliest[1]
     # Two logits differ by up to twice what one does.
-    return float(likeliest[0] - said), 2 * (slack + rounding(lm, float(logits.abs().max())))
+    return float(likeliest[0] - ours_at), 2 * (slack + rounding(lm, float(logits.abs().max())))
 
 
 def rounding(lm: HarnessModel, number: float) -> float:
@@ -338,7 +340,7 @@ def _numbers(answer: Answer) -> list[float]:
     return [response[0] if isinstance(response, tuple) else response for response in answer.responses]
 
 
-def _spoken(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
+def _generated(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
     """(prompt, text) of the answers under the first variant, where neither is blank."""
     for answer in answers:
         if answer.variant == answers[0].variant:
@@ -365,9 +367,9 @@ def _beginning(lm: HarnessModel, document: Document) -> Document:
 
 
 def _scoring(documents: Sequence[Document], answers: Sequence[Answer]) -> Document:
-    """A document that asks for the log-likelihoods of what was said."""
+    """A document that asks for the log-likelihoods of what was generated."""
     requests = [
         new_request("loglikelihood", (prompt, text), index=number)
-        for number, (prompt, text) in enumerate(_spoken(answers))
+        for number, (prompt, text) in enumerate(_generated(answers))
     ]
     return Document(documents[0].doc_id, {}, tuple(requests), "check")

@@ -13,7 +13,7 @@ import torch
 
 from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.check import QUANTISED, is_quantised, rounding
-from lm_eval_lora_drop.engine.decode import Decoder, Job, Said
+from lm_eval_lora_drop.engine.decode import Completion, Decoder, Job
 from lm_eval_lora_drop.engine.memory import halve, rows_that_fit
 from lm_eval_lora_drop.engine.requests import Rules
 from lm_eval_lora_drop.engine.session import Session
@@ -66,13 +66,13 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
             fits = session.attempt(lambda: decoder.run(enough))  # noqa: B023
             done = not fits or not decoder.busy
             answers = []
-            for said in whole.compared(decoder) if whole else decoder.take():
-                owner, place = asked[said.prompt]
+            for completion in whole.compared(decoder) if whole else decoder.take():
+                owner, place = asked[completion.prompt]
                 document = owner.work.document
-                texts = owner.texts.setdefault(said.variant, {})
-                texts[place] = said.text
+                texts = owner.texts.setdefault(completion.variant, {})
+                texts[place] = completion.text
                 if len(texts) == len(document.requests):
-                    answers.append(Answer(said.variant, document, tuple(texts[i] for i in range(len(texts)))))
+                    answers.append(Answer(completion.variant, document, tuple(texts[i] for i in range(len(texts)))))
             session.counters.most_rows = max(session.counters.most_rows, decoder.most_rows)
             if answers:
                 yield answers
@@ -108,21 +108,25 @@ class WholeAnswers:
         self._longest = longest
         self._lengths = lengths(lm)
 
-    def compared(self, decoder: Decoder) -> list[Said]:
+    def compared(self, decoder: Decoder) -> list[Completion]:
         """What the decoder has finished.
 
         Raises:
-            NotShareable: the model, as it is, would have said something else or ended elsewhere.
+            NotShareable: the model, as it is, would have generated something else or ended elsewhere.
         """
         finished = decoder.take()
-        for said in sorted(finished, key=lambda one: -len(one.tokens)):
-            prompt = decoder.prompt(said.prompt)
-            new = [kind for kind in self._kinds(prompt, said) if len(said.tokens) > GROWTH * self._longest.get(kind, 0)]
+        for completion in sorted(finished, key=lambda one: -len(one.tokens)):
+            prompt = decoder.prompt(completion.prompt)
+            new = [
+                kind
+                for kind in self._kinds(prompt, completion)
+                if len(completion.tokens) > GROWTH * self._longest.get(kind, 0)
+            ]
             if not new:
                 continue
             try:
-                with self._keep(said.variant):
-                    wrong = self._difference(prompt, said.tokens)
+                with self._keep(completion.variant):
+                    wrong = self._difference(prompt, completion.tokens)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -130,22 +134,22 @@ class WholeAnswers:
                 continue
             if wrong is not None:
                 raise NotShareable(
-                    f"{said.text!r}, ended by its {said.ended_by} (prompt of {len(prompt)} tokens), {wrong}"
+                    f"{completion.text!r}, ended by its {completion.ended_by} (prompt of {len(prompt)} tokens), {wrong}"
                 )
-            self._longest.update(dict.fromkeys(new, len(said.tokens)))
+            self._longest.update(dict.fromkeys(new, len(completion.tokens)))
         return finished
 
-    def _kinds(self, prompt: Sequence[int], said: Said) -> list[str]:
-        crossed = [one for one in self._lengths if len(prompt) <= one < len(prompt) + len(said.tokens)]
-        return [said.ended_by, *(f"length {one}" for one in crossed)]
+    def _kinds(self, prompt: Sequence[int], completion: Completion) -> list[str]:
+        crossed = [one for one in self._lengths if len(prompt) <= one < len(prompt) + len(completion.tokens)]
+        return [completion.ended_by, *(f"length {one}" for one in crossed)]
 
-    def _difference(self, prompt: Sequence[int], said: Sequence[int]) -> str | None:
-        ids = torch.tensor([[*prompt, *said]], device=self._lm.device)
+    def _difference(self, prompt: Sequence[int], generated: Sequence[int]) -> str | None:
+        ids = torch.tensor([[*prompt, *generated]], device=self._lm.device)
         autocast = self._lm.mixed_precision_dtype
         with torch.inference_mode(), torch.autocast(self._lm.device.type, autocast, enabled=autocast is not None):
-            # Before each token said, (tokens, vocabulary).
-            inputs = accepted(self._lm, input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(said))
-            logits = self._lm.model(**inputs).logits[0, -len(said) :].float()
+            # Before each token generated, (tokens, vocabulary).
+            inputs = accepted(self._lm, input_ids=ids[:, :-1], use_cache=False, logits_to_keep=len(generated))
+            logits = self._lm.model(**inputs).logits[0, -len(generated) :].float()
         lacking = logits.max(-1).values - logits.gather(-1, ids[0, len(prompt) :, None].to(logits.device))[:, 0]
         largest = float(logits.abs().max())
         # Two logits differ by up to twice what one does.
@@ -153,14 +157,15 @@ class WholeAnswers:
         worst = int(lacking.argmax())
         # NaN is never below any bound.
         if not float(lacking.max()) <= allowed:
-            token = self._lm.tok_decode([said[worst]], skip_special_tokens=False)
+            token = self._lm.tok_decode([generated[worst]], skip_special_tokens=False)
             return (
-                f"is not the model's own: token {worst + 1} of {len(said)}, {token!r}, lies "
+                f"is not the model's own: token {worst + 1} of {len(generated)}, {token!r}, lies "
                 f"{float(lacking[worst]):.3g} below the likeliest, where {allowed:.3g} is rounding"
             )
         criteria = stop_criteria(self._lm.tokenizer, self._rules.stops, len(prompt))
-        for length, newest in enumerate(said, 1):
+        for length, newest in enumerate(generated, 1):
             met = bool(self._rules.stops) and bool(criteria(ids[:, : len(prompt) + length], None))
             if met or newest in self._rules.end_tokens or length >= self._rules.max_new_tokens:
-                return None if length == len(said) else f"goes on for {len(said) - length} tokens after its end"
-        return f"ends after {len(said)} tokens, which end nothing"
+                more = len(generated) - length
+                return f"goes on for {more} tokens after its end" if more else None
+        return f"ends after {len(generated)} tokens, which end nothing"

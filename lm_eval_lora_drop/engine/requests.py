@@ -75,13 +75,13 @@ class Rules:
         # An empty stop sequence stays in: HFLM finds it in whatever a row says first, and cuts nothing at it.
         return cls(stops, int(kwargs["max_gen_toks"]), frozenset(ends))
 
-    def ends_by(self, said: Sequence[int], stop: str | None) -> str | None:
+    def ends_by(self, generated: Sequence[int], stop: str | None) -> str | None:
         """What ends an answer at its newest token, in words; None where it goes on. `stop` is what `StopWatch` met."""
-        if said[-1] in self.end_tokens:
+        if generated[-1] in self.end_tokens:
             return "end token"
         if stop is not None:
             return f"stop sequence {stop!r}"
-        return "token limit" if len(said) >= self.max_new_tokens else None
+        return "token limit" if len(generated) >= self.max_new_tokens else None
 
 
 class StopWatch:
@@ -116,10 +116,10 @@ def end_each_alone(lm: HarnessModel, tokens: torch.Tensor, prompt_length: int, s
     watch = StopWatch(lm, stops)
     tokens = tokens.clone()
     for row in tokens[:, prompt_length:]:
-        said = row.tolist()
-        met = watch.met([said[: end + 1] for end in range(len(said))])
-        end, stop = next(((i, one) for i, one in enumerate(met) if one is not None), (len(said), None))
-        if stop and cut(lm, said, stops) != cut(lm, said[: end + 1], stops):
+        generated = row.tolist()
+        met = watch.met([generated[: end + 1] for end in range(len(generated))])
+        end, stop = next(((i, one) for i, one in enumerate(met) if one is not None), (len(generated), None))
+        if stop and cut(lm, generated, stops) != cut(lm, generated[: end + 1], stops):
             warn_of_special_stop(lm, stop)
         row[end + 1 :] = lm.tokenizer.pad_token_id
     return tokens

@@ -81,14 +81,14 @@ class HarnessModel(Encoder, Protocol):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedReference:
     """One teacher-forced document: `inputs` end before the last of the `targets`, which are their continuation."""
 
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
 
 
-def encode(lm: Encoder, prompt: str, reference: str, tokens: int) -> Encoded | None:
+def encode(lm: Encoder, prompt: str, reference: str, tokens: int) -> EncodedReference | None:
     """The prompt and the first `tokens` tokens of the reference; None where the reference is empty."""
     context, continuation = encode_pair(lm, prompt, reference)
     targets = continuation[:tokens]
@@ -96,7 +96,7 @@ def encode(lm: Encoder, prompt: str, reference: str, tokens: int) -> Encoded | N
         return None
     # Too long a prompt loses its beginning, as in the harness.
     inputs = (context + targets)[-(lm.max_length + 1) : -1]
-    return Encoded(tuple(inputs), tuple(targets[-len(inputs) :]))
+    return EncodedReference(tuple(inputs), tuple(targets[-len(inputs) :]))
 
 
 def encode_pair(lm: Encoder, prompt: str, reference: str) -> tuple[list[int], list[int]]:

@@ -58,8 +58,8 @@ class CandidateRecord:
     """One candidate of a sweep.
 
     `score` over its documents with `stderr`; `documents` had a value, `unscored` had none. `items[i]` is what the
-    aggregation takes of document i (None: no value, or not met). `retired_after` is the number of documents after which
-    racing gave it up, None where it did not, 0 where the prior did.
+    aggregation takes of document i (None: no value, or not met). `eliminated_after` is the number of documents after
+    which racing gave it up, None where it did not, 0 where the prior did.
     """
 
     variant: str
@@ -67,7 +67,7 @@ class CandidateRecord:
     stderr: float | None
     documents: int
     unscored: int = 0
-    retired_after: int | None = None
+    eliminated_after: int | None = None
     items: tuple[Any, ...] = ()
 
 
@@ -81,7 +81,7 @@ class DifferenceRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetirementRecord:
+class EliminationRecord:
     """A candidate that racing gave up, in whose favour, and why (beaten, no_better, prior)."""
 
     variant: str
@@ -98,7 +98,7 @@ class RacingRecord:
     tolerance: float
     guaranteed: bool
     rounds: tuple[int, ...]
-    retired: tuple[RetirementRecord, ...] = ()
+    eliminated: tuple[EliminationRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +248,7 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneOfSeveral:
+class NamedAdapterRecord:
     """One of several adapters: where it came from, and its own digest."""
 
     path: str
@@ -266,7 +266,7 @@ class AdapterRecord:
     r: int
     lora_alpha: float
     parameters: int
-    several: dict[str, OneOfSeveral] = field(default_factory=dict)
+    several: dict[str, NamedAdapterRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

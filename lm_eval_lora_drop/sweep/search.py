@@ -22,8 +22,8 @@ from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.backend import Backend
 from lm_eval_lora_drop.sweep.candidates import candidates_of
-from lm_eval_lora_drop.sweep.documents.draw import ValidationSet
-from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
+from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from lm_eval_lora_drop.sweep.measure import Measured, Measurer
 from lm_eval_lora_drop.sweep.metric import resolve_metric

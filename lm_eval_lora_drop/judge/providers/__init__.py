@@ -52,7 +52,7 @@ def open_provider(judge: Judge, timeout: float, redactor: Redactor) -> Provider:
         sent = f"the key in {judge.key_variable} is sent" if judge.key else "no key is sent"
         log.info("judge %s: %s to %s", judge.name, sent, judge.base_url)
     try:
-        return _Discreet(module.open_provider(judge, timeout), judge, redactor)
+        return _RedactingProvider(module.open_provider(judge, timeout), judge, redactor)
     except ArgumentError:
         raise
     except Exception as error:  # noqa: BLE001  whatever an HTTP library raises over a proxy, SOCKS or certificates
@@ -64,7 +64,7 @@ def open_provider(judge: Judge, timeout: float, redactor: Redactor) -> Provider:
         ) from None
 
 
-class _Discreet:
+class _RedactingProvider:
     """A client whose errors repeat no key: some servers quote it in theirs."""
 
     def __init__(self, provider: Provider, judge: Judge, redactor: Redactor) -> None:
@@ -76,7 +76,7 @@ class _Discreet:
             return await self._provider.ask(question)
         except CallError as error:
             said = self._redactor.message(str(error))
-            if error.hopeless and self._judge.key is None and said.startswith(("HTTP 401", "HTTP 403")):
+            if error.permanent and self._judge.key is None and said.startswith(("HTTP 401", "HTTP 403")):
                 said = f"no key was sent; name its variable in api_key_env ({said})"
             error.args = (said[:_SAID],)
             raise

@@ -27,7 +27,7 @@ from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 from lm_eval_lora_drop.show.figures.style import file_name
 from lm_eval_lora_drop.show.publishing.common import Publisher, dataset_of, interval
 from lm_eval_lora_drop.show.publishing.every_eval_ever import evaluation_record
-from lm_eval_lora_drop.show.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
+from lm_eval_lora_drop.show.verdict.answer import EvaluatedScore, TaskVerdict, answers, evaluated_score
 from lm_eval_lora_drop.text import NOTHING, decimals_for, markdown, markdown_code, number, visible
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
@@ -113,7 +113,7 @@ class _Task:
     run: TaskRun
     record: TaskRecord
     score: EvaluatedScore
-    answer: Answer
+    answer: TaskVerdict
 
 
 def _published(run: Run, task: str | None) -> tuple[RunRecord, list[_Task]]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Cluster = Callable[[Any], str | None]
 
 
-class Examples:
+class SafeExamples:
     """Stands in for a task's sampler: draws as that does, and draws more where an example may not be shown."""
 
     def __init__(self, pool: ExamplePool, guard: Guard, cluster: Cluster, instead: Sequence[Any]) -> None:
@@ -106,7 +106,7 @@ class Examples:
 @contextmanager
 def own_examples(
     task: Task, seed: int, guard: Guard, cluster: Cluster, docs: Sequence[Any], from_evaluated: bool
-) -> Iterator[Examples | None]:
+) -> Iterator[SafeExamples | None]:
     """Draw few-shot examples by `seed`, and leave the task's own sequence of examples as it was.
 
     `docs`: the documents that the examples are for. `from_evaluated`: the task takes its examples from the evaluated
@@ -116,7 +116,7 @@ def own_examples(
     if number == 0:
         yield None
         return
-    examples = Examples(ExamplePool(task, seed, empty=from_evaluated), guard, cluster, docs)
+    examples = SafeExamples(ExamplePool(task, seed, empty=from_evaluated), guard, cluster, docs)
     with examples_from(task, examples):
         examples.look_ahead(docs, number)
         yield examples

@@ -13,7 +13,7 @@ from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.sweep.backend import Work
-from lm_eval_lora_drop.sweep.documents.reference import ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.variant import Variant
 
 PROMPTS = ["the question is", "1 + 1 =", "a text with a blank at its end "]
