@@ -236,17 +236,19 @@ def test_no_two_classes_have_one_name():
 
 
 def hidden_names(init):
-    """Names that a package's `__init__` gives to something, and that a module of it takes away when it is imported."""
-    own = {file.stem for file in init.parent.glob("*.py")} | {
-        one.parent.name for one in init.parent.glob("*/__init__.py")
-    }
-    given = set()
-    for node in ast.walk(ast.parse(init.read_text(encoding="utf-8"))):
+    """Names that a package's `__init__` gives to something, and that a module takes away when it is imported."""
+    modules = {file.stem for file in init.parent.glob("*.py")}
+    modules |= {one.parent.name for one in init.parent.glob("*/__init__.py")}
+    nodes, given = list(ast.parse(init.read_text(encoding="utf-8")).body), set()
+    while nodes:
+        node = nodes.pop()
         if isinstance(node, ast.ImportFrom):
             given |= {name.asname or name.name for name in node.names if node.module != dotted(init)}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             given.add(node.name)
-    return given & own
+        elif isinstance(node, ast.If | ast.Try):
+            nodes += [*node.body, *node.orelse]
+    return given & modules
 
 
 @pytest.mark.parametrize("init", sorted(PACKAGE.rglob("__init__.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
