@@ -22,7 +22,6 @@ import numpy as np
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, number, with_error
 from lm_eval_lora_drop.show.figures.claims import Bar, claims_figure
 from lm_eval_lora_drop.show.figures.style import save_figure, shorten
 from lm_eval_lora_drop.statistics.significance import LEVEL, PairedTest, holm, mean_test
@@ -30,6 +29,7 @@ from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.evidence import Arm, arms
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import trust
+from lm_eval_lora_drop.text import decimals_of_column, number, with_error
 
 CANDIDATE_SET = "sweep_candidates="
 BOUNDARIES = "auto"

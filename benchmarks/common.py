@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.files import package_folder
-from lm_eval_lora_drop.harness.work import Answer, Binding, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Binding
+from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.variant import Variant
 
 ROOT = Path(__file__).parents[1]

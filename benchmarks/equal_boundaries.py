@@ -23,7 +23,7 @@ from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.strategies.racing import Race
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full
 from lm_eval_lora_drop.variant import Variant
 
@@ -58,31 +58,31 @@ SCORES: dict[str, Callable[[int, np.random.Generator], Floats]] = {
 }
 
 
-def recorded(values: Floats, select: str, retired: frozenset[Variant] = frozenset()) -> RecordedSweep:
+def recorded(values: Floats, select: str, eliminated: frozenset[Variant] = frozenset()) -> RecordedSweep:
     """The record of a sweep over these scores."""
-    left = [row for row, variant in enumerate(CANDIDATES) if variant not in retired]
+    left = [row for row, variant in enumerate(CANDIDATES) if variant not in eliminated]
     candidates = tuple(CANDIDATES[row] for row in left)
     items = tuple(tuple(values[row].tolist()) for row in left)
     choice = choose(select, items, MEAN, 1, ordered=True, places=places_of(candidates))
-    gone = tuple(variant for variant in CANDIDATES if variant in retired)
+    gone = tuple(variant for variant in CANDIDATES if variant in eliminated)
     return RecordedSweep(candidates, items, candidates[choice.chosen], select, 1, CANDIDATES[0], MEAN, gone, True)
 
 
 def raced(values: Floats, seed: int) -> frozenset[Variant]:
-    """What a race retires."""
+    """What a race eliminates."""
     table = Table(CANDIDATES, values.shape[1])
     table.set((v, place, item) for v, row in zip(CANDIDATES, values, strict=True) for place, item in enumerate(row))
     race = Race(table, MEAN, sign=1, full=CANDIDATES[0], seed=seed)
     for _ in race.rounds():
         pass
-    return frozenset(race.retired)
+    return frozenset(race.eliminated)
 
 
 def said(values: Floats, select: str, seed: int) -> tuple[bool, ...]:
     """For one sweep: what of the columns holds."""
     documents = values.shape[1]
-    retired = raced(values, seed) if select == "racing" else frozenset()
-    record = recorded(values, "best" if select == "racing" else select, retired)
+    eliminated = raced(values, seed) if select == "racing" else frozenset()
+    record = recorded(values, "best" if select == "racing" else select, eliminated)
     gains = gains_over_full(record, seed=seed)
     chosen = gains[record.chosen]
     row = CANDIDATES.index(record.chosen)

@@ -23,7 +23,8 @@ from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.harness.work import Document, Work
+from lm_eval_lora_drop.harness.documents import Document
+from lm_eval_lora_drop.sweep.backend import Work
 
 sys.path.insert(0, str(common.ROOT))
 from testing.tiny import SIZES, make_adapter, make_base

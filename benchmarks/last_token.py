@@ -21,8 +21,9 @@ import common
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from lm_eval_lora_drop.harness.work import Answer, Document, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, places_of

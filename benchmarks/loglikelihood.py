@@ -16,8 +16,9 @@ from lm_eval.api.instance import Instance
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.harness.work import Document, Work
+from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 
 Answers = Mapping[tuple[Variant, int], tuple[Any, ...]]

@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from transformers.models.auto import modeling_auto
 
 from benchmarks.quantised import KINDS
-from lm_eval_lora_drop.harness.work import Document
+from lm_eval_lora_drop.harness.documents import Document
 from testing.tiny import SIZES
 
 LAYERS = 3

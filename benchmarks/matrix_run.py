@@ -38,7 +38,8 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import alone
 from lm_eval_lora_drop.engine.shared import why_not_shared
 from lm_eval_lora_drop.errors import LoraDropError
-from lm_eval_lora_drop.harness.work import Document, Runner, Work
+from lm_eval_lora_drop.harness.documents import Document
+from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.variant import Variant
 from testing import tiny
 

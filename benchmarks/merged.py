@@ -12,7 +12,7 @@ from __future__ import annotations
 import common
 import numpy as np
 
-from lm_eval_lora_drop.harness.work import Answer
+from lm_eval_lora_drop.harness.documents import Answer
 from lm_eval_lora_drop.statistics.intervals import mean_interval
 from lm_eval_lora_drop.statistics.significance import span
 from lm_eval_lora_drop.sweep import documents as validation

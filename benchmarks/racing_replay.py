@@ -61,7 +61,7 @@ def recorded_sweep(task: TaskRecord) -> RecordedSweep:
         sign=metric.sign,
         full=next((variant for variant in variants if variant.is_full), None),
         aggregation=Aggregation.named(sweep.aggregation),
-        retired=(),
+        eliminated=(),
         ordered=sweep.ordered,
     )
 
@@ -87,7 +87,7 @@ def replay(recorded: RecordedSweep, shuffles: int, settings: RacingSettings) -> 
 
 
 def rows_of(recorded: RecordedSweep, rows: list[int]) -> RecordedSweep:
-    """The same record with some of the candidates only, as if a prior had retired the others."""
+    """The same record with some of the candidates only, as if a prior had eliminated the others."""
     return replace(
         recorded,
         candidates=tuple(recorded.candidates[row] for row in rows),

@@ -24,7 +24,7 @@ from tabulate import tabulate
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.variant import Variant
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ def race(items: Items, aggregation: Aggregation, settings: RacingSettings, seed:
         pass
     scores = np.array([aggregation.score(row) for row in items])
     best = int(scores.argmax())
-    kept = max(score for variant, score in zip(variants, scores, strict=True) if variant not in raced.retired)
+    kept = max(score for variant, score in zip(variants, scores, strict=True) if variant not in raced.eliminated)
     values = aggregation.per_document(items[best])
     allowed = settings.tolerance * float(values.std(ddof=1)) / documents**0.5
     return Outcome(float(scores[best] - kept), allowed, sum(len(raced.positions(variant)) for variant in variants))

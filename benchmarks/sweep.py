@@ -32,10 +32,11 @@ from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.harness.work import Document, Work
+from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.statistics.significance import mean_test
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.variant import Variant

@@ -24,8 +24,9 @@ import torch
 from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.backends.vllm import VllmLoraDropLM
-from lm_eval_lora_drop.harness.work import Document, Work
+from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.options import parse_model_args
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 
 

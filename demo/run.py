@@ -17,7 +17,7 @@ from pathlib import Path
 from prepare_model import FOLDER, MODEL_ID, is_prepared, prepare_model
 
 from lm_eval_lora_drop.record.find import find_runs
-from lm_eval_lora_drop.rounding import with_error
+from lm_eval_lora_drop.text import with_error
 
 ROOT = Path(__file__).parents[1]
 TASK = "lora_drop_demo"

@@ -25,7 +25,7 @@ from lm_eval_lora_drop.harness.evaluation import evaluate as run_evaluation
 from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.record.find import only_run, run_of
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
-from lm_eval_lora_drop.show.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
+from lm_eval_lora_drop.show.verdict.answer import EvaluatedScore, TaskVerdict, answers, evaluated_score
 from lm_eval_lora_drop.text import markdown, markdown_code
 from lm_eval_lora_drop.variant import Variant
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from lm_eval_lora_drop.adapter.card import Exported
 
-COLUMNS = ("task", "variant", "boundary", "metric", "score", "stderr", "documents", "retired_after", "chosen")
+COLUMNS = ("task", "variant", "boundary", "metric", "score", "stderr", "documents", "eliminated_after", "chosen")
 """Of a row of `TaskResult.rows` and of `to_pandas`."""
 
 
@@ -50,7 +50,7 @@ class TaskResult:
     test: EvaluatedScore | None
     """The score on the evaluated split."""
     run: RunRecord
-    answer: Answer
+    answer: TaskVerdict
     path: Path | None
     """The results file, None where the run was not saved."""
     results: Mapping[str, Any] = field(repr=False, compare=False)
@@ -91,7 +91,7 @@ class TaskResult:
                         one.score,
                         one.stderr,
                         one.documents,
-                        one.retired_after,
+                        one.eliminated_after,
                         one.variant == sweep.chosen,
                     ),
                     strict=True,

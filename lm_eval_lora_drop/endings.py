@@ -15,7 +15,7 @@ from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.text import never_raise_on_print, shown, visible
 
 
-class Ended(KeyboardInterrupt):
+class TerminatedBySignal(KeyboardInterrupt):
     """SIGTERM or SIGHUP, raised where SIGINT raises `KeyboardInterrupt`: what survives the one survives the other."""
 
     def __init__(self, number: int) -> None:
@@ -34,7 +34,8 @@ def on_interrupt(text: str) -> None:
 
 
 def raise_on_signals() -> None:
-    """Have SIGTERM and SIGHUP raise `Ended` in the main thread of this process, where nobody handles or ignores them.
+    """Have SIGTERM and SIGHUP raise `TerminatedBySignal` in the main thread of this process, where nobody handles or
+    ignores them.
 
     `nohup` ignores SIGHUP, and a program of one's own may handle either: both are left alone.
     """
@@ -46,7 +47,7 @@ def raise_on_signals() -> None:
         if os.getpid() != mine:  # a forked worker: it ends as it would have without us
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        raise Ended(number)
+        raise TerminatedBySignal(number)
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
@@ -72,8 +73,8 @@ def last_line(error: BaseException, kept: str) -> tuple[str, int] | None:
     """
     if isinstance(error, KeyboardInterrupt):
         # 128 and the number of the signal, as shells report it.
-        number = error.number if isinstance(error, Ended) else signal.SIGINT
-        return f"{error if isinstance(error, Ended) else 'interrupted'}. {kept}", 128 + number
+        number = error.number if isinstance(error, TerminatedBySignal) else signal.SIGINT
+        return f"{error if isinstance(error, TerminatedBySignal) else 'interrupted'}. {kept}", 128 + number
     if is_out_of_memory(error):
         said = shown(error, 200) or type(error).__name__
         return f"out of memory ({said}). {kept} Use smaller batches (--batch_size 1, sweep_batch_size=8).", 1

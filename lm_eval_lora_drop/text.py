@@ -1,13 +1,24 @@
-"""Texts from models, tasks, files and users: made safe to show, and compared with the words that exist."""
+"""Texts from models, tasks, files and users: made safe to show, and compared with the words that exist. And numbers:
+the one place that decides how many digits of a score are shown.
+
+A standard error is known to about two digits, so a score is shown to the place of the second digit of its standard
+error: `34.1 ± 5.6`, `0.500 ± 0.071`. Scores that stand in one column share one number of decimals.
+"""
 
 from __future__ import annotations
 
 import difflib
 import logging
+import math
 import re
 import sys
 from collections.abc import Iterable
+from statistics import median
 from typing import Any, TextIO
+
+NOTHING = "-"
+"""Stands for a number that is not known."""
+_MOST_DECIMALS = 12
 
 # C0 and C1 controls without tab and line feed (a terminal obeys them), and Unicode's embeddings, overrides and
 # isolates, with which a text reorders what stands after it. The plain marks U+200E, U+200F and U+061C stay: Arabic and
@@ -105,3 +116,93 @@ def did_you_mean(word: object, words: Iterable[str], *, option: str = "", otherw
     if near is None:
         return f" {otherwise}" if otherwise else ""
     return f" Did you mean {option + '=' if option else ''}{near}?"
+
+
+def decimals_for(stderr: float | None, value: float | None = None) -> int:
+    """How many decimals a score with this standard error is shown with.
+
+    Where the standard error is unknown or 0, `value` gets three significant digits (34.1, 0.412), at most four
+    decimals.
+    """
+    if stderr is not None and math.isfinite(stderr) and stderr > 0:
+        # Formatting rounds first: 0.0996 is 0.10 with two digits, not 0.100.
+        exponent = int(f"{stderr:.1e}".partition("e")[2])
+        return min(max(0, 1 - exponent), _MOST_DECIMALS)
+    if value is None or not math.isfinite(value) or value == 0:
+        return 2
+    return min(_decimals_of_digits(value, 3), 4)
+
+
+def _decimals_of_digits(value: float, digits: int) -> int:
+    exponent = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
+    return max(0, digits - 1 - exponent)
+
+
+def decimals_of_difference(difference: float, interval: tuple[float, float] | None) -> int:
+    """How many decimals a difference, its 95 % interval and the two scores are shown with.
+
+    Such an interval is about four standard errors wide.
+    """
+    return decimals_for(None if interval is None else (interval[1] - interval[0]) / 4, difference)
+
+
+def decimals_of_column(rows: Iterable[tuple[float | None, float | None]]) -> int:
+    """How many decimals all (score, standard error) of a column are shown with: those of the median standard error."""
+    rows = list(rows)
+    known = [stderr for _, stderr in rows if stderr is not None and math.isfinite(stderr) and stderr > 0]
+    if known:
+        return decimals_for(median(known))
+    sizes = [abs(value) for value, _ in rows if value is not None and math.isfinite(value) and value != 0]
+    return decimals_for(None, max(sizes, default=0.0))
+
+
+def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
+    """The number with so many decimals, `-` where it is not known; never `-0.0`."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    # Adding 0.0 turns the -0.0 that rounding leaves behind into 0.0.
+    return f"{round(value, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}"
+
+
+def with_error(value: float | None, stderr: float | None, decimals: int | None = None, *, sign: bool = False) -> str:
+    """`34.1 ± 5.6`; the score alone where its standard error is not known."""
+    places = decimals_for(stderr, value) if decimals is None else decimals
+    text = number(value, places, sign=sign)
+    if text == NOTHING or stderr is None or not math.isfinite(stderr):
+        return text
+    return f"{text} ± {number(stderr, places)}"
+
+
+def significant(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """A number that has no standard error (a spread, a tolerance) with so many significant digits: `0.16`, `2.4e-06`
+    below a ten-thousandth; `-` where it is not known."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if 0 < abs(value) < 1e-4:
+        return f"{value:{'+' if sign else ''}.{digits - 1}e}"
+    return number(value, _decimals_of_digits(value, digits) if value else 0, sign=sign)
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with two digits of its own, three decimals from 0.1 on, never 0; "" where nothing was tested."""
+    if p is None:
+        return ""
+    return f"{p:.3f}" if p >= 0.0995 else f"{p:.2g}"
+
+
+def duration_text(seconds: float | None) -> str:
+    """Whole seconds up to 90, then minutes, then hours: `48 s`, `12 min`, `2.4 h`; `-` where it is not known."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 90:
+        return f"{number(seconds, 0)} s"
+    return f"{number(seconds / 60, 0)} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage: `10 %`; `<1 %` and `>99 %` where rounding would say none or all."""
+    if 0 < share < 0.005:
+        return "<1 %"
+    if 0.995 < share < 1:
+        return ">99 %"
+    return f"{round(100 * share)} %"

@@ -46,6 +46,17 @@ BOUNDARY_WORDS: tuple[str, ...] = get_args(Word)
 RULE = "layers and ranges joined by '+', each with xSTRENGTH, rRANK and .MODULES where wanted, e.g. 0-14+20-29x0.5.mlp"
 
 
+@dataclass(frozen=True)
+class AdapterShape:
+    """What the candidates of a sweep depend on: decoder layers, kinds of module with LoRA (the last part of their
+    names), the largest rank, and the names of the adapters where several are loaded."""
+
+    num_layers: int
+    modules: tuple[str, ...] = ()
+    rank: int = 0
+    adapters: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, order=True)
 class Keep:
     """How some modules of one decoder layer are kept.

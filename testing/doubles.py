@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import SweepRecord
+from lm_eval_lora_drop.sweep.backend import Pass, Runner, Work
 from lm_eval_lora_drop.sweep.candidates import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep

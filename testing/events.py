@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.record.events import Answered, Decided, Event, RoundStarted, SweepEnded, SweepStarted
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.variant import Variant
 from testing.recorded_runs import sweep_record, task_record
 

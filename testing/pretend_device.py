@@ -225,7 +225,7 @@ def compare(architecture, two):
     from lm_eval_lora_drop.engine.plain import plain_runner
     from lm_eval_lora_drop.engine.session import Counters
     from lm_eval_lora_drop.engine.shared import shared_runner
-    from lm_eval_lora_drop.harness.work import Work
+    from lm_eval_lora_drop.sweep.backend import Work
     from lm_eval_lora_drop.variant import Variant
     from testing.tiny import make_adapter, make_base
     from tests.engine import test_shared as shared_tests

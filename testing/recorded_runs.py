@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import (
     SCHEMA,
     AdapterRecord,
@@ -42,13 +42,13 @@ def noisy(k: int, i: int) -> float:
 
 
 def curve() -> tuple[CandidateRecord, ...]:
-    """Eleven boundaries of ten layers with a maximum at 7; the two lowest were retired after eight documents."""
+    """Eleven boundaries of ten layers with a maximum at 7; the two lowest were eliminated after eight documents."""
     return tuple(
         candidate(
             Variant.below(k, L),
             20.0 + k - 0.2 * max(0, k - 7) ** 2,
             documents=32 if k > 1 else 8,
-            retired_after=None if k > 1 else 8,
+            eliminated_after=None if k > 1 else 8,
             items=tuple(noisy(k, i) if k > 1 or i < 8 else None for i in range(32)),
         )
         for k in range(L, -1, -1)

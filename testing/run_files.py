@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import (
     KEY,
     SCHEMA,

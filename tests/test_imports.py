@@ -26,10 +26,11 @@ FLOORS = [
     ["sweep"],
     ["adapter", "statistics", "judge"],
     ["record"],
-    ["harness", "metrics"],
+    ["metrics"],
+    ["harness"],
     ["options"],
     ["variant", "files", "endings"],
-    ["errors", "rounding", "text"],
+    ["errors", "text"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 ROOMS = sorted(FLOOR_OF)
@@ -45,6 +46,11 @@ BACKEND_FREE = [
 ]
 MOST_FILES = 12
 MOST_LINES = 400
+MOST_ROOT_FILES = 6
+# Rooms that import lm_eval when they run; the others do for types alone. `metrics` is what the YAML files of `tasks/`
+# name: it counts as the shipped tasks, and may subclass lm-eval's classes for tasks, nothing else.
+KNOWS_LM_EVAL = {"harness", "harness.hooks", "backends", "metrics"}
+OF_A_TASK = {"lm_eval.api.task.ConfigurableTask", "lm_eval.api.filter.Filter"}
 
 
 def imported(file, *, for_typing=True):
@@ -53,7 +59,8 @@ def imported(file, *, for_typing=True):
     nodes = list(tree.body)
     while nodes:
         node = nodes.pop()
-        if not for_typing and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if not for_typing and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            nodes.extend(node.orelse)
             continue
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -61,6 +68,8 @@ def imported(file, *, for_typing=True):
             assert node.level == 0, f"{file}: relative import"
             yield from (f"{node.module}.{name.name}" for name in node.names)
         else:
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+                yield from (one.value for one in node.args if isinstance(one, ast.Constant))
             nodes.extend(ast.iter_child_nodes(node))
 
 
@@ -154,6 +163,56 @@ def test_no_backend_in_what_is_backend_free(file):
     assert {name.split(".")[0] for name in imported(file, for_typing=False)} & HEAVY == set()
 
 
+def of_lm_eval(file, **how):
+    """What a file imports of lm_eval."""
+    return {name for name in imported(file, **how) if name.split(".")[0] == "lm_eval"}
+
+
+@pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_lm_eval_is_imported_behind_its_door_only(file):
+    room, found = room_of(dotted(file)), of_lm_eval(file, for_typing=False)
+    if room == "metrics":
+        found -= OF_A_TASK
+    elif room in KNOWS_LM_EVAL:
+        found = set()
+    assert found == set()
+
+
+def test_an_import_of_lm_eval_is_noticed_wherever_it_stands(tmp_path):
+    file = tmp_path / "module.py"
+    for text in (
+        "import lm_eval",
+        "def f():\n    from lm_eval.utils import env",
+        "class C:\n    import lm_eval.api as x",
+        "try:\n    pass\nexcept ImportError:\n    from lm_eval import utils",
+        "import importlib\nimportlib.import_module('lm_eval.utils')",
+        "if TYPE_CHECKING:\n    pass\nelse:\n    import lm_eval",
+    ):
+        file.write_text(text)
+        assert of_lm_eval(file, for_typing=False), text
+    file.write_text("if TYPE_CHECKING:\n    from lm_eval.api.task import Task")
+    assert of_lm_eval(file, for_typing=False) == set()
+
+
+def test_the_table_at_the_door_names_everything_of_lm_eval():
+    table = ast.get_docstring(ast.parse((PACKAGE / "harness" / "__init__.py").read_text(encoding="utf-8")))
+    shown = set()
+    for row in re.split(r"\n(?=    \S)", table)[1:]:
+        # The first column: a module of lm_eval, and names in it.
+        module, _, names = " ".join(line[:38].strip() for line in row.split("\n")).partition(":")
+        shown |= {module, *(f"{module}.{name}" for name in re.findall(r"\w+", names))}
+    used = {name.removeprefix("lm_eval.") for file in modules() for name in of_lm_eval(file)} - {"lm_eval"}
+    assert used - shown == set()
+
+
+def test_the_root_is_small_and_imports_nothing():
+    for name in ("__init__", "_startup"):
+        ours = {one for one in imported(PACKAGE / f"{name}.py", for_typing=False) if one.split(".")[0] == NAME}
+        assert ours == set(), name
+    files = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__", "_startup"}
+    assert len(files) <= MOST_ROOT_FILES, files
+
+
 def test_vllm_is_imported_by_its_backend_only():
     found = {file.name for file in modules() if any(name.split(".")[0] == "vllm" for name in imported(file))}
     assert found <= {"vllm.py", "vllm_lora.py", "check.py"}
@@ -165,6 +224,37 @@ def test_rooms_and_files_stay_small():
     assert {room: count for room, count in counts.items() if count > MOST_FILES} == {}
     lines = {dotted(file): len(file.read_text(encoding="utf-8").split("\n")) for file in modules()}
     assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
+
+
+def test_no_two_classes_have_one_name():
+    places = {}
+    for file in modules():
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(dotted(file))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def hidden_names(init):
+    """Names that a package's `__init__` gives to something, and that a module takes away when it is imported."""
+    modules = {file.stem for file in init.parent.glob("*.py")}
+    modules |= {one.parent.name for one in init.parent.glob("*/__init__.py")}
+    nodes, given = list(ast.parse(init.read_text(encoding="utf-8")).body), set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.ImportFrom):
+            given |= {name.asname or name.name for name in node.names if node.module != dotted(init)}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            given.add(node.name)
+        elif isinstance(node, ast.If | ast.Try):
+            nodes += [*node.body, *node.orelse]
+    return given & modules
+
+
+@pytest.mark.parametrize("init", sorted(PACKAGE.rglob("__init__.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_no_package_gives_something_the_name_of_its_module(init):
+    # `lm_eval_lora_drop.sweep` is the function: `_Package` sees to it (tests/api).
+    assert hidden_names(init) == ({"sweep"} if init.parent == PACKAGE else set())
 
 
 def test_contributing_shows_the_same_floors():

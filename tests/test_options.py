@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.options import (
     EvaluationOptions,
     LoraDropArgs,
@@ -18,6 +17,7 @@ from lm_eval_lora_drop.options import (
 )
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.sweep.candidates import candidates_of
+from lm_eval_lora_drop.variant import AdapterShape
 from tools.write_options import PAGE, TABLES, page
 
 SHAPE = AdapterShape(6, ("q_proj", "up_proj"), 8)

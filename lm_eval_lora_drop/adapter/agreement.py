@@ -48,14 +48,14 @@ _MOST_SAME = 0.9
 
 
 @dataclass(frozen=True)
-class Answers:
+class PromptOutputs:
     """Per prompt the log-probabilities of its tokens from the second on, and its greedy continuation."""
 
     logprobs: tuple[tuple[float, ...], ...]
     tokens: tuple[tuple[int, ...], ...]
 
 
-Ask = Callable[[Path, Sequence[list[int]], int], Answers]
+Ask = Callable[[Path, Sequence[list[int]], int], PromptOutputs]
 """Adapter folder, prompts as token ids, tokens to write -> answers of another program with its own base model."""
 
 
@@ -70,7 +70,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Row:
+class AgreementRow:
     """One way. `difference` is the largest of all tokens, in nats, None where there is nothing to compare; `agrees` is
     None for what is shown only."""
 
@@ -85,7 +85,7 @@ class Row:
 class Agreement:
     """All ways, the reference first; and how much of the LoRA merged weights hold, where they could be merged."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[AgreementRow, ...]
     survival: Survival | None = None
 
     @property
@@ -143,7 +143,7 @@ def check_agreement(
     asked = [ids for ids in asked if len(ids) > 1]
     if not asked:
         raise ArgumentError("none of the prompts has two tokens or more. Give longer ones.")
-    judge = _Judge(asked, tokens, dtype)
+    judge = _RowCollector(asked, tokens, dtype)
     with _loaded(base, files, dtype, device) as model:
         tie_again(model, source)  # as lm_eval does: a trained embedding is the head of a tied model too
         layers = AdapterLayers.of(model)
@@ -168,29 +168,31 @@ def check_agreement(
     )
     for name, ask in (others or {}).items():
         if isinstance(ask, str):
-            judge.rows.append(Row(name, None, "", None, ask))
+            judge.rows.append(AgreementRow(name, None, "", None, ask))
         elif (folder / adapter_files.CONFIG).is_file():
             judge.way(name, functools.partial(ask, folder, asked, tokens))
     return Agreement(tuple(judge.rows), judge.survival)
 
 
-class _Judge:
+class _RowCollector:
     """Collects the rows, and says of each difference whether it is rounding."""
 
     def __init__(self, asked: Sequence[list[int]], tokens: int, dtype: str) -> None:
         self.asked, self.tokens, self.dtype = asked, tokens, dtype
-        self.rows: list[Row] = []
+        self.rows: list[AgreementRow] = []
         self.survival: Survival | None = None
 
-    def reference(self, answers: Answers, batched: Answers, dtype: torch.dtype) -> None:
+    def reference(self, answers: PromptOutputs, batched: PromptOutputs, dtype: torch.dtype) -> None:
         self._answers, self._dtype = answers, dtype
         self._noise = _difference(answers, batched)
         self.rows = [
-            Row("PEFT, as evaluated", None, "", None, f"the reference: {len(self.asked)} prompts, {str(dtype)[6:]}"),
-            Row("the same in one batch", self._noise, "", None, "rounding, the yardstick"),
+            AgreementRow(
+                "PEFT, as evaluated", None, "", None, f"the reference: {len(self.asked)} prompts, {str(dtype)[6:]}"
+            ),
+            AgreementRow("the same in one batch", self._noise, "", None, "rounding, the yardstick"),
         ]
 
-    def base(self, answers: Answers) -> None:
+    def base(self, answers: PromptOutputs) -> None:
         self._effect, self._base = _difference(self._answers, answers), answers
         # Both were computed at one batch shape, so other tokens are no rounding of the batch.
         same, tokens = self._equal(answers)
@@ -200,13 +202,13 @@ class _Judge:
             note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding is {self._noise:.1e}. Use --dtype float32"
         elif not shows:
             note = "NO DIFFERENCE: the adapter does nothing on these prompts"
-        self.rows.append(Row("base model", self._effect, self._same(answers), shows, note))
+        self.rows.append(AgreementRow("base model", self._effect, self._same(answers), shows, note))
 
-    def way(self, name: str, ask: Callable[[], Answers], dtype: torch.dtype | None = None) -> None:
+    def way(self, name: str, ask: Callable[[], PromptOutputs], dtype: torch.dtype | None = None) -> None:
         try:
             answers = ask()
         except AdapterError as error:
-            self.rows.append(Row(name, None, "", False, f"REFUSED: {error}"))
+            self.rows.append(AgreementRow(name, None, "", False, f"REFUSED: {error}"))
             return
         tolerance = self._tolerance(dtype or self._dtype)
         difference = _difference(self._answers, answers)
@@ -216,7 +218,7 @@ class _Judge:
         if agrees and self._noise_bound() >= self._effect and (difference or not self._shows):
             agrees = False
             note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding may be {tolerance:.1e}. Use --dtype float32"
-        self.rows.append(Row(name, difference, self._same(answers), agrees, note))
+        self.rows.append(AgreementRow(name, difference, self._same(answers), agrees, note))
 
     def served(self, served: Sequence[Served], margins: _Margins) -> None:
         """What the server says is compared in nats: its log-probabilities of the prompts, and of each token that it
@@ -227,10 +229,12 @@ class _Judge:
             counts = [[len(one) for one in all_] for all_ in (first.logprobs, self._answers.logprobs)]
             if counts[0] != counts[1]:
                 note = f"DIFFERS: it reads the prompts as other tokens than lm_eval ({counts[0]}, {counts[1]} but one)"
-                self.rows.append(Row("server", None, "", False, f"{note}. Compare tokenizer and first token (BOS)"))
+                self.rows.append(
+                    AgreementRow("server", None, "", False, f"{note}. Compare tokenizer and first token (BOS)")
+                )
                 return
-            mine = Answers(first.logprobs, ())
-            noises.append(_difference(mine, Answers(again.logprobs, ())))
+            mine = PromptOutputs(first.logprobs, ())
+            noises.append(_difference(mine, PromptOutputs(again.logprobs, ())))
             differences.append(_difference(self._answers, mine))
             effects.append(self._effect)
             from_base.append(_difference(self._base, mine))
@@ -243,7 +247,7 @@ class _Judge:
             effects.append(margins.of_tokens(self._base.tokens))
         way = " and ".join([*["log-probabilities"] * bool(from_base), *["texts"] * (len(effects) > len(from_base))])
         difference, effect = max(differences, default=float("inf")), max(effects, default=0.0)
-        self.rows.append(Row("server, asked again", max(noises), "", None, "noise of the server"))
+        self.rows.append(AgreementRow("server, asked again", max(noises), "", None, "noise of the server"))
         agrees = difference <= tolerance < effect
         if agrees:
             note = f"agrees ({way})"
@@ -256,7 +260,7 @@ class _Judge:
             if self._dtype == torch.float32:
                 note += "; if the server computes in 16 bits, give --dtype bfloat16"
         equal = sum(one == other for one, other in zip(margins.texts(self._answers.tokens), first.texts, strict=True))
-        self.rows.append(Row("server", difference, f"{equal} of {len(first.texts)} texts", agrees, note))
+        self.rows.append(AgreementRow("server", difference, f"{equal} of {len(first.texts)} texts", agrees, note))
 
     def coarser(self, dtype: torch.dtype) -> None:
         """What follows is stored in this dtype."""
@@ -272,13 +276,13 @@ class _Judge:
         coarsest = max(_ROUNDING.get(kind, 0.2) for kind in (dtype, self._dtype))
         return max(self._noise_bound(), min(coarsest, self._effect / 4))
 
-    def _equal(self, answers: Answers) -> tuple[int, int]:
+    def _equal(self, answers: PromptOutputs) -> tuple[int, int]:
         """How many of the written tokens are the reference's, and how many it wrote."""
         pairs = zip(self._answers.tokens, answers.tokens, strict=True)
         same = sum(one == other for mine, theirs in pairs for one, other in zip(mine, theirs, strict=False))
         return same, sum(map(len, self._answers.tokens))
 
-    def _same(self, answers: Answers) -> str:
+    def _same(self, answers: PromptOutputs) -> str:
         return "{} of {}".format(*self._equal(answers))
 
 
@@ -337,12 +341,12 @@ def _loaded(base: str, adapter: AdapterFiles | None, dtype: str, device: str) ->
         gc.collect()
 
 
-def _merged(judge: _Judge, layers: AdapterLayers, kept: Variant, model: Any) -> Answers:
+def _merged(judge: _RowCollector, layers: AdapterLayers, kept: Variant, model: Any) -> PromptOutputs:
     with layers.merge(kept) as judge.survival:
         return _answers(model, judge.asked, judge.tokens)
 
 
-def _exported(judge: _Judge, base: str, folder: Path, dtype: str, device: str) -> Answers:
+def _exported(judge: _RowCollector, base: str, folder: Path, dtype: str, device: str) -> PromptOutputs:
     """Answers of an exported folder, once it has passed the checks of any adapter."""
     from transformers import AutoConfig
 
@@ -366,7 +370,7 @@ def _exported(judge: _Judge, base: str, folder: Path, dtype: str, device: str) -
 
 
 @torch.no_grad()
-def _answers(model: Any, asked: Sequence[list[int]], tokens: int) -> Answers:
+def _answers(model: Any, asked: Sequence[list[int]], tokens: int) -> PromptOutputs:
     """Prompt by prompt, no padding anywhere."""
     from transformers import GenerationConfig
 
@@ -380,18 +384,18 @@ def _answers(model: Any, asked: Sequence[list[int]], tokens: int) -> Answers:
         logprobs.append(_of_its_tokens(model(given).logits[0], given[0]))
         out = model.generate(given, attention_mask=torch.ones_like(given), generation_config=greedy)
         written.append(tuple(out[0, len(ids) :].tolist()))
-    return Answers(tuple(logprobs), tuple(written))
+    return PromptOutputs(tuple(logprobs), tuple(written))
 
 
 @torch.no_grad()
-def _in_one_batch(model: Any, asked: Sequence[list[int]]) -> Answers:
+def _in_one_batch(model: Any, asked: Sequence[list[int]]) -> PromptOutputs:
     """Log-probabilities with all prompts side by side, filled up at the right; nothing is written."""
     longest = max(map(len, asked))
     given = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in asked], device=model.device)
     mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in asked], device=model.device)
     logits = model(given, attention_mask=mask).logits
     rows = zip(logits, given, asked, strict=True)
-    return Answers(tuple(_of_its_tokens(one[: len(ids)], row[: len(ids)]) for one, row, ids in rows), ())
+    return PromptOutputs(tuple(_of_its_tokens(one[: len(ids)], row[: len(ids)]) for one, row, ids in rows), ())
 
 
 def _of_its_tokens(logits: torch.Tensor, ids: torch.Tensor) -> tuple[float, ...]:
@@ -400,7 +404,7 @@ def _of_its_tokens(logits: torch.Tensor, ids: torch.Tensor) -> tuple[float, ...]
     return tuple(found.tolist())
 
 
-def _difference(one: Answers, other: Answers) -> float:
+def _difference(one: PromptOutputs, other: PromptOutputs) -> float:
     """The largest of all tokens; infinite where a way gives no number."""
     values = [abs(a - b) for p, q in zip(one.logprobs, other.logprobs, strict=True) for a, b in zip(p, q, strict=True)]
     return max(value if value == value else float("inf") for value in values)  # NaN is not itself

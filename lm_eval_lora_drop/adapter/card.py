@@ -12,8 +12,7 @@ import yaml
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.adapter.fold import Survival
-from lm_eval_lora_drop.rounding import percent
-from lm_eval_lora_drop.text import markdown, markdown_code, visible
+from lm_eval_lora_drop.text import markdown, markdown_code, percent, visible
 from lm_eval_lora_drop.variant import Variant
 
 

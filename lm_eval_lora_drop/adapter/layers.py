@@ -19,7 +19,7 @@ from torch import nn
 
 from lm_eval_lora_drop.adapter.fold import Survival, folded, truncate
 from lm_eval_lora_drop.adapter.names import ATTENTION, MLP, kind_of
-from lm_eval_lora_drop.adapter.places import Follower, find_decoder_layers, find_followers, split_outside
+from lm_eval_lora_drop.adapter.places import TiedParameter, find_decoder_layers, find_followers, split_outside
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Keep, Variant
 
@@ -55,7 +55,7 @@ class AdapterLayers:
     below: tuple[AdapterModule, ...]
     above: tuple[AdapterModule, ...]
     # id of a trained embedding -> the heads that are tied to it: they are kept and dropped with it.
-    followers: dict[int, list[Follower]]
+    followers: dict[int, list[TiedParameter]]
     # id of a module -> the last part of its name, and what else it is called.
     _called: dict[int, tuple[str, tuple[str, ...]]]
     # (id of a module, adapter) -> what was trained, while it is scaled or cut: contexts may be nested.

@@ -110,7 +110,7 @@ class _Unread(TorchDispatchMode):
 
 
 @dataclass(frozen=True, eq=False)
-class Follower:
+class TiedParameter:
     """A parameter `name` of `owner` that is tied to the parameter `part` of a module of `modules_to_save`.
 
     HFLM ties weights after the adapter is on. The head of a model with tied embeddings then is the *trained* embedding,
@@ -122,9 +122,9 @@ class Follower:
     part: str
 
 
-def find_followers(model: nn.Module, wrappers: Iterable[Any]) -> dict[int, list[Follower]]:
+def find_followers(model: nn.Module, wrappers: Iterable[Any]) -> dict[int, list[TiedParameter]]:
     """id of a wrapper (`modules_to_save`) -> what outside it is tied to what was trained in it."""
-    found: dict[int, list[Follower]] = {}
+    found: dict[int, list[TiedParameter]] = {}
     for wrapper in wrappers:
         inside = {id(module) for module in wrapper.modules()}
         parts = {
@@ -133,7 +133,7 @@ def find_followers(model: nn.Module, wrappers: Iterable[Any]) -> dict[int, list[
             for part, parameter in trained.named_parameters()
         }
         found[id(wrapper)] = [
-            Follower(owner, name, parts[id(parameter)])
+            TiedParameter(owner, name, parts[id(parameter)])
             for owner in model.modules()
             if id(owner) not in inside
             for name, parameter in owner._parameters.items()

@@ -28,26 +28,27 @@ from lm_eval_lora_drop.backends.state import Decision, RunState
 from lm_eval_lora_drop.endings import on_interrupt
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.arguments import check_given_once, typed_model_args
+from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.harness.task_index import running_evaluation
-from lm_eval_lora_drop.harness.work import AdapterShape, Binding, Document, Pass, Peers
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.record.events import Broadcast, Finished, Listener
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.schema import SCHEMA, AdapterRecord, BaseRecord, RunRecord, TaskRecord, to_entry
+from lm_eval_lora_drop.sweep.backend import Pass, Peers
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents import binding_of
 from lm_eval_lora_drop.sweep.run import in_step
 from lm_eval_lora_drop.sweep.search import Search
 from lm_eval_lora_drop.text import logger
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 
 log = logger(__name__)
 
 
 @functools.cache  # one filter is enough
-def say_once(logger: str) -> None:
+def deduplicate_log(logger: str) -> None:
     """Of another library's logger let every message through the first time only."""
     said: set[str] = set()
 
@@ -341,7 +342,7 @@ class LoraDropBase(abc.ABC):
             self._identity = identity(self.args, **self._parts_of_model())
         return self._identity
 
-    # What a backend provides (see `work.Backend`).
+    # What a backend provides (see `sweep.backend.Backend`).
 
     def memory(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> str:  # noqa: ARG002
         """What a sweep would take of the memory, in words. A backend that takes all of it at the start needs none."""

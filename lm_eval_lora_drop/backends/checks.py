@@ -12,18 +12,18 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import check_writable, is_folder, user_path
 from lm_eval_lora_drop.harness.other_task import check_other_task
 from lm_eval_lora_drop.harness.task_index import listed_metrics, running_evaluation, task_manager
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.judge.rescore import check_judging
 from lm_eval_lora_drop.judge.task import METRIC
 from lm_eval_lora_drop.options import LoraDropArgs, without_effect
 from lm_eval_lora_drop.record.choice import read_recorded
 from lm_eval_lora_drop.sweep.candidates import candidates_of
-from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.tradeoffs.also import check_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import check_bounds, parse_bounded
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import check_jointly
 from lm_eval_lora_drop.text import did_you_mean, logger, shown
+from lm_eval_lora_drop.variant import AdapterShape
 
 log = logger(__name__)
 

@@ -18,9 +18,10 @@ from lm_eval.api.metrics import mean
 from tqdm import tqdm
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.documents import Answer, Binding, Document
+from lm_eval_lora_drop.harness.facts.scoring import answered_requests
 from lm_eval_lora_drop.harness.fields import cluster_of
 from lm_eval_lora_drop.harness.prompts import document_of
-from lm_eval_lora_drop.harness.work import AdapterShape, Answer, Binding, Document, MetricSpec, Pass, Peers, Work
 from lm_eval_lora_drop.judge.task import METRIC
 from lm_eval_lora_drop.record.evaluated import (
     EvaluatedRecord,
@@ -29,14 +30,16 @@ from lm_eval_lora_drop.record.evaluated import (
     PairedRecord,
 )
 from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
 from lm_eval_lora_drop.statistics.paired import paired_test
+from lm_eval_lora_drop.sweep.backend import Pass, Peers, Work
 from lm_eval_lora_drop.sweep.run import in_step
-from lm_eval_lora_drop.sweep.score import answered_instances, standard_error
+from lm_eval_lora_drop.sweep.score import standard_error
 from lm_eval_lora_drop.text import logger
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 
 log = logger(__name__)
 
@@ -204,7 +207,6 @@ class EvaluatedSplit:
     ) -> list[_Scored]:
         """By the task's own filters, which see the answers of all documents at once, and its `process_results`."""
         task = self.binding.task
-        repeats = int(getattr(task.config, "repeats", None) or 1)
         items: list[dict[Variant, dict[Key, Any]]] = [{} for _ in documents]
         outputs: list[dict[Variant, Any]] = [{} for _ in documents]
 
@@ -219,7 +221,7 @@ class EvaluatedSplit:
                 [
                     one
                     for part in parts
-                    for one in answered_instances(Answer(variant, part, responses(variant, part)), repeats)
+                    for one in answered_requests(task, Answer(variant, part, responses(variant, part)))
                 ]
                 for _, parts in documents
             ]

@@ -16,7 +16,7 @@ Ask = Callable[..., list[list[Any]]]
 """Prompts and whatever else the harness gives -> for each variant the outputs to all prompts."""
 
 
-class Together:
+class SharedEngineCall:
     """Stands in for the engine call while the harness's method runs for variant `index` = 0, 1, ... in turn."""
 
     def __init__(self, ask: Ask) -> None:

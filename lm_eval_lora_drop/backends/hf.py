@@ -19,7 +19,7 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.adapter.places import lent
-from lm_eval_lora_drop.backends.base import LoraDropBase, say_once
+from lm_eval_lora_drop.backends.base import LoraDropBase, deduplicate_log
 from lm_eval_lora_drop.backends.checks import check_against_tasks
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.identity.loaded import loaded_model
@@ -35,11 +35,12 @@ from lm_eval_lora_drop.engine.requests import alone, end_each_alone, longest, sh
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
-from lm_eval_lora_drop.harness.work import Document, Pass, Runner
 from lm_eval_lora_drop.options import check_names, parse_model_args
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.show.listeners import default_listeners
+from lm_eval_lora_drop.sweep.backend import Pass, Runner
 from lm_eval_lora_drop.sweep.run import in_step
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
@@ -70,7 +71,7 @@ class LoraDropLM(LoraDropBase, HFLM):
     ) -> None:
         log_with_the_harness()
         # With every product of LLM.int8 it says that it casts its input.
-        say_once("bitsandbytes.autograd._functions")
+        deduplicate_log("bitsandbytes.autograd._functions")
         args, rest = parse_model_args(model_args, known=HF_ARGUMENTS)
         check_against_tasks(args, model_args)
         self._adapter_files: adapter_files.AdapterFiles | None = None

@@ -18,10 +18,9 @@ from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
 from lm_eval_lora_drop.backends.checks import check_before_loading
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.text import logger
-from lm_eval_lora_drop.variant import VariantSpec, parse_layers
+from lm_eval_lora_drop.variant import AdapterShape, VariantSpec, parse_layers
 
 log = logger(__name__)
 

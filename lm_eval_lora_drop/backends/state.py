@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from lm_eval_lora_drop.backends.evaluated import EvaluatedSplit
 from lm_eval_lora_drop.backends.identity.cache_guard import CacheGuard
-from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.sweep.documents import RequestBindings
 from lm_eval_lora_drop.variant import Variant

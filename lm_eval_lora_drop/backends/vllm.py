@@ -30,15 +30,16 @@ from lm_eval_lora_drop.backends.base import LoraDropBase
 from lm_eval_lora_drop.backends.checks import check_against_tasks, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.evaluated import variants_beside
-from lm_eval_lora_drop.backends.gathering import Together
+from lm_eval_lora_drop.backends.gathering import SharedEngineCall
 from lm_eval_lora_drop.backends.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
-from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Work
 from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.show.listeners import default_listeners
+from lm_eval_lora_drop.sweep.backend import Pass, Work
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
@@ -104,7 +105,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             # vLLM wants steps of at least max_num_seqs tokens, and of a whole prompt where prompts may not be split.
             if current_platform.is_cpu() and not {"max_num_batched_tokens", "enable_chunked_prefill"} & rest.keys():
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))
-        self._together: Together | None = None
+        self._together: SharedEngineCall | None = None
         super().__init__(pretrained, **{**rest, **lora})
         self._start(args, shape_of(self._layers.model), default_listeners(0, args.sweep_log))
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, sweep_folder(args) / "adapters")
@@ -141,7 +142,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         adapters = [self._shelf.request(variant) for variant in variants]
         requests = [request for document in documents for request in document.requests]
         answers = []
-        with self._all_at_once(Together(lambda *call: self._ask_all(adapters, *call))) as together:
+        with self._all_at_once(SharedEngineCall(lambda *call: self._ask_all(adapters, *call))) as together:
             for index, variant in enumerate(variants):
                 together.turn(index)
                 responses = iter(self._harness_answers(requests[0].request_type, requests, disable_tqdm=True))
@@ -152,7 +153,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         return answers
 
     @contextmanager
-    def _all_at_once(self, together: Together) -> Iterator[Together]:
+    def _all_at_once(self, together: SharedEngineCall) -> Iterator[SharedEngineCall]:
         """Engine calls go to `together`, in one batch, and past the harness's answer cache: it knows no variants."""
         before = self.cache_hook, self.batch_size
         self.cache_hook, self.batch_size, self._together = CacheHook(None), sys.maxsize, together

@@ -22,7 +22,7 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.utils import is_base_embedding_weights, parse_fine_tuned_lora_name
 
 from lm_eval_lora_drop import __version__
-from lm_eval_lora_drop.adapter.agreement import Answers
+from lm_eval_lora_drop.adapter.agreement import PromptOutputs
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import AdapterFiles, open_adapter
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
@@ -161,7 +161,7 @@ def adapters_at_once(wanted: int, size: int, memory: int) -> int:
     return min(wanted, fitting)
 
 
-def answers_of(base: str, adapter: Path, asked: Sequence[list[int]], tokens: int, dtype: str) -> Answers:
+def answers_of(base: str, adapter: Path, asked: Sequence[list[int]], tokens: int, dtype: str) -> PromptOutputs:
     """What vLLM answers to prompts (token ids) with an exported adapter, for `lora-drop check`.
 
     Raises:
@@ -186,7 +186,7 @@ def answers_of(base: str, adapter: Path, asked: Sequence[list[int]], tokens: int
         tuple(position[token].logprob for token, position in zip(ids[1:], output.prompt_logprobs[1:], strict=True))
         for ids, output in zip(asked, outputs, strict=True)
     )
-    return Answers(logprobs, tuple(tuple(output.outputs[0].token_ids) for output in outputs))
+    return PromptOutputs(logprobs, tuple(tuple(output.outputs[0].token_ids) for output in outputs))
 
 
 class AdapterShelf:

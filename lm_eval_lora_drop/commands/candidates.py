@@ -21,8 +21,8 @@ def _candidates(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names
     from lm_eval_lora_drop.commands.export import num_layers
-    from lm_eval_lora_drop.harness.work import AdapterShape
     from lm_eval_lora_drop.sweep.candidates import make_candidates
+    from lm_eval_lora_drop.variant import AdapterShape
 
     files = open_adapter(args.peft)
     lora = [one for one in read_names(files.shapes, files.config) if one.part == "lora_A"]

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
-from lm_eval_lora_drop.rounding import with_error
-from lm_eval_lora_drop.text import markdown_code
+from lm_eval_lora_drop.text import markdown_code, with_error
 from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ExportSource:
     """An adapter, what is kept of it, a sentence on where that came from, and the run and task it came from."""
 
     source: str
@@ -58,7 +57,7 @@ class Choice:
     task: str | None = None
 
 
-def choice(args: argparse.Namespace, command: str) -> Choice:
+def choice(args: argparse.Namespace, command: str) -> ExportSource:
     """What the options of `add_choice` say.
 
     Raises:
@@ -76,7 +75,7 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
         run, task, record = _recorded(args.results, args.task)
         assert run.record is not None
         where, part = adapter_of_choice(run.record.adapter, record.kept, args.peft, "--peft FOLDER")
-        return Choice(where, part, _origin(task, record, run.path), run, task)
+        return ExportSource(where, part, _origin(task, record, run.path), run, task)
     if args.peft is None:
         raise ArgumentError("--peft must name the full adapter, got none. Give its folder or Hub id.")
     spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
@@ -92,7 +91,7 @@ def choice(args: argparse.Namespace, command: str) -> Choice:
     # Of several adapters the one that the layers name; alone it needs no name.
     source = source_of(args.peft, kept.adapter)
     how = f"the paper's default, 15 of 32 layers scaled to {layers}" if spec.kind == "default" else "given by hand"
-    return Choice(source, replace(kept, adapter=""), f"{how} ({spec}).")
+    return ExportSource(source, replace(kept, adapter=""), f"{how} ({spec}).")
 
 
 def num_layers(source: str, pretrained: str | None) -> int:

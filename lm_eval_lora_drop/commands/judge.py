@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.commands.judge_people import people
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.rounding import decimals_for, number, percent, with_error
+from lm_eval_lora_drop.text import decimals_for, number, percent, with_error
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.pairwise import Pair
     from lm_eval_lora_drop.judge.panel import Panel
     from lm_eval_lora_drop.judge.questions import Question, Rubric
-    from lm_eval_lora_drop.judge.score import Scores
-    from lm_eval_lora_drop.judge.spending import Bill
+    from lm_eval_lora_drop.judge.score import PanelScores
+    from lm_eval_lora_drop.judge.spending import Usage
 
 
 _KEPT = "All answers received are cached; the same command resumes."
@@ -265,7 +265,7 @@ def _rate(row: Mapping[str, Any]) -> str:
     return f"{row['win_rate']:.1%} [{row['win_rate_low']:.1%}, {row['win_rate_high']:.1%}], {counts}{test}"
 
 
-def _summary(name: str, scores: Scores) -> str:
+def _summary(name: str, scores: PanelScores) -> str:
     """A few lines for a terminal."""
     details: dict[str, Any] = scores.to_json()
     whole = details["complete_items"] == details["items"]
@@ -286,7 +286,7 @@ def _summary(name: str, scores: Scores) -> str:
     return "\n".join(lines + [f"  warning: {warning}" for warning in details["warnings"]])
 
 
-def _bill_line(bill: Bill, panel: Panel) -> str:
+def _bill_line(bill: Usage, panel: Panel) -> str:
     """What this command used, what these questions have used in all, and what is left."""
     said = f"{bill.calls} calls, ${bill.dollars:.4f} where prices are known"
     if bill.calls_before:

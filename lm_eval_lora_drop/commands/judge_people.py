@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import add_json, command, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.rounding import number
+from lm_eval_lora_drop.text import number
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.people import Floats

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import add_json, command, natural, warn, write_json
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.rounding import duration_text, percent, significant
+from lm_eval_lora_drop.text import duration_text, percent, significant
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.record.schema import TaskRecord

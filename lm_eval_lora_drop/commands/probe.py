@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
     from lm_eval_lora_drop.backends.hf import LoraDropLM
-    from lm_eval_lora_drop.harness.work import ValidationSet
+    from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +132,7 @@ def draw_pairs(
         AdapterError: no LoRA adapter, or one that does not fit the base model.
     """
     from lm_eval_lora_drop.backends.hf import LoraDropLM
-    from lm_eval_lora_drop.harness.work import Binding
+    from lm_eval_lora_drop.harness.documents import Binding
     from lm_eval_lora_drop.sweep import documents as validation
 
     lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)

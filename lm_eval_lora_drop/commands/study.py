@@ -138,8 +138,8 @@ def _run(study: Study, args: argparse.Namespace) -> int:
 
 
 def _executor(study: Study, args: argparse.Namespace) -> AbstractContextManager[Executor]:
-    from lm_eval_lora_drop.study.executors import OneAfterAnother, OnRay
+    from lm_eval_lora_drop.study.executors import RayExecutor, SequentialExecutor
 
     if args.executor != "ray":
-        return nullcontext(OneAfterAnother())
-    return OnRay(threads=args.threads or 1, gpu=study.model_args.get("device") != "cpu")
+        return nullcontext(SequentialExecutor())
+    return RayExecutor(threads=args.threads or 1, gpu=study.model_args.get("device") != "cpu")

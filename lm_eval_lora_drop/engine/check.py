@@ -18,11 +18,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.models.utils import normalize_gen_kwargs
 
 from lm_eval_lora_drop.adapter.health import compare_answers
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
@@ -30,15 +28,22 @@ from lm_eval_lora_drop.engine.plain import batches_of
 from lm_eval_lora_drop.engine.requests import Rules, encode_prompt, longest
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.states.lengths import lengths
-from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.facts.generation import generation_arguments
+from lm_eval_lora_drop.harness.facts.requests import new_request
+from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 DOCUMENTS = 2
 """Documents answered both ways, the shortest and the longest: two, so that there is padding, rows of different
 documents, and parting groups; the longest, because some models differ only where a prompt is longer than a window."""
 CANDIDATES = 3
 """Candidates they are answered under, spread over the given ones."""
-SPEAKERS = 2
+GENERATING_CANDIDATES = 2
 """Of these, how many the plain pass generates text under: its decoding, a candidate and a document at a time, is the
 dearest part of the check."""
 TOKENS = 8
@@ -59,7 +64,7 @@ Key = tuple[Variant, int]
 
 
 @dataclass(frozen=True)
-class Difference:
+class PassDifference:
     """A request that the two passes answered differently, by more than `allowed` (in log-likelihood)."""
 
     variant: Variant
@@ -88,7 +93,7 @@ class CheckResult:
     answers was asked for.
     """
 
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[PassDifference] = field(default_factory=list)
     error: str | None = None
     idle: str | None = None
     unsteady: str | None = None
@@ -185,12 +190,12 @@ def check_shared(
     try:
         if few and few[0].requests[0].request_type == "generate_until":
             beginnings = [_beginning(lm, document) for document in few]
-            spoken = check.texts(beginnings)
+            answers = check.texts(beginnings)
             if beginnings == few:
-                found.answers = tuple(spoken)
+                found.answers = tuple(answers)
             # Greedy decoding can hide a fault that numbers show.
-            if found.error is None and any(_spoken(spoken)):
-                check.loglikelihoods([_scoring(few, spoken)])
+            if found.error is None and any(_generated(answers)):
+                check.loglikelihoods([_scoring(few, answers)])
         elif few:
             found.answers = tuple(check.loglikelihoods(few))
     # A model that answers one request at a time may fail at two: what cannot be checked is not trusted.
@@ -210,8 +215,8 @@ class _Check:
     found: CheckResult = field(default_factory=CheckResult)
 
     def texts(self, documents: Sequence[Document]) -> list[Answer]:
-        """Compare generated text under `SPEAKERS` of the candidates; returns the plain pass's answers."""
-        variants = self.variants[:SPEAKERS]
+        """Compare generated text under `GENERATING_CANDIDATES` of the candidates; returns the plain pass's answers."""
+        variants = self.variants[:GENERATING_CANDIDATES]
         expected = self._plain(documents, variants, rows=1)
         for found in self._shared(documents):
             for key, answer in expected.items():
@@ -270,7 +275,9 @@ class _Check:
             self._differ(answer, repr(shared), repr(plain), by, allowed)
 
     def _differ(self, answer: Answer, shared: str, plain: str, by: float, allowed: float) -> None:
-        self.found.differences.append(Difference(answer.variant, answer.document.doc_id, shared, plain, by, allowed))
+        self.found.differences.append(
+            PassDifference(answer.variant, answer.document.doc_id, shared, plain, by, allowed)
+        )
 
     def _plain(self, documents: Sequence[Document], variants: tuple[Variant, ...], rows: int) -> dict[Key, Answer]:
         with batches_of(self.lm, rows):
@@ -312,9 +319,9 @@ def parting(lm: HarnessModel, request: Instance, ours: str, theirs: str, slack: 
         logits = lm.model(input_ids=context).logits[0, -1].float()
     likeliest = logits.log_softmax(-1).topk(2).values
     # Where ours stopped instead, its token is not in the text: then the second likeliest it must be.
-    said = logits.log_softmax(-1)[one[same]] if same < len(one) else likeliest[1]
+    ours_at = logits.log_softmax(-1)[one[same]] if same < len(one) else likeliest[1]
     # Two logits differ by up to twice what one does.
-    return float(likeliest[0] - said), 2 * (slack + rounding(lm, float(logits.abs().max())))
+    return float(likeliest[0] - ours_at), 2 * (slack + rounding(lm, float(logits.abs().max())))
 
 
 def rounding(lm: HarnessModel, number: float) -> float:
@@ -333,7 +340,7 @@ def _numbers(answer: Answer) -> list[float]:
     return [response[0] if isinstance(response, tuple) else response for response in answer.responses]
 
 
-def _spoken(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
+def _generated(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
     """(prompt, text) of the answers under the first variant, where neither is blank."""
     for answer in answers:
         if answer.variant == answers[0].variant:
@@ -345,15 +352,14 @@ def _spoken(answers: Sequence[Answer]) -> Iterator[tuple[str, str]]:
 
 def _beginning(lm: HarnessModel, document: Document) -> Document:
     """A document that asks for the first `TOKENS` tokens only; the document itself where it asks for no more."""
-    asked = [normalize_gen_kwargs(dict(request.args[1]), lm.max_gen_toks) for request in document.requests]
+    asked = [generation_arguments(request.args[1], lm.max_gen_toks) for request in document.requests]
     if all(kwargs["max_gen_toks"] <= TOKENS for kwargs in asked):
         return document
     requests = [
-        Instance(
+        new_request(
             "generate_until",
-            {},
             (request.args[0], {**kwargs, "max_gen_toks": min(kwargs["max_gen_toks"], TOKENS)}),
-            number,
+            index=number,
         )
         for number, (request, kwargs) in enumerate(zip(document.requests, asked, strict=True))
     ]
@@ -361,8 +367,9 @@ def _beginning(lm: HarnessModel, document: Document) -> Document:
 
 
 def _scoring(documents: Sequence[Document], answers: Sequence[Answer]) -> Document:
-    """A document that asks for the log-likelihoods of what was said."""
+    """A document that asks for the log-likelihoods of what was generated."""
     requests = [
-        Instance("loglikelihood", {}, (prompt, text), number) for number, (prompt, text) in enumerate(_spoken(answers))
+        new_request("loglikelihood", (prompt, text), index=number)
+        for number, (prompt, text) in enumerate(_generated(answers))
     ]
     return Document(documents[0].doc_id, {}, tuple(requests), "check")

@@ -1,5 +1,5 @@
-"""Greedy decoding of many rows at once: rows that have said the same share their states, finished rows leave, waiting
-prompts take their place.
+"""Greedy decoding of many rows at once: rows that have generated the same share their states, finished rows leave,
+waiting prompts take their place.
 
 Two trees are at work. The *batch* holds all rows that are being decoded, for as long as they are, with keys and values
 in a `RowCache`. A *prefill* holds a few prompts while they are read, with a cache of its own; what it has computed is
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lm_eval.models.utils_hf import pad_and_concat
 from transformers.cache_utils import Cache, DynamicCache
 
 from lm_eval_lora_drop.engine.requests import Rules, StopWatch, cut, encode_prompt, warn_of_special_stop
@@ -23,7 +22,8 @@ from lm_eval_lora_drop.engine.states.cache import RowCache
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.states.settings import Settings
 from lm_eval_lora_drop.engine.states.tree import Route, Tree
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.facts.batches import padded
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.variant import Variant
 
 PREFILL_TOKENS = 4096
@@ -42,7 +42,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """An answer to a prompt (its number) under a variant: its tokens, what ended it, and its text."""
 
     prompt: int
@@ -54,12 +54,12 @@ class Said:
 
 @dataclass
 class Group:
-    """Rows of one prompt that have said the same so far: row `rows[k]` of the batch is under `variants[k]`."""
+    """Rows of one prompt that have generated the same so far: row `rows[k]` of the batch is under `variants[k]`."""
 
     prompt: int
     rows: list[int]
     variants: list[Variant]
-    said: list[int]
+    generated: list[int]
 
 
 class Decoder:
@@ -96,12 +96,12 @@ class Decoder:
         self._batch = Tree(self._settings, capacity)
         self._cache = RowCache(self._batch)
         self._refill_at = REFILL_SHARE * capacity if branches else 1
-        # (capacity,) each, by row of the batch: the token said last, and the column in which the prompt begins.
+        # (capacity,) each, by row of the batch: the token generated last, and the column in which the prompt begins.
         self._newest = np.zeros(capacity, np.int64)
         self._begin = np.zeros(capacity, np.int64)
         # Of all rows in the order of the groups; None when rows have come, parted or left since.
         self._route: Route | None = None
-        self._finished: list[Said] = []
+        self._finished: list[Completion] = []
         self.most_rows = 0
 
     @property
@@ -109,7 +109,7 @@ class Decoder:
         """Whether anything is left to do."""
         return bool(self._waiting or self._groups)
 
-    def take(self) -> list[Said]:
+    def take(self) -> list[Completion]:
         """What has been answered since last asked."""
         finished, self._finished = self._finished, []
         return finished
@@ -200,8 +200,8 @@ class Decoder:
 
         device = self._lm.device
         # (groups, width) -> (states of layer 0, width): one input for each, the prompt of the row that owns it.
-        padded = pad_and_concat(width, [torch.tensor(tokens) for tokens in prompts], "left")
-        inputs = padded[torch.from_numpy(group_of[route.inputs])].to(device)
+        ids = padded(width, [torch.tensor(tokens) for tokens in prompts], "left")
+        inputs = ids[torch.from_numpy(group_of[route.inputs])].to(device)
         # (states of layer 0, width): a column's position in its prompt, negative in the padding.
         positions = (torch.arange(width) - torch.from_numpy(begins[route.inputs])[:, None]).to(device)
         logits = self._forward(
@@ -224,7 +224,7 @@ class Decoder:
         self._begin += self._cache.make_room(0)
         route, device = self._route, self._lm.device
         start, stop = self._cache.columns.start, self._cache.columns.stop
-        # (states of layer 0, 1) each: the row that owns a state says where it begins and what was said last.
+        # (states of layer 0, 1) each: the row that owns a state says where it begins and what was generated last.
         new = np.stack([self._begin[route.inputs], self._newest[route.inputs]])
         begins, tokens = torch.from_numpy(new).to(device)[:, :, None]
         # (states of layer 0, stop - start + 1): columns from a state's begin on, the one of the new token included.
@@ -258,18 +258,20 @@ class Decoder:
 
     def _take_down(self, groups: Sequence[Group]) -> None:
         """Write the newest tokens down: groups whose rows disagree part, and those that are done leave."""
-        spoken = [part for group in groups for part in self._parts(group)]
-        met = self._watch.met([group.said for group in spoken])
-        for group, stop in zip(spoken, met, strict=True):
-            ended_by = self._rules.ends_by(group.said, stop)
+        parts = [part for group in groups for part in self._parts(group)]
+        met = self._watch.met([group.generated for group in parts])
+        for group, stop in zip(parts, met, strict=True):
+            ended_by = self._rules.ends_by(group.generated, stop)
             if ended_by is None:
                 self._groups.append(group)
                 continue
-            text = cut(self._lm, group.said, self._rules.stops)
-            if stop and ended_by != "end token" and text == self._lm.tok_decode(group.said):
+            text = cut(self._lm, group.generated, self._rules.stops)
+            if stop and ended_by != "end token" and text == self._lm.tok_decode(group.generated):
                 warn_of_special_stop(self._lm, stop)
-            said = tuple(group.said)
-            self._finished += [Said(group.prompt, variant, said, ended_by, text) for variant in group.variants]
+            generated = tuple(group.generated)
+            self._finished += [
+                Completion(group.prompt, variant, generated, ended_by, text) for variant in group.variants
+            ]
             self._batch.remove(group.rows)
             self._route = None
         self._cache.settle()
@@ -278,7 +280,7 @@ class Decoder:
         """The group with its rows' newest tokens, in as many parts as there are different tokens."""
         by_token: dict[int, Group] = {}
         for row, variant, token in zip(group.rows, group.variants, self._newest[group.rows].tolist(), strict=True):
-            part = by_token.setdefault(token, Group(group.prompt, [], [], [*group.said, token]))
+            part = by_token.setdefault(token, Group(group.prompt, [], [], [*group.generated, token]))
             part.rows.append(row)
             part.variants.append(variant)
         parts = list(by_token.values())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
 from lm_eval_lora_drop.adapter.layers import why_whole_prompts
@@ -18,9 +18,12 @@ from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.generation import WholeAnswers
 from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.requests import Rules, alone, why_not_greedy, why_not_rows
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 log = logger(__name__)
 
@@ -114,8 +117,8 @@ class _Run:
         first = self._spread(size)
         self.by_harness(first)
         again = _shortest(self.answers, first)
-        asked, said = [self._requests[index] for index in again], [self.answers[index] for index in again]
-        reason = why_not_trusted(self._lm, asked, said)
+        asked, expected = [self._requests[index] for index in again], [self.answers[index] for index in again]
+        reason = why_not_trusted(self._lm, asked, expected)
         if reason is not None:
             return reason
         try:
@@ -146,8 +149,8 @@ def is_faster(ours: float, theirs: float) -> bool:
 
 def _shortest(answers: Mapping[int, str], indices: Sequence[int]) -> list[int]:
     """The `CHECKED` of these with the shortest answers that say something: soon decoded to their end."""
-    spoken = [index for index in indices if answers[index]] or list(indices)
-    return sorted(spoken, key=lambda index: len(answers[index]))[:CHECKED]
+    not_empty = [index for index in indices if answers[index]] or list(indices)
+    return sorted(not_empty, key=lambda index: len(answers[index]))[:CHECKED]
 
 
 def why_not_trusted(lm: HarnessModel, requests: Sequence[Instance], expected: Sequence[str]) -> str | None:
@@ -201,7 +204,7 @@ def _decode(lm: HarnessModel, requests: Sequence[Instance], *, compared: bool = 
                         raise
                     fits = False
                 finished = whole.compared(decoder) if compared else decoder.take()
-                yield from ((indices[said.prompt], said.text) for said in finished)
+                yield from ((indices[one.prompt], one.text) for one in finished)
             jobs = decoder.unfinished()
             # Its buffers go before the next decoder's are made.
             del decoder

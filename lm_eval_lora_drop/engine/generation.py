@@ -11,18 +11,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-from lm_eval.models.utils_hf import stop_sequences_criteria
 
 from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.check import QUANTISED, is_quantised, rounding
-from lm_eval_lora_drop.engine.decode import Decoder, Job, Said
+from lm_eval_lora_drop.engine.decode import Completion, Decoder, Job
 from lm_eval_lora_drop.engine.memory import halve, rows_that_fit
 from lm_eval_lora_drop.engine.requests import Rules
 from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.states.arguments import accepted
 from lm_eval_lora_drop.engine.states.branching import NotShareable
 from lm_eval_lora_drop.engine.states.lengths import lengths
-from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Work
+from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.facts.batches import stop_criteria
+from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 
 GROWTH = 1.25
@@ -65,13 +67,13 @@ def _generate(session: Session, asked: Sequence[tuple[_Owner, int]], rules: Rule
             fits = session.attempt(lambda: decoder.run(enough))  # noqa: B023
             done = not fits or not decoder.busy
             answers = []
-            for said in whole.compared(decoder) if whole else decoder.take():
-                owner, place = asked[said.prompt]
+            for completion in whole.compared(decoder) if whole else decoder.take():
+                owner, place = asked[completion.prompt]
                 document = owner.work.document
-                texts = owner.texts.setdefault(said.variant, {})
-                texts[place] = said.text
+                texts = owner.texts.setdefault(completion.variant, {})
+                texts[place] = completion.text
                 if len(texts) == len(document.requests):
-                    answers.append(Answer(said.variant, document, tuple(texts[i] for i in range(len(texts)))))
+                    answers.append(Answer(completion.variant, document, tuple(texts[i] for i in range(len(texts)))))
             session.counters.most_rows = max(session.counters.most_rows, decoder.most_rows)
             if answers:
                 yield answers
@@ -107,21 +109,25 @@ class WholeAnswers:
         self._longest = longest
         self._lengths = lengths(lm)
 
-    def compared(self, decoder: Decoder) -> list[Said]:
+    def compared(self, decoder: Decoder) -> list[Completion]:
         """What the decoder has finished.
 
         Raises:
-            NotShareable: the model, as it is, would have said something else or ended elsewhere.
+            NotShareable: the model, as it is, would have generated something else or ended elsewhere.
         """
         finished = decoder.take()
-        for said in sorted(finished, key=lambda one: -len(one.tokens)):
-            prompt = decoder.prompt(said.prompt)
-            new = [kind for kind in self._kinds(prompt, said) if len(said.tokens) > GROWTH * self._longest.get(kind, 0)]
+        for completion in sorted(finished, key=lambda one: -len(one.tokens)):
+            prompt = decoder.prompt(completion.prompt)
+            new = [
+                kind
+                for kind in self._kinds(prompt, completion)
+                if len(completion.tokens) > GROWTH * self._longest.get(kind, 0)
+            ]
             if not new:
                 continue
             try:
-                with self._keep(said.variant):
-                    wrong = self._difference(prompt, said.tokens)
+                with self._keep(completion.variant):
+                    wrong = self._difference(prompt, completion.tokens)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -129,23 +135,23 @@ class WholeAnswers:
                 continue
             if wrong is not None:
                 raise NotShareable(
-                    f"{said.text!r}, ended by its {said.ended_by} (prompt of {len(prompt)} tokens), {wrong}"
+                    f"{completion.text!r}, ended by its {completion.ended_by} (prompt of {len(prompt)} tokens), {wrong}"
                 )
-            self._longest.update(dict.fromkeys(new, len(said.tokens)))
+            self._longest.update(dict.fromkeys(new, len(completion.tokens)))
         return finished
 
-    def _kinds(self, prompt: Sequence[int], said: Said) -> list[str]:
-        crossed = [one for one in self._lengths if len(prompt) <= one < len(prompt) + len(said.tokens)]
-        return [said.ended_by, *(f"length {one}" for one in crossed)]
+    def _kinds(self, prompt: Sequence[int], completion: Completion) -> list[str]:
+        crossed = [one for one in self._lengths if len(prompt) <= one < len(prompt) + len(completion.tokens)]
+        return [completion.ended_by, *(f"length {one}" for one in crossed)]
 
-    def _difference(self, prompt: Sequence[int], said: Sequence[int]) -> str | None:
-        ids = torch.tensor([[*prompt, *said]])
+    def _difference(self, prompt: Sequence[int], generated: Sequence[int]) -> str | None:
+        ids = torch.tensor([[*prompt, *generated]])
         autocast = self._lm.mixed_precision_dtype
         with torch.inference_mode(), torch.autocast(self._lm.device.type, autocast, enabled=autocast is not None):
-            # Before each token said, (tokens, vocabulary).
+            # Before each token generated, (tokens, vocabulary).
             there = ids.to(self._lm.device)
-            inputs = accepted(self._lm, input_ids=there[:, :-1], use_cache=False, logits_to_keep=len(said))
-            logits = self._lm.model(**inputs).logits[0, -len(said) :].float()
+            inputs = accepted(self._lm, input_ids=there[:, :-1], use_cache=False, logits_to_keep=len(generated))
+            logits = self._lm.model(**inputs).logits[0, -len(generated) :].float()
         lacks = logits.max(-1).values - logits.gather(-1, there[0, len(prompt) :, None].to(logits.device))[:, 0]
         # One wait for the device: both in one copy.
         *lacking, largest = torch.cat([lacks, logits.abs().max()[None]]).tolist()
@@ -154,15 +160,16 @@ class WholeAnswers:
         # NaN is never below any bound.
         if not all(one <= allowed for one in lacking):
             worst = next((i for i, one in enumerate(lacking) if math.isnan(one)), lacking.index(max(lacking)))
-            token = self._lm.tok_decode([said[worst]], skip_special_tokens=False)
+            token = self._lm.tok_decode([generated[worst]], skip_special_tokens=False)
             return (
-                f"is not the model's own: token {worst + 1} of {len(said)}, {token!r}, lies "
+                f"is not the model's own: token {worst + 1} of {len(generated)}, {token!r}, lies "
                 f"{lacking[worst]:.3g} below the likeliest, where {allowed:.3g} is rounding"
             )
         # Of a text on the host: each token is looked at.
-        criteria = stop_sequences_criteria(self._lm.tokenizer, list(self._rules.stops), len(prompt), 1)
-        for length, newest in enumerate(said, 1):
+        criteria = stop_criteria(self._lm.tokenizer, self._rules.stops, len(prompt))
+        for length, newest in enumerate(generated, 1):
             met = bool(self._rules.stops) and bool(criteria(ids[:, : len(prompt) + length], None))
             if met or newest in self._rules.end_tokens or length >= self._rules.max_new_tokens:
-                return None if length == len(said) else f"goes on for {len(said) - length} tokens after its end"
-        return f"ends after {len(said)} tokens, which end nothing"
+                more = len(generated) - length
+                return f"goes on for {more} tokens after its end" if more else None
+        return f"ends after {len(generated)} tokens, which end nothing"

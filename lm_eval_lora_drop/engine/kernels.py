@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 
 
 def available(lm: HarnessModel) -> bool:

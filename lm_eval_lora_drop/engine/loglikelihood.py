@@ -11,21 +11,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lm_eval import utils
-from lm_eval.api.instance import Instance
-from lm_eval.models.utils_hf import pad_and_concat
 
 from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.session import Session
 from lm_eval_lora_drop.engine.states.branching import Branches, NotShareable, forward
 from lm_eval_lora_drop.engine.states.prefix import Prefix, common_prefix, weight
 from lm_eval_lora_drop.engine.states.tree import Segment, Tree
-from lm_eval_lora_drop.harness.work import Answer, HarnessModel, Work
+from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.facts.batches import padded
+from lm_eval_lora_drop.harness.model import HarnessModel, encode_scored, encode_windows
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 TOKENS = 8192
 """Rows times tokens of a batch: enough for full speed, and intermediate results stay small."""
@@ -51,15 +54,9 @@ def spans(lm: HarnessModel, request: Instance) -> list[Span]:
         NotShareable: a continuation without tokens, or longer than the model takes; the harness itself refuses both.
     """
     if request.request_type == "loglikelihood_rolling":
-        windows = utils.get_rolling_token_windows(
-            token_list=lm.tok_encode(request.args[0]),
-            prefix_token=lm.prefix_token_id,
-            max_seq_len=lm.max_length,
-            context_len=1,
-        )
-        pairs = [utils.make_disjoint_window(window) for window in windows]
+        pairs = encode_windows(lm, request.args[0])
     else:
-        pairs = [_encode(lm, *request.args[:2])]
+        pairs = [encode_scored(lm, *request.args[:2])]
     found = [
         Span(tuple((context + continuation)[-(lm.max_length + 1) :][:-1]), tuple(continuation))
         for context, continuation in pairs
@@ -73,7 +70,7 @@ def spans(lm: HarnessModel, request: Instance) -> list[Span]:
 def why_not_scored(lm: HarnessModel, request: Instance) -> str | None:
     """Why HFLM refuses to score a continuation (in an assertion without words); None where it does not."""
     try:
-        context, continuation = _encode(lm, *request.args[:2])
+        context, continuation = encode_scored(lm, *request.args[:2])
     except (AssertionError, IndexError):
         context, continuation = [], []
     if not continuation:
@@ -83,14 +80,6 @@ def why_not_scored(lm: HarnessModel, request: Instance) -> str | None:
     if len(continuation) > lm.max_length:
         return f"a continuation has {len(continuation)} tokens, and the model takes max_length={lm.max_length}"
     return None
-
-
-def _encode(lm: HarnessModel, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """As lm_eval.api.model.TemplateLM.loglikelihood: an empty context becomes the prefix token."""
-    if context:
-        return lm._encode_pair(context, continuation)
-    tokens = lm.tok_encode(continuation, add_special_tokens=False)
-    return ([lm.prefix_token_id], tokens) if tokens[0] != lm.prefix_token_id else (tokens[:1], tokens[1:])
 
 
 def loglikelihoods(session: Session, work: Sequence[Work]) -> Iterator[list[Answer]]:
@@ -210,7 +199,7 @@ def score(
     known = prefix.length if prefix else 0
     longest = max(map(len, inputs)) - known
     # (inputs, longest), padded on the right, where causal attention lets nothing see it.
-    padded = pad_and_concat(longest, [torch.tensor(tokens[known:]) for tokens in inputs])
+    batch_ids = padded(longest, [torch.tensor(tokens[known:]) for tokens in inputs])
 
     # Where each input's scored positions begin: the longest of its continuations decides.
     begins = [len(tokens) for tokens in inputs]
@@ -235,7 +224,7 @@ def score(
             branches,
             route,
             _segments_of(route.segments[-1], [state for state, _ in picked]),
-            input_ids=padded[torch.from_numpy(read_by[route.inputs])].to(lm.device),
+            input_ids=batch_ids[torch.from_numpy(read_by[route.inputs])].to(lm.device),
             cache=prefix.cache(tree) if prefix else None,
             use_cache=prefix is not None,
         )[:, 0]

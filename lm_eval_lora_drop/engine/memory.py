@@ -15,7 +15,7 @@ from transformers.cache_utils import DynamicCache
 from lm_eval_lora_drop.engine.decode import PREFILL_TOKENS
 from lm_eval_lora_drop.engine.states.arguments import accepted
 from lm_eval_lora_drop.engine.states.cache import columns_for, slots_for
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger
 
 log = logger(__name__)

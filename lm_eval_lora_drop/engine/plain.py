@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import CacheHook
-from lm_eval.models.utils import normalize_gen_kwargs
 from torch.overrides import TorchFunctionMode
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.facts.generation import generation_arguments
+from lm_eval_lora_drop.harness.facts.requests import no_answer_cache
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.record.fingerprint import digest, short
+from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 BATCHES_BETWEEN_YIELDS = 4
 
@@ -58,7 +62,7 @@ def plain_runner(
 def _samples(document: Document) -> bool:
     """Whether HFLM draws the answers to a document's requests at random."""
     return any(
-        request.request_type == "generate_until" and normalize_gen_kwargs(request.args[1])["do_sample"]
+        request.request_type == "generate_until" and generation_arguments(request.args[1])["do_sample"]
         for request in document.requests
     )
 
@@ -126,7 +130,7 @@ def _by_itself(lm: HarnessModel) -> Iterator[None]:
     other processes, as HFLM does at every call where there are several: they make other calls than this one.
     """
     hook, world_size = lm.cache_hook, lm._world_size
-    lm.cache_hook, lm._world_size = CacheHook(None), 1
+    lm.cache_hook, lm._world_size = no_answer_cache(), 1
     try:
         yield
     finally:

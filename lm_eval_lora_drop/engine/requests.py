@@ -10,17 +10,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from transformers import GenerationConfig
 
 from lm_eval_lora_drop.engine.states.arguments import why_no_cache
 from lm_eval_lora_drop.engine.states.lengths import changes_at
-from lm_eval_lora_drop.harness.work import Document, HarnessModel
+from lm_eval_lora_drop.harness.documents import Document
+from lm_eval_lora_drop.harness.facts.generation import cut_at_stop, generation_arguments, stop_sequences
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 log = logger(__name__)
 
@@ -64,21 +67,21 @@ class Rules:
     @classmethod
     def of(cls, lm: HarnessModel, generation_kwargs: Mapping[str, Any]) -> Rules:
         """The rules of a request to `lm`."""
-        kwargs = normalize_gen_kwargs(dict(generation_kwargs), lm.max_gen_toks)
+        kwargs = generation_arguments(generation_kwargs, lm.max_gen_toks)
         end_of_text = lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)
-        stops = handle_stop_sequences(kwargs["until"], eos=end_of_text)
+        stops = stop_sequences(kwargs["until"], end_of_text)
         ends = lm.model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         # An empty stop sequence stays in: HFLM finds it in whatever a row says first, and cuts nothing at it.
-        return cls(tuple(stops), int(kwargs["max_gen_toks"]), frozenset(ends))
+        return cls(stops, int(kwargs["max_gen_toks"]), frozenset(ends))
 
-    def ends_by(self, said: Sequence[int], stop: str | None) -> str | None:
+    def ends_by(self, generated: Sequence[int], stop: str | None) -> str | None:
         """What ends an answer at its newest token, in words; None where it goes on. `stop` is what `StopWatch` met."""
-        if said[-1] in self.end_tokens:
+        if generated[-1] in self.end_tokens:
             return "end token"
         if stop is not None:
             return f"stop sequence {stop!r}"
-        return "token limit" if len(said) >= self.max_new_tokens else None
+        return "token limit" if len(generated) >= self.max_new_tokens else None
 
 
 class StopWatch:
@@ -113,10 +116,10 @@ def end_each_alone(lm: HarnessModel, tokens: torch.Tensor, prompt_length: int, s
     watch = StopWatch(lm, stops)
     tokens = tokens.clone()
     for row in tokens[:, prompt_length:]:
-        said = row.tolist()
-        met = watch.met([said[: end + 1] for end in range(len(said))])
-        end, stop = next(((i, one) for i, one in enumerate(met) if one is not None), (len(said), None))
-        if stop and cut(lm, said, stops) != cut(lm, said[: end + 1], stops):
+        generated = row.tolist()
+        met = watch.met([generated[: end + 1] for end in range(len(generated))])
+        end, stop = next(((i, one) for i, one in enumerate(met) if one is not None), (len(generated), None))
+        if stop and cut(lm, generated, stops) != cut(lm, generated[: end + 1], stops):
             warn_of_special_stop(lm, stop)
         row[end + 1 :] = lm.tokenizer.pad_token_id
     return tokens
@@ -124,7 +127,7 @@ def end_each_alone(lm: HarnessModel, tokens: torch.Tensor, prompt_length: int, s
 
 def cut(lm: HarnessModel, tokens: Sequence[int], stops: Sequence[str]) -> str:
     """The text of an answer: without special tokens, and up to the first stop sequence."""
-    return postprocess_generated_text(lm.tok_decode(tokens), list(stops), None)
+    return cut_at_stop(lm.tok_decode(tokens), stops)
 
 
 # Models whose user has been warned; it keeps none of them alive.
@@ -159,7 +162,7 @@ def longest(lm: HarnessModel, request: Instance) -> int:
     given = request.args[1] if len(request.args) > 1 else ""
     if isinstance(given, str):
         return min(len(lm.tok_encode(str(request.args[0]))) + len(lm.tok_encode(given)), lm.max_length) + 1
-    answer = int(normalize_gen_kwargs(dict(given), lm.max_gen_toks)["max_gen_toks"])
+    answer = int(generation_arguments(given, lm.max_gen_toks)["max_gen_toks"])
     return min(len(lm.tok_encode(str(request.args[0]))) + answer, lm.max_length)
 
 
@@ -184,7 +187,7 @@ def shareable(lm: HarnessModel, documents: Sequence[Document]) -> list[Document]
 
 def why_not_greedy(lm: HarnessModel, generation_kwargs: Mapping[str, Any]) -> str | None:
     """Why these generation arguments need the harness's own `generate`; None where plain greedy decoding does."""
-    kwargs: dict[str, Any] = dict(normalize_gen_kwargs(dict(generation_kwargs), lm.max_gen_toks))
+    kwargs = generation_arguments(generation_kwargs, lm.max_gen_toks)
     if kwargs.pop("do_sample", False):
         return "the task samples"
     if kwargs.pop("temperature", 0.0) not in (0.0, None):

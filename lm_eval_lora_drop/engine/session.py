@@ -10,7 +10,7 @@ from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.kernels import fast_products
 from lm_eval_lora_drop.engine.memory import RowSize, halve
 from lm_eval_lora_drop.engine.states.branching import Branches
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 
 
 @dataclass

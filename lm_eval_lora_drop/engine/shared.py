@@ -14,7 +14,9 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import shareable, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
 from lm_eval_lora_drop.engine.states.lengths import changes_at
-from lm_eval_lora_drop.harness.work import Answer, Document, HarnessModel, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.model import HarnessModel
+from lm_eval_lora_drop.sweep.backend import Runner, Work
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 

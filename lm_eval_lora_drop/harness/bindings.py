@@ -16,8 +16,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.harness.prompts import build
-from lm_eval_lora_drop.harness.work import Binding
 
 _NOTE = "lora_drop_binding"
 _PROMPT_ARGUMENTS = ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "chat_template")

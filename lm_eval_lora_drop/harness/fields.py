@@ -13,7 +13,7 @@ from lm_eval.api.task import Task
 from lm_eval.utils import apply_template, env
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.prompts import shown_text
+from lm_eval_lora_drop.harness.prompts import has_several_inputs, shown_text
 
 CLUSTER_KEY = "cluster"
 """The entry of a task's metadata that names what documents belong together by."""
@@ -37,7 +37,7 @@ def shown_fields(task: Task, docs: Iterable[Any]) -> tuple[str, ...]:
     For a template they are the variables in it; a function is run on each of `docs` and watched.
     """
     config = task.config
-    several_inputs = bool(getattr(task, "multiple_input", 0))
+    several_inputs = has_several_inputs(task)
     parts: list[tuple[Any, Callable[[Any], Any]]] = []
     if not several_inputs:  # there the text is the label: which of the choices is right
         parts.append((config.doc_to_text, task.doc_to_text))

@@ -10,8 +10,8 @@ from lm_eval.api.task import Task
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.harness.task_index import task_manager
-from lm_eval_lora_drop.harness.work import Binding
 from lm_eval_lora_drop.text import did_you_mean
 
 # Of the evaluated task's metadata, what describes that task and no other; the rest came with --metadata.

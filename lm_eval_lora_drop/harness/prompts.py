@@ -15,7 +15,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.api.utils import maybe_delimit
 
-from lm_eval_lora_drop.harness.work import Binding, Document
+from lm_eval_lora_drop.harness.documents import Binding, Document
 
 
 def build(binding: Binding, doc_id: int, doc: Any, cluster: str | None = None) -> Document:
@@ -52,13 +52,18 @@ def _may_sample(request: Instance) -> bool:
     return settings.get("temperature") != 0 if chosen is None else bool(chosen)
 
 
+def has_several_inputs(task: Task) -> bool:
+    """Whether each choice stands in a prompt of its own, before a continuation that all of them share."""
+    return bool(getattr(task, "multiple_input", 0))
+
+
 def reference(task: Task, doc: Any) -> str:
     """The right answer as it follows the prompt, delimiter included: of several the first, of a choice its text."""
     answer = task.doc_to_target(doc)
     if isinstance(answer, (list, tuple)):
         answer = answer[0]
     # With several inputs the choices stand in the prompts, and the target is a text already.
-    if isinstance(answer, int) and task.config.doc_to_choice is not None and not task.multiple_input:
+    if isinstance(answer, int) and task.config.doc_to_choice is not None and not has_several_inputs(task):
         answer = task.doc_to_choice(doc)[answer]
     answer = str(answer)
     prefix = task.doc_to_prefix(doc)
@@ -92,7 +97,7 @@ def example(task: Task, doc: Any, prompt_arguments: Mapping[str, Any] | None = N
 def shown_text(task: Task, doc: Any) -> str:
     """What a model reads of this document, template included, few-shot examples and right answer left out."""
     text = task.doc_to_text(doc)
-    if getattr(task, "multiple_input", 0):
+    if has_several_inputs(task):
         return "\n".join([*task.doc_to_choice(doc), str(task.doc_to_target(doc))])
     parts = [str(text)]
     if task.OUTPUT_TYPE == "multiple_choice":

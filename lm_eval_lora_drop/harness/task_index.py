@@ -49,7 +49,7 @@ def _manager(folders: tuple[str, ...], metadata: Mapping[str, Any] | None, *, wi
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RunningEvaluation:
     """What a call of `lm_eval.simple_evaluate` was given."""
 
     tasks: Sequence[Any]
@@ -60,7 +60,7 @@ class Evaluation:
     """The folder that its results file will be in, None where none is written."""
 
 
-def running_evaluation() -> Evaluation | None:
+def running_evaluation() -> RunningEvaluation | None:
     """The call of `simple_evaluate` that is running, None outside of one.
 
     lm-eval (0.4.13) builds the model before it loads the tasks and tells the model nothing of them, so that what does
@@ -71,7 +71,7 @@ def running_evaluation() -> Evaluation | None:
         if frame.f_code.co_name == "simple_evaluate" and frame.f_globals.get("__name__") == "lm_eval.evaluator":
             given = frame.f_locals
             output = results_folder(given.get("evaluation_tracker"), given.get("model_args"))
-            return Evaluation(
+            return RunningEvaluation(
                 given.get("tasks") or (),
                 given.get("task_manager"),
                 given.get("metadata") or {},

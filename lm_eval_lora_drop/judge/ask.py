@@ -17,16 +17,16 @@ from typing import Any
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache import (
     POLL,
+    BusyNotice,
     Cache,
     CacheBusyError,
     CacheError,
     Made,
-    Patience,
     answer_key,
     patiently,
 )
 from lm_eval_lora_drop.judge.cache.answers import (
-    Answer,
+    ReadReply,
     known_answer,
     likely_cause,
     read_answer,
@@ -39,7 +39,7 @@ from lm_eval_lora_drop.judge.providers import Provider, open_provider
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import quiet_sdks
-from lm_eval_lora_drop.judge.spending import Bill, CapReached, Progress, Purse, believed, most_tokens
+from lm_eval_lora_drop.judge.spending import CapReached, Progress, SpendingLimit, Usage, believed, most_tokens
 from lm_eval_lora_drop.text import logger
 
 log = logger(__name__)
@@ -62,11 +62,11 @@ class Verdict:
 
 
 @dataclass
-class Answers:
+class PanelAnswers:
     """`verdicts[judge name][i]` answers question i."""
 
     verdicts: dict[str, list[Verdict]]
-    bill: Bill = field(default_factory=Bill)
+    bill: Usage = field(default_factory=Usage)
 
 
 def serves_another(asked: str, served: str | None) -> bool:
@@ -78,7 +78,7 @@ def serves_another(asked: str, served: str | None) -> bool:
     return asked != served and not re.fullmatch(re.escape(base) + r"-(\d{4}-\d\d-\d\d|\d{8}|\d{3,4})", served)
 
 
-def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) -> Answers:
+def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) -> PanelAnswers:
     """Every judge's verdict on `questions(judge)`; `offline` reads the cache only and needs no key.
 
     Raises:
@@ -91,7 +91,7 @@ def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) ->
             free = [judge.name for judge in panel.judges if judge.price is None and judge.provider != "hf"]
             if free:
                 raise ArgumentError(f"max_spend needs the price of every judge; set `price` of {', '.join(free)}.")
-    session = _Session(panel, cache, offline)
+    session = _AskingSession(panel, cache, offline)
     with quiet_sdks():
         try:
             asyncio.get_running_loop()
@@ -102,7 +102,7 @@ def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) ->
             return pool.submit(asyncio.run, session.run(questions)).result()
 
 
-class _Gate:
+class _RateLimit:
     """One server's limit: how many calls at once, and none before it wants to be asked again."""
 
     def __init__(self, limit: int) -> None:
@@ -114,18 +114,18 @@ class _Gate:
             await asyncio.sleep(rest)
 
 
-class _Session:
+class _AskingSession:
     def __init__(self, panel: Panel, cache: Cache, offline: bool) -> None:
         self.panel, self.cache, self.offline = panel, cache, offline
         self.redactor = panel.redactor()
-        self.bill = Bill()
+        self.bill = Usage()
         self.in_a_row = dict.fromkeys((judge.name for judge in panel.judges), 0)
         self.stopped: dict[str, str] = {}
 
-    async def run(self, questions: Ask) -> Answers:
+    async def run(self, questions: Ask) -> PanelAnswers:
         # Made here, since locks of asyncio belong to the loop that runs.
-        self.gates = {judge.where: _Gate(self.panel.limit(judge.provider)) for judge in self.panel.judges}
-        self.purse = Purse(self.panel.max_spend, self.bill)
+        self.gates = {judge.where: _RateLimit(self.panel.limit(judge.provider)) for judge in self.panel.judges}
+        self.purse = SpendingLimit(self.panel.max_spend, self.bill)
         asked = {judge.name: list(questions(judge)) for judge in self.panel.judges}
         self._add_what_was_spent(asked)
         self.progress = Progress(sum(map(len, asked.values())), self.purse)
@@ -141,7 +141,7 @@ class _Session:
             self.progress.close()
             for provider in providers.values():
                 await provider.close()
-        return Answers(dict(zip(self.in_a_row, found, strict=True)), self.bill)
+        return PanelAnswers(dict(zip(self.in_a_row, found, strict=True)), self.bill)
 
     def _add_what_was_spent(self, asked: dict[str, list[Question]]) -> None:
         """A run that is taken up again goes on with the bill where the one before it stopped."""
@@ -181,7 +181,7 @@ class _Session:
             self.progress.step()
         return Verdict(None, reason, served, calls)
 
-    async def _answer(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[Answer, int]:
+    async def _answer(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[ReadReply, int]:
         """The cached answer, another process's answer, or a call's; and how many calls were answered for it."""
         key = answer_key(judge, question)
         gate = self.gates[judge.where]
@@ -212,7 +212,7 @@ class _Session:
     @staticmethod
     async def _stored(call: Callable[..., Made], *args: Any) -> Made:
         """The value of `call(*args)`, however long another process holds the cache: other answers come in meanwhile."""
-        patience = Patience()
+        patience = BusyNotice()
         while True:
             try:
                 return call(*args)
@@ -221,8 +221,8 @@ class _Session:
                 await asyncio.sleep(POLL)
 
     async def _call(
-        self, key: str, judge: Judge, provider: Provider, question: Question, gate: _Gate, attempts: int
-    ) -> tuple[Answer, int]:
+        self, key: str, judge: Judge, provider: Provider, question: Question, gate: _RateLimit, attempts: int
+    ) -> tuple[ReadReply, int]:
         """One answer, after as many attempts as the panel allows."""
         paid = 0
         for attempt in range(1, attempts + 1):
@@ -244,7 +244,7 @@ class _Session:
                 self.bill.failed_calls += 1
                 self.bill.perhaps += failure.perhaps_billed
             log.debug("judge %s, attempt %d: %s", judge.name, attempt, self.redactor.message(str(failure)))
-            if failure.hopeless:
+            if failure.permanent:
                 self._stop(judge, str(failure))
             too_long = failure.retry_after is not None and failure.retry_after > self.panel.max_wait
             if not failure.retry or too_long or attempt == attempts:
@@ -289,7 +289,7 @@ class _Session:
         if judge.name in self.stopped:
             raise CallError(self.stopped[judge.name])
 
-    def _wait(self, attempt: int, failure: CallError, gate: _Gate) -> float:
+    def _wait(self, attempt: int, failure: CallError, gate: _RateLimit) -> float:
         """Seconds until the next attempt: exponential with full jitter, and never before the server wants it."""
         backoff = random.uniform(0.0, min(self.panel.max_wait, self.panel.backoff * 2.0 ** min(attempt - 1, 60)))
         if failure.retry_after is None:
@@ -298,7 +298,7 @@ class _Session:
         gate.resume_at = max(gate.resume_at, time.monotonic() + failure.retry_after)
         return failure.retry_after + random.uniform(0.0, self.panel.backoff)
 
-    def _count_answer(self, judge: Judge, answer: Answer) -> None:
+    def _count_answer(self, judge: Judge, answer: ReadReply) -> None:
         """After `GIVE_UP` paid answers without a verdict the cause is the same for all questions: stop."""
         self.in_a_row[judge.name] = 0 if answer.value is not None else self.in_a_row[judge.name] + 1
         if self.in_a_row[judge.name] >= GIVE_UP:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.ask import Answers, ask
+from lm_eval_lora_drop.judge.ask import PanelAnswers, ask
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import Question, Rubric, preference_question
@@ -124,7 +124,7 @@ class Comparison:
     panel: Panel
     by_judge: dict[str, Preference]
     panel_choice: Preference
-    answers: Answers
+    answers: PanelAnswers
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""

@@ -6,13 +6,15 @@ place, and an unknown entry is answered with its near match.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from lm_eval_lora_drop.errors import ArgumentError
@@ -20,22 +22,50 @@ from lm_eval_lora_drop.files import package_folder, read_yaml
 from lm_eval_lora_drop.judge.redact import Redactor, checked_options, checked_variable, sent_blocks, variable_in
 from lm_eval_lora_drop.text import did_you_mean
 
-PROVIDERS: dict[str, str | None] = {
-    "openai": "OPENAI_API_KEY",
-    "anthropic": "ANTHROPIC_API_KEY",
-    "google": "GEMINI_API_KEY",
-    "hf": None,
-}
-"""Provider: the environment variable that holds the key of its official service. It is sent nowhere else unasked."""
+GROUP = "lm_eval_lora_drop.judges"
+"""Entry points of other distributions: provider -> a `ProviderSpec`."""
 ENVIRONMENT = "LORA_DROP_JUDGES"
-MAX_TOKENS = {"openai": 2048, "anthropic": 1024, "google": 2048, "hf": 64}
-"""Room for an answer of ten tokens and for the thoughts before it, where a provider's models think unasked."""
 RESERVED_NAMES = frozenset(("stderr", "verdicts", "agreement", "panel"))
 """What results are called beside the judges' own: `gpt_score_stderr` is no judge's score."""
 _LONGEST_FILE = 200_000
 _LONGEST_NAME = 60
 _LONGEST_CRITERION = 500
 _MOST_CRITERIA = 20
+
+
+@dataclass(frozen=True)
+class ProviderSpec:
+    """A provider of judges.
+
+    `module` has `open_provider(judge, timeout) -> Provider` (`judge.providers`) and, unless `judge.providers.replies`
+    knows the provider, `read_reply(body) -> Reply` of a response's JSON object. `key_variable` holds the key of the
+    official service, and is sent nowhere else unasked. `max_tokens`: an answer has ten, and thoughts may come before.
+    """
+
+    module: str
+    key_variable: str | None = None
+    max_tokens: int = 1024
+
+
+PROVIDERS = {
+    "openai": ProviderSpec("lm_eval_lora_drop.judge.providers.openai_sdk", "OPENAI_API_KEY", 2048),
+    "anthropic": ProviderSpec("lm_eval_lora_drop.judge.providers.anthropic_sdk", "ANTHROPIC_API_KEY"),
+    "google": ProviderSpec("lm_eval_lora_drop.judge.providers.google_sdk", "GEMINI_API_KEY", 2048),
+    "hf": ProviderSpec("lm_eval_lora_drop.judge.providers.local", max_tokens=64),
+}
+
+
+@functools.cache
+def provider_spec(name: str) -> ProviderSpec:
+    """The provider of this name: one of ours, else one that another distribution brings.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    further = {one.name: one for one in entry_points(group=GROUP)}
+    if name not in {*PROVIDERS, *further}:
+        raise ArgumentError(f"provider must be one of {', '.join([*PROVIDERS, *further])}; got {_short(name)}.")
+    return PROVIDERS.get(name) or cast("ProviderSpec", further[name].load())
 
 
 @dataclass(frozen=True)
@@ -65,16 +95,16 @@ class Judge:
     options: Mapping[str, Any] = field(default_factory=dict)
     structured: bool = True
     max_tokens: int = 0
-    """0: the provider's entry in `MAX_TOKENS`."""
+    """0: the provider's own number."""
     price: Price | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "max_tokens", self.max_tokens or MAX_TOKENS[self.provider])
+        object.__setattr__(self, "max_tokens", self.max_tokens or provider_spec(self.provider).max_tokens)
 
     @property
     def key_variable(self) -> str | None:
         """The environment variable that holds the key; None for a server of one's own for which none is named."""
-        return self.api_key_env or (PROVIDERS[self.provider] if self.base_url is None else None)
+        return self.api_key_env or (provider_spec(self.provider).key_variable if self.base_url is None else None)
 
     @property
     def key(self) -> str | None:
@@ -140,7 +170,7 @@ class Panel:
 
     def redactor(self) -> Redactor:
         """Takes every judge's key out of texts; also those of the official services, whether asked or not."""
-        official = (os.environ.get(variable or "") for variable in PROVIDERS.values())
+        official = (os.environ.get(one.key_variable or "") for one in PROVIDERS.values())
         named = (os.environ.get(name, "").strip() for judge in self.judges for name in judge.references)
         return Redactor(filter(None, (*(judge.key for judge in self.judges), *named, *official)))
 
@@ -281,20 +311,22 @@ def _parse_judge(entry: Any, where: str) -> Judge:
         raise ArgumentError(f"{where}: must be a mapping with at least `provider` and `model`.")
     refuse_unknown(entry, {item.name for item in fields(Judge)}, where)
     provider, model = entry.get("provider"), entry.get("model")
-    if not isinstance(provider, str) or provider not in PROVIDERS:
-        raise ArgumentError(f"{where}: provider must be one of {', '.join(PROVIDERS)}; got {_short(provider)}.")
+    try:
+        spec = provider_spec(str(provider))
+    except ArgumentError as error:
+        raise ArgumentError(f"{where}: {error}") from None
     if not isinstance(model, str) or not model or len(model) > 500 or not model.isprintable():
         raise ArgumentError(f"{where}: `model` must name a model of {provider}.")
     price = entry.get("price")
     return Judge(
-        provider=provider,
+        provider=str(provider),
         model=model,
         name=_name(entry.get("name"), model, where),
         base_url=_base_url(entry.get("base_url"), where),
         api_key_env=checked_variable(entry.get("api_key_env"), where),
         options=checked_options(entry.get("options"), where),
         structured=_flag(entry.get("structured", provider != "hf"), where),
-        max_tokens=int(_number(entry.get("max_tokens", MAX_TOKENS[provider]), 1, f"{where}: max_tokens", 1_000_000)),
+        max_tokens=int(_number(entry.get("max_tokens", spec.max_tokens), 1, f"{where}: max_tokens", 1_000_000)),
         price=None if price is None else _price(price, where),
     )
 

@@ -73,7 +73,7 @@ def _scale_phrases(scale: Scale) -> list[list[str]]:
     ]
 
 
-class _TornError(ValueError):
+class _TruncatedJsonError(ValueError):
     """The answer begins like the requested JSON but is not valid."""
 
 
@@ -84,7 +84,7 @@ def is_torn(text: str) -> bool:
     """
     try:
         _opened(text, "score", (0, 10))
-    except _TornError:
+    except _TruncatedJsonError:
         return True
     return False
 
@@ -105,7 +105,7 @@ def read_score(text: str, scale: Scale = (0, 10)) -> int | None:
     """
     try:
         text, member = _opened(text, "score", scale)
-    except _TornError:
+    except _TruncatedJsonError:
         return None
     return _score_of(member[0], scale) if member is not None else _spoken(text, scale)
 
@@ -114,7 +114,7 @@ def read_preference(text: str) -> str | None:
     """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word."""
     try:
         text, member = _opened(text, "better", (0, 10))
-    except _TornError:
+    except _TruncatedJsonError:
         return None
     if member is not None:
         if not isinstance(member[0], str):
@@ -252,7 +252,7 @@ def _integer(token: str, scale: Scale) -> int | None:
 def _plain(text: str) -> str:
     """Without a reasoning model's thoughts and a fence around the whole, full-width forms as ASCII."""
     if len(text) > LONGEST:
-        raise _TornError(f"an answer of {len(text)} characters")
+        raise _TruncatedJsonError(f"an answer of {len(text)} characters")
     text = _without_thoughts(text).translate(_NARROW).strip()
     if text.endswith("```") and (fence := text.rfind("```", 0, -3)) >= 0:
         # Only the last block can be the answer; what stands before it is kept where it is no fence of its own.
@@ -294,7 +294,7 @@ def _member(text: str, name: str, scale: Scale) -> tuple[Any] | None:
     try:
         pairs, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        raise _TornError("no valid JSON") from None
+        raise _TruncatedJsonError("no valid JSON") from None
     # Words may follow, but nothing that could be another verdict.
     rest = text[end:].strip()
     if rest and (
@@ -303,7 +303,7 @@ def _member(text: str, name: str, scale: Scale) -> tuple[Any] | None:
         return (None,)
     found = [value for key, value in pairs if key == name]
     if any(isinstance(value, float) and not math.isfinite(value) for value in found):
-        raise _TornError("a number that JSON does not have")
+        raise _TruncatedJsonError("a number that JSON does not have")
     return (found[0],) if len(found) == 1 and not isinstance(found[0], _Pairs) else (None,)
 
 

@@ -16,14 +16,14 @@ from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import RESERVED_NAMES, panel_from
 from lm_eval_lora_drop.judge.questions import Rubric, load_rubric
-from lm_eval_lora_drop.judge.score import Item, Scores, score, what_was_asked
+from lm_eval_lora_drop.judge.score import Item, PanelScores, score, what_was_asked
 from lm_eval_lora_drop.judge.task import METRIC, RECORD, item_of, judge_fields
 from lm_eval_lora_drop.record.find import find_runs, read_run
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun, json_object
 
 
 @dataclass
-class Judged:
+class JudgeableTask:
     """A task of a results file whose outputs judges can score; item i is sample i."""
 
     run: TaskRun
@@ -76,7 +76,7 @@ def judge_after_run(path: Path) -> list[str]:
     return said
 
 
-def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[Judged]:
+def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[JudgeableTask]:
     """The tasks of a results file (or of the newest one in a folder) that say what a judge has to know; with a rubric
     all that generate text.
 
@@ -105,7 +105,7 @@ def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[Judged]:
                 )
             except ArgumentError as error:
                 raise ArgumentError(f"{run.path}, task {task.name}, document {sample.doc_id}: {error}") from error
-        found.append(Judged(task, samples, items))
+        found.append(JudgeableTask(task, samples, items))
     if not found:
         raise ArgumentError(
             f"{run.path} holds no task for judges (lora_drop_samsum and lora_drop_wmt23_en_zh are). For any other task "
@@ -114,7 +114,7 @@ def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[Judged]:
     return found
 
 
-def refuse_fewer(judged: Judged, scores: Scores) -> None:
+def refuse_fewer(judged: JudgeableTask, scores: PanelScores) -> None:
     """Raises ArgumentError where the files hold more verdicts than `scores`, in all or of a judge that is in both."""
     held = _held(judged)
     found = {name: sum(value is not None for value in column) for name, column in scores.by_judge.items()}
@@ -134,7 +134,7 @@ def refuse_fewer(judged: Judged, scores: Scores) -> None:
         )
 
 
-def _held(judged: Judged) -> dict[str, dict[int, float]]:
+def _held(judged: JudgeableTask) -> dict[str, dict[int, float]]:
     """The verdicts that the samples file holds, as percentages: per judge, by document."""
     held: dict[str, dict[int, float]] = {}
     for sample in judged.samples:
@@ -146,7 +146,7 @@ def _held(judged: Judged) -> dict[str, dict[int, float]]:
     return held
 
 
-def write_scores(judged: Judged, scores: Scores, *, force: bool = False) -> None:
+def write_scores(judged: JudgeableTask, scores: PanelScores, *, force: bool = False) -> None:
     """Put the scores into the results file and, per document, into the samples file; both are replaced whole.
 
     Verdicts of another panel that were there before are kept in the task's metadata, `gpt_score.earlier`.
@@ -187,7 +187,7 @@ def write_scores(judged: Judged, scores: Scores, *, force: bool = False) -> None
     _replace(run.run.path, _encode(data, indent=2))
 
 
-def _rows(judged: Judged, scores: Scores, filter_name: str) -> Iterator[bytes]:
+def _rows(judged: JudgeableTask, scores: PanelScores, filter_name: str) -> Iterator[bytes]:
     """The lines of the samples file with the scores in them; a line that is no logged document stays as it is."""
     columns = {name: scores.percentages(name) for name in scores.by_judge}
     per_document = {

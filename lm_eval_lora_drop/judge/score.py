@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lm_eval_lora_drop.judge.ask import Answers, Verdict, ask, serves_another
+from lm_eval_lora_drop.judge.ask import PanelAnswers, Verdict, ask, serves_another
 from lm_eval_lora_drop.judge.cache import Cache, answer_key
 from lm_eval_lora_drop.judge.cache.answers import calls_needed
 from lm_eval_lora_drop.judge.panel import Judge, Panel
@@ -34,11 +34,11 @@ class Item:
 
 
 @dataclass
-class Scores:
+class PanelScores:
     """`by_judge[name][i]` is on the rubric's scale, or None where that judge gave item i no verdict."""
 
     by_judge: dict[str, list[float | None]]
-    answers: Answers
+    answers: PanelAnswers
     panel: Panel
     rubric: Rubric
 
@@ -143,13 +143,13 @@ class Scores:
 
 def score(
     panel: Panel, items: Sequence[Item], cache: Cache, *, offline: bool = False, rubric: Rubric | None = None
-) -> Scores:
+) -> PanelScores:
     """Have every judge score every item, all of one kind. Raises ArgumentError before the first call, nothing after."""
     rubric = rubric_of(panel, items, rubric)
     answers = ask(panel, lambda judge: questions(judge, panel, items, rubric), cache, offline=offline)
     answers.verdicts = {name: _averaged(found, panel.samples) for name, found in answers.verdicts.items()}
     by_judge = {name: [v.value for v in verdicts] for name, verdicts in answers.verdicts.items()}
-    return Scores(by_judge, answers, panel, rubric)
+    return PanelScores(by_judge, answers, panel, rubric)
 
 
 def rubric_of(panel: Panel, items: Sequence[Any], rubric: Rubric | None) -> Rubric:
@@ -164,7 +164,7 @@ def questions(judge: Judge, panel: Panel, items: Sequence[Item], rubric: Rubric)
 
 
 def what_was_asked(details: Mapping[str, Any]) -> dict[str, Any]:
-    """What two of `Scores.to_json` must share for their scores to be comparable: the prompt and each judge's settings.
+    """What two of `PanelScores.to_json` must share to be comparable: the prompt and each judge's settings.
 
     Not where a server stands: a server of one's own has another address each day. Nor `max_tokens`, which decides
     whether there is a verdict and not which.

@@ -46,7 +46,7 @@ def believed(told: tuple[int | None, int | None], most: tuple[int, int]) -> tupl
 
 
 @dataclass
-class Bill:
+class Usage:
     """What was used in this session; dollars only of judges whose price is known.
 
     `dollars_before` and `calls_before` are what the same questions had used before it, by runs that were
@@ -75,10 +75,10 @@ class CapReached(Exception):  # noqa: N818  not an error: what the user asked fo
     """The next call could exceed the cap."""
 
 
-class Purse:
+class SpendingLimit:
     """Sets money aside under a cap in US dollars, for calls that are made at the same time."""
 
-    def __init__(self, cap: float | None, bill: Bill) -> None:
+    def __init__(self, cap: float | None, bill: Usage) -> None:
         self._cap, self._bill = cap, bill
         self._reserved, self._under_way = 0.0, 0
         self._settled = asyncio.Condition()
@@ -119,7 +119,7 @@ class Purse:
 class Progress:
     """A bar where somebody looks, and a line in the log now and then."""
 
-    def __init__(self, total: int, purse: Purse) -> None:
+    def __init__(self, total: int, purse: SpendingLimit) -> None:
         self._purse, self._total, self._done = purse, total, 0
         self._next = time.monotonic() + _EVERY
         # Nothing to see below a second: a rescoring from the cache stays quiet.

@@ -26,7 +26,7 @@ from lm_eval_lora_drop.files import read_rows, write_atomically
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Panel, panel_from
 from lm_eval_lora_drop.judge.questions import KINDS, Rubric
-from lm_eval_lora_drop.judge.score import Item, Scores, mean, score
+from lm_eval_lora_drop.judge.score import Item, PanelScores, mean, score
 from lm_eval_lora_drop.metrics.limited import LimitedTask
 from lm_eval_lora_drop.text import logger
 
@@ -122,7 +122,7 @@ class Judging:
 
     def __init__(self, task: str, panel: Panel, metadata: dict[str, Any]) -> None:
         self.task, self.panel, self.metadata = task, panel, metadata
-        self._scores: Scores | None = None
+        self._scores: PanelScores | None = None
 
     def items(self, item: Item) -> dict[str, Any]:
         """The metrics of one document, not judged yet."""

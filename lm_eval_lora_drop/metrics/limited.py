@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.models.utils import normalize_gen_kwargs
+
+from lm_eval_lora_drop.harness.facts.generation import generation_arguments
 
 
 class LimitedTask(ConfigurableTask):
@@ -24,7 +25,7 @@ class LimitedTask(ConfigurableTask):
         """The task's own metrics."""
         own = self.config.process_results
         if callable(own) and "max_gen_toks" in inspect.signature(own).parameters:
-            limit = normalize_gen_kwargs(self.config.generation_kwargs)["max_gen_toks"]
+            limit = generation_arguments(self.config.generation_kwargs)["max_gen_toks"]
             found: dict[str, Any] = own(doc, results, max_gen_toks=limit)
         else:
             found = super().process_results(doc, results)

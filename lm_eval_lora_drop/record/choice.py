@@ -26,7 +26,7 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Choice:
+class RecordedVariant:
     """What is taken over, and from which file."""
 
     variant: Variant
@@ -60,7 +60,7 @@ def read_recorded(source: str) -> Recorded:
     return Recorded(file, record, task or None)
 
 
-def recorded_choice(source: str, task: str, parts: Mapping[str, Any]) -> Choice:
+def recorded_choice(source: str, task: str, parts: Mapping[str, Any]) -> RecordedVariant:
     """The choice of the run at `source` for `task`, if that run had this adapter and base model.
 
     The task that was named after `#` decides; else the one of the same name; else the run's only one, so that a choice
@@ -93,4 +93,4 @@ def recorded_choice(source: str, task: str, parts: Mapping[str, Any]) -> Choice:
         )
     if name != task:
         log.info("%s: takes the choice made for %s in %s", task, name, found.path)
-    return Choice(tasks[name].kept, found.path)
+    return RecordedVariant(tasks[name].kept, found.path)

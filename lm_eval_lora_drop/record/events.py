@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
@@ -18,7 +18,7 @@ from lm_eval_lora_drop.variant import Variant
 log = logger(__name__)
 
 
-class Scores(Protocol):
+class ScoreFunction(Protocol):
     """How items become a score: what a listener needs to show an interim result."""
 
     metric: MetricSpec
@@ -34,7 +34,7 @@ class SweepStarted:
     task: str
     candidates: tuple[Variant, ...]
     documents: int
-    scores: Scores
+    scores: ScoreFunction
     journal: Path
     known: Sequence[tuple[Variant, int, Any]]
 

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Answer
+from lm_eval_lora_drop.harness.documents import Answer
 from lm_eval_lora_drop.record.fingerprint import differences, library_versions, short, version_changes
 from lm_eval_lora_drop.text import logger
 

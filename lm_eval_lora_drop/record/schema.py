@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import LeftOut, MetricSpec
 from lm_eval_lora_drop.record.evaluated import EvaluatedRecord
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.variant import Variant
 
@@ -25,13 +26,41 @@ SCHEMA = 1
 Method = Literal["given", "default", "sweep", "probe", "recorded"]
 
 
+class Reason(str, Enum):
+    """Why a document is left out of what a search reads."""
+
+    EVALUATED = "equals an evaluated document"
+    NEARLY_EVALUATED = "nearly equals an evaluated document"
+    TWICE = "equals a document drawn before"
+    NEARLY_TWICE = "nearly equals a document drawn before"
+    EXAMPLE = "as a few-shot example: equals an evaluated document"
+    NEARLY_EXAMPLE = "as a few-shot example: nearly equals an evaluated document"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A document that was left out, by its index in its split (of few-shot examples: among them).
+
+    `of` is the index of the one it is compared with: in the evaluated split, or of a document drawn before.
+    `similarity` is the Jaccard similarity of their character 5-grams, 1 where they are equal.
+    """
+
+    doc_id: int
+    reason: Reason
+    of: int
+    similarity: float
+
+    def __str__(self) -> str:
+        return f"{self.doc_id} {self.reason.value} ({self.of}, similarity {self.similarity:.2f})"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CandidateRecord:
     """One candidate of a sweep.
 
     `score` over its documents with `stderr`; `documents` had a value, `unscored` had none. `items[i]` is what the
-    aggregation takes of document i (None: no value, or not met). `retired_after` is the number of documents after which
-    racing eliminated it, None where it did not, 0 where the likelihood pre-filter skipped it.
+    aggregation takes of document i (None: no value, or not met). `eliminated_after` is the number of documents after
+    which racing eliminated it, None where it did not, 0 where the likelihood pre-filter skipped it.
     """
 
     variant: str
@@ -39,7 +68,7 @@ class CandidateRecord:
     stderr: float | None
     documents: int
     unscored: int = 0
-    retired_after: int | None = None
+    eliminated_after: int | None = None
     items: tuple[Any, ...] = ()
 
 
@@ -53,7 +82,7 @@ class DifferenceRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetirementRecord:
+class EliminationRecord:
     """A candidate that racing eliminated, in whose favour, and why (beaten, no_better, prior)."""
 
     variant: str
@@ -70,7 +99,7 @@ class RacingRecord:
     tolerance: float
     guaranteed: bool
     rounds: tuple[int, ...]
-    retired: tuple[RetirementRecord, ...] = ()
+    eliminated: tuple[EliminationRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +250,7 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneOfSeveral:
+class NamedAdapterRecord:
     """One of several adapters: where it came from, and its own digest."""
 
     path: str
@@ -239,7 +268,7 @@ class AdapterRecord:
     r: int
     lora_alpha: float
     parameters: int
-    several: dict[str, OneOfSeveral] = field(default_factory=dict)
+    several: dict[str, NamedAdapterRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lm_eval.api import metrics as harness
-from lm_eval.api.registry import AGGREGATION_REGISTRY
 from numpy.typing import NDArray
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.facts import aggregations as harness
 from lm_eval_lora_drop.metrics.hotpotqa import mean_of_given
 
 Floats = NDArray[np.float64]
@@ -71,8 +70,8 @@ class Aggregation:
         Raises:
             ArgumentError: neither; code named by a file is not imported from anywhere else.
         """
-        if name in AGGREGATION_REGISTRY:
-            return cls(AGGREGATION_REGISTRY[name])
+        if name in harness.AGGREGATIONS:
+            return cls(harness.AGGREGATIONS[name])
         module, _, attribute = name.partition(":")
         if module.startswith(OWN_PACKAGE) and attribute:
             try:
@@ -87,7 +86,7 @@ class Aggregation:
     @property
     def name(self) -> str:
         """How a results file names the aggregation; `named` reads it back where that is possible."""
-        for name, function in AGGREGATION_REGISTRY.items():
+        for name, function in harness.AGGREGATIONS.items():
             if function is self.function:
                 return str(name)
         # An object's class says where it was made; under which name it stands there, only the module knows. The harness

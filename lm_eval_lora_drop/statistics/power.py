@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.rounding import percent, significant
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_sums
+from lm_eval_lora_drop.text import percent, significant
 
 Floats = NDArray[np.float64]
 

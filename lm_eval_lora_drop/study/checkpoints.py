@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
-from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.show.listeners import default_listeners
@@ -40,7 +40,7 @@ BEST = "best"
 
 
 @dataclass(frozen=True)
-class Point:
+class CheckpointResult:
     """One checkpoint: its step and epoch, the variant chosen on the validation documents, its score and that of the
     full adapter there, and the metric."""
 
@@ -72,7 +72,7 @@ class SweepCheckpoints(TrainerCallback):
         self._folder = folder
         self._model_args = dict(model_args or {})
         self._binding: Binding | None = None
-        self.points: dict[int, Point] = {}
+        self.points: dict[int, CheckpointResult] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
         """Check what can be wrong, and read the curve of a training that goes on."""
@@ -86,7 +86,7 @@ class SweepCheckpoints(TrainerCallback):
         self._binding = load_binding(self._task, given["processing_class"])
         file = self._folder / CURVE
         if file.is_file():
-            known = (Point(**entry) for entry in json.loads(file.read_text(encoding="utf-8")))
+            known = (CheckpointResult(**entry) for entry in json.loads(file.read_text(encoding="utf-8")))
             # What was swept after the checkpoint from which the training goes on is swept again.
             self.points = {point.step: point for point in known if point.step <= state.global_step}
 
@@ -103,14 +103,14 @@ class SweepCheckpoints(TrainerCallback):
         write_atomically(self._folder / CURVE, json.dumps(curve, indent=1) + "\n")
         log.info("step %d: %s %.4f at %s", point.step, point.metric, point.score, point.variant)
 
-    def best(self) -> Point | None:
+    def best(self) -> CheckpointResult | None:
         """The point with the best score, of equal ones the earliest."""
         if not self.points:
             return None
         points = sorted(self.points.values(), key=lambda point: point.step)
         return max(points, key=lambda point: point.score if point.higher_is_better else -point.score)
 
-    def _sweep(self, model: PeftModel, tokenizer: Any, state: Any) -> Point:
+    def _sweep(self, model: PeftModel, tokenizer: Any, state: Any) -> CheckpointResult:
         assert self._binding is not None
         with _undisturbed(model):
             lm = LoraDropLM(
@@ -134,7 +134,7 @@ class SweepCheckpoints(TrainerCallback):
         chosen = record.sweep.candidate(record.sweep.chosen)
         assert chosen is not None
         full = record.sweep.candidates[0]
-        return Point(
+        return CheckpointResult(
             step=int(state.global_step),
             epoch=float(state.epoch),
             variant=record.variant,

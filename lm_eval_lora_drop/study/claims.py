@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from lm_eval_lora_drop.rounding import decimals_for, number
 from lm_eval_lora_drop.statistics.crossed import CrossedMean, crossed_mean
 from lm_eval_lora_drop.statistics.significance import LEVEL, holm, span
 from lm_eval_lora_drop.study.config import Study, StudyTask
 from lm_eval_lora_drop.study.evidence import Arm
+from lm_eval_lora_drop.text import decimals_for, number
 from lm_eval_lora_drop.train.settings import TrainingSettings
 
 Outcome = Literal["holds", "worse", "open"]

@@ -29,7 +29,7 @@ _PROMPT = ("num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system
 
 
 @dataclass(frozen=True)
-class Choice:
+class StudyChoice:
     """What to keep of an adapter: as `boundary` and `layers` of the model say it, or by a sweep over other candidates
     than boundaries (the model's `sweep_candidates`)."""
 
@@ -80,7 +80,7 @@ class StudyTraining:
     name: str
     task: StudyTask
     settings: TrainingSettings
-    choices: tuple[Choice, ...]
+    choices: tuple[StudyChoice, ...]
 
     @property
     def folder(self) -> str:
@@ -93,7 +93,7 @@ class StudyAdapter:
     """An adapter that exists already, evaluated on every task."""
 
     path: str
-    choices: tuple[Choice, ...]
+    choices: tuple[StudyChoice, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +183,7 @@ def _task(path: Path, data: StudyOptions, name: Any, entry: Any) -> StudyTask:
 
 
 def _trainings(
-    path: Path, entries: Mapping[str, Any], tasks: tuple[StudyTask, ...], choices: tuple[Choice, ...]
+    path: Path, entries: Mapping[str, Any], tasks: tuple[StudyTask, ...], choices: tuple[StudyChoice, ...]
 ) -> tuple[StudyTraining, ...]:
     found: list[tuple[int, int, StudyTraining]] = []
     by_name = {task.name: task for task in tasks}
@@ -212,17 +212,17 @@ def _trainings(
     return tuple(training for _, _, training in sorted(found, key=lambda one: one[:2]))
 
 
-def _choices(path: Path, given: Sequence[str], where: str) -> tuple[Choice, ...]:
-    found: list[Choice] = []
+def _choices(path: Path, given: Sequence[str], where: str) -> tuple[StudyChoice, ...]:
+    found: list[StudyChoice] = []
     for text in given:
         name, _, value = text.partition("=")
         try:
             if name in ("layers", "sweep_candidates", "boundary") and value:
                 args, _ = parse_model_args({name: value}, ())
                 check_names(args.sweep_candidates, args.sweep_size)
-                found.append(Choice(args.spec, value if name == "sweep_candidates" else None))
+                found.append(StudyChoice(args.spec, value if name == "sweep_candidates" else None))
             else:
-                found.append(Choice(parse_boundary(text)))
+                found.append(StudyChoice(parse_boundary(text)))
         except ArgumentError as error:
             raise ArgumentError(f"{path}: {where}: {error}") from None
     if not found:

@@ -1,7 +1,7 @@
 """Where the units of a study run: one after another in this process, or many at a time on a Ray cluster.
 
-An executor only maps. The work is the same function in the same folders (`study.run.Runner`), so that a study begun by
-one executor is gone on with by another.
+An executor only maps. The work is the same function in the same folders (`study.run.UnitRunner`), so that a study begun
+by one executor is gone on with by another.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Executor(Protocol):
         """What `work` returns for each unit, in their order."""
 
 
-class OneAfterAnother:
+class SequentialExecutor:
     """In this process; a model that is loaded serves the next unit as well."""
 
     at_once = 1
@@ -43,7 +43,7 @@ class OneAfterAnother:
         return map(work, units)
 
 
-class OnRay:
+class RayExecutor:
     """On the Ray cluster that the environment names (RAY_ADDRESS), on one that runs on this machine, or on a local one
     that is started for it: whatever `ray.init()` finds. To be used as a context.
 
@@ -65,7 +65,7 @@ class OnRay:
         self._gpu = gpu
         self._gpus = 0
 
-    def __enter__(self) -> OnRay:
+    def __enter__(self) -> RayExecutor:
         ray = self._ray
         address = os.environ.get("RAY_ADDRESS")
         try:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.options import EvaluationOptions, LoraDropArgs, neutral
 from lm_eval_lora_drop.record.fingerprint import digest, short
-from lm_eval_lora_drop.study.config import Choice, Study, StudyTask, StudyTraining
+from lm_eval_lora_drop.study.config import Study, StudyChoice, StudyTask, StudyTraining
 from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, free_bytes, is_trained, megabytes
 from lm_eval_lora_drop.train.record import read_record
 
@@ -29,7 +29,7 @@ class Cell:
     task: StudyTask
     adapter: str
     training: StudyTraining | None
-    choice: Choice
+    choice: StudyChoice
     metric: str | None = None
 
     @property
@@ -75,7 +75,7 @@ def plan(study: Study) -> tuple[Unit, ...]:
 
 
 def _cells(
-    task: StudyTask, adapter: str, training: StudyTraining | None, choices: Sequence[Choice], based: set[str]
+    task: StudyTask, adapter: str, training: StudyTraining | None, choices: Sequence[StudyChoice], based: set[str]
 ) -> tuple[Cell, ...]:
     cells = []
     for choice in choices:
@@ -117,7 +117,7 @@ def read_cell(study: Study, cell: Cell) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Bill:
+class StudyProgress:
     """What is done and what is left. Seconds are None until there is one of the kind to go by, bytes where the base
     model's configuration cannot be read, for the reason in `unknown`."""
 
@@ -143,7 +143,7 @@ class Bill:
         return "\n".join([*lines, f"disk: {needed}, {megabytes(self.free_bytes)} free"])
 
 
-def bill(study: Study, *, train: bool = True) -> Bill:
+def bill(study: Study, *, train: bool = True) -> StudyProgress:
     """Count what is done, and reckon what is left: time by the mean of what is done, disk by `bytes_left`.
 
     Args:
@@ -159,7 +159,7 @@ def bill(study: Study, *, train: bool = True) -> Bill:
         left = bytes_left(study) if train else 0
     except ArgumentError as error:
         unknown = str(error)
-    return Bill(
+    return StudyProgress(
         trainings=len(study.trainings),
         trained=len(trained),
         cells=len(cells),

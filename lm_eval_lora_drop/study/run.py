@@ -28,7 +28,7 @@ from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.study.config import Study, StudyTraining
-from lm_eval_lora_drop.study.executors import Executor, OneAfterAnother
+from lm_eval_lora_drop.study.executors import Executor, SequentialExecutor
 from lm_eval_lora_drop.study.plan import DONE, Cell, Unit, cell_folder, plan, read_cell
 from lm_eval_lora_drop.study.trainings import adapter_folder, check_room, is_trained, run_training
 from lm_eval_lora_drop.text import logger
@@ -60,7 +60,7 @@ def run_study(
         ArgumentError: a task, the base model, the output folder or its disk cannot be used, said before anything is
             trained; or another command is working in the folder.
     """
-    executor = executor or OneAfterAnother()
+    executor = executor or SequentialExecutor()
     try:
         study.output.mkdir(parents=True, exist_ok=True)
         lock = FileLock(study.output / _LOCK, timeout=0)
@@ -71,7 +71,7 @@ def run_study(
         raise ArgumentError(f"output must be a folder that can be written, got {study.output} ({error}).") from error
     with lock:
         check_study(study, train=train, at_once=executor.at_once)
-        work = Runner(study, train=train, evaluate=evaluate).run
+        work = UnitRunner(study, train=train, evaluate=evaluate).run
         return [sentence for said in executor.map(work, plan(study)) for sentence in said]
 
 
@@ -95,7 +95,7 @@ def check_study(study: Study, *, train: bool, at_once: int = 1) -> None:
         check_room(study, at_once)
 
 
-class Runner:
+class UnitRunner:
     """Does the work of units, and keeps the model from one to the next. A new one can be pickled."""
 
     def __init__(self, study: Study, *, train: bool, evaluate: bool) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.rounding import NOTHING, decimals_for, decimals_of_column, number, percent, with_error
 from lm_eval_lora_drop.show.report.outputs import contains
 from lm_eval_lora_drop.statistics.crossed import CrossedMean, crossed_mean
 from lm_eval_lora_drop.statistics.significance import span
@@ -18,6 +17,7 @@ from lm_eval_lora_drop.study.config import Study, StudyTask
 from lm_eval_lora_drop.study.evidence import Arm
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import trust
+from lm_eval_lora_drop.text import NOTHING, decimals_for, decimals_of_column, number, percent, with_error
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.options import CandidateSpec, LoraDropArgs
 from lm_eval_lora_drop.text import did_you_mean, shown
-from lm_eval_lora_drop.variant import Variant, check_boundary, default_boundary, format_integers
+from lm_eval_lora_drop.variant import AdapterShape, Variant, check_boundary, default_boundary, format_integers
 
 GROUP = "lm_eval_lora_drop.candidates"
 """Entry points of other distributions: name -> a function as those of `CANDIDATES`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lm_eval_lora_drop.rounding import duration_text
+from lm_eval_lora_drop.text import duration_text
 
 
 def plan_of_sweep(

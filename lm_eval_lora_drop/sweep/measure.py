@@ -12,22 +12,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lm_eval_lora_drop.harness.work import Answer, Backend, Binding, Document, MetricSpec, Pass, ValidationSet, Work
+from lm_eval_lora_drop.harness.documents import Answer, Binding, Document
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.fingerprint import digest
 from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.backend import Backend, Pass, Work
 from lm_eval_lora_drop.sweep.candidates import GREEDY, best_layers, candidates_of
-from lm_eval_lora_drop.sweep.documents.reference import ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.sweep.run import SweepSettings, clusters_of, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.strategies import prior
 from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
-from lm_eval_lora_drop.sweep.tradeoffs.also import Also, open_also, score_also
-from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged, Within, choose_within, parse_bounded
+from lm_eval_lora_drop.sweep.tradeoffs.also import AlsoTask, open_also, score_also
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import BoundedCriterion, ScoredCandidates, choose_within, parse_bounded
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
@@ -46,15 +49,15 @@ class Measured:
     scorer: Any
     sweep: SweepRecord
     parameters: dict[str, int]
-    others: tuple[Also, ...]
+    others: tuple[AlsoTask, ...]
     also: tuple[AlsoRecord, ...]
     journal: Path
     seconds: float = 0.0
 
     @property
-    def judged(self) -> Judged:
+    def judged(self) -> ScoredCandidates:
         """The candidates on the task itself."""
-        return Judged(self.sweep.candidates, self.scorer, clusters_of(self.documents))
+        return ScoredCandidates(self.sweep.candidates, self.scorer, clusters_of(self.documents))
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,12 @@ class Measurer:
             return sweep
         rule = rule.named({spec.task: one.binding.name for spec, one in zip(self.args.sweep_also, others, strict=True)})
         judged = {
-            one.task: Judged(
+            one.task: ScoredCandidates(
                 one.candidates, Scorer(other.binding.task, other.metric), clusters_of(other.drawn.documents)
             )
             for one, other in zip(measured.also, others, strict=True)
         }
-        within = Within.of(
+        within = BoundedCriterion.of(
             rule,
             sweep,
             measured.also,
@@ -186,11 +189,11 @@ class Measurer:
         settings: SweepSettings,
         journal: Journal,
     ) -> dict[Variant, list[float]] | None:
-        """The references' log-likelihood per token under some candidates, for racing to retire what is hopeless.
+        """The references' log-likelihood per token under some candidates, for racing to skip what cannot win.
 
         Only where it costs one pass and saves generating: with the shared pass, for boundaries of a task that
         generates. It reads the first `prior.DOCUMENTS` (they come in random order), every process all of them, so that
-        all retire the same candidates. Its answers are journaled like those of the sweep.
+        all eliminate the same candidates. Its answers are journaled like those of the sweep.
         """
         documents = documents[: prior.DOCUMENTS]
         generates = documents[0].requests[0].request_type == "generate_until"

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lm_eval.api.instance import Instance
-
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.harness.facts.scoring import filter_names, metric_names
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.text import did_you_mean, shown
 
@@ -25,8 +24,8 @@ def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:
         ArgumentError: the task has no such metric or filter, no metric at all, or the metric has no direction.
     """
     name, _, filter_name = (part.strip() for part in (sweep_metric or "").partition(","))
-    metrics = [metric for metric in _printed(task) if metric != "bypass"]
-    filters = [ensemble.name for ensemble in task._filters]
+    metrics = [metric for metric in metric_names(task) if metric != "bypass"]
+    filters = filter_names(task)
     if not metrics:
         raise ArgumentError(
             f"a sweep needs a metric, and task {task.task_name} has none (--predict_only removes a task's metrics). "
@@ -104,31 +103,6 @@ def _of_metric(task: Any, key: str, name: str) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _printed(task: Any) -> list[str]:
-    """The metrics as lm-eval prints them, in their order.
-
-    What a function of the task's own returns is known when it has been called: it is given a document's reference, and
-    the task notes direction and aggregation of the names that come back.
-    """
-    names = list(task.aggregation())
-    functions = getattr(task, "_metric_fn_list", {}).values()
-    if task.OUTPUT_TYPE != "generate_until" or task.config.process_results is not None:
-        return names
-    if all(getattr(function, "__module__", "").startswith("lm_eval.api.") for function in functions):
-        return names
-    doc = task.eval_docs[0]
-    target = task.doc_to_target(doc)
-    text = str(target[0] if isinstance(target, list) and target else target)
-    repeats = max(1, task.config.repeats or 1)
-    request = Instance("generate_until", doc, ("", {}), 0, (task.task_name, 0, repeats), resps=[text] * repeats)
-    try:
-        task._filters[0].apply([request])
-        return list(task.process_results(doc, list(request.filtered_resps.values())))
-    # A function of the user's may raise anything; on a real answer the harness says so itself.
-    except Exception:  # noqa: BLE001
-        return names
 
 
 def _choices(came: str, there_are: Sequence[str]) -> str:

@@ -22,9 +22,9 @@ from lm_eval_lora_drop.sweep.select import (
     reads_documents,
 )
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.table import Table
-from lm_eval_lora_drop.sweep.tradeoffs.bounds import Within, parse_bounded
-from lm_eval_lora_drop.sweep.tradeoffs.jointly import Together
+from lm_eval_lora_drop.sweep.strategies.table import Table
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import BoundedCriterion, parse_bounded
+from lm_eval_lora_drop.sweep.tradeoffs.jointly import JointCriterion
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -33,7 +33,7 @@ class RecordedSweep:
     """The candidates that met every document, in the sweep's order, with their items.
 
     `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered`
-    says whether neighbours are alike. What racing retired earlier is left out: `retired` says what that is.
+    says whether neighbours are alike. What racing eliminated earlier is left out: `eliminated` says what that is.
     `clusters`: which documents belong together, by name; None where each stands alone. `within` and `together` are what
     other tasks have to say in the choice, by bounds or jointly; None where they have none. `range`: of a document's
     score, None where it is not known.
@@ -46,11 +46,11 @@ class RecordedSweep:
     sign: int
     full: Variant | None
     aggregation: Aggregation
-    retired: tuple[Variant, ...]
+    eliminated: tuple[Variant, ...]
     ordered: bool
     clusters: tuple[str | None, ...] | None = None
-    within: Within | None = None
-    together: Together | None = None
+    within: BoundedCriterion | None = None
+    together: JointCriterion | None = None
     range: tuple[float, float] | None = None
 
     @classmethod
@@ -76,12 +76,12 @@ class RecordedSweep:
                 f"{len(sweep.candidates[0].items)} documents. The file is damaged or was edited; evaluate again."
             )
         variants = [Variant.parse(row.variant, record.num_layers) for row in sweep.candidates]
-        carried = [index for index, row in enumerate(sweep.candidates) if row.retired_after is None]
+        carried = [index for index, row in enumerate(sweep.candidates) if row.eliminated_after is None]
         candidates = tuple(variants[index] for index in carried)
         rule = parse_bounded(sweep.select)
         within = None
         if rule is not None:
-            within = Within.of(
+            within = BoundedCriterion.of(
                 rule,
                 sweep,
                 record.also,
@@ -96,14 +96,14 @@ class RecordedSweep:
             chosen=Variant.parse(sweep.chosen, record.num_layers),
             select=sweep.select,
             sign=metric.sign,
-            # Of several adapters the first; another one does not stand in for it when it was retired.
+            # Of several adapters the first; another one does not stand in for it when it was eliminated.
             full=next((one for one in [v for v in variants if v.is_full][:1] if one in candidates), None),
             aggregation=Aggregation.named(sweep.aggregation),
-            retired=tuple(variant for index, variant in enumerate(variants) if index not in carried),
+            eliminated=tuple(variant for index, variant in enumerate(variants) if index not in carried),
             ordered=sweep.ordered,
             clusters=clusters,
             within=within,
-            together=Together.of(sweep),
+            together=JointCriterion.of(sweep),
             range=metric.range,
         )
 
@@ -170,7 +170,7 @@ class RecordedSweep:
         )
         for _ in race.rounds():
             pass
-        left = [row for row, variant in enumerate(self.candidates) if variant not in race.retired]
+        left = [row for row, variant in enumerate(self.candidates) if variant not in race.eliminated]
         rows = [self.items[row] for row in left]
         choice = choose("best", rows, self.aggregation, self.sign, ordered=self.ordered, worst=self.worst)
         pairs = sum(len(race.positions(variant)) for variant in self.candidates)

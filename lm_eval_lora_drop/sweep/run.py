@@ -9,19 +9,20 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from lm_eval_lora_drop.harness.work import Answer, Document, Pass, Peers, Runner, Work
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.record.events import Answered, Broadcast, RoundStarted, SweepEnded, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import CandidateRecord, DifferenceRecord, RacingRecord, SweepRecord
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at
 from lm_eval_lora_drop.statistics.paired import paired_difference
+from lm_eval_lora_drop.sweep.backend import Pass, Peers, Runner, Work
 from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.strategies import prior
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
@@ -58,7 +59,7 @@ def run_sweep(
     """Score every candidate on `documents` and choose one.
 
     `prepare` says how answers are got; it is called once, when something is asked that the journal does not hold.
-    `reference`, for racing, is what `prior.hopeless` takes: with it, hopeless candidates meet no document.
+    `reference`, for racing, is what `prior.skipped_by_prior` takes: with it, skipped candidates meet no document.
 
     What the journal holds is not asked again. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
@@ -82,7 +83,7 @@ def run_sweep(
             settings=settings.racing,
             bounds=scorer.metric.range,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
-            hopeless=in_step(peers, lambda: _hopeless(reference, table))[0],
+            skipped=in_step(peers, lambda: _skipped(reference, table))[0],
         )
     way: Pass | None = None
     try:
@@ -109,16 +110,16 @@ def clusters_of(documents: Sequence[Document]) -> Codes | None:
     return cluster_codes(keys) if any(key is not None for key in keys) else None
 
 
-def _hopeless(reference: Mapping[Variant, Sequence[float]] | None, table: Table) -> list[Variant]:
-    hopeless = prior.hopeless(table.candidates, reference) if reference else []
+def _skipped(reference: Mapping[Variant, Sequence[float]] | None, table: Table) -> list[Variant]:
+    skipped = prior.skipped_by_prior(table.candidates, reference) if reference else []
     # Candidates chosen by hand may all lie below the margin: then the prior has nothing to say about which to keep.
-    return hopeless if len(hopeless) < len(table.candidates) else []
+    return skipped if len(skipped) < len(table.candidates) else []
 
 
 class Exhaustive:
     """Every candidate meets every document, in one round."""
 
-    retired: Mapping[Variant, int] = {}
+    eliminated: Mapping[Variant, int] = {}
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -277,12 +278,12 @@ def _record(
                 stderr=plain(scorer.stderr(items, None if clusters is None else codes_at(clusters, positions))),
                 documents=len(items) - unscored,
                 unscored=unscored,
-                retired_after=plan.retired.get(variant),
+                eliminated_after=plan.eliminated.get(variant),
                 items=tuple(plain(table.row(variant, positions))),
             )
         )
-    # A retired candidate has met fewer documents; its score cannot stand beside the others'.
-    in_the_end = [variant for variant in table.candidates if variant not in plan.retired]
+    # An eliminated candidate has met fewer documents; its score cannot stand beside the others'.
+    in_the_end = [variant for variant in table.candidates if variant not in plan.eliminated]
     items_of = {variant: table.row(variant, plan.positions(variant)) for variant in in_the_end}
     choice = choose(
         settings.select,
@@ -331,7 +332,7 @@ def difference(scorer: Scorer, first: Sequence[Any], second: Sequence[Any], clus
 
 
 def choose_anew(sweep: SweepRecord, chosen: str, scorer: Scorer, clusters: Codes | None) -> SweepRecord:
-    """`sweep`, in which nothing was retired, with another candidate chosen, and its gain over the whole adapter.
+    """`sweep`, in which nothing was eliminated, with another candidate chosen, and its gain over the whole adapter.
 
     The whole adapter must be among the candidates; of several adapters the first that stands there counts.
     """

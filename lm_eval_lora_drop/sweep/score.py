@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import acc_all
 
-from lm_eval_lora_drop.harness.work import Answer, MetricSpec
+from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.facts.aggregations import acc_all, questions_of
+from lm_eval_lora_drop.harness.facts.scoring import metrics_of
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at, draw_cluster_counts, mean_stderr
 from lm_eval_lora_drop.sweep.metric import missing_value
@@ -27,9 +28,6 @@ class Scorer:
         self.aggregation = Aggregation(task.aggregation()[metric.name])
         self._task = task
         self._missing = missing_value(task, metric.name)
-        self._filter = next(ensemble for ensemble in task._filters if ensemble.name == metric.filter)
-        # What is decoded greedily is asked once: what `repeats` would ask again has the same answer.
-        self._repeats = int(getattr(task.config, "repeats", None) or 1)
 
     def item(self, answer: Answer) -> Any:
         """The value of one document that the aggregation takes; where the task gives none, or NaN, what its metadata
@@ -37,10 +35,7 @@ class Scorer:
 
         A number for most metrics; for corpus metrics whatever the task hands to its aggregation.
         """
-        instances = answered_instances(answer, self._repeats)
-        self._filter.apply(instances)
-        filtered = [instance.filtered_resps[self.metric.filter] for instance in instances]
-        item = self._task.process_results(answer.document.doc, filtered).get(self.metric.name)
+        item = metrics_of(self._task, answer, self.metric.filter).get(self.metric.name)
         return self._missing if item is None or (isinstance(item, float) and math.isnan(item)) else item
 
     def aggregate(self, items: Sequence[Any]) -> float:
@@ -70,11 +65,9 @@ def standard_error(aggregation: Aggregation, items: Sequence[Any], clusters: Cod
         return float("nan")
     if aggregation.function is acc_all:
         # By question: lm-eval's own closed form throws the questions of all paragraphs together by their number.
-        questions: dict[Any, list[int]] = {}
-        for place, (_, doc) in enumerate(scored):
-            questions.setdefault((doc["idx"]["paragraph"], doc["idx"]["question"]), []).append(place)
-        right = [acc_all([scored[place] for place in places]) for places in questions.values()]
-        firsts = [places[0] for places in questions.values()]
+        questions = questions_of(scored)
+        right = [acc_all([scored[place] for place in places]) for places in questions]
+        firsts = [places[0] for places in questions]
         return mean_error(right, None if clusters is None else codes_at(codes, firsts))
     return float(np.std(aggregation.resample(scored, draw_cluster_counts(codes, resamples_of(aggregation), 0)), ddof=1))
 
@@ -82,29 +75,6 @@ def standard_error(aggregation: Aggregation, items: Sequence[Any], clusters: Cod
 def resamples_of(aggregation: Aggregation) -> int:
     """How many bootstrap resamples an aggregation is worth."""
     return RESAMPLES if aggregation.is_additive else RESAMPLES_OF_A_SLOW_AGGREGATION
-
-
-def answered_instances(answer: Answer, repeats: int) -> list[Instance]:
-    """The document's requests with their responses, as the harness has them; the task's own instances keep their
-    state. What is decoded greedily is answered once, and copied for a task that asks `repeats` times."""
-    document = answer.document
-    return [
-        Instance(
-            request_type=request.request_type,
-            doc=document.doc,
-            arguments=request.arguments,
-            idx=request.idx,
-            metadata=request.metadata,
-            resps=list(responses) if document.repeats > 1 else [*responses] * repeats,
-        )
-        for request, responses in zip(document.requests[:: document.repeats], _by_request(answer), strict=True)
-    ]
-
-
-def _by_request(answer: Answer) -> list[tuple[Any, ...]]:
-    """The responses to each request of a document, one for each repeat."""
-    each = answer.document.repeats
-    return [answer.responses[start : start + each] for start in range(0, len(answer.responses), each)]
 
 
 def mean_error(items: Sequence[Any], clusters: Codes | None = None) -> float:

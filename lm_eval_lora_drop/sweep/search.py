@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Backend, Binding, Document, MetricSpec, ValidationSet
+from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import described, digest
 from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.backend import Backend
 from lm_eval_lora_drop.sweep.candidates import candidates_of
-from lm_eval_lora_drop.sweep.documents.reference import REFERENCE_LOGLIKELIHOOD, reference_documents
+from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD, reference_documents
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from lm_eval_lora_drop.sweep.measure import Measured, Measurer
 from lm_eval_lora_drop.sweep.metric import resolve_metric

@@ -88,7 +88,7 @@ class Trust:
 
 
 @dataclass(frozen=True)
-class Size:
+class SubsetStability:
     """The choices on random subsets of `documents` documents.
 
     `choice_share`: candidate -> share of the subsets in which it is chosen. `same_choice`: share that choose what all
@@ -113,13 +113,13 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     """Every candidate's paired difference to full on the documents where both have a value, tested and with the
     simultaneous band of `significance.mean_tests`; empty where full was no candidate.
 
-    After a race the candidates left share the error rate with those that were retired, in proportion: the ones left
+    After a race the candidates left share the error rate with those that were eliminated, in proportion: the ones left
     look best because the others were compared away on the same documents.
     """
     if recorded.full is None:
         return {}
     row = recorded.candidates.index(recorded.full)
-    left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.retired)
+    left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.eliminated)
     error_rate = ERROR_RATE * left / all_of_them
     others = [index for index in range(left) if index != row]
     values = recorded.values
@@ -184,7 +184,7 @@ def trust(recorded: RecordedSweep, *, resamples: int | None = None, seed: int = 
 
 def stability(
     recorded: RecordedSweep, sizes: Sequence[int] | None = None, *, repeats: int | None = None, seed: int = 0
-) -> list[Size]:
+) -> list[SubsetStability]:
     """Repeat the choice on random subsets of the documents, drawn without replacement: what another `sweep_seed` or a
     smaller `sweep_limit` would have chosen. Clusters are taken whole, until they hold at least so many documents.
 
@@ -210,7 +210,7 @@ def stability(
         if size < n:
             unseen = recorded.sign * _mean(recorded.scores(1 - subsets)[np.arange(repeats), choices])
         found.append(
-            Size(
+            SubsetStability(
                 documents=size,
                 choice_share=_shares(recorded, choices),
                 same_choice=float(np.mean(choices == choice_of_all)),

@@ -13,10 +13,10 @@ from lm_eval_lora_drop.train.record import TrainingRecord
 
 def write_card(record: TrainingRecord, folder: Path) -> None:
     """Write README.md with the Hub's front matter."""
-    write_atomically(folder / "README.md", model_card(record, folder.name))
+    write_atomically(folder / "README.md", training_card(record, folder.name))
 
 
-def model_card(record: TrainingRecord, name: str) -> str:
+def training_card(record: TrainingRecord, name: str) -> str:
     """The card as text."""
     settings, data = record.settings, record.data
     front = yaml.safe_dump(

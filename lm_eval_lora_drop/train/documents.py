@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Binding, LeftOut, Reason
+from lm_eval_lora_drop.harness.documents import Binding
+from lm_eval_lora_drop.record.schema import LeftOut, Reason
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
 from lm_eval_lora_drop.sweep.documents.similarity import Index

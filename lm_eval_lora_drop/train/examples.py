@@ -16,10 +16,10 @@ from jinja2.exceptions import TemplateError
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness import prompts
+from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.harness.fields import cluster_of
 from lm_eval_lora_drop.harness.splits import shows_evaluated
 from lm_eval_lora_drop.harness.task_index import task_manager
-from lm_eval_lora_drop.harness.work import Binding, Document
 from lm_eval_lora_drop.sweep.documents import fewshot
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
 from lm_eval_lora_drop.train.settings import TaskSettings
@@ -138,7 +138,7 @@ def _right(binding: Binding, document: Document, answer: str) -> Any:
     """The request that scores the right answer, of one per choice; it carries the scored text, delimiter and all."""
     if len(document.requests) == 1:
         return document.requests[0]
-    if getattr(binding.task, "multiple_input", 0):
+    if prompts.has_several_inputs(binding.task):
         # Choices stand in the contexts; the task's "text" is the index of the right one.
         return document.requests[int(binding.task.doc_to_text(document.doc))]
     # The first with that text: unconditional scores (acc_mutual_info) come behind, with the same texts.

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 
-class ProgressBar(TrainerCallback):
+class TrainingProgressBar(TrainerCallback):
     """One bar over all steps, on standard error. Puts the seconds spent so far into the trainer's log, so that a
     checkpoint knows what it took."""
 

@@ -29,7 +29,7 @@ from lm_eval_lora_drop.train import lora
 from lm_eval_lora_drop.train.card import write_card
 from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
 from lm_eval_lora_drop.train.examples import Example, example_builder, load_binding
-from lm_eval_lora_drop.train.progress import ProgressBar
+from lm_eval_lora_drop.train.progress import TrainingProgressBar
 from lm_eval_lora_drop.train.record import (
     CHECKPOINTS,
     SCHEMA,
@@ -42,7 +42,7 @@ from lm_eval_lora_drop.train.record import (
     write_record,
 )
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
-from lm_eval_lora_drop.train.tokens import Encoded, answer_end, encode
+from lm_eval_lora_drop.train.tokens import TokenizedExample, answer_end, encode
 
 log = logger(__name__)
 _LOCK = ".lock"
@@ -72,7 +72,7 @@ class Prepared:
     tokenizer: Any
     documents: TrainingDocuments
     examples: list[Example]
-    encoded: list[Encoded]
+    encoded: list[TokenizedExample]
     task_version: str
 
     @property
@@ -92,7 +92,7 @@ def prepare(training: Training) -> Prepared:
     binding = load_binding(asked, tokenizer)
     end = answer_end(tokenizer, chat=asked.apply_chat_template)
     examples: list[Example] = []
-    encoded: list[Encoded] = []
+    encoded: list[TokenizedExample] = []
 
     def fits(doc_id: int, doc: Any) -> bool:
         example = build(doc_id, doc)
@@ -269,7 +269,7 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
         dataloader_pin_memory=training.device != "cpu" and torch.cuda.is_available(),
     )
     data = Dataset.from_list([{"input_ids": one.input_ids, "labels": one.labels} for one in prepared.encoded])
-    bar = [ProgressBar(training.output.name)] if state.is_main_process else []
+    bar = [TrainingProgressBar(training.output.name)] if state.is_main_process else []
     trainer = SFTTrainer(
         model=model,
         args=args,

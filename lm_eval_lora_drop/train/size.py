@@ -20,7 +20,7 @@ _AT_ONCE = 3
 
 
 @dataclass(frozen=True)
-class Size:
+class DiskUsage:
     """Bytes: `adapter` stays, `checkpoints` are there beside it until the training ends."""
 
     adapter: int
@@ -29,7 +29,7 @@ class Size:
 
 def training_size(
     base: str, revision: str | None, settings: TrainingSettings, tokenizer: Any, *, trust_remote_code: bool
-) -> Size:
+) -> DiskUsage:
     """What one training that removes its checkpoints at the end writes, without what is small (records, logs).
 
     Raises:
@@ -39,7 +39,7 @@ def training_size(
         base, revision, settings.rank, settings.layers, settings.target_modules, trust_remote_code=trust_remote_code
     )
     checkpoint = (_FLOAT32 + _ADAMW) * parameters + _written(tokenizer)
-    return Size(_FLOAT32 * parameters, min(settings.checkpoints, _AT_ONCE) * checkpoint)
+    return DiskUsage(_FLOAT32 * parameters, min(settings.checkpoints, _AT_ONCE) * checkpoint)
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ _ANCHOR = "\n"
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenizedExample:
     """`input_ids` of prompt and answer; `labels` are the same with `IGNORED` in place of the prompt. Both have the same
     length. `cut` is the number of prompt tokens that were cut off at the left to fit."""
 
@@ -63,7 +63,7 @@ def answer_end(tokenizer: Any, *, chat: bool) -> AnswerEnd:
     return AnswerEnd(lead if lead.isspace() else "", (eos,))
 
 
-def encode(tokenizer: Any, example: Example, end: AnswerEnd, max_length: int) -> Encoded | None:
+def encode(tokenizer: Any, example: Example, end: AnswerEnd, max_length: int) -> TokenizedExample | None:
     """The token ids of an example, None where the answer alone does not fit or cannot be written after the prompt.
 
     Generated answers: the prompt's tokens are exactly those that the model reads at evaluation, also where prompt and
@@ -80,7 +80,7 @@ def encode(tokenizer: Any, example: Example, end: AnswerEnd, max_length: int) ->
         return None
     cut = max(0, len(prompt) - room)
     kept = prompt[cut:]
-    return Encoded(example.doc_id, (*kept, *answer), (*[IGNORED] * len(kept), *answer), cut)
+    return TokenizedExample(example.doc_id, (*kept, *answer), (*[IGNORED] * len(kept), *answer), cut)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -110,11 +110,11 @@ def test_an_adapter_that_does_nothing_on_the_prompts(tiny_base, tmp_path, capsys
 
 def test_a_way_that_answers_nothing_finite_differs(tiny_base, tiny_adapter, tmp_path):
     """Another program's NaN is no agreement; one that is not asked says why and decides nothing."""
-    from lm_eval_lora_drop.adapter.agreement import Answers
+    from lm_eval_lora_drop.adapter.agreement import PromptOutputs
 
     def ask(folder, asked, tokens):
         assert (folder / "adapter_config.json").is_file()
-        return Answers(tuple((float("nan"),) * (len(ids) - 1) for ids in asked), tuple(() for _ in asked))
+        return PromptOutputs(tuple((float("nan"),) * (len(ids) - 1) for ids in asked), tuple(() for _ in asked))
 
     found = check_agreement(
         str(tiny_adapter), Variant.below(2, LAYERS), str(tiny_base), scratch=tmp_path, tokens=2,

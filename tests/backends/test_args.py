@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.sweep.candidates import candidates_of
+from lm_eval_lora_drop.variant import AdapterShape
 
 KNOWN = ("pretrained", "peft", "dtype", "batch_size")
 

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
-from lm_eval_lora_drop.harness.work import Document, Work
+from lm_eval_lora_drop.harness.documents import Document
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import make_adapter, make_base
 

@@ -24,8 +24,9 @@ from typing import Any
 
 import msgspec
 
-from lm_eval_lora_drop.harness.work import Answer, Work
+from lm_eval_lora_drop.harness.documents import Answer
 from lm_eval_lora_drop.record.plain import plain
+from lm_eval_lora_drop.sweep.backend import Work
 from testing import doubles
 from testing.doubles import L, exact_match_rule, make_documents
 from testing.toy import make_task

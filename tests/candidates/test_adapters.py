@@ -12,13 +12,12 @@ from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.listeners.screen import export_command
 from lm_eval_lora_drop.show.verdict.answer import answers
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.sweep.candidates import make_candidates
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 from testing.tiny import make_adapter, make_base
 from tests.candidates.toys import evaluate, texts
 

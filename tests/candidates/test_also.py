@@ -9,7 +9,7 @@ from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table, traded
 from lm_eval_lora_drop.sweep.tradeoffs.also import AlsoSpec, open_also

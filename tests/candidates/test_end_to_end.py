@@ -6,11 +6,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table, verdict
 from lm_eval_lora_drop.sweep.candidates import CANDIDATES, make_candidates
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 from tests.candidates.toys import counted, counting_task, evaluate, texts
 
 SHAPE = AdapterShape(4, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 4)

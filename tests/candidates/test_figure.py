@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.show.figures.family import MOST, family_figure, figure_of, save_figure_of
 from lm_eval_lora_drop.show.figures.style import image_element
 from lm_eval_lora_drop.sweep.candidates import make_candidates
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 from tests.candidates.records import recorded
 
 

@@ -9,17 +9,18 @@ import pytest
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape, Answer, Document, Pass
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.statistics.significance import mean_tests
+from lm_eval_lora_drop.sweep.backend import Pass
 from lm_eval_lora_drop.sweep.candidates import blocks, make_candidates
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.strategies.greedy import halves, run_greedy
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 from testing.doubles import One, make_documents
 from testing.toy import make_task
 from tests.candidates.toys import evaluate

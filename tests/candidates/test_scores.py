@@ -10,10 +10,9 @@ from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.engine.probe.scores import layer_scores, linear_cka, top_singular, update_norms
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.sweep.candidates import best_layers, make_candidates
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 from testing import tiny
 from testing.tiny import make_adapter
 from tests.candidates.toys import evaluate

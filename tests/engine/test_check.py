@@ -16,7 +16,7 @@ from lm_eval_lora_drop.engine.check import check_shared, choose_candidates, choo
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.engine.states import branching
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing import tiny
 from testing.tiny import make_adapter

@@ -6,7 +6,7 @@ import torch
 from lm_eval_lora_drop.engine import kernels
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from tests.engine.test_shared import answers, below, generating, load
 
 

@@ -14,7 +14,7 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import alone, longest, shareable
 from lm_eval_lora_drop.engine.shared import why_not_shared
 from lm_eval_lora_drop.engine.states.lengths import changes_at
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing import tiny
 from tests.engine.test_shared import answers, below, documents

@@ -5,7 +5,7 @@ import torch
 
 from lm_eval_lora_drop.engine.memory import ROWS, SHARE, RowSize, rows_that_fit
 from lm_eval_lora_drop.engine.shared import shared_runner
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from testing.counted_memory import CountedMemory
 from testing.tiny import make_adapter, make_base
 from tests.engine.test_shared import answers, below, choosing, generating, load

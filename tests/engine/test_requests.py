@@ -10,7 +10,7 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.engine.states.cache import RowCache
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from tests.engine.test_shared import answers, below, documents, generating, load, same_numbers
 
 

@@ -18,7 +18,7 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.engine.states.arguments import TESTED
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from tests.engine.test_shared import EXAMPLES, answers, below, choosing, generating, load, same_numbers
 
 ROOT = Path(__file__).parents[2]

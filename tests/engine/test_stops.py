@@ -17,7 +17,7 @@ from lm_eval_lora_drop.engine.evaluated import decode_requests
 from lm_eval_lora_drop.engine.plain import batches_of, plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import SIZES, make_adapter, make_base
 from tests.engine.test_shared import answers, below, generating

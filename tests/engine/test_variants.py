@@ -8,7 +8,7 @@ from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Work
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import ARCHITECTURES, make_adapter, make_base
 from tests.engine.test_shared import EXAMPLES, choosing, documents, generating, load, same_numbers

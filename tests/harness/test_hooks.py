@@ -10,7 +10,6 @@ import pytest
 
 import lm_eval_lora_drop
 from lm_eval_lora_drop.files import package_folder
-from lm_eval_lora_drop.harness.hooks.registration import MODEL_TYPES
 from testing.forked import ROOT, Forked
 from testing.recorded_runs import run_record, sweep_record, task_record
 
@@ -24,6 +23,7 @@ ARMED = (
 )
 # To list lm-eval's own tasks takes longer than all the rest.
 FEW_TASKS = "from testing import task_files; task_files.leave_out()\n"
+MODEL_TYPES = ["hf-lora-drop", "vllm-lora-drop"]
 
 
 def python(code):
@@ -39,7 +39,7 @@ def test_the_harness_knows_the_model_types_and_tasks_without_being_told():
         "print(*['lora_drop_samsum' in TaskManager(include_defaults=d).all_tasks for d in (True, False)])"
     )
     models, tasks = out.splitlines()[-2:]
-    assert models == str(sorted(MODEL_TYPES))
+    assert models == str(MODEL_TYPES)
     assert tasks == "True False"
 
 
@@ -73,7 +73,7 @@ def test_where_the_harness_discovers_entry_points_we_leave_it_to_it():
     )
     before, found = out.splitlines()
     assert before == "[]"
-    assert found == str(sorted(MODEL_TYPES))
+    assert found == str(MODEL_TYPES)
 
 
 def test_a_task_of_the_user_overrides_ours(tmp_path):
@@ -116,8 +116,8 @@ def test_a_name_the_package_does_not_have_is_an_attribute_error():
 
 
 def test_releases_with_discovery_find_the_same_model_types():
-    found = {entry.name: entry.value for entry in importlib.metadata.entry_points(group="lm_eval.models")}
-    assert {name: target for name, target in found.items() if "lora-drop" in name} == MODEL_TYPES
+    found = {entry.name for entry in importlib.metadata.entry_points(group="lm_eval.models")}
+    assert sorted(name for name in found if "lora-drop" in name) == MODEL_TYPES
 
 
 @pytest.mark.parametrize("name", ["tasks", "configs"])

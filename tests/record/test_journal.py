@@ -19,7 +19,7 @@ from lm_eval.api.instance import Instance
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import check_writable
-from lm_eval_lora_drop.harness.work import Answer, Document
+from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.variant import Variant
 

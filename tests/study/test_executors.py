@@ -15,7 +15,7 @@ from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.study.config import read_study
-from lm_eval_lora_drop.study.executors import OnRay
+from lm_eval_lora_drop.study.executors import RayExecutor
 from lm_eval_lora_drop.study.plan import Cell, Unit, cell_folder, plan
 from lm_eval_lora_drop.study.trainings import adapter_folder
 from testing.studies import METADATA, TRAINING, study_of, table_of, write_study
@@ -143,7 +143,7 @@ def test_how_units_end(ray, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "local")
     names = ["fine", "refused", "broken", "killed", "once", "partly"]
     units = [Unit(None, (Cell(None, name, None, None),)) for name in names]
-    with OnRay(gpu=False) as executor:
+    with RayExecutor(gpu=False) as executor:
         assert executor.at_once >= 1
         said = list(executor.map(Toy(tmp_path), units))
     assert said[0] == said[4] == []

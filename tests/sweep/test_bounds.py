@@ -11,16 +11,24 @@ from lm_eval.api.metrics import mean
 
 from lm_eval_lora_drop.backends.checks import check_before_loading
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape, MetricSpec
 from lm_eval_lora_drop.options import parse_model_args
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, CandidateRecord, ValidationRecord, as_json, read_task
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table, verdict
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
-from lm_eval_lora_drop.sweep.tradeoffs.bounds import Bound, Bounded, Judged, Within, choose_within, parse_bounded
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import (
+    Bound,
+    BoundedCriterion,
+    BoundedRule,
+    ScoredCandidates,
+    choose_within,
+    parse_bounded,
+)
 from lm_eval_lora_drop.sweep.trust import trust
+from lm_eval_lora_drop.variant import AdapterShape
 from tests.candidates.records import recorded
 
 
@@ -71,9 +79,9 @@ def a_task(seed, *, higher=True, shift=0.0):
 
 
 def bounded(record, rule, higher=True):
-    own = Judged(record.sweep.candidates, MeanScorer(higher), None)
-    others = {one.task: Judged(one.candidates, MeanScorer(higher), None) for one in record.also}
-    within = Within.of(
+    own = ScoredCandidates(record.sweep.candidates, MeanScorer(higher), None)
+    others = {one.task: ScoredCandidates(one.candidates, MeanScorer(higher), None) for one in record.also}
+    within = BoundedCriterion.of(
         rule, record.sweep, record.also, record.candidate_parameters, record.num_layers, sign=1 if higher else -1
     )
     sweep = choose_within(record.sweep, rule, own, others, within)
@@ -242,7 +250,7 @@ def test_resamples_choose_by_the_same_rule():
 
 def test_the_notation_is_read_and_printed():
     rule = parse_bounded("smallest:0.99+0.95@gsm8k+0.9@t/x.yaml:base")
-    assert rule == Bounded("smallest", (Bound(0.99), Bound(0.95, "gsm8k"), Bound(0.9, "t/x.yaml", "base")))
+    assert rule == BoundedRule("smallest", (Bound(0.99), Bound(0.95, "gsm8k"), Bound(0.9, "t/x.yaml", "base")))
     assert str(rule) == "smallest:0.99+0.95@gsm8k+0.9@t/x.yaml:base"
     assert rule.named({"gsm8k": "gsm8k", "t/x.yaml": "x"}).bounds[2].task == "x"
     assert parse_bounded("best") is None

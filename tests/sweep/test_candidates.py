@@ -5,10 +5,9 @@ import itertools
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.sweep.candidates import CANDIDATES, blocks, make_candidates
 from lm_eval_lora_drop.sweep.select import places_of
-from lm_eval_lora_drop.variant import Variant
+from lm_eval_lora_drop.variant import AdapterShape, Variant
 
 SHAPE = AdapterShape(30, ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"), 8)
 

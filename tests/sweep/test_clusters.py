@@ -25,7 +25,7 @@ from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, choose_rows
 from lm_eval_lora_drop.sweep.strategies.racing import Race
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full, stability, trust
 from lm_eval_lora_drop.variant import Variant
 from testing.doubles import RuleRunner, make_documents, sweep, uniform
@@ -231,7 +231,7 @@ def test_racings_promise_needs_no_clusters() -> None:
             pass
         scores = dict(zip(candidates, values.mean(axis=1), strict=True))
         winner = max(candidates, key=lambda v: scores[v])
-        left = max(scores[v] for v in candidates if v not in race.retired)
+        left = max(scores[v] for v in candidates if v not in race.eliminated)
         tolerance = values[candidates.index(winner)].std(ddof=1) / 10
         lost += bool(scores[winner] - left > tolerance + 1e-9)
     assert lost <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)

@@ -10,14 +10,14 @@ import pytest
 
 from lm_eval_lora_drop.backends.checks import check_before_loading
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import AdapterShape
 from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.schema import as_json, read_task
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
 from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
-from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import ScoredCandidates
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
+from lm_eval_lora_drop.variant import AdapterShape
 from tests.candidates.records import recorded
 from tests.sweep.test_bounds import MeanScorer
 
@@ -27,7 +27,7 @@ CANDIDATE_SET = make_candidates(["window"], AdapterShape(6))
 def jointly(records, how):
     sweeps = {name: record.sweep for name, record in records.items()}
     judged = {
-        name: Judged(record.sweep.candidates, MeanScorer(record.metric.higher_is_better), None)
+        name: ScoredCandidates(record.sweep.candidates, MeanScorer(record.metric.higher_is_better), None)
         for name, record in records.items()
     }
     found = choose_jointly(sweeps, judged, how, 6)

@@ -36,16 +36,16 @@ def test_chooses_what_an_exhaustive_sweep_chooses_with_fewer_answers(task: Any, 
     assert raced.gain_over_full == full.gain_over_full
 
 
-def test_retired_boundaries_stay_in_the_record_with_the_documents_they_met(task: Any, tmp_path: Path) -> None:
+def test_eliminated_boundaries_stay_in_the_record_with_the_documents_they_met(task: Any, tmp_path: Path) -> None:
     result = sweep(task, tmp_path, RuleRunner(exact_match_rule(ACCURACY)))
     rows = rows_by_k(result, L)
-    assert rows[0].retired_after is not None
-    assert rows[0].documents == rows[0].retired_after < 30
-    assert sum(item is not None for item in rows[0].items) == rows[0].retired_after
-    assert rows[L].retired_after is None
+    assert rows[0].eliminated_after is not None
+    assert rows[0].documents == rows[0].eliminated_after < 30
+    assert sum(item is not None for item in rows[0].items) == rows[0].eliminated_after
+    assert rows[L].eliminated_after is None
     assert rows[L].documents == rows[k_of(result.chosen, L)].documents == 100
     assert result.racing is not None
-    assert {one.variant: one.reason for one in result.racing.retired}["none"] == "cannot_win"
+    assert {one.variant: one.reason for one in result.racing.eliminated}["none"] == "cannot_win"
 
 
 def test_a_race_depends_on_its_seed_alone(task: Any, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_lower_is_better_races_downwards(tmp_path: Path) -> None:
     )
     result = sweep(task, tmp_path, RuleRunner(exact_match_rule({**ACCURACY, 0: 0.2, 1: 0.0})))
     assert k_of(result.chosen, L) == 1
-    assert rows_by_k(result, L)[4].retired_after is not None
+    assert rows_by_k(result, L)[4].eliminated_after is not None
 
 
 def reference(gains: dict[int, float]) -> dict[Variant, list[float]]:
@@ -91,20 +91,20 @@ def reference(gains: dict[int, float]) -> dict[Variant, list[float]]:
     return {Variant.below(k, L): [gain - 2 - 0.1 * place for place in range(16)] for k, gain in gains.items()}
 
 
-def test_hopeless_boundaries_meet_no_document_and_stay_in_the_record(task: Any, tmp_path: Path) -> None:
+def test_skipped_boundaries_meet_no_document_and_stay_in_the_record(task: Any, tmp_path: Path) -> None:
     runner = RuleRunner(exact_match_rule(ACCURACY))
     gains = {0: 0.0, 1: 0.1, 2: 0.2, 3: 0.7, 4: 0.9, 5: 1.0, 6: 1.0}
     result = sweep(task, tmp_path, runner, reference=reference(gains))
     assert {boundary for boundary, _ in runner.asked} == {3, 4, 5, 6}
     assert k_of(result.chosen, L) == 4
     base = rows_by_k(result, L)[0]
-    assert (base.score, base.stderr, base.documents, base.retired_after) == (None, None, 0, 0)
+    assert (base.score, base.stderr, base.documents, base.eliminated_after) == (None, None, 0, 0)
     assert result.racing is not None
-    by_prior = {one.variant for one in result.racing.retired if one.reason == "prior"}
+    by_prior = {one.variant for one in result.racing.eliminated if one.reason == "prior"}
     assert by_prior == {"none", "0", "0-1"}
 
 
-def test_processes_whose_likelihoods_differ_retire_the_same(task: Any, tmp_path: Path) -> None:
+def test_processes_whose_likelihoods_differ_eliminate_the_same(task: Any, tmp_path: Path) -> None:
     runners = [RuleRunner(exact_match_rule(ACCURACY)) for _ in range(2)]
     gains = [{0: 0.0, 1: 0.1, 6: 1.0}, {0: 0.0, 1: 0.9, 6: 1.0}]
     results = Threads(2).run(

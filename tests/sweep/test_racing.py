@@ -15,7 +15,7 @@ from lm_eval.api.metrics import mean
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings, schedule
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.variant import Variant
 from testing.doubles import uniform
 
@@ -52,7 +52,7 @@ def run_race(items: Any, seed: int = 0, aggregation: Aggregation = MEAN, full: i
         sign=settings.pop("sign", 1),
         full=None if full is None else candidates[full],
         seed=seed,
-        hopeless=settings.pop("hopeless", ()),
+        skipped=settings.pop("skipped", ()),
         bounds=settings.pop("bounds", None),
         settings=RacingSettings(**settings),
     )
@@ -75,7 +75,7 @@ def test_two_candidates_that_agree_at_first_are_told_apart() -> None:
     """Full is right on 50 of 100, the other on those and ten more: full used to win 79 of 200 such races."""
     full = np.array([1.0] * 50 + [0.0] * 50)
     other = np.array([1.0] * 60 + [0.0] * 40)
-    assert not any(run_race([full, other], seed).retired for seed in range(200))
+    assert not any(run_race([full, other], seed).eliminated for seed in range(200))
 
 
 def test_where_the_curve_is_steep_most_pairs_are_saved() -> None:
@@ -87,26 +87,26 @@ def test_full_and_what_led_are_carried_to_the_end() -> None:
     values = np.asarray(shapes.SHAPES["adapter that harms"][0](np.random.default_rng(0)))
     race = run_race(values)
     full = variants(31)[0]
-    assert full not in race.retired
+    assert full not in race.eliminated
     assert len(race.positions(full)) == 100
-    assert len(race.retired) > 10
-    leaders = {entry["by"] for entry in race.to_record()["retired"]}
+    assert len(race.eliminated) > 10
+    leaders = {entry["by"] for entry in race.to_record()["eliminated"]}
     assert leaders
-    assert not leaders & {str(variant) for variant in race.retired}
+    assert not leaders & {str(variant) for variant in race.eliminated}
 
 
 def test_a_set_without_full_races_too() -> None:
     values = np.asarray(shapes.SHAPES["peaked curve, 0/1"][0](np.random.default_rng(0)))
     race = run_race(values, full=None)
     best = variants(31)[int(values.mean(axis=1).argmax())]
-    assert best not in race.retired
-    assert len(race.retired) > 10
+    assert best not in race.eliminated
+    assert len(race.eliminated) > 10
 
 
 def test_lower_is_better_races_downwards() -> None:
     values = np.array([[0.0] * 100, [1.0] * 100, [0.0] * 100])
-    assert set(run_race(values, sign=-1).retired) == {variants(3)[1]}
-    assert set(run_race(values).retired) == {variants(3)[2]}
+    assert set(run_race(values, sign=-1).eliminated) == {variants(3)[1]}
+    assert set(run_race(values).eliminated) == {variants(3)[2]}
 
 
 @pytest.mark.parametrize("top", [1.0, 100.0])
@@ -121,7 +121,7 @@ def test_lower_is_better_keeps_its_promise(top: float, bounded: bool) -> None:
         for row in rows[1:]:
             row[rng.choice(100, 6, replace=False)] = 1.0
         race = run_race(rows * top, seed, full=3, sign=-1, bounds=(0.0, top) if bounded else None)
-        lost += variants(6)[0] in race.retired
+        lost += variants(6)[0] in race.eliminated
         assert race.guaranteed is bounded
     assert lost <= 3
 
@@ -146,24 +146,24 @@ def test_documents_without_a_value_lose_no_winner(share: float, same: bool) -> N
         race = run_race([[None if np.isnan(one) else one for one in row] for row in items], seed, bounds=(0.0, 1.0))
         means = np.nanmean(items, axis=1)
         error = np.nanstd(items[means.argmax()]) / np.isfinite(items[means.argmax()]).sum() ** 0.5
-        kept = [mean for variant, mean in zip(variants(5), means, strict=True) if variant not in race.retired]
+        kept = [mean for variant, mean in zip(variants(5), means, strict=True) if variant not in race.eliminated]
         lost += means.max() - max(kept) > error
-        assert same or not race.retired
+        assert same or not race.eliminated
     assert lost <= 3
 
 
 def test_a_candidate_without_any_value_is_not_judged() -> None:
     rows = [[1.0, 0.0] * 50, [None] * 100, [0.0] * 100]
-    assert set(run_race(rows).retired) == {variants(3)[2]}
-    assert run_race([[None] * 100] * 3).retired == {}
+    assert set(run_race(rows).eliminated) == {variants(3)[2]}
+    assert run_race([[None] * 100] * 3).eliminated == {}
 
 
-def test_hopeless_candidates_meet_no_document() -> None:
+def test_skipped_candidates_meet_no_document() -> None:
     last = variants(3)[2]
-    race = run_race([[1.0] * 100, [1.0] * 100, [1.0] * 100], hopeless=[last])
-    assert race.retired[last] == 0
+    race = run_race([[1.0] * 100, [1.0] * 100, [1.0] * 100], skipped=[last])
+    assert race.eliminated[last] == 0
     assert race.positions(last) == []
-    assert {"variant": str(last), "by": str(variants(3)[0]), "reason": "prior"} in race.to_record()["retired"]
+    assert {"variant": str(last), "by": str(variants(3)[0]), "reason": "prior"} in race.to_record()["eliminated"]
 
 
 @pytest.mark.parametrize("documents", [1, 2, 7, 8, 9, 10, 100, 1000])
@@ -189,9 +189,9 @@ def test_corpus_metrics_race_on_what_each_document_adds() -> None:
     assert values.mean() == pytest.approx(aggregation.score(items[0]), abs=0.5)
     counts = rng.multinomial(80, [1 / 80] * 80, size=400)
     assert values.std(ddof=1) / 80**0.5 == pytest.approx(aggregation.resample(items[0], counts).std(ddof=1), rel=0.15)
-    retired = run_race(items, aggregation=aggregation).retired
-    assert retired[variants(3)[2]] < 40
-    assert variants(3)[0] not in retired
+    eliminated = run_race(items, aggregation=aggregation).eliminated
+    assert eliminated[variants(3)[2]] < 40
+    assert variants(3)[0] not in eliminated
 
 
 def test_pseudo_values_of_a_mean_are_its_items_and_gaps_stay_gaps() -> None:

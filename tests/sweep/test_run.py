@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Pass, Work
 from lm_eval_lora_drop.record.events import Answered, Broadcast, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.show.listeners.standing import Standing
+from lm_eval_lora_drop.show.listeners.standing import InterimScores
+from lm_eval_lora_drop.sweep.backend import Pass, Work
 from lm_eval_lora_drop.sweep.candidates import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
@@ -33,11 +33,11 @@ class Collecting:
     """A listener that keeps the pairs it was told of, and how the sweep stood when they were all there."""
 
     def __init__(self) -> None:
-        self.standing: Standing | None = None
+        self.standing: InterimScores | None = None
 
     def hear(self, event: Any) -> None:
         if isinstance(event, SweepStarted):
-            self.standing = Standing(event)
+            self.standing = InterimScores(event)
         elif isinstance(event, Answered) and self.standing is not None:
             self.standing.add(event.pairs)
 
@@ -72,7 +72,7 @@ def test_scores_every_boundary_on_every_document_and_takes_the_best(task: Any, t
     scores = {k: row.score for k, row in rows_by_k(result, L).items()}
     assert scores[0] == 0.0
     assert scores[4] > scores[5] > scores[6] > scores[3]
-    assert all(row.documents == 40 and row.retired_after is None for row in result.candidates)
+    assert all(row.documents == 40 and row.eliminated_after is None for row in result.candidates)
     # The closed form of the standard error of a share, with Bessel's correction.
     share = scores[4]
     assert rows_by_k(result, L)[4].stderr == pytest.approx((share * (1 - share) / 39) ** 0.5)

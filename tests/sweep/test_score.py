@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 from scipy import stats
 
-from lm_eval_lora_drop.harness.work import Answer
+from lm_eval_lora_drop.harness.documents import Answer
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
 from lm_eval_lora_drop.statistics.paired import paired_difference
 from lm_eval_lora_drop.sweep.metric import resolve_metric

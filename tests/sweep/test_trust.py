@@ -29,11 +29,11 @@ def recorded(
     sign: int = 1,
     aggregation: Any = mean,
     with_full: bool = True,
-    retired: int = 0,
+    eliminated: int = 0,
 ) -> RecordedSweep:
-    """A sweep over `(candidates, documents)` items, the whole adapter first; the last boundaries were retired."""
+    """A sweep over `(candidates, documents)` items, the whole adapter first; the last boundaries were eliminated."""
     rows = tuple(tuple(row) for row in items)
-    num_layers = len(rows) - 1 + retired + (0 if with_full else 1)
+    num_layers = len(rows) - 1 + eliminated + (0 if with_full else 1)
     candidates = tuple(
         Variant.below(num_layers - row - (0 if with_full else 1), num_layers) for row in range(len(rows))
     )
@@ -46,7 +46,7 @@ def recorded(
         sign=sign,
         full=candidates[0] if with_full else None,
         aggregation=Aggregation(aggregation),
-        retired=tuple(Variant.below(k, num_layers) for k in range(retired)),
+        eliminated=tuple(Variant.below(k, num_layers) for k in range(eliminated)),
         ordered=True,
     )
 
@@ -156,13 +156,13 @@ def test_a_small_gain_is_not_distinguishable_and_a_rule_may_take_what_is_worse()
     assert trust(record).gains[record.candidates[1]].evidence is Evidence.WORSE
 
 
-def test_after_a_race_those_that_were_retired_count_too() -> None:
+def test_after_a_race_those_that_were_eliminated_count_too() -> None:
     full = np.array([0.0] * 100)
     better = full.copy()
     better[:6] = 1.0
     alone = recorded([full, better])
     assert gains_over_full(alone)[alone.chosen].evidence is Evidence.BETTER
-    left = recorded([full, better], retired=29)
+    left = recorded([full, better], eliminated=29)
     assert gains_over_full(left)[left.chosen].evidence is Evidence.NOT_DISTINGUISHABLE
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.sweep import documents as validation
 
 pytestmark = pytest.mark.data

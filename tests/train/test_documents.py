@@ -6,7 +6,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Binding
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.train.documents import choose_documents
 from lm_eval_lora_drop.train.examples import chat_template, example_builder, load_binding

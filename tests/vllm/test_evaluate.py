@@ -5,8 +5,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import warning_once
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
-from lm_eval_lora_drop.harness.work import Binding, Work
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.sweep import documents as validation
+from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing.toy import make_task
 from tests.backends import test_evaluate as hf

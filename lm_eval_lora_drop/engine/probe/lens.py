@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.harness.encoding import Encoded
+from lm_eval_lora_drop.harness.model import EncodedReference
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +31,7 @@ MEASURES = ("probability", "max_probability", "rank", "entropy")
 _MOST_LOGITS = 2**26
 
 
-def read_layers(layers: AdapterLayers, documents: Sequence[Encoded], tokens: int) -> Floats:
+def read_layers(layers: AdapterLayers, documents: Sequence[EncodedReference], tokens: int) -> Floats:
     """Read every decoder layer with the LoRA that is kept now.
 
     Returns:
@@ -45,14 +45,14 @@ def read_layers(layers: AdapterLayers, documents: Sequence[Encoded], tokens: int
     return readings
 
 
-def _batches(layers: AdapterLayers, documents: Sequence[Encoded], tokens: int) -> Iterator[tuple[int, int]]:
+def _batches(layers: AdapterLayers, documents: Sequence[EncodedReference], tokens: int) -> Iterator[tuple[int, int]]:
     vocabulary = layers.model.get_output_embeddings().weight.shape[0]
     size = max(1, _MOST_LOGITS // (layers.num_layers * tokens * vocabulary))
     for start in range(0, len(documents), size):
         yield start, min(start + size, len(documents))
 
 
-def _read(layers: AdapterLayers, documents: Sequence[Encoded]) -> Iterator[Floats]:
+def _read(layers: AdapterLayers, documents: Sequence[EncodedReference]) -> Iterator[Floats]:
     """One forward pass; yields `(L, T, 4)` per document, T its own number of tokens."""
     device = layers.model.get_input_embeddings().weight.device
     longest = max(len(document.inputs) for document in documents)

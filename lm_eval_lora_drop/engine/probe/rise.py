@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import find_peaks
 
-from lm_eval_lora_drop.rounding import decimals_for, number, percent
+from lm_eval_lora_drop.text import decimals_for, number, percent
 
 Floats = NDArray[np.float64]
 

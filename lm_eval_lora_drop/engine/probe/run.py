@@ -15,9 +15,8 @@ from lm_eval_lora_drop.engine.probe.lens import MEASURES, read_layers
 from lm_eval_lora_drop.engine.probe.moments import RESAMPLES, Bootstrap, Moments
 from lm_eval_lora_drop.engine.probe.rise import CONFIDENCE, Rise, find_rise
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.encoding import Encoded, encode
-from lm_eval_lora_drop.harness.work import HarnessModel
-from lm_eval_lora_drop.rounding import decimals_of_column, percent, with_error
+from lm_eval_lora_drop.harness.model import EncodedReference, HarnessModel, encode
+from lm_eval_lora_drop.text import decimals_of_column, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 
 Floats = NDArray[np.float64]
@@ -241,9 +240,11 @@ def probe_boundary(
     return probe(lm, layers, pairs, tokens=tokens, seed=seed, progress=progress)
 
 
-def _groups(lm: HarnessModel, pairs: Iterable[tuple[str, str]], tokens: int) -> Iterable[tuple[list[Encoded], int]]:
+def _groups(
+    lm: HarnessModel, pairs: Iterable[tuple[str, str]], tokens: int
+) -> Iterable[tuple[list[EncodedReference], int]]:
     """Groups of encoded documents, and how many were left out on the way because their reference is empty."""
-    group: list[Encoded] = []
+    group: list[EncodedReference] = []
     empty = 0
     for prompt, reference in pairs:
         encoded = encode(lm, prompt, reference, tokens)

@@ -31,8 +31,7 @@ from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.adapter.names import read_names
 from lm_eval_lora_drop.engine.probe.lens import Floats, read_layers
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.encoding import Encoded, encode
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import EncodedReference, HarnessModel, encode
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
@@ -138,7 +137,7 @@ def layer_scores(
     }
 
 
-def _fisher_if_it_can(layers: AdapterLayers, documents: Sequence[Encoded]) -> dict[str, Floats]:
+def _fisher_if_it_can(layers: AdapterLayers, documents: Sequence[EncodedReference]) -> dict[str, Floats]:
     """The score, or none where the model has no gradients (kernels of a quantised base, say).
 
     Raises:
@@ -157,7 +156,7 @@ def _fisher_if_it_can(layers: AdapterLayers, documents: Sequence[Encoded]) -> di
         return {}
 
 
-def fisher(layers: AdapterLayers, documents: Sequence[Encoded]) -> Floats:
+def fisher(layers: AdapterLayers, documents: Sequence[EncodedReference]) -> Floats:
     """`(L,)`: the mean over documents of the squared derivative of the reference's log-likelihood (nats, the sum over
     its tokens) with respect to a factor on what the layer's LoRA adds to its modules' outputs, at 1, where it is the
     whole adapter. 0 where a layer has no LoRA.
@@ -201,7 +200,7 @@ def linear_cka(one: Floats, other: Floats) -> float:
     return float((first * second).sum()) / scale if scale else float("nan")
 
 
-def _states(layers: AdapterLayers, document: Encoded) -> list[Floats]:
+def _states(layers: AdapterLayers, document: EncodedReference) -> list[Floats]:
     """The hidden states behind each layer at the positions that predict the reference's tokens, `(T, d)` each."""
     taken: list[Floats] = []
     count = len(document.targets)

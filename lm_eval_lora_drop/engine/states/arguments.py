@@ -24,8 +24,8 @@ import transformers
 from transformers.cache_utils import Cache, DynamicCache
 
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.engine.states.upload import Places
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.engine.states.upload import DeviceIndices
+from lm_eval_lora_drop.harness.model import HarnessModel
 
 Path = tuple[int | str, ...]
 """Where an argument stands: its position or name, then its place in a tuple."""
@@ -159,7 +159,7 @@ def tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[Pa
             waiting += [((*path, place), part) for place, part in enumerate(value)]
 
 
-def pick(value: Any, path: Path, rows: Mapping[Path, int], inputs: int, states: Places) -> Any:
+def pick(value: Any, path: Path, rows: Mapping[Path, int], inputs: int, states: DeviceIndices) -> Any:
     """Of an argument with rows per input those of `states` (one input each), in tuples too; anything else as it is.
 
     Arguments lie where the model made them, which need not be the layer's device.

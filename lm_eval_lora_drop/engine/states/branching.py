@@ -23,7 +23,7 @@ from lm_eval_lora_drop.adapter.layers import AdapterLayers, AdapterModule
 from lm_eval_lora_drop.engine.states.arguments import Path, accepted, pick, rows_per_input
 from lm_eval_lora_drop.engine.states.settings import Settings
 from lm_eval_lora_drop.engine.states.tree import Route, Segment
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.variant import Keep
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from transformers import GenerationMixin
 
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 
 _SAME_AT_ANY_LENGTH = {"default", "linear", "yarn", "llama3", "proportional", "mrope"}
 """Kinds of rotary embeddings whose frequencies are fixed; what is not known is taken for one that changes."""

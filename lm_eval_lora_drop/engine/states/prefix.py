@@ -18,7 +18,7 @@ from lm_eval_lora_drop.engine.states.branching import Branches, forward
 from lm_eval_lora_drop.engine.states.settings import Indices, Settings
 from lm_eval_lora_drop.engine.states.tree import Tree
 from lm_eval_lora_drop.engine.states.upload import packed
-from lm_eval_lora_drop.harness.work import HarnessModel
+from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.variant import Variant
 
 LEAST_TOKENS = 32

@@ -22,7 +22,7 @@ OFF = 0
 """The setting of a layer whose LoRA is dropped, whatever the adapter."""
 
 
-class Meaning(NamedTuple):
+class LayerSetting(NamedTuple):
     """What a setting keeps of which adapter in its layer, and for a tied head in layer 0."""
 
     adapter: str = ""
@@ -38,7 +38,7 @@ class Settings:
 
     def __init__(self, num_layers: int, *, tied: bool = False) -> None:
         self.num_layers = num_layers
-        self.meanings: list[Meaning] = [Meaning()]
+        self.meanings: list[LayerSetting] = [LayerSetting()]
         """Setting -> what it means."""
         self._tied = tied
         self._variants: dict[Variant, int] = {}
@@ -51,7 +51,9 @@ class Settings:
             if variant not in self._variants:
                 self._variants[variant] = len(self._variants)
                 ends = [()] * (self.num_layers - 1) + [variant.layers[0] if self._tied else ()]
-                codes = [self._code(Meaning(variant.adapter, *pair)) for pair in zip(variant.layers, ends, strict=True)]
+                codes = [
+                    self._code(LayerSetting(variant.adapter, *pair)) for pair in zip(variant.layers, ends, strict=True)
+                ]
                 self._codes = np.concatenate([self._codes, np.array([codes], np.int64)])
         return [self._variants[variant] for variant in variants]
 
@@ -78,7 +80,7 @@ class Settings:
             self._sharing[key] = first
         return self._sharing[key]
 
-    def _code(self, meaning: Meaning) -> int:
+    def _code(self, meaning: LayerSetting) -> int:
         if not meaning.keeps and not meaning.first:
             return OFF
         if meaning not in self.meanings:

@@ -1,8 +1,8 @@
 """Which states the rows of a batch have in each layer, and where these lie.
 
-A row is one document under one variant. Rows of one document that have said the same so far form a *group*; within it
-two rows share a state for as long as their variants agree (`settings`). When a group says different tokens it parts:
-states that both sides need are copied, and each side goes on by itself.
+A row is one document under one variant. Rows of one document that have generated the same so far form a *group*; within
+it two rows share a state for as long as their variants agree (`settings`). When a group generates different tokens it
+parts: states that both sides need are copied, and each side goes on by itself.
 
 The states of a layer lie in slots 0, 1, ... without holes, ordered by setting: what LoRA does is then one contiguous
 slice of the layer's batch for each setting. While rows come, part and leave the order is broken; `settle` restores it
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm_eval_lora_drop.engine.states.settings import Indices, Settings
-from lm_eval_lora_drop.engine.states.upload import Places, packed
+from lm_eval_lora_drop.engine.states.upload import DeviceIndices, packed
 from lm_eval_lora_drop.variant import Variant
 
 NOBODY = -1
@@ -47,10 +47,10 @@ class Route:
 
     inputs: Indices
     states: tuple[int, ...]
-    sources: tuple[Places | None, ...]
-    contexts: tuple[Places | None, ...]
+    sources: tuple[DeviceIndices | None, ...]
+    contexts: tuple[DeviceIndices | None, ...]
     segments: tuple[tuple[Segment, ...], ...]
-    outputs: Places
+    outputs: DeviceIndices
 
 
 class Tree:

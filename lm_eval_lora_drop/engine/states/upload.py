@@ -14,7 +14,7 @@ import torch
 from lm_eval_lora_drop.engine.states.settings import Indices
 
 
-class Places:
+class DeviceIndices:
     """An array of indices; the first that a device is asked for brings all that were packed with it."""
 
     def __init__(self, numbers: Indices, pack: _Pack, place: int) -> None:
@@ -39,7 +39,7 @@ class _Pack:
         return self._on[device]
 
 
-def packed(arrays: Sequence[Indices]) -> list[Places]:
+def packed(arrays: Sequence[Indices]) -> list[DeviceIndices]:
     """Arrays of int64, of any shapes, that go to a device together when one of them is wanted there."""
     pack = _Pack(arrays)
-    return [Places(array, pack, place) for place, array in enumerate(arrays)]
+    return [DeviceIndices(array, pack, place) for place, array in enumerate(arrays)]

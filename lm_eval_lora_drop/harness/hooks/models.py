@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import importlib
+import importlib.util
 import sys
 from typing import Any
 
@@ -20,27 +21,23 @@ from lm_eval_lora_drop.text import logger
 
 log = logger("lm_eval.lora_drop")
 
-_BACKENDS = {"LoraDropLM": "lm_eval_lora_drop.backends.hf", "VllmLoraDropLM": "lm_eval_lora_drop.backends.vllm"}
 _OURS = "__lora_drop__"
 _LAST_TASK = "__lora_drop_last_task__"
 """The task whose samples lm-eval saves last: with them the files of a run are complete, and can be judged."""
 
 
 def __getattr__(name: str) -> Any:
-    """The model class `name`.
+    """The model class `name`: `XyzLoraDropLM` of `backends.xyz`, and `LoraDropLM` of `backends.hf`.
 
     Raises:
         ArgumentError: this lm-eval is not supported, or vLLM is not installed.
     """
-    if name not in _BACKENDS:
+    backend = f"lm_eval_lora_drop.backends.{name.removesuffix('LoraDropLM').lower() or 'hf'}"
+    if not name.endswith("LoraDropLM") or importlib.util.find_spec(backend) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    end_lm_eval_in_one_line()
-    on_interrupt("Nothing had begun.")
-    if not lm_eval.__version__.startswith("0.4."):
-        raise _not_supported()
-    _show_screen_at_the_end()
+    arm()
     try:
-        return getattr(importlib.import_module(_BACKENDS[name]), name)
+        return getattr(importlib.import_module(backend), name)
     except ImportError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == "lm_eval":
@@ -51,6 +48,21 @@ def __getattr__(name: str) -> Any:
                 "vllm, or use --model hf-lora-drop."
             ) from error
         raise
+
+
+def arm() -> None:
+    """From now on errors of ours end this run of `lm_eval` in one line, and our screen is the last thing it prints.
+
+    For the module of a model type in another distribution, which lm-eval imports when the type is looked up.
+
+    Raises:
+        ArgumentError: this lm-eval is not supported.
+    """
+    end_lm_eval_in_one_line()
+    on_interrupt("Nothing had begun.")
+    if not lm_eval.__version__.startswith("0.4."):
+        raise _not_supported()
+    _show_screen_at_the_end()
 
 
 def _not_supported() -> ArgumentError:

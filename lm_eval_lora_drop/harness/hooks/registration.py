@@ -20,10 +20,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-MODEL_TYPES = {
-    "hf-lora-drop": "lm_eval_lora_drop.harness.hooks.models:LoraDropLM",
-    "vllm-lora-drop": "lm_eval_lora_drop.harness.hooks.models:VllmLoraDropLM",
-}
+MODEL_TYPES = "lm_eval.models"
+"""The entry points that name model types: ours (`pyproject.toml`), and those of other distributions."""
 _OURS = "__lora_drop__"
 """Marks what we have replaced in a module of lm-eval, so that a second time changes nothing."""
 
@@ -62,14 +60,16 @@ def registering_spec(
 
 
 def _register_models(_: ModuleType) -> None:
+    from importlib.metadata import entry_points
+
     from lm_eval.api import registry
 
     # A release that reads entry points (pull requests 4013 and 4014) has `load_plugins` and finds us by itself.
     if hasattr(registry, "load_plugins"):
         return
-    for name, target in MODEL_TYPES.items():
-        if name not in registry.model_registry:
-            registry.model_registry.register(name, target=target)
+    for one in entry_points(group=MODEL_TYPES):
+        if one.name not in registry.model_registry:
+            registry.model_registry.register(one.name, target=one)
 
 
 def _add_tasks(module: Any) -> None:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from platformdirs import user_cache_path
 
 from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
-from lm_eval_lora_drop.judge.cache.owners import BEAT, LockFile, Watch, this_kernel
+from lm_eval_lora_drop.judge.cache.owners import BEAT, HeartbeatMonitor, LockFile, this_kernel
 from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.record.fingerprint import digest
@@ -58,7 +58,7 @@ class CacheBusyError(CacheError):
     """Another process holds the file at this moment: nothing is wrong with it, and the same call succeeds later."""
 
 
-class Patience:
+class BusyNotice:
     """Says that the cache is busy where somebody has to wait for it, once in a while."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Patience:
 
 def patiently(call: Callable[..., Made], *args: Any) -> Made:
     """The value of `call(*args)`, however long another process holds the file."""
-    patience = Patience()
+    patience = BusyNotice()
     while True:
         try:
             return call(*args)
@@ -115,7 +115,7 @@ class Cache:
         self.path = path or default_cache()
         self._lock = threading.RLock()
         self._owner: int | None = None
-        self._watch, self._waited_for = Watch(), set[int]()
+        self._watch, self._waited_for = HeartbeatMonitor(), set[int]()
         self._ended = threading.Event()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from lm_eval_lora_drop.judge.reading import is_torn, survives_cut
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReadReply:
     """A reply and what it means: `damaged` where it is torn, so that another call may bring a whole one."""
 
     reply: Reply
@@ -21,7 +21,7 @@ class Answer:
     damaged: bool
 
 
-def known_answer(cache: Cache, judge: Judge, question: Question) -> tuple[Answer | None, int]:
+def known_answer(cache: Cache, judge: Judge, question: Question) -> tuple[ReadReply | None, int]:
     """The first stored answer that can be read, or else a torn one; and how many are torn."""
     torn, last = 0, None
     for body in cache.bodies(answer_key(judge, question)):
@@ -44,19 +44,19 @@ def calls_needed(cache: Cache, panel: Panel, judge: Judge, question: Question) -
     return []
 
 
-def read_answer(judge: Judge, question: Question, body: str) -> Answer | None:
+def read_answer(judge: Judge, question: Question, body: str) -> ReadReply | None:
     """What a response says; None where it is no answer of this provider at all."""
     try:
         reply = read_body(judge.provider, body)
     except UnreadableError:
         return None
     if reply.stop == "refusal":
-        return Answer(reply, None, False)
+        return ReadReply(reply, None, False)
     # Not every server says that it cut an answer off.
     cut = reply.stop == "length" or reply.output_tokens == judge.max_tokens
     value = None if cut and not survives_cut(reply.text) else question.read(reply.text)
     # Cut off by its own limit it would be so again; torn on the way perhaps not.
-    return Answer(
+    return ReadReply(
         replace(reply, stop="length" if cut else "stop"), value, value is None and not cut and is_torn(reply.text)
     )
 
@@ -79,7 +79,7 @@ def usage(judge: Judge, body: str) -> tuple[int | None, int | None]:
     return reply.input_tokens, reply.output_tokens
 
 
-def why_none(judge: Judge, answer: Answer) -> str:
+def why_none(judge: Judge, answer: ReadReply) -> str:
     """Why an answer has no verdict, in a few words."""
     reply = answer.reply
     if reply.stop == "refusal":
@@ -90,7 +90,7 @@ def why_none(judge: Judge, answer: Answer) -> str:
     return reason + (f" (cut off at max_tokens={judge.max_tokens})" if reply.stop == "length" else "")
 
 
-def likely_cause(judge: Judge, answer: Answer) -> str:
+def likely_cause(judge: Judge, answer: ReadReply) -> str:
     """The likely cause of an answer without a verdict, and what to change."""
     if answer.reply.stop == "refusal":
         return "The provider refuses these texts; use another model."

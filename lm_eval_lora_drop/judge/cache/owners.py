@@ -85,7 +85,7 @@ class LockFile:
         return True
 
 
-class Watch:
+class HeartbeatMonitor:
     """Sees whether heartbeats stand still, by this process's own clock: those of two machines differ."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.panel import Judge
+from lm_eval_lora_drop.judge.panel import Judge, provider_spec
 from lm_eval_lora_drop.judge.providers.wire import CallError, bounded_client
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import Redactor
@@ -23,7 +23,6 @@ from lm_eval_lora_drop.text import logger
 
 log = logger(__name__)
 
-_MODULES = {"openai": "openai_sdk", "anthropic": "anthropic_sdk", "google": "google_sdk", "hf": "local"}
 _NETWORK = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SAID = 300
 """Characters of an error that are kept."""
@@ -47,12 +46,12 @@ def open_provider(judge: Judge, timeout: float, redactor: Redactor) -> Provider:
     Raises:
         ArgumentError: the SDK is not installed, or does not take one of the judge's options.
     """
-    module = importlib.import_module(f"{__name__}.{_MODULES[judge.provider]}")
+    module = importlib.import_module(provider_spec(judge.provider).module)
     if judge.base_url is not None:
         sent = f"the key in {judge.key_variable} is sent" if judge.key else "no key is sent"
         log.info("judge %s: %s to %s", judge.name, sent, judge.base_url)
     try:
-        return _Discreet(module.open_provider(judge, timeout), judge, redactor)
+        return _RedactingProvider(module.open_provider(judge, timeout), judge, redactor)
     except ArgumentError:
         raise
     except Exception as error:  # noqa: BLE001  whatever an HTTP library raises over a proxy, SOCKS or certificates
@@ -64,7 +63,7 @@ def open_provider(judge: Judge, timeout: float, redactor: Redactor) -> Provider:
         ) from None
 
 
-class _Discreet:
+class _RedactingProvider:
     """A client whose errors repeat no key: some servers quote it in theirs."""
 
     def __init__(self, provider: Provider, judge: Judge, redactor: Redactor) -> None:
@@ -76,7 +75,7 @@ class _Discreet:
             return await self._provider.ask(question)
         except CallError as error:
             said = self._redactor.message(str(error))
-            if error.hopeless and self._judge.key is None and said.startswith(("HTTP 401", "HTTP 403")):
+            if error.permanent and self._judge.key is None and said.startswith(("HTTP 401", "HTTP 403")):
                 said = f"no key was sent; name its variable in api_key_env ({said})"
             error.args = (said[:_SAID],)
             raise

@@ -31,7 +31,7 @@ class LocalJudge:
         try:
             return await asyncio.to_thread(self._generate, question)
         except ArgumentError as error:
-            raise CallError(str(error), hopeless=True) from None
+            raise CallError(str(error), permanent=True) from None
         except Exception as error:  # noqa: BLE001  out of memory, a chat template that fails: other judges go on
             raise CallError(f"{type(error).__name__}: {error}") from None
 

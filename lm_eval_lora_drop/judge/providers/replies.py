@@ -7,11 +7,14 @@ the text of an answer that has been paid for is not lost over a token count that
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from lm_eval_lora_drop.judge.panel import provider_spec
 
 _MOST_TOKENS = 10**9
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
@@ -51,7 +54,13 @@ def read_body(provider: str, body: str) -> Reply:
         raise UnreadableError("no valid JSON") from None
     if not isinstance(data, dict):
         raise UnreadableError("no JSON object")
-    return _READERS[provider](data)
+    if provider in _READERS:
+        return _READERS[provider](data)
+    try:
+        reply: Reply = importlib.import_module(provider_spec(provider).module).read_reply(data)
+    except Exception as error:
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
+    return reply
 
 
 def _openai(data: Mapping[str, Any]) -> Reply:

@@ -38,7 +38,7 @@ class Exchange:
 class CallError(Exception):
     """A call that brought no answer. The message holds no request headers.
 
-    `retry`: another attempt may succeed; `hopeless`: no other question to this judge will either. `retry_after` in
+    `retry`: another attempt may succeed; `permanent`: no other question to this judge will either. `retry_after` in
     seconds, as the server asked. `perhaps_billed`: the request may have been served although nothing came back.
     """
 
@@ -47,13 +47,13 @@ class CallError(Exception):
         message: str,
         *,
         retry: bool = False,
-        hopeless: bool = False,
+        permanent: bool = False,
         retry_after: float | None = None,
         perhaps_billed: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry = retry
-        self.hopeless = hopeless
+        self.permanent = permanent
         self.retry_after = retry_after
         self.perhaps_billed = perhaps_billed
 
@@ -110,18 +110,18 @@ async def exchange(call: Awaitable[Any], timeout: float) -> bytes:
     """
     seen = Exchange()
     _current.set(seen)
-    trouble, sent, hopeless = "the SDK made no call", False, False
+    trouble, sent, permanent = "the SDK made no call", False, False
     try:
         await asyncio.wait_for(call, timeout)
     except asyncio.TimeoutError:
         trouble, sent = f"no complete response within {timeout:g} s", True
     except Exception as error:  # noqa: BLE001  SDKs, HTTP libraries and parsers raise what they like; the body decides
         trouble, sent = _cause(error), not _never_connected(error)
-        hopeless = any(word in trouble for word in ("CERTIFICATE_VERIFY_FAILED", "407 Proxy", "UnsupportedProtocol"))
+        permanent = any(word in trouble for word in ("CERTIFICATE_VERIFY_FAILED", "407 Proxy", "UnsupportedProtocol"))
     if seen.refused:
         raise CallError(seen.refused, retry=True, perhaps_billed=True)
     if seen.body is None:
-        raise CallError(trouble, retry=not hopeless, hopeless=hopeless, perhaps_billed=sent)
+        raise CallError(trouble, retry=not permanent, permanent=permanent, perhaps_billed=sent)
     if 200 <= seen.status < 300:
         return seen.body
     raise _failed(seen)
@@ -165,7 +165,7 @@ def _failed(seen: Exchange) -> CallError:
     return CallError(
         f"HTTP {seen.status}: {said}",
         retry=retry and seen.headers.get("x-should-retry", "").lower() != "false",
-        hopeless=seen.status in (401, 402, 403, 404) or quota_is_gone,
+        permanent=seen.status in (401, 402, 403, 404) or quota_is_gone,
         retry_after=_retry_after(seen.headers),
     )
 

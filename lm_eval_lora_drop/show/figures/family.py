@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.show.figures import style
-from lm_eval_lora_drop.show.figures.style import FORMATS, STYLE, Picture, clean, file_name, save_figure, shorten
+from lm_eval_lora_drop.show.figures.style import FORMATS, STYLE, NotebookFigure, clean, file_name, save_figure, shorten
 from lm_eval_lora_drop.show.figures.sweep import sweep_figure
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.select import places_of
@@ -39,7 +39,7 @@ def figure_of(task: str, record: TaskRecord) -> Figure:
     try:
         return family_figure(task, record)
     except ArgumentError:
-        # An aggregation that only the task knows, or a whole adapter that racing retired.
+        # An aggregation that only the task knows, or a whole adapter that racing eliminated.
         return sweep_figure(task, record)
 
 
@@ -68,7 +68,7 @@ def family_figure(task: str, record: TaskRecord) -> Figure:
     rows.sort(key=lambda row: (places[row[0]] * (-1 if falling else 1)) if recorded.ordered else -row[1].value)
     shown = _shown(rows, recorded)
     with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(_WIDTH, _REST + _LINE * len(shown)), layout="constrained")
+        figure = NotebookFigure(figsize=(_WIDTH, _REST + _LINE * len(shown)), layout="constrained")
         axes = figure.subplots()
         _draw(axes, shown, recorded)
         axes.set_xlabel(

@@ -80,7 +80,7 @@ _METADATA: dict[str, dict[str, Any]] = {
 }
 
 
-class Picture(Figure):
+class NotebookFigure(Figure):
     """A figure that a notebook shows by itself: matplotlib's own are shown only after `%matplotlib inline` or an import
     of pyplot (IPython asks an object for `_repr_png_`)."""
 

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, with_error
 from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.axes import boundary_axis
-from lm_eval_lora_drop.show.figures.style import FORMATS, STYLE, Picture, clean, file_name, save_figure, shorten
+from lm_eval_lora_drop.show.figures.style import FORMATS, STYLE, NotebookFigure, clean, file_name, save_figure, shorten
+from lm_eval_lora_drop.text import decimals_of_column, with_error
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
     """The validation metric over the candidates with one standard error; chosen, full and base marked.
 
     Boundaries stand on a scale from 0 to L, joined by a line with a band; other candidates stand side by side, since
-    nothing lies between them. A candidate that racing retired rests on fewer documents: it is drawn hollow.
+    nothing lies between them. A candidate that racing eliminated rests on fewer documents: it is drawn hollow.
 
     The lower panel shows the paired differences to full with the band that holds for all candidates together
     (`sweep.trust.gains_over_full`), positive where a candidate is better. It is left out where that cannot be had:
@@ -55,7 +55,7 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
     points, on_scale = _points(record, sweep)
     gains = _gains(record)
     with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(_WIDTH, _HEIGHT + (_LOWER if gains else 0)), layout="constrained")
+        figure = NotebookFigure(figsize=(_WIDTH, _HEIGHT + (_LOWER if gains else 0)), layout="constrained")
         panels = figure.subplots(
             2 if gains else 1, sharex=True, squeeze=False, height_ratios=[_HEIGHT, _LOWER][: 1 + bool(gains)]
         )
@@ -84,7 +84,7 @@ class _Point:
     score: float
     stderr: float | None
     documents: int
-    retired: bool
+    eliminated: bool
 
 
 def _points(record: TaskRecord, sweep: SweepRecord) -> tuple[list[_Point], bool]:
@@ -96,7 +96,7 @@ def _points(record: TaskRecord, sweep: SweepRecord) -> tuple[list[_Point], bool]
     for place, (kept, row) in enumerate(reversed(rows)):
         assert row.score is not None
         at = kept.boundary if on_scale and kept.boundary is not None else place
-        found.append(_Point(at, kept, row.score, row.stderr, row.documents, row.retired_after is not None))
+        found.append(_Point(at, kept, row.score, row.stderr, row.documents, row.eliminated_after is not None))
     return sorted(found, key=lambda point: point.at), on_scale
 
 
@@ -121,15 +121,15 @@ def _draw_scores(axes: Axes, points: Sequence[_Point], *, joined: bool) -> None:
         axes.plot(at, score, color=style.BLACK, linewidth=1.2)
     else:
         axes.errorbar(at, score, yerr=error, fmt="none", ecolor=style.SKY, elinewidth=3, label="± 1 standard error")
-    for retired, face, label in ((False, style.BLACK, None), (True, "white", "retired early (fewer documents)")):
-        some = [point for point in points if point.retired is retired]
+    for eliminated, face, label in ((False, style.BLACK, None), (True, "white", "eliminated early (fewer documents)")):
+        some = [point for point in points if point.eliminated is eliminated]
         if some:
             axes.plot(
                 [point.at for point in some],
                 [point.score for point in some],
                 linestyle="none",
                 marker="o",
-                markersize=4 if retired else 3.5,
+                markersize=4 if eliminated else 3.5,
                 color=style.BLACK,
                 markerfacecolor=face,
                 label=label,

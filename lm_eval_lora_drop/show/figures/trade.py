@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.style import STYLE, clean, shorten
-from lm_eval_lora_drop.show.verdict.trade_text import Traded, traded
+from lm_eval_lora_drop.show.verdict.trade_text import TradeOffRow, traded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def trade_figure(task: str, record: TaskRecord) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, rows: Sequence[Traded], values: Sequence[float | None], panel: int, chosen: str) -> None:
+def _draw(axes: Axes, rows: Sequence[TradeOffRow], values: Sequence[float | None], panel: int, chosen: str) -> None:
     points = [
         (value, row.score, row)
         for value, row in zip(values, rows, strict=True)

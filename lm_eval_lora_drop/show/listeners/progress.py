@@ -8,8 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_eval_lora_drop.record.events import Answered, Event, RoundStarted, SweepEnded, SweepStarted
-from lm_eval_lora_drop.rounding import decimals_for, number
-from lm_eval_lora_drop.show.listeners.standing import Standing
+from lm_eval_lora_drop.show.listeners.standing import InterimScores
+from lm_eval_lora_drop.text import decimals_for, number
 
 SECONDS_BETWEEN_SCORES = 1.0
 
@@ -20,14 +20,14 @@ class ProgressBar:
     def __init__(self, *, shown: bool = True) -> None:
         self._shown = shown
         self._bar: Any = None
-        self._standing: Standing
+        self._standing: InterimScores
         self._scored_at = 0.0
 
     def hear(self, event: Event) -> None:
         """Open, advance, close."""
         match event:
             case SweepStarted() if self._shown:
-                self._standing = Standing(event)
+                self._standing = InterimScores(event)
                 self._bar = tqdm(
                     total=len(event.candidates) * event.documents,
                     initial=len(event.known),

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.harness.evaluation import results_file
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord, from_config
-from lm_eval_lora_drop.rounding import NOTHING
-from lm_eval_lora_drop.show.verdict.answer import Answer, answers
-from lm_eval_lora_drop.text import visible
+from lm_eval_lora_drop.show.verdict.answer import TaskVerdict, answers
+from lm_eval_lora_drop.text import NOTHING, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +29,7 @@ MOST_TABLES = 3
 
 
 @dataclass(frozen=True)
-class Places:
+class OutputPaths:
     """Where what a run wrote lies. `results` is None without `--output_path`."""
 
     results: Path | None
@@ -61,7 +60,7 @@ def show_run(results: Mapping[str, Any], tracker: Any, console: Console) -> None
     if record is None or not record.tasks:
         return
     file = results_file(tracker)
-    places = Places(file, _figures(record, file), getattr(tracker, "output_path", None))
+    places = OutputPaths(file, _figures(record, file), getattr(tracker, "output_path", None))
     # A wide terminal would tear label and number apart.
     console.width = min(console.width, WIDTH)
     print_answers(console, answers(results, record), record, places)
@@ -84,7 +83,7 @@ def _figures(record: RunRecord, file: Path | None) -> dict[str, Path]:
     return found
 
 
-def print_answers(console: Console, found: Sequence[Answer], record: RunRecord, places: Places) -> None:
+def print_answers(console: Console, found: Sequence[TaskVerdict], record: RunRecord, places: OutputPaths) -> None:
     """Print the whole screen: tables and verdicts, then places and the command that exports the choice."""
     from rich.rule import Rule
     from rich.text import Text
@@ -115,7 +114,7 @@ def _text(text: str, style: str = "") -> Any:
     return Text(visible(text), style=style)
 
 
-def _table(answer: Answer) -> Any:
+def _table(answer: TaskVerdict) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -133,7 +132,7 @@ def _table(answer: Answer) -> Any:
     return table
 
 
-def _one_line_each(found: Sequence[Answer]) -> Any:
+def _one_line_each(found: Sequence[TaskVerdict]) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -146,7 +145,7 @@ def _one_line_each(found: Sequence[Answer]) -> Any:
     return table
 
 
-def _lines(found: Sequence[Answer], record: RunRecord, places: Places) -> list[tuple[str, str]]:
+def _lines(found: Sequence[TaskVerdict], record: RunRecord, places: OutputPaths) -> list[tuple[str, str]]:
     unsaved = (
         f"NOT SAVED: {places.wanted} could not be written (see the log above); copy the tables from this screen"
         if places.wanted
@@ -165,7 +164,7 @@ def _lines(found: Sequence[Answer], record: RunRecord, places: Places) -> list[t
     return lines
 
 
-def export_command(answer: Answer, record: RunRecord, results: Path | None) -> str | None:
+def export_command(answer: TaskVerdict, record: RunRecord, results: Path | None) -> str | None:
     """The command that writes the kept part as an adapter; None where that is the whole adapter or nothing of it, or
     where the adapter has no files (it was given as a loaded model)."""
     task: TaskRecord = record.tasks[answer.task]

@@ -9,7 +9,7 @@ from lm_eval_lora_drop.record.events import SweepStarted
 from lm_eval_lora_drop.variant import Variant
 
 
-class Standing:
+class InterimScores:
     """Collects the items of a sweep from its events."""
 
     def __init__(self, sweep: SweepStarted) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.events import Answered, Decided, Event, Finished, SweepEnded, SweepStarted
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.show.listeners.standing import Standing
+from lm_eval_lora_drop.show.listeners.standing import InterimScores
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
 from lm_eval_lora_drop.variant import Variant
 
@@ -28,7 +28,7 @@ Library = Literal["wandb", "trackio"]
 """What `sweep_log` may be; auto: into whatever run is open."""
 PROJECT = "lora-drop"
 SECONDS_BETWEEN_LOGS = 10.0
-COLUMNS = ("variant", "K", "score", "stderr", "documents", "retired_after", "chosen")
+COLUMNS = ("variant", "K", "score", "stderr", "documents", "eliminated_after", "chosen")
 
 
 def tracker_logs(sweep_log: str) -> list[TrackerLog]:
@@ -61,7 +61,7 @@ class TrackerLog:
         self._library = library
         self._opens = opens
         self._opened = False
-        self._standing: Standing | None = None
+        self._standing: InterimScores | None = None
         self._prefix = ""
         self._pairs = 0
         self._logged_at = 0.0
@@ -107,7 +107,7 @@ class TrackerLog:
             return
         self._prefix = prefix_of(event.task)
         self._pairs = len(event.candidates) * event.documents
-        self._standing = Standing(event)
+        self._standing = InterimScores(event)
         if self._library == "wandb":
             # So that W&B draws the curve over K by itself, not over its count of log calls.
             for name in ("score", "stderr", "documents"):
@@ -181,6 +181,6 @@ def _rows(record: TaskRecord) -> list[dict[str, Any]]:
     for one in record.sweep.candidates:
         boundary = Variant.parse(one.variant, record.num_layers).boundary
         chosen = one.variant == record.sweep.chosen
-        cells = (one.variant, boundary, one.score, one.stderr, one.documents, one.retired_after, chosen)
+        cells = (one.variant, boundary, one.score, one.stderr, one.documents, one.eliminated_after, chosen)
         found.append(dict(zip(COLUMNS, cells, strict=True)))
     return found

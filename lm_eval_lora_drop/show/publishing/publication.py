@@ -24,12 +24,11 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.runs import Run, Score, TaskRun
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
-from lm_eval_lora_drop.rounding import NOTHING, decimals_for, number
 from lm_eval_lora_drop.show.figures.style import file_name
 from lm_eval_lora_drop.show.publishing.common import Publisher, dataset_of, interval
 from lm_eval_lora_drop.show.publishing.every_eval_ever import evaluation_record
-from lm_eval_lora_drop.show.verdict.answer import Answer, EvaluatedScore, answers, evaluated_score
-from lm_eval_lora_drop.text import markdown, markdown_code, visible
+from lm_eval_lora_drop.show.verdict.answer import EvaluatedScore, TaskVerdict, answers, evaluated_score
+from lm_eval_lora_drop.text import NOTHING, decimals_for, markdown, markdown_code, number, visible
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
 """Between them stands what a later `publish` replaces in a card."""
@@ -114,7 +113,7 @@ class _Task:
     run: TaskRun
     record: TaskRecord
     score: EvaluatedScore
-    answer: Answer
+    answer: TaskVerdict
 
 
 def _published(run: Run, task: str | None) -> tuple[RunRecord, list[_Task]]:

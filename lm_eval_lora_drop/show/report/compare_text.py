@@ -6,10 +6,10 @@ import textwrap
 
 from tabulate import tabulate
 
-from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, percent, significant
 from lm_eval_lora_drop.show.report.compare import MetricComparison, SystemComparison, TaskComparison
 from lm_eval_lora_drop.show.report.judged import judged_metric
 from lm_eval_lora_drop.show.report.outputs import ErrorAnalysis
+from lm_eval_lora_drop.text import decimals_of_difference, number, p_value, percent, significant
 
 _WIDTH = 120
 

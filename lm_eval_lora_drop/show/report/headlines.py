@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lm_eval_lora_drop.rounding import decimals_of_column, decimals_of_difference, number, p_value, with_error
 from lm_eval_lora_drop.show.report.compare import MetricComparison, SystemComparison, TaskComparison
 from lm_eval_lora_drop.show.report.family import first_metric
 from lm_eval_lora_drop.show.report.judged import judged_metric, judgement
 from lm_eval_lora_drop.show.report.systems import System
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
 from lm_eval_lora_drop.statistics import significance
+from lm_eval_lora_drop.text import decimals_of_column, decimals_of_difference, number, p_value, with_error
 
 
 @dataclass

@@ -19,10 +19,10 @@ from lm_eval_lora_drop.judge.panel import RESERVED_NAMES
 from lm_eval_lora_drop.judge.score import what_was_asked
 from lm_eval_lora_drop.judge.task import METRIC, RECORD
 from lm_eval_lora_drop.record.runs import TaskRun
-from lm_eval_lora_drop.rounding import percent
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.statistics.clusters import Codes
 from lm_eval_lora_drop.statistics.crossed import crossed_mean
+from lm_eval_lora_drop.text import percent
 
 Floats = significance.Floats
 

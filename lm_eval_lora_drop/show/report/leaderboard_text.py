@@ -10,9 +10,8 @@ from collections.abc import Callable
 import jinja2
 from tabulate import tabulate
 
-from lm_eval_lora_drop.rounding import decimals_of_column, number, with_error
 from lm_eval_lora_drop.show.report.leaderboard import Leaderboard, ScoreCell
-from lm_eval_lora_drop.text import visible
+from lm_eval_lora_drop.text import decimals_of_column, number, visible, with_error
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lm_eval_lora_drop.record.runs import Run, Sample, TaskRun
-from lm_eval_lora_drop.rounding import decimals_of_column, number, with_error
 from lm_eval_lora_drop.show.report.family import first_metric
 from lm_eval_lora_drop.show.report.outputs import marked
 from lm_eval_lora_drop.show.report.systems import System, differences
+from lm_eval_lora_drop.text import decimals_of_column, number, with_error
 
 Change = Literal["gained", "lost", "changed", "same"]
 """Against the reference: scored better, worse, said something else with the same score, said the same."""

@@ -22,7 +22,6 @@ from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_difference, number, p_value, percent, significant
 from lm_eval_lora_drop.show.figures.family import figure_of
 from lm_eval_lora_drop.show.figures.style import data_uri
 from lm_eval_lora_drop.show.figures.trade import trade_figure
@@ -38,7 +37,7 @@ from lm_eval_lora_drop.show.verdict.stability import assess, sentences, swept_ta
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
 from lm_eval_lora_drop.statistics import significance
-from lm_eval_lora_drop.text import visible
+from lm_eval_lora_drop.text import decimals_of_difference, number, p_value, percent, significant, visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,7 +55,7 @@ class OutputPair:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ThemedFigure:
     """A figure for a light and for a dark page, as data URIs."""
 
     alt: str
@@ -65,15 +64,15 @@ class Picture:
 
 
 @dataclass
-class Search:
+class SearchSection:
     """How a task's boundary was found in one run: the figure, what is traded for other tasks (`sweep_also`), the
     choice's stability in words."""
 
     task: str
     system: str
     record: TaskRecord
-    figure: Picture | None = None
-    trade: Picture | None = None
+    figure: ThemedFigure | None = None
+    trade: ThemedFigure | None = None
     trade_table: str = ""
     stability: list[str] = field(default_factory=list)
 
@@ -216,12 +215,12 @@ def _rows(found: SystemComparison) -> dict[str, Any]:
     return plain
 
 
-def _searches(systems: Sequence[System], seed: int) -> list[Search]:
+def _searches(systems: Sequence[System], seed: int) -> list[SearchSection]:
     found = []
     for system in systems:
         for run in system.runs:
             for task, record in swept_tasks(run).items():
-                search = Search(task, system.label, record)
+                search = SearchSection(task, system.label, record)
                 try:
                     alt = f"Sweep of {task}, validation metric of each candidate"
                     search.figure = _picture(alt, figure_of(task, record))
@@ -236,8 +235,8 @@ def _searches(systems: Sequence[System], seed: int) -> list[Search]:
     return found
 
 
-def _picture(alt: str, figure: Figure) -> Picture:
-    return Picture(alt, data_uri(figure), data_uri(figure, dark=True))
+def _picture(alt: str, figure: Figure) -> ThemedFigure:
+    return ThemedFigure(alt, data_uri(figure), data_uri(figure, dark=True))
 
 
 def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], limit: int) -> list[OutputPair]:

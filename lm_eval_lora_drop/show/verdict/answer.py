@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_lora_drop.harness.work import MetricSpec
 from lm_eval_lora_drop.record.find import scores_of
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import NOTHING, with_error
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
+from lm_eval_lora_drop.text import NOTHING, with_error
 from lm_eval_lora_drop.variant import Variant
 
 MOST_NOTES = 3
@@ -36,7 +36,7 @@ class EvaluatedScore:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A line of the table: scores are text, `-` where they are not known."""
 
     name: str
@@ -47,23 +47,23 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskVerdict:
     """What is said of one task."""
 
     task: str
     headings: tuple[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     verdict: str
     notes: tuple[str, ...]
     is_smaller: bool
 
     @property
-    def chosen(self) -> Row:
+    def chosen(self) -> TableRow:
         """The line of what was kept."""
         return next(row for row in self.rows if row.is_chosen)
 
 
-def answers(results: Mapping[str, Any], record: RunRecord) -> list[Answer]:
+def answers(results: Mapping[str, Any], record: RunRecord) -> list[TaskVerdict]:
     """The answers of a run, from the harness's results dictionary (or file) and our record in it."""
     return [_answer(name, task, evaluated_score(results, name, task)) for name, task in record.tasks.items()]
 
@@ -84,7 +84,7 @@ def evaluated_score(results: Mapping[str, Any], name: str, task: TaskRecord) -> 
     return EvaluatedScore(metric, scores[metric.name, metric.filter], counts.get("effective"), counts.get("original"))
 
 
-def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> Answer:
+def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> TaskVerdict:
     sweep = task.sweep
     kept = task.kept
     shown = [kept]
@@ -97,7 +97,7 @@ def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> Answer:
     notes = warnings[:MOST_NOTES]
     if more := len(warnings) - len(notes):
         notes.append(f"{more} more in the log and in the results file.")
-    return Answer(
+    return TaskVerdict(
         task=name,
         headings=(_heading("validation", task.metric if sweep else None, _documents(sweep)), _test_heading(test)),
         rows=tuple(_row(variant, task, test) for variant in shown),
@@ -107,13 +107,13 @@ def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> Answer:
     )
 
 
-def _row(variant: Variant, task: TaskRecord, test: EvaluatedScore | None) -> Row:
+def _row(variant: Variant, task: TaskRecord, test: EvaluatedScore | None) -> TableRow:
     chosen = variant == task.kept
     how = "chosen" if task.sweep or task.method == "probe" else task.method
     marks = [word for word, is_so in (("full", variant.is_full), ("base", variant.is_base), (how, chosen)) if is_so]
     boundary = variant.boundary
     tested = with_error(test.score.value, test.score.stderr) if chosen and test else NOTHING
-    return Row(
+    return TableRow(
         name=f"{variant.label} ({', '.join(marks)})",
         short=str(variant) if boundary is None else f"{boundary} of {variant.num_layers}",
         validation=_validation(variant, task.sweep),

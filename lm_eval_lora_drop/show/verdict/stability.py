@@ -10,10 +10,10 @@ from tabulate import tabulate
 
 from lm_eval_lora_drop.record.runs import Run
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import number, percent
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
-from lm_eval_lora_drop.sweep.trust import Size, Trust, stability, trust
+from lm_eval_lora_drop.sweep.trust import SubsetStability, Trust, stability, trust
+from lm_eval_lora_drop.text import number, percent
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -24,7 +24,7 @@ class Stability:
     task: str
     record: TaskRecord
     trust: Trust
-    sizes: tuple[Size, ...]
+    sizes: tuple[SubsetStability, ...]
 
     @property
     def sweep(self) -> SweepRecord:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import CandidateRecord, JointRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.text import decimals_of_column, number, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def sweep_table(task: TaskRecord) -> str:
 
 
 def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> list[str]:
-    """What is special about a candidate: full, base, best, chosen, retired."""
+    """What is special about a candidate: full, base, best, chosen, eliminated."""
     return [
         word
         for word, applies in (
@@ -50,8 +50,8 @@ def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> 
             ("base", kept.is_base),
             ("best", row.variant == sweep.best),
             ("chosen", row.variant == sweep.chosen),
-            (f"retired after {row.retired_after}", bool(row.retired_after)),
-            ("retired by the prior", row.retired_after == 0),
+            (f"eliminated after {row.eliminated_after}", bool(row.eliminated_after)),
+            ("skipped by the prior", row.eliminated_after == 0),
         )
         if applies
     ]

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 
 from lm_eval_lora_drop.record.schema import CandidateRecord, TaskRecord
-from lm_eval_lora_drop.rounding import decimals_of_column, number
 from lm_eval_lora_drop.sweep.tradeoffs.pareto import pareto_front
+from lm_eval_lora_drop.text import decimals_of_column, number
 from lm_eval_lora_drop.variant import Variant
 
 
 @dataclass(frozen=True)
-class Traded:
+class TradeOffRow:
     """One candidate: `score` and `others` in the metrics' own units, `kept` adapter parameters. `fronts[0]` says
     whether it is on the Pareto front of score and few parameters, `fronts[i + 1]` on that of score and other task i."""
 
@@ -23,7 +23,7 @@ class Traded:
     fronts: tuple[bool, ...]
 
 
-def traded(task: TaskRecord) -> list[Traded]:
+def traded(task: TaskRecord) -> list[TradeOffRow]:
     """The candidates of a sweep that were carried to the end, in their order.
 
     Raises:
@@ -31,7 +31,7 @@ def traded(task: TaskRecord) -> list[Traded]:
     """
     if task.sweep is None or task.metric is None:
         raise ValueError("a trade needs a sweep")
-    rows = [row for row in task.sweep.candidates if row.retired_after is None]
+    rows = [row for row in task.sweep.candidates if row.eliminated_after is None]
     scores = [_signed(row.score, task.metric.sign) for row in rows]
     kept = [task.candidate_parameters.get(row.variant) for row in rows]
     axes = [[-float(one) if one is not None else math.nan for one in kept]]
@@ -42,7 +42,7 @@ def traded(task: TaskRecord) -> list[Traded]:
         axes.append([_signed(value, also.metric.sign) for value in columns[-1]])
     fronts = [pareto_front(list(zip(scores, axis, strict=True))) for axis in axes]
     return [
-        Traded(
+        TradeOffRow(
             Variant.parse(row.variant, task.num_layers),
             kept[place],
             row.score,
@@ -85,7 +85,7 @@ def _decimals(rows: tuple[CandidateRecord, ...]) -> int:
     return decimals_of_column((row.score, row.stderr) for row in rows)
 
 
-def _star(row: Traded, front: int) -> str:
+def _star(row: TradeOffRow, front: int) -> str:
     return "*" if row.fronts[front] else " "
 
 

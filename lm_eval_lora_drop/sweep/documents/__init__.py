@@ -3,14 +3,14 @@
 `bindings` notes on every request which task it came from; `prompts` is the one builder of a task's prompts and
 reference answers; `splits` says which split is evaluated; `fields` says what of a document its prompt shows;
 `similarity` compares texts; `leaks` and `fewshot` keep evaluated documents out; `other_task` loads the one to search on
-instead; `draw` puts all of it together.
+instead; `drawing` puts all of it together.
 """
 
 from lm_eval_lora_drop.harness.bindings import RequestBindings, bind_requests, binding_of
 from lm_eval_lora_drop.harness.other_task import other_task
 from lm_eval_lora_drop.harness.prompts import example, pairs, reference, references
 from lm_eval_lora_drop.harness.splits import draws_from, evaluated_split, shows_evaluated
-from lm_eval_lora_drop.sweep.documents.draw import draw, drawn_documents, order, select
+from lm_eval_lora_drop.sweep.documents.drawing import draw, drawn_documents, order, select
 
 __all__ = [
     "RequestBindings",

@@ -7,26 +7,27 @@ has no training split, the harness even takes the evaluated one.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lm_eval.api.task import Task
-
-from lm_eval_lora_drop.harness.work import LeftOut, Reason
+from lm_eval_lora_drop.harness.fewshot import ExamplePool, examples_from, num_examples
+from lm_eval_lora_drop.record.schema import LeftOut, Reason
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
 from lm_eval_lora_drop.sweep.documents.similarity import Match, Text, alike
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
 
 Cluster = Callable[[Any], str | None]
 
 
-class Examples:
+class SafeExamples:
     """Stands in for a task's sampler: draws as that does, and draws more where an example may not be shown."""
 
-    def __init__(self, sampler: Any, guard: Guard, cluster: Cluster, instead: Sequence[Any]) -> None:
-        """`instead`: documents to show where the sampler has no others; all of them may be shown."""
-        self._sampler = sampler
+    def __init__(self, pool: ExamplePool, guard: Guard, cluster: Cluster, instead: Sequence[Any]) -> None:
+        """`instead`: documents to show where the pool has no others; all of them may be shown."""
+        self._pool = pool
         self._guard = guard
         self._cluster = cluster
         self._instead = instead
@@ -40,9 +41,8 @@ class Examples:
         doc = self.doc if eval_doc is None else eval_doc
         wanted = n
         while True:
-            try:
-                drawn = list(self._sampler.sample(wanted, eval_doc=doc, **kwargs))
-            except (AssertionError, ValueError):  # the harness's samplers, asked for more than there are
+            drawn = self._pool.draw(wanted, doc, **kwargs)
+            if drawn is None:
                 return self._whatever_there_is(n, doc)
             fit = self._fit(drawn, doc)
             if len(fit) >= n:
@@ -51,19 +51,21 @@ class Examples:
 
     def look_ahead(self, docs: Sequence[Any], n: int) -> None:
         """Compare the examples that `docs` will be given, all at once: one after another takes far longer."""
-        drawn = []
+        self._pool.restart()
+        drawn: list[Any] = []
         for doc in docs:
-            try:
-                drawn += list(self._sampler.sample(n, eval_doc=doc))
-            except (AssertionError, ValueError):
-                return
-        self._compare([self._guard.text(one) for one in drawn])
+            if (some := self._pool.draw(n, doc)) is None:
+                break
+            drawn += some
+        else:
+            self._compare([self._guard.text(one) for one in drawn])
+        self._pool.restart()
 
     def left_out(self) -> tuple[LeftOut, ...]:
         """The examples that were drawn and not shown because they are evaluated, by their index among the examples."""
         if not self._shown:
             return ()
-        pool = list(self._sampler.fewshot_docs()) if hasattr(self._sampler, "fewshot_docs") else []
+        pool = self._pool.examples()
         found = []
         for fields, doc in self._shown.items():
             match = self._known[fields]
@@ -74,12 +76,9 @@ class Examples:
         return tuple(sorted(found, key=lambda one: one.doc_id))
 
     def _whatever_there_is(self, n: int, doc: Any) -> list[Any]:
-        pool = list(self._sampler.fewshot_docs()) if hasattr(self._sampler, "fewshot_docs") else []
-        self._sampler.rnd.shuffle(pool)
-        fit = self._fit(pool, doc)
+        fit = self._fit(self._pool.shuffled(self._pool.examples()), doc)
         if len(fit) < n:
-            more = list(self._instead)
-            self._sampler.rnd.shuffle(more)
+            more = self._pool.shuffled(self._instead)
             shown = [self._guard.text(one).fields for one in fit]
             fit += [one for one in self._fit(more, doc) if self._guard.text(one).fields not in shown]
         self.fewer |= len(fit) < n
@@ -104,40 +103,20 @@ class Examples:
         )
 
 
-class _Nothing:
-    """A sampler without examples."""
-
-    def __init__(self, seed: int) -> None:
-        self.rnd = random.Random(seed)
-
-    def sample(self, n: int, eval_doc: Any = None, **kwargs: Any) -> list[Any]:  # noqa: ARG002
-        raise ValueError("no examples")
-
-    def fewshot_docs(self) -> list[Any]:
-        return []
-
-
 @contextmanager
 def own_examples(
     task: Task, seed: int, guard: Guard, cluster: Cluster, docs: Sequence[Any], from_evaluated: bool
-) -> Iterator[Examples | None]:
+) -> Iterator[SafeExamples | None]:
     """Draw few-shot examples by `seed`, and leave the task's own sequence of examples as it was.
 
     `docs`: the documents that the examples are for. `from_evaluated`: the task takes its examples from the evaluated
     split, so that none of them may be shown. Gives None where the task shows no examples.
     """
-    number = task.config.num_fewshot or 0
-    if not hasattr(task, "sampler") or number == 0:
+    number = num_examples(task)
+    if number == 0:
         yield None
         return
-    original, state = task.sampler, task.sampler.rnd
-    examples = Examples(_Nothing(seed) if from_evaluated else original, guard, cluster, docs)
-    try:
-        original.rnd = random.Random(seed)
+    examples = SafeExamples(ExamplePool(task, seed, empty=from_evaluated), guard, cluster, docs)
+    with examples_from(task, examples):
         examples.look_ahead(docs, number)
-        original.rnd = random.Random(seed)  # once more from the beginning
-        task.sampler = examples
         yield examples
-    finally:
-        original.rnd = state
-        task.sampler = original

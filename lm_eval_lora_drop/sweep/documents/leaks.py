@@ -19,14 +19,15 @@ Not promised: a paraphrase or a translation is not seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from lm_eval.api.task import Task
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.harness.fields import own_texts, shown_fields
 from lm_eval_lora_drop.harness.prompts import shown_text
-from lm_eval_lora_drop.harness.work import LeftOut, Reason
+from lm_eval_lora_drop.record.schema import LeftOut, Reason
 from lm_eval_lora_drop.sweep.documents.similarity import TWICE_THRESHOLD, Index, Text, Wording
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
 
 WORDING_DOCUMENTS = 1000
 """How many documents of the split that is drawn from help to find out which wording is shared."""

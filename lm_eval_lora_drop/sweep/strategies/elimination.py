@@ -22,7 +22,7 @@ STAKES = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Retirement:
+class Elimination:
     """A candidate that is given up, the candidate that leads at that time, and why.
 
     `cannot_win`: the bet against its winning by more than the tolerance has paid; or `prior`: before it met any
@@ -39,7 +39,7 @@ class RaceHistory:
     """What was known and decided, document by document in the order of the race.
 
     `values`: `(candidates, documents)`, higher is better; NaN where no candidate has a value; what stands after a
-    candidate's retirement is not read. `running`: `(candidates, documents)`, whether the candidate met the document.
+    candidate's elimination is not read. `running`: `(candidates, documents)`, whether the candidate met the document.
     `carried`: `(candidates, documents)`, whether it had been promised, before the document was met, that the candidate
     will be carried to the end.
     """

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Document
+from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
 from lm_eval_lora_drop.statistics.paired import Difference, paired_difference

@@ -1,4 +1,4 @@
-"""What the log-likelihood of the reference answers says before anything is generated: which boundaries are hopeless.
+"""What the log-likelihood of the reference answers says before anything is generated: which boundaries to skip.
 
 Only boundaries of one adapter have a prior: that the likelihood changes little from one to the next is known of no
 other set.
@@ -37,34 +37,34 @@ def read_at(candidates: Sequence[Variant]) -> list[Variant]:
     return [Variant.below(boundary, num_layers, adapter) for boundary in read]
 
 
-def hopeless(candidates: Sequence[Variant], reference: Mapping[Variant, Sequence[float]]) -> list[Variant]:
-    """The candidates that `retire_by_prior` retires, and those whose neighbours in `reference` it retires both; none
+def skipped_by_prior(candidates: Sequence[Variant], reference: Mapping[Variant, Sequence[float]]) -> list[Variant]:
+    """The candidates that `eliminated_by_prior` names, and those whose neighbours in `reference` it names both; none
     where they are not all boundaries, or where nothing would be left.
 
     Raises:
-        ArgumentError: as `retire_by_prior`.
+        ArgumentError: as `eliminated_by_prior`.
     """
     boundaries = _boundaries(candidates)
     if not boundaries:
         return []
     read = sorted(_boundaries(list(reference)))
-    retired = set(_boundaries(retire_by_prior(reference)))
+    eliminated = set(_boundaries(eliminated_by_prior(reference)))
     found = [
         variant
         for variant, boundary in zip(candidates, boundaries, strict=True)
-        if {max(k for k in read if k <= boundary), min(k for k in read if k >= boundary)} <= retired
+        if {max(k for k in read if k <= boundary), min(k for k in read if k >= boundary)} <= eliminated
     ]
     # Candidates chosen by hand may all lie below the margin: then the prior has nothing to say about which to keep.
     return found if len(found) < len(candidates) else []
 
 
-def retire_by_prior(
+def eliminated_by_prior(
     reference: Mapping[Variant, Sequence[float]], *, kept_share: float = KEPT_SHARE, error_rate: float = 0.05
 ) -> list[Variant]:
     """The boundaries that need not generate: those that clearly lack most of what the adapter has learned.
 
     The adapter's gain on a document is how much more likely, per token, full makes the reference answer than base does.
-    A boundary is retired where its own gain lies below `kept_share` of that, by a paired comparison over the documents
+    A boundary is skipped where its own gain lies below `kept_share` of that, by a paired comparison over the documents
     (one-sided t-test, Bonferroni over the boundaries). Where the adapter does not clearly gain anything, nothing is
     skipped.
 

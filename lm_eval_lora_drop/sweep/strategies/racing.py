@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats, assumed_range
-from lm_eval_lora_drop.sweep.strategies.elimination import RaceHistory, Retirement, wealth
-from lm_eval_lora_drop.sweep.table import Table
+from lm_eval_lora_drop.sweep.strategies.elimination import Elimination, RaceHistory, wealth
+from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -34,7 +34,7 @@ class RacingSettings:
 class Race:
     """A plan in rounds. Every candidate in the running meets the same documents, in an order drawn from `seed`.
 
-    `sign` is 1 where a higher score is better, -1 where a lower one is. `hopeless` candidates meet no document at all
+    `sign` is 1 where a higher score is better, -1 where a lower one is. `skipped` candidates meet no document at all
     (see prior.py).
 
     `full` is carried to the end, because the user wants the comparison with it; so is a candidate that leads after a
@@ -53,7 +53,7 @@ class Race:
         full: Variant | None,
         seed: int,
         settings: RacingSettings | None = None,
-        hopeless: Collection[Variant] = (),
+        skipped: Collection[Variant] = (),
         bounds: tuple[float, float] | None = None,
     ) -> None:
         self.settings = settings or RacingSettings()
@@ -63,10 +63,10 @@ class Race:
         self._bounds = bounds
         self.guaranteed = bounds is not None
         self._order = random.Random(seed).sample(range(table.documents), table.documents)
-        self._racers = [variant for variant in table.candidates if variant not in hopeless]
+        self._racers = [variant for variant in table.candidates if variant not in skipped]
         self._schedule = schedule(table.documents, self.settings)
-        self._retirements = [Retirement(variant, full or self._racers[0], "prior") for variant in hopeless]
-        self.retired: dict[Variant, int] = dict.fromkeys(hopeless, 0)
+        self._eliminations = [Elimination(variant, full or self._racers[0], "prior") for variant in skipped]
+        self.eliminated: dict[Variant, int] = dict.fromkeys(skipped, 0)
         # Before which document it was promised that a candidate will be carried to the end.
         self._carried_from: dict[Variant, int] = {full: 0} if full in self._racers else {}
 
@@ -75,29 +75,29 @@ class Race:
         for documents in self._schedule:
             yield dict.fromkeys(self._running, self._order[:documents])
             if documents < self._table.documents:
-                self._retire(documents)
+                self._eliminate(documents)
 
     def positions(self, variant: Variant) -> Sequence[int]:
         """The documents that the variant met in this race, whatever else is known of it."""
-        return sorted(self._order[: self.retired.get(variant, self._table.documents)])
+        return sorted(self._order[: self.eliminated.get(variant, self._table.documents)])
 
     def to_record(self) -> dict[str, Any]:
-        """What the results file says about the race besides after how many documents each candidate was retired."""
+        """What the results file says about the race besides after how many documents each candidate was eliminated."""
         return {
             "error_rate": self.settings.error_rate,
             "tolerance": self.settings.tolerance,
             "guaranteed": self.guaranteed,
             "rounds": self._schedule,
-            "retired": [
-                {"variant": str(one.variant), "by": str(one.by), "reason": one.reason} for one in self._retirements
+            "eliminated": [
+                {"variant": str(one.variant), "by": str(one.by), "reason": one.reason} for one in self._eliminations
             ],
         }
 
     @property
     def _running(self) -> list[Variant]:
-        return [variant for variant in self._racers if variant not in self.retired]
+        return [variant for variant in self._racers if variant not in self.eliminated]
 
-    def _retire(self, documents: int) -> None:
+    def _eliminate(self, documents: int) -> None:
         if len(self._running) < 2:
             return
         rows = [self._values(variant, documents) for variant in self._racers]
@@ -113,8 +113,8 @@ class Race:
         for row, variant in enumerate(self._racers):
             out = reached[row] >= 1.0 / self.settings.error_rate
             if variant in means and variant not in self._carried_from and variant != leader and out:
-                self.retired[variant] = documents
-                self._retirements.append(Retirement(variant, leader, "cannot_win"))
+                self.eliminated[variant] = documents
+                self._eliminations.append(Elimination(variant, leader, "cannot_win"))
         self._carried_from.setdefault(leader, documents)
 
     def _largest_difference(self, rows: Sequence[Floats]) -> float:
@@ -126,7 +126,7 @@ class Race:
     def _values(self, variant: Variant, documents: int) -> Floats:
         """`(documents met,)` of the first `documents`: the score of each, higher is better, NaN where it has no
         value."""
-        met = self._order[: self.retired.get(variant, documents)]
+        met = self._order[: self.eliminated.get(variant, documents)]
         return self._sign * self._aggregation.per_document(self._table.items(variant, met))
 
     def _history(self, rows: Sequence[Floats], documents: int) -> RaceHistory:

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.harness.prompts import shown_text
 from lm_eval_lora_drop.harness.task_index import task_manager
-from lm_eval_lora_drop.harness.work import Backend, Binding, MetricSpec, ValidationSet
 from lm_eval_lora_drop.options import AlsoSpec
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.journal import Journal
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
+from lm_eval_lora_drop.sweep.backend import Backend
 from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.documents import draw, drawn_documents
+from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
 from lm_eval_lora_drop.sweep.documents.similarity import normalise
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.run import SweepSettings, run_sweep
@@ -34,7 +37,7 @@ _YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
-class Also:
+class AlsoTask:
     """A task to be scored, with what it is scored by and the documents it is scored on."""
 
     binding: Binding
@@ -63,14 +66,14 @@ def check_also(specs: Sequence[AlsoSpec]) -> None:
                 )
 
 
-def open_also(specs: Sequence[AlsoSpec], binding: Binding, limit: int, seed: int) -> list[Also]:
+def open_also(specs: Sequence[AlsoSpec], binding: Binding, limit: int, seed: int) -> list[AlsoTask]:
     """The tasks, asked like the one of `binding` (chat template, system instruction), up to `limit` documents each.
 
     Raises:
         ArgumentError: a task that is the optimised one, has no documents besides the evaluated ones, has no such
             metric, or would read documents that `binding` evaluates.
     """
-    found: list[Also] = []
+    found: list[AlsoTask] = []
     for spec in specs:
         metadata = dict(binding.task.config.metadata or {})
         metadata.pop("version", None)
@@ -94,16 +97,16 @@ def open_also(specs: Sequence[AlsoSpec], binding: Binding, limit: int, seed: int
                 "candidates are never compared on those. Name a task that has."
             )
         _refuse_evaluated(mine, drawn, binding)
-        found.append(Also(mine, metric, drawn))
+        found.append(AlsoTask(mine, metric, drawn))
     return found
 
 
 def score_also(
-    other: Also, sweep: SweepRecord, backend: Backend, journal: Journal, listeners: Broadcast | None = None
+    other: AlsoTask, sweep: SweepRecord, backend: Backend, journal: Journal, listeners: Broadcast | None = None
 ) -> AlsoRecord:
     """Score a sweep's candidates, those that were carried to the end, on another task."""
     documents = other.drawn.documents
-    left = [row.variant for row in sweep.candidates if row.retired_after is None]
+    left = [row.variant for row in sweep.candidates if row.eliminated_after is None]
     variants = tuple(Variant.parse(one, backend.shape.num_layers) for one in left)
     found = run_sweep(
         documents,

@@ -70,7 +70,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Bounded:
+class BoundedRule:
     """A rule of choice with bounds; `goal` is one of `GOALS`."""
 
     goal: str
@@ -79,14 +79,14 @@ class Bounded:
     def __str__(self) -> str:
         return f"{self.goal}:{'+'.join(map(str, self.bounds))}"
 
-    def named(self, names: Mapping[str, str]) -> Bounded:
+    def named(self, names: Mapping[str, str]) -> BoundedRule:
         """The same with the tasks called by their own names: a user may have named a file."""
         return replace(
             self, bounds=tuple(replace(one, task=names[one.task]) if one.task else one for one in self.bounds)
         )
 
 
-def parse_bounded(text: str) -> Bounded | None:
+def parse_bounded(text: str) -> BoundedRule | None:
     """The rule that `text` is; None where it is one without bounds.
 
     Raises:
@@ -113,10 +113,10 @@ def parse_bounded(text: str) -> Bounded | None:
             f"sweep_select={text[:200]}: a bound on the optimised score changes nothing about the best of it. Name "
             "another task (best:SHARE@TASK), or ask for the smallest candidate (smallest:SHARE)."
         )
-    return Bounded(goal, tuple(bounds))
+    return BoundedRule(goal, tuple(bounds))
 
 
-def check_bounds(rule: Bounded, also: Sequence[str], candidates: Sequence[Variant]) -> None:
+def check_bounds(rule: BoundedRule, also: Sequence[str], candidates: Sequence[Variant]) -> None:
     """Refuse what cannot be judged, before a model is loaded. `also` are the tasks as `sweep_also` names them.
 
     Raises:
@@ -140,12 +140,12 @@ def check_bounds(rule: Bounded, also: Sequence[str], candidates: Sequence[Varian
 
 
 @dataclass(frozen=True, eq=False)
-class Within:
+class BoundedCriterion:
     """A rule with what it needs besides the optimised scores: `kept` parameters and `others`, task -> scores such that
     higher is better, of each candidate, `(B,)`; `rows` of full and base among the candidates. `reach` is how far below
     its score each candidate's lower limit lies, by bound, `(B,)`, NaN where that cannot be said."""
 
-    rule: Bounded
+    rule: BoundedRule
     kept: Floats
     others: Mapping[str, Floats]
     rows: Mapping[str, int]
@@ -154,7 +154,7 @@ class Within:
     @classmethod
     def of(
         cls,
-        rule: Bounded,
+        rule: BoundedRule,
         sweep: SweepRecord,
         also: Sequence[AlsoRecord],
         parameters: Mapping[str, int],
@@ -162,7 +162,7 @@ class Within:
         *,
         sign: int = 1,
         clusters: Codes | None = None,
-    ) -> Within:
+    ) -> BoundedCriterion:
         """From what a task's record holds, of the sweep's candidates in their order; `sign` and `clusters` are those of
         the sweep's own metric and documents.
 
@@ -229,7 +229,7 @@ class Within:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredCandidates:
     """Candidates with their scores on one task, and what compares two of them in pairs: `scorer` as `Scorer`."""
 
     candidates: Sequence[CandidateRecord]
@@ -239,10 +239,10 @@ class Judged:
 
 def choose_within(
     sweep: SweepRecord,
-    rule: Bounded,
-    own: Judged,
-    others: Mapping[str, Judged],
-    within: Within,
+    rule: BoundedRule,
+    own: ScoredCandidates,
+    others: Mapping[str, ScoredCandidates],
+    within: BoundedCriterion,
 ) -> SweepRecord:
     """`sweep` with the candidate that `rule` takes in place of the one of the best score.
 
@@ -265,7 +265,7 @@ def choose_within(
     )
 
 
-def _told(bound: Bound, on: Judged, chosen: str, within: Within) -> BoundRecord:
+def _told(bound: Bound, on: ScoredCandidates, chosen: str, within: BoundedCriterion) -> BoundRecord:
     reference = on.candidates[within.rows[bound.of]]
     row, mine = next((row, one) for row, one in enumerate(on.candidates) if one.variant == chosen)
     sign = on.scorer.metric.sign
@@ -311,7 +311,7 @@ def _reach(
     return found
 
 
-def _nobody(rule: Bounded) -> str:
+def _nobody(rule: BoundedRule) -> str:
     return (
         f"no candidate is within all bounds of sweep_select={rule}, so the whole adapter is kept. A lower share, or "
         "one bound less, leaves something to choose from."

@@ -28,14 +28,14 @@ from lm_eval_lora_drop.statistics.aggregation import Floats
 from lm_eval_lora_drop.sweep.candidates import GREEDY
 from lm_eval_lora_drop.sweep.run import choose_anew
 from lm_eval_lora_drop.sweep.select import choose_rows, comparable, contributions, places_of
-from lm_eval_lora_drop.sweep.tradeoffs.bounds import Judged, floats
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import ScoredCandidates, floats
 from lm_eval_lora_drop.variant import Variant
 
 RULES = (None, "best", "smooth")
 
 
 @dataclass(frozen=True, eq=False)
-class Together:
+class JointCriterion:
     """How one task's scores become what is chosen by: `unit` is its own, `others` are the other tasks' differences to
     the whole adapter in their units, `(B,)` each; `full` is the whole adapter's row."""
 
@@ -51,7 +51,7 @@ class Together:
         return np.asarray(rows.mean(axis=0) if self.how == "mean" else rows.min(axis=0))
 
     @classmethod
-    def of(cls, sweep: SweepRecord) -> Together | None:
+    def of(cls, sweep: SweepRecord) -> JointCriterion | None:
         """From a record; None where the choice was the task's own.
 
         Raises:
@@ -103,7 +103,7 @@ def check_jointly(
 
 
 def choose_jointly(
-    sweeps: Mapping[str, SweepRecord], judged: Mapping[str, Judged], how: str, num_layers: int
+    sweeps: Mapping[str, SweepRecord], judged: Mapping[str, ScoredCandidates], how: str, num_layers: int
 ) -> dict[str, SweepRecord]:
     """The sweeps of several tasks, each with the one candidate that is taken for all of them.
 
@@ -122,10 +122,10 @@ def choose_jointly(
         signed[task] = comparable(
             items, values, scores, np.ones((1, values.shape[1]), dtype=np.int64), worst=on.scorer.metric.worst
         )[1]
-        standing[task] = Together(how, units[task], {}).combined(signed[task])[0]
+        standing[task] = JointCriterion(how, units[task], {}).combined(signed[task])[0]
     task = next(iter(sweeps))
     others = {name: one for name, one in standing.items() if name != task}
-    combined = Together(how, units[task], others).combined(signed[task])
+    combined = JointCriterion(how, units[task], others).combined(signed[task])
     if not np.isfinite(combined).any():
         raise ArgumentError(
             f"sweep_jointly={how} needs a candidate with a score on every task ({', '.join(sweeps)}), and none has. "

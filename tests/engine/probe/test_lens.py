@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from lm_eval_lora_drop.engine.probe import lens
-from lm_eval_lora_drop.harness.encoding import Encoded
+from lm_eval_lora_drop.harness.model import EncodedReference
 from lm_eval_lora_drop.variant import Variant
 from testing.probe_models import CONFIGS, make
 
 DOCUMENTS = [
-    Encoded(tuple(range(5, 40)), (40, 41, 42, 43)),
-    Encoded((7, 8, 9), (33, 10)),
-    Encoded((200,) * 20, (33,)),
+    EncodedReference(tuple(range(5, 40)), (40, 41, 42, 43)),
+    EncodedReference((7, 8, 9), (33, 10)),
+    EncodedReference((200,) * 20, (33,)),
 ]
 SETS = [Variant.below(4, 4), Variant.below(2, 4), Variant.of_layers({0, 3}, 4), Variant.below(0, 4)]
 
@@ -121,7 +121,7 @@ def test_the_model_is_given_back_even_when_it_fails():
         before = layers.model(ids).logits
     lens.read_layers(layers, DOCUMENTS, 4)
     with pytest.raises(IndexError):
-        lens.read_layers(layers, [Encoded((5, 100_000), (5,))], 4)
+        lens.read_layers(layers, [EncodedReference((5, 100_000), (5,))], 4)
     with torch.no_grad():
         assert torch.equal(layers.model(ids).logits, before)
     assert not any(layer._forward_hooks for layer in layers.decoder_layers)

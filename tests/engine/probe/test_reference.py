@@ -11,8 +11,9 @@ from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.shared import shared_runner
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Answer, Document, Work
-from lm_eval_lora_drop.sweep.documents.reference import ReferenceLoglikelihood, reference_documents
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.sweep.backend import Work
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.variant import Variant
 
 PROMPTS = ["the question is", "1 + 1 =", "a text with a blank at its end "]

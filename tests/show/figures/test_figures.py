@@ -9,7 +9,7 @@ import pytest
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.show.figures.axes import ticks_with_ends
 from lm_eval_lora_drop.show.figures.probe import (
     difference_figure,
@@ -70,7 +70,7 @@ def legend(figure):
 
 
 def entry(**changes):
-    """A task with 11 boundaries; the two lowest were retired."""
+    """A task with 11 boundaries; the two lowest were eliminated."""
     return task_record(sweep_record(**changes))
 
 
@@ -86,7 +86,7 @@ def test_the_sweeps_figure_shows_every_score_its_band_and_the_three_marks():
     assert [3.0, 23.0 + 1.5] in band.tolist()
     assert legend(figure) == [
         "± 1 standard error",
-        "retired early (fewer documents)",
+        "eliminated early (fewer documents)",
         "chosen, K = 7: 27.0 ± 1.5",
         "full, K = 10: 28.2 ± 1.5",
         "base, K = 0: 20.0 ± 1.5",
@@ -108,7 +108,7 @@ def test_the_lower_panel_shows_every_paired_difference_with_the_band_that_the_ve
         # Full does not differ from itself.
         for edge in (0.0, 0.0) if kept.is_full else (gain.low, gain.high):
             assert [kept.boundary, edge] in edges
-    # The two that were retired met other documents.
+    # The two that were eliminated met other documents.
     assert sorted(kept.boundary for kept in gains) == list(range(2, 11))
 
 

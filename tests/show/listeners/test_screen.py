@@ -154,7 +154,7 @@ def test_unknown_scores_are_dashes():
 
 
 def test_the_test_score_is_that_of_the_metric_and_filter_of_the_choice():
-    from lm_eval_lora_drop.harness.work import MetricSpec
+    from lm_eval_lora_drop.record.metric import MetricSpec
 
     record = run_record({"t": task_record(sweep_record(), metric=MetricSpec("exact_match", "flexible", True))})
     results = results_of(record)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from lm_eval_lora_drop.commands import main as cli
-from lm_eval_lora_drop.rounding import p_value
 from lm_eval_lora_drop.show.report.compare import compare
 from lm_eval_lora_drop.show.report.leaderboard import leaderboard
 from lm_eval_lora_drop.show.report.leaderboard_text import FORMATS
 from lm_eval_lora_drop.show.report.page import write_report
 from lm_eval_lora_drop.show.report.systems import open_system
+from lm_eval_lora_drop.text import p_value
 from testing.run_files import swept, write_run
 
 

@@ -3,7 +3,7 @@
 import json
 
 from lm_eval_lora_drop.commands import main as cli
-from lm_eval_lora_drop.rounding import percent
+from lm_eval_lora_drop.text import percent
 from testing.run_files import swept, write_run
 
 

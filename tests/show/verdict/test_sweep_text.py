@@ -23,10 +23,10 @@ def test_scores_and_standard_errors_stand_with_the_same_decimals():
         "1.5",
         "8",
         "base,",
-        "retired",
+        "eliminated",
         "after",
         "8",
-    ] or "retired after 8" in "".join(lines)
+    ] or "eliminated after 8" in "".join(lines)
 
 
 def test_other_candidates_are_named_in_their_notation():

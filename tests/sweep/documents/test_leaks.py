@@ -5,7 +5,8 @@ import unicodedata
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.work import Binding, Reason
+from lm_eval_lora_drop.harness.documents import Binding
+from lm_eval_lora_drop.record.schema import Reason
 from lm_eval_lora_drop.sweep import documents as validation
 from testing.toy import CHOICE, make_task
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lm_eval_lora_drop.rounding import (
+from lm_eval_lora_drop.text import (
     decimals_for,
     decimals_of_column,
     decimals_of_difference,

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from lm_eval.api.task import Task
-
+from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.harness.fields import cluster_of
 from lm_eval_lora_drop.harness.prompts import build
 from lm_eval_lora_drop.harness.splits import draws_from, evaluated_split, shows_evaluated
-from lm_eval_lora_drop.harness.work import Binding, Document, LeftOut, ValidationSet
-from lm_eval_lora_drop.record.schema import ValidationRecord
+from lm_eval_lora_drop.record.schema import LeftOut, ValidationRecord
 from lm_eval_lora_drop.sweep.documents import fewshot
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The documents a sweep reads, in the order in which they were drawn, and what was left out on the way."""
+
+    documents: tuple[Document, ...]
+    split: str
+    left_out: tuple[LeftOut, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all prompts and their order."""
+        return hashlib.sha256("".join(document.key for document in self.documents).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

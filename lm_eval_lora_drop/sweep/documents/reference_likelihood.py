@@ -11,13 +11,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
-
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.harness.encoding import encode_pair
-from lm_eval_lora_drop.harness.work import Answer, Document, Encoder, MetricSpec
+from lm_eval_lora_drop.harness.documents import Answer, Document
+from lm_eval_lora_drop.harness.facts.aggregations import mean
+from lm_eval_lora_drop.harness.facts.requests import new_request
+from lm_eval_lora_drop.harness.model import Encoder, encode_pair
 from lm_eval_lora_drop.record.fingerprint import digest_text
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import Codes
 from lm_eval_lora_drop.sweep.score import RESAMPLES, mean_error
@@ -75,7 +75,7 @@ class ReferenceLoglikelihood:
 def _document(document: Document, reference: str) -> Document:
     first = document.requests[0]
     arguments = (str(first.args[0]), reference)
-    request = Instance("loglikelihood", document.doc, arguments, 0, metadata=first.metadata)
+    request = new_request("loglikelihood", arguments, doc=document.doc, metadata=first.metadata)
     text = json.dumps(["loglikelihood", *arguments], ensure_ascii=False)
     return Document(document.doc_id, document.doc, (request,), digest_text(text), document.cluster)
 
