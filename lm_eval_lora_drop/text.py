@@ -157,7 +157,7 @@ def decimals_of_column(rows: Iterable[tuple[float | None, float | None]]) -> int
 
 
 def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
-    """The number with so many decimals, `-` where it is not known; never `-0.0`."""
+    """The number with `decimals` decimals, `-` where it is not known; never `-0.0`."""
     if value is None or not math.isfinite(value):
         return NOTHING
     # Adding 0.0 turns the -0.0 that rounding leaves behind into 0.0.
@@ -174,7 +174,7 @@ def with_error(value: float | None, stderr: float | None, decimals: int | None =
 
 
 def significant(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
-    """A number that has no standard error (a spread, a tolerance) with so many significant digits: `0.16`, `2.4e-06`
+    """A number that has no standard error (a spread, a tolerance) with `digits` significant digits: `0.16`, `2.4e-06`
     below a ten-thousandth; `-` where it is not known."""
     if value is None or not math.isfinite(value):
         return NOTHING

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lm_eval_lora_drop.commands.main import make_parser
-from lm_eval_lora_drop.record import schema
+from lm_eval_lora_drop.record import evaluated, schema
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE = "Made by `python tools/write_reference.py`; a test compares.\n"
@@ -59,8 +59,13 @@ def record() -> str:
     """The page of the record, from the types that write and read it."""
     head = "`config.lora_drop` of a results file is a `RunRecord`. Unknown numbers are null."
     parts = ["# Record", f"{MADE}\n{head} `lora_drop.read(...)` gives these classes ([Python](../howto/python.md))."]
-    kinds = [one for _, one in inspect.getmembers(schema, inspect.isclass) if one.__module__ == schema.__name__]
-    for kind in sorted(kinds, key=lambda one: -inspect.getsourcelines(one)[1]):
+    kinds = []
+    for module in (evaluated, schema):
+        found = [
+            one for _, one in inspect.getmembers(module, dataclasses.is_dataclass) if one.__module__ == module.__name__
+        ]
+        kinds += sorted(found, key=lambda one: inspect.getsourcelines(one)[1])
+    for kind in reversed(kinds):
         rows = [f"| `{one.name}` | `{_cell(str(one.type))}` |" for one in dataclasses.fields(kind)]
         about = " ".join((kind.__doc__ or "").split())
         parts += [f"## {kind.__name__}", about, "\n".join(["| field | type |", "|---|---|", *rows])]

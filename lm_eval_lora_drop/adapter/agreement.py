@@ -199,7 +199,7 @@ class _RowCollector:
         shows = self._shows = self._effect > self._noise_bound() or same < _MOST_SAME * tokens
         note = "differs, as it should"
         if not shows and self._dtype in (torch.float16, torch.bfloat16):
-            note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding is {self._noise:.1e}. Use --dtype float32"
+            note = f"INCONCLUSIVE in {str(self._dtype)[6:]}: rounding is {self._noise:.1e}. Use --dtype float32"
         elif not shows:
             note = "NO DIFFERENCE: the adapter does nothing on these prompts"
         self.rows.append(AgreementRow("base model", self._effect, self._same(answers), shows, note))
@@ -217,7 +217,7 @@ class _RowCollector:
         # Equal to the bit is agreement, but where the base model says the same too, it tells nothing.
         if agrees and self._noise_bound() >= self._effect and (difference or not self._shows):
             agrees = False
-            note = f"CANNOT BE TOLD in {str(self._dtype)[6:]}: rounding may be {tolerance:.1e}. Use --dtype float32"
+            note = f"INCONCLUSIVE in {str(self._dtype)[6:]}: rounding may be {tolerance:.1e}. Use --dtype float32"
         self.rows.append(AgreementRow(name, difference, self._same(answers), agrees, note))
 
     def served(self, served: Sequence[Served], margins: _Margins) -> None:
@@ -252,7 +252,7 @@ class _RowCollector:
         if agrees:
             note = f"agrees ({way})"
         elif effect <= tolerance:
-            note = f"CANNOT BE TOLD: base model and adapter differ by {effect:.1e} only. Give more --prompts"
+            note = f"INCONCLUSIVE: base model and adapter differ by {effect:.1e} only. Give more --prompts"
         elif max(from_base, default=float("inf")) <= tolerance or margins.texts(self._base.tokens) == [*first.texts]:
             note = "DIFFERS: it answers as the base model. Serve the adapter, and name it by --served-model"
         else:

@@ -17,7 +17,7 @@ from lm_eval_lora_drop.show.figures.style import STYLE, clean
 _LOOKS = {
     "holds": (style.BLUE, "o", "holds here"),
     "worse": (style.VERMILLION, "s", "is worse"),
-    "open": (style.GREY, "D", "cannot be told"),
+    "open": (style.GREY, "D", "inconclusive"),
 }
 _COLUMNS = 62
 
