@@ -29,7 +29,7 @@ from lm_eval_lora_drop.backends import vllm_lora
 from lm_eval_lora_drop.backends.base import LoraDropBase
 from lm_eval_lora_drop.backends.checks import check_against_tasks, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
-from lm_eval_lora_drop.backends.gathering import SharedEngineCall
+from lm_eval_lora_drop.backends.engine_calls import SharedEngineCall
 from lm_eval_lora_drop.backends.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
