@@ -27,7 +27,7 @@ from benchmarks.matrix_identity import run_identity
 from benchmarks.quantised import quantisation
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.backends.hf import LoraDropLM
-from lm_eval_lora_drop.engine.check import parting
+from lm_eval_lora_drop.engine.check import divergence
 from lm_eval_lora_drop.engine.evaluated import (
     CHECKED,
     decode_requests,
@@ -35,7 +35,7 @@ from lm_eval_lora_drop.engine.evaluated import (
     why_not_trusted,
 )
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.requests import alone
+from lm_eval_lora_drop.engine.requests import needs_own_batch
 from lm_eval_lora_drop.engine.shared import why_not_shared
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.harness.documents import Document
@@ -281,7 +281,7 @@ def _compare(lm: Any, case: Case, documents: Sequence[Document], expected: Answe
                     continue
                 differ += 1
                 with lm.layers.keep(variant):
-                    by, allowed = parting(lm, request, ours, theirs, _slack(case))
+                    by, allowed = divergence(lm, request, ours, theirs, _slack(case))
             else:
                 one, other = (float(x[0] if isinstance(x, tuple) else x) for x in (ours, theirs))
                 by, allowed = abs(one - other), tolerance * max(1.0, abs(other))
@@ -312,7 +312,9 @@ def _evaluated(lm: Any, documents: Sequence[Document]) -> Outcome:
     rule = why_left_to_harness(lm, requests)
     if not rule:
         # The decoder gets no request that HFLM answers in a batch of its own.
-        requests = [one for one, by_itself in zip(requests, alone(lm, requests), strict=True) if not by_itself]
+        requests = [
+            one for one, by_itself in zip(requests, needs_own_batch(lm, requests), strict=True) if not by_itself
+        ]
     if not requests:
         return Outcome(RULE, "every request needs a batch of its own")
     compared = differ = 0
@@ -331,7 +333,7 @@ def _evaluated(lm: Any, documents: Sequence[Document]) -> Outcome:
                 if one == other:
                     continue
                 differ += 1
-                by, allowed = parting(lm, request, one, other)
+                by, allowed = divergence(lm, request, one, other)
                 if by <= allowed or _depends_on_the_batch(lm, requests, index, one):
                     continue
                 return Outcome(WRONG, f"{variant.label}: {one!r}, not {other!r}", compared, differ)

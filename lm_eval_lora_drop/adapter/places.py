@@ -160,7 +160,7 @@ def tie_again(model: Any, source: str) -> None:
 
 
 @contextmanager
-def lent(model: Any) -> Iterator[None]:
+def in_evaluation_mode(model: Any) -> Iterator[None]:
     """Within the context `model` is as HFLM makes it (`eval`, weights tied); afterwards as it was.
 
     Given back are the mode of every module and which parameter lies where; what is done to their values is not.

@@ -18,7 +18,7 @@ from peft import PeftModel
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.adapter.places import lent
+from lm_eval_lora_drop.adapter.places import in_evaluation_mode
 from lm_eval_lora_drop.backends.base import LoraDropBase, deduplicate_log
 from lm_eval_lora_drop.backends.checks import check_against_tasks
 from lm_eval_lora_drop.backends.distributed import TorchPeers
@@ -31,7 +31,7 @@ from lm_eval_lora_drop.engine.memory import RowSize, free_memory, peak_memory, r
 from lm_eval_lora_drop.engine.plain import batches_of, plain_runner
 from lm_eval_lora_drop.engine.probe.run import ProbeResult, probe_boundary
 from lm_eval_lora_drop.engine.probe.scores import layer_scores
-from lm_eval_lora_drop.engine.requests import alone, end_each_alone, longest, shareable
+from lm_eval_lora_drop.engine.requests import end_each_alone, longest, needs_own_batch, shareable
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
@@ -110,7 +110,7 @@ class LoraDropLM(LoraDropBase, HFLM):
 
     def _lent(self) -> AbstractContextManager[None]:
         """Within the context a model that was handed over is as HFLM makes it; afterwards it is the user's again."""
-        return nullcontext() if self._lent_model is None else lent(self._lent_model)
+        return nullcontext() if self._lent_model is None else in_evaluation_mode(self._lent_model)
 
     def _load_all(
         self,
@@ -300,7 +300,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         }
 
     def harness_answers(self, request_type: str, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        """HFLM's own answers under whatever layers are kept now; at batch size 1 to requests that must be `alone`.
+        """HFLM's own answers under whatever layers are kept now; at batch size 1 where a request `needs_own_batch`.
 
         With several processes HFLM meets the others in every rolling call, and to find an automatic batch size; there
         requests are not parted.
@@ -308,7 +308,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         Raises:
             ArgumentError: HFLM refuses to score one of the requests.
         """
-        by_itself = alone(self, requests)
+        by_itself = needs_own_batch(self, requests)
         if any(by_itself):
             # Dynamic NTK keeps the frequencies of the longest text so far until it meets a short one.
             with torch.inference_mode():

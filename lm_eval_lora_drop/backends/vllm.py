@@ -29,8 +29,8 @@ from lm_eval_lora_drop.backends import vllm_lora
 from lm_eval_lora_drop.backends.base import LoraDropBase
 from lm_eval_lora_drop.backends.checks import check_against_tasks, sweep_folder
 from lm_eval_lora_drop.backends.distributed import TorchPeers
+from lm_eval_lora_drop.backends.engine_calls import SharedEngineCall
 from lm_eval_lora_drop.backends.evaluated import variants_beside
-from lm_eval_lora_drop.backends.gathering import SharedEngineCall
 from lm_eval_lora_drop.backends.identity.loaded import configuration, tokenizer_digest
 from lm_eval_lora_drop.backends.preflight import check_adapter, shape_of
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
@@ -105,7 +105,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
             # vLLM wants steps of at least max_num_seqs tokens, and of a whole prompt where prompts may not be split.
             if current_platform.is_cpu() and not {"max_num_batched_tokens", "enable_chunked_prefill"} & rest.keys():
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))
-        self._together: SharedEngineCall | None = None
+        self._shared_call: SharedEngineCall | None = None
         super().__init__(pretrained, **{**rest, **lora})
         self._start(args, shape_of(self._layers.model), default_listeners(0, args.sweep_log))
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, sweep_folder(args) / "adapters")
@@ -125,7 +125,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
 
         def run(work: Sequence[Work]) -> Iterator[list[Answer]]:
             for chunk, variants in _batches(work, self._rows_per_batch()):
-                yield self._answer_together(chunk, variants)
+                yield self._answer_variants(chunk, variants)
 
         return Pass(run, "vllm")
 
@@ -138,13 +138,13 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
 
     # Many variants at once.
 
-    def _answer_together(self, documents: Sequence[Document], variants: Sequence[Variant]) -> list[Answer]:
+    def _answer_variants(self, documents: Sequence[Document], variants: Sequence[Variant]) -> list[Answer]:
         adapters = [self._shelf.request(variant) for variant in variants]
         requests = [request for document in documents for request in document.requests]
         answers = []
-        with self._all_at_once(SharedEngineCall(lambda *call: self._ask_all(adapters, *call))) as together:
+        with self._all_at_once(SharedEngineCall(lambda *call: self._ask_all(adapters, *call))) as shared_call:
             for index, variant in enumerate(variants):
-                together.turn(index)
+                shared_call.turn(index)
                 responses = iter(self._harness_answers(requests[0].request_type, requests, disable_tqdm=True))
                 answers += [
                     Answer(variant, document, tuple(next(responses) for _ in document.requests))
@@ -153,15 +153,15 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         return answers
 
     @contextmanager
-    def _all_at_once(self, together: SharedEngineCall) -> Iterator[SharedEngineCall]:
-        """Engine calls go to `together`, in one batch, and past the harness's answer cache: it knows no variants."""
+    def _all_at_once(self, shared_call: SharedEngineCall) -> Iterator[SharedEngineCall]:
+        """Engine calls go to `shared_call`, in one batch, and past the harness's answer cache: it knows no variants."""
         before = self.cache_hook, self.batch_size
-        self.cache_hook, self.batch_size, self._together = CacheHook(None), sys.maxsize, together
+        self.cache_hook, self.batch_size, self._shared_call = CacheHook(None), sys.maxsize, shared_call
         try:
-            yield together
+            yield shared_call
         finally:
             self.cache_hook, self.batch_size = before
-            self._together = None
+            self._shared_call = None
 
     @staticmethod
     def modify_gen_kwargs(
@@ -177,10 +177,10 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
         self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None
     ) -> list[Any]:
         """The engine's outputs to prompts; the one method of VLLM that asks the engine."""
-        if self._together is not None:
+        if self._shared_call is not None:
             if generate and isinstance(sampling_params, list):
                 _seed_rows(requests, sampling_params)
-            return self._together(requests, generate, sampling_params)
+            return self._shared_call(requests, generate, sampling_params)
         outputs: list[Any] = super()._model_generate(requests, generate, sampling_params)
         return outputs
 

@@ -17,7 +17,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.text import visible
 
-Run = Callable[[argparse.Namespace], int]
+CommandFunction = Callable[[argparse.Namespace], int]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Command:
     help: str
     add_options: Callable[[argparse.ArgumentParser], None]
     kept: str
-    run: Run
+    run: CommandFunction
 
     def add_parser(self, subparsers: Any) -> None:
         """Add it to `lora-drop`, or to a command that has commands of its own."""
@@ -42,7 +42,7 @@ class Command:
 
 def command(
     name: str, short: str, add_options: Callable[[argparse.ArgumentParser], None], kept: str = ""
-) -> Callable[[Run], Command]:
+) -> Callable[[CommandFunction], Command]:
     """Make a command of the function below; see `Command`."""
     return lambda run: Command(name, short, add_options, kept, run)
 

@@ -153,7 +153,7 @@ def choose_documents(documents: Sequence[Document]) -> list[Document]:
     return by_length if len(by_length) <= DOCUMENTS else [by_length[0], by_length[-1]]
 
 
-def crossing(lm: HarnessModel, documents: Sequence[Document]) -> list[Document]:
+def documents_at_lengths(lm: HarnessModel, documents: Sequence[Document]) -> list[Document]:
     """For each length in the model's configuration (a window, say) that lies among those of the documents' requests,
     the document that comes nearest to it."""
     longest_of = [max(longest(lm, request) for request in document.requests) for document in documents]
@@ -186,7 +186,7 @@ def check_shared(
     started = time.perf_counter()
     check = _Check(lm, layers, shared, plain, choose_candidates(candidates))
     found, few = check.found, choose_documents(documents)
-    few += [document for document in crossing(lm, documents) if document not in few]
+    few += [document for document in documents_at_lengths(lm, documents) if document not in few]
     try:
         if few and few[0].requests[0].request_type == "generate_until":
             beginnings = [_beginning(lm, document) for document in few]
@@ -268,7 +268,7 @@ class _Check:
     def _judge(self, answer: Answer, request: Instance, shared: str, plain: str) -> None:
         """Whether two texts part at a near tie of the plain pass's own logits."""
         with self.layers.keep(answer.variant):
-            by, allowed = parting(self.lm, request, shared, plain)
+            by, allowed = divergence(self.lm, request, shared, plain)
         if by <= allowed:
             self.found.near_ties += 1
         else:
@@ -305,7 +305,7 @@ def _unsteady(answer: Answer, alone: float, batched: float) -> str:
     )
 
 
-def parting(lm: HarnessModel, request: Instance, ours: str, theirs: str, slack: float = 0.0) -> tuple[float, float]:
+def divergence(lm: HarnessModel, request: Instance, ours: str, theirs: str, slack: float = 0.0) -> tuple[float, float]:
     """Where greedy decoding could not decide between two answers to a request: (how much less likely the model, as it
     is now, finds our token than its own where the texts part, how much is rounding), in nats.
 

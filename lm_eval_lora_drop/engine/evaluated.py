@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from lm_eval_lora_drop.adapter.layers import why_whole_prompts
 from lm_eval_lora_drop.endings import is_out_of_memory
-from lm_eval_lora_drop.engine.check import is_quantised, parting
+from lm_eval_lora_drop.engine.check import divergence, is_quantised
 from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.generation import WholeAnswers
 from lm_eval_lora_drop.engine.memory import halve
-from lm_eval_lora_drop.engine.requests import Rules, alone, why_not_greedy, why_not_rows
+from lm_eval_lora_drop.engine.requests import Rules, needs_own_batch, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
@@ -66,7 +66,7 @@ def answer_requests(lm: HarnessModel, requests: Sequence[Instance], disable_tqdm
     faster one the rest: never slower than HFLM by more than this trial. Running out of memory halves the batch.
     """
     run = _Run(lm, requests, disable_tqdm)
-    by_itself = alone(lm, requests)
+    by_itself = needs_own_batch(lm, requests)
     if why_left_to_harness(lm, requests) is not None:
         run.by_harness(run.open, disable_tqdm)
     else:
@@ -160,7 +160,7 @@ def why_not_trusted(lm: HarnessModel, requests: Sequence[Instance], expected: Se
             theirs = expected[place]
             if text == theirs:
                 continue
-            by, allowed = parting(lm, requests[place], text, theirs)
+            by, allowed = divergence(lm, requests[place], text, theirs)
             if not by <= allowed:
                 return (
                     f"a check found {text!r} where HFLM says {theirs!r} (document {requests[place].doc_id}): "

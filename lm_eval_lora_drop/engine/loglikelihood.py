@@ -35,7 +35,7 @@ TOKENS = 8192
 LOGITS = 1 << 28
 """Bytes of logits that a batch may take, roughly."""
 
-Score = tuple[float, bool]
+LogLikelihood = tuple[float, bool]
 """A log-likelihood, and whether greedy decoding gives the same tokens."""
 
 
@@ -99,7 +99,7 @@ def _loglikelihoods(session: Session, work: Sequence[Work], variants: tuple[Vari
         (item, place, span) for item, wanted in asked for place, parts in enumerate(wanted) for span in parts
     )
     # By (document, place of the request, variant): the sum over its spans so far.
-    totals: dict[tuple[int, int, Variant], Score] = {}
+    totals: dict[tuple[int, int, Variant], LogLikelihood] = {}
     lacking = {id(item): sum(map(len, wanted)) for item, wanted in asked}
     empty = [item for item, _ in asked if not lacking[id(item)]]
     if empty:
@@ -112,7 +112,7 @@ def _loglikelihoods(session: Session, work: Sequence[Work], variants: tuple[Vari
     while waiting:
         count = budget.take(span for _, _, span in waiting)
         batch = [waiting[index] for index in range(count)]
-        scored: dict[tuple[Variant, int], Score] = {}
+        scored: dict[tuple[Variant, int], LogLikelihood] = {}
         fits = session.attempt(
             lambda: scored.update(score(lm, [span for *_, span in batch], variants, branches, prefix()))  # noqa: B023
         )
@@ -134,7 +134,7 @@ def _loglikelihoods(session: Session, work: Sequence[Work], variants: tuple[Vari
             yield answers
 
 
-def _answer(item: Work, variant: Variant, totals: Mapping[tuple[int, int, Variant], Score]) -> Answer:
+def _answer(item: Work, variant: Variant, totals: Mapping[tuple[int, int, Variant], LogLikelihood]) -> Answer:
     requests = item.document.requests
     found = [totals.get((id(item), place, variant), (0.0, True)) for place in range(len(requests))]
     rolling = requests[0].request_type == "loglikelihood_rolling"
@@ -176,7 +176,7 @@ def score(
     variants: Sequence[Variant],
     branches: Branches,
     prefix: Prefix | None = None,
-) -> dict[tuple[Variant, int], Score]:
+) -> dict[tuple[Variant, int], LogLikelihood]:
     """Log-likelihood and is-greedy of every span under every variant.
 
     All spans begin with `prefix`, if there is one, and their scored positions lie behind it.

@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from lm_eval_lora_drop.engine.states.arguments import why_no_cache
-from lm_eval_lora_drop.engine.states.lengths import changes_at
+from lm_eval_lora_drop.engine.states.lengths import own_batch_lengths
 from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.harness.facts.generation import cut_at_stop, generation_arguments, stop_sequences
 from lm_eval_lora_drop.harness.model import HarnessModel
@@ -166,10 +166,10 @@ def longest(lm: HarnessModel, request: Instance) -> int:
     return min(len(lm.tok_encode(str(request.args[0]))) + answer, lm.max_length)
 
 
-def alone(lm: HarnessModel, requests: Sequence[Instance]) -> list[bool]:
+def needs_own_batch(lm: HarnessModel, requests: Sequence[Instance]) -> list[bool]:
     """For each request whether only a batch of its own gives the model's answer: it can grow past a length at which the
     model changes, or has beams (HFLM looks for stop sequences in the first few of a batch's beams)."""
-    border = min(changes_at(lm), default=None)
+    border = min(own_batch_lengths(lm), default=None)
     beams = getattr(getattr(lm.model, "generation_config", None), "num_beams", None) or 1
 
     def is_alone(request: Instance) -> bool:
@@ -181,8 +181,8 @@ def alone(lm: HarnessModel, requests: Sequence[Instance]) -> list[bool]:
 
 
 def shareable(lm: HarnessModel, documents: Sequence[Document]) -> list[Document]:
-    """The documents none of whose requests has to be `alone`."""
-    return [document for document in documents if not any(alone(lm, document.requests))]
+    """The documents none of whose requests `needs_own_batch`."""
+    return [document for document in documents if not any(needs_own_batch(lm, document.requests))]
 
 
 def why_not_greedy(lm: HarnessModel, generation_kwargs: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from lm_eval_lora_drop.engine.loglikelihood import loglikelihoods
 from lm_eval_lora_drop.engine.plain import plain_runner
 from lm_eval_lora_drop.engine.requests import shareable, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.engine.session import Counters, Session
-from lm_eval_lora_drop.engine.states.lengths import changes_at
+from lm_eval_lora_drop.engine.states.lengths import own_batch_lengths
 from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.sweep.backend import Runner, Work
@@ -58,7 +58,7 @@ def why_not_shared(
                 if not lm.tok_encode(request.args[0]):
                     return "a prompt has no tokens"
     if documents and not shareable(lm, documents):
-        return f"all requests can grow past {min(changes_at(lm))} tokens, where the model changes its positions"
+        return f"all requests can grow past {min(own_batch_lengths(lm))} tokens, where the model changes its positions"
     return None
 
 

@@ -23,23 +23,23 @@ from lm_eval_lora_drop.judge.cache import (
     CacheError,
     Made,
     answer_key,
-    patiently,
+    wait_while_busy,
 )
 from lm_eval_lora_drop.judge.cache.answers import (
     ReadReply,
     known_answer,
     likely_cause,
+    no_verdict_reason,
     read_answer,
     unreadable,
     usage,
-    why_none,
 )
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.providers import Provider, open_provider
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import quiet_sdks
-from lm_eval_lora_drop.judge.spending import CapReached, Progress, SpendingLimit, Usage, believed, most_tokens
+from lm_eval_lora_drop.judge.spending import CapReached, Progress, SpendingLimit, Usage, most_tokens, plausible_tokens
 from lm_eval_lora_drop.text import logger
 
 log = logger(__name__)
@@ -148,7 +148,9 @@ class _AskingSession:
         for judge in self.panel.judges:
             both = (each for question in asked[judge.name] for each in (question, question.again()))
             try:
-                calls, read, wrote = patiently(self.cache.used, [answer_key(judge, question) for question in both])
+                calls, read, wrote = wait_while_busy(
+                    self.cache.used, [answer_key(judge, question) for question in both]
+                )
             except CacheError as error:
                 raise ArgumentError(f"{error}. No judge is asked, because paid answers could be paid again.") from error
             self.bill.calls_before += calls
@@ -170,7 +172,7 @@ class _AskingSession:
                     served = answer.reply.model or served
                     if answer.value is not None:
                         return Verdict(answer.value, "", served, calls)
-                    reason = why_none(judge, answer)
+                    reason = no_verdict_reason(judge, answer)
                     if answer.damaged:
                         break
         except CallError as failure:
@@ -274,7 +276,7 @@ class _AskingSession:
             used = most
             try:
                 await self._stored(self.cache.keep, call, body)
-                used = believed(usage(judge, body), most)
+                used = plausible_tokens(usage(judge, body), most)
                 await self._stored(self.cache.count, call, used)
             except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
                 self._halt(failure)
@@ -302,7 +304,7 @@ class _AskingSession:
         """After `GIVE_UP` paid answers without a verdict the cause is the same for all questions: stop."""
         self.in_a_row[judge.name] = 0 if answer.value is not None else self.in_a_row[judge.name] + 1
         if self.in_a_row[judge.name] >= GIVE_UP:
-            reason = why_none(judge, answer)
+            reason = no_verdict_reason(judge, answer)
             self._stop(
                 judge,
                 f"{GIVE_UP} paid answers in a row without a verdict, the last: {reason}. {likely_cause(judge, answer)}",

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -22,8 +22,6 @@ from lm_eval_lora_drop.files import package_folder, read_yaml
 from lm_eval_lora_drop.judge.redact import Redactor, checked_options, checked_variable, sent_blocks, variable_in
 from lm_eval_lora_drop.text import did_you_mean
 
-GROUP = "lm_eval_lora_drop.judges"
-"""Entry points of other distributions: provider -> a `ProviderSpec`."""
 ENVIRONMENT = "LORA_DROP_JUDGES"
 RESERVED_NAMES = frozenset(("stderr", "verdicts", "agreement", "panel"))
 """What results are called beside the judges' own: `gpt_score_stderr` is no judge's score."""
@@ -55,17 +53,21 @@ PROVIDERS = {
 }
 
 
-@functools.cache
-def provider_spec(name: str) -> ProviderSpec:
+def provider_spec(name: object, where: str = "panel") -> ProviderSpec:
     """The provider of this name: one of ours, else one that another distribution brings.
 
     Raises:
         ArgumentError: there is none.
     """
-    further = {one.name: one for one in entry_points(group=GROUP)}
-    if name not in {*PROVIDERS, *further}:
-        raise ArgumentError(f"provider must be one of {', '.join([*PROVIDERS, *further])}; got {_short(name)}.")
-    return PROVIDERS.get(name) or cast("ProviderSpec", further[name].load())
+    if isinstance(name, str) and (name in PROVIDERS or name in _further_providers()):
+        return PROVIDERS.get(name) or cast("ProviderSpec", _further_providers()[name].load())
+    there = ", ".join([*PROVIDERS, *_further_providers()])
+    raise ArgumentError(f"{where}: provider must be one of {there}; got {_short(name)}.")
+
+
+@functools.cache  # every reply asks, and the metadata of all distributions is read
+def _further_providers() -> dict[str, EntryPoint]:
+    return {one.name: one for one in entry_points(group="lm_eval_lora_drop.judges")}
 
 
 @dataclass(frozen=True)
@@ -311,10 +313,7 @@ def _parse_judge(entry: Any, where: str) -> Judge:
         raise ArgumentError(f"{where}: must be a mapping with at least `provider` and `model`.")
     refuse_unknown(entry, {item.name for item in fields(Judge)}, where)
     provider, model = entry.get("provider"), entry.get("model")
-    try:
-        spec = provider_spec(str(provider))
-    except ArgumentError as error:
-        raise ArgumentError(f"{where}: {error}") from None
+    spec = provider_spec(provider, where)
     if not isinstance(model, str) or not model or len(model) > 500 or not model.isprintable():
         raise ArgumentError(f"{where}: `model` must name a model of {provider}.")
     price = entry.get("price")

@@ -33,7 +33,7 @@ def most_tokens(judge: Judge, question: Question) -> tuple[int, int]:
     return len(question.prompt.encode("utf-8", "replace")) + _OVERHEAD, judge.max_tokens
 
 
-def believed(told: tuple[int | None, int | None], most: tuple[int, int]) -> tuple[int, int]:
+def plausible_tokens(told: tuple[int | None, int | None], most: tuple[int, int]) -> tuple[int, int]:
     """What a response says it took, or `most` for a count that is missing or cannot be true.
 
     Counts above `most` are believed to a point, since a server may add words of its own, and the money is spent.

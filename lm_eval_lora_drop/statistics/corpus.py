@@ -44,7 +44,7 @@ def corpus_metric(aggregation: str) -> Any | None:
     return None
 
 
-def gives_back(metric: Any, hypotheses: Sequence[str], references: Sequence[str], score: float) -> bool:
+def reproduces_score(metric: Any, hypotheses: Sequence[str], references: Sequence[str], score: float) -> bool:
     """Whether the rebuilt metric on the logged texts is the score of the results file."""
     return math.isclose(metric.corpus_score(hypotheses, [references]).score, score, rel_tol=1e-6, abs_tol=1e-6)
 

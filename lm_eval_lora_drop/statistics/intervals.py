@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from lm_eval_lora_drop.statistics.randomisation import TIE_TOLERANCE, snapped
+from lm_eval_lora_drop.statistics.randomisation import TIE_TOLERANCE, without_rounding_noise
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -94,7 +94,7 @@ def mean_interval(
     units = len(differences)
     if units < 2:
         return (math.nan, math.nan)
-    differences = snapped(differences)
+    differences = without_rounding_noise(differences)
     changed = differences[differences != 0]
     sizes = np.abs(changed)
     if weights is None or (weights == 1).all():

@@ -65,7 +65,7 @@ def exchanges(units: int, draws: int, seed: int) -> Iterator[NDArray[np.int8]]:
         yield rng.integers(0, 2, size=(min(rows, draws - start), units), dtype=np.int8)
 
 
-def snapped(differences: Floats) -> Floats:
+def without_rounding_noise(differences: Floats) -> Floats:
     """`differences` with rounding noise (1e-12 of the largest, along axis 0) set to zero: these documents are equal."""
     largest = np.abs(differences).max(axis=0, initial=0.0)
     return np.where(np.abs(differences) <= 1e-12 * largest, 0.0, differences)
@@ -80,7 +80,7 @@ def mean_tests(differences: Floats, *, draws: int = RANDOMISATION_DRAWS, seed: i
         draws: random exchanges, where there are too many to try all.
         seed: of the draws.
     """
-    differences = snapped(differences)
+    differences = without_rounding_noise(differences)
     found: list[ExchangeTest | None] = [_exact_test(column, draws) for column in differences.T]
     drawn = [index for index, test in enumerate(found) if test is None]
     if drawn:

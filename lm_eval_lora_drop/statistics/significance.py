@@ -117,7 +117,7 @@ def mean_p_values(
 def _units(differences: Floats, clusters: Codes | None) -> tuple[Floats, Floats]:
     """`(units, candidates)`: sums of the differences of a document or a cluster, and how many documents they are of."""
     known = np.isfinite(differences)
-    units, weights = randomisation.snapped(np.where(known, differences, 0.0)), known.astype(np.float64)
+    units, weights = randomisation.without_rounding_noise(np.where(known, differences, 0.0)), known.astype(np.float64)
     if clusters is None:
         return units, weights
     return cluster_sums(units, clusters), cluster_sums(weights, clusters)

@@ -156,7 +156,7 @@ def _values(run: TaskRun, metric: str, filter_name: str) -> Floats:
             return found
     elif (rebuilt := corpus.corpus_metric(run.aggregations.get(metric, "mean"))) is not None:
         texts = scored_texts(run.samples(filter_name), metric)
-        if texts is not None and corpus.gives_back(rebuilt, *texts, score):
+        if texts is not None and corpus.reproduces_score(rebuilt, *texts, score):
             return corpus.pseudo_values(rebuilt, *texts)
     raise ArgumentError(
         f"{run.run.path}: {metric} is aggregated by {run.aggregations.get(metric, 'mean')}: not a mean of its "

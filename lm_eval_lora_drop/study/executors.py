@@ -18,18 +18,18 @@ from lm_eval_lora_drop.study.plan import Unit
 from lm_eval_lora_drop.text import logger
 
 log = logger(__name__)
-Work = Callable[[Unit], list[str]]
+UnitFunction = Callable[[Unit], list[str]]
 """Does a unit's missing work; a sentence for each part that could not be done."""
 
 
 class Executor(Protocol):
-    """Maps `Work` over the units of a study. `at_once` is how many it runs at a time."""
+    """Maps `UnitFunction` over the units of a study. `at_once` is how many it runs at a time."""
 
     @property
     def at_once(self) -> int:
         """How many units run at a time."""
 
-    def map(self, work: Work, units: Sequence[Unit]) -> Iterable[list[str]]:
+    def map(self, work: UnitFunction, units: Sequence[Unit]) -> Iterable[list[str]]:
         """What `work` returns for each unit, in their order."""
 
 
@@ -38,7 +38,7 @@ class SequentialExecutor:
 
     at_once = 1
 
-    def map(self, work: Work, units: Sequence[Unit]) -> Iterable[list[str]]:
+    def map(self, work: UnitFunction, units: Sequence[Unit]) -> Iterable[list[str]]:
         """What `work` returns for each unit, in their order."""
         return map(work, units)
 
@@ -95,7 +95,7 @@ class RayExecutor:
         """How many units the nodes that are there now have room for."""
         return max(1, self._places())
 
-    def map(self, work: Work, units: Sequence[Unit]) -> Iterable[list[str]]:
+    def map(self, work: UnitFunction, units: Sequence[Unit]) -> Iterable[list[str]]:
         """What `work` returns for each unit, in their order."""
         ray = self._ray
         task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_work_there)
@@ -121,7 +121,7 @@ class RayExecutor:
         return sum(min(cpu, int(one.get("GPU", 0))) for cpu, one in zip(cpus, resources, strict=True))
 
 
-def _work_there(work: Work, unit: Unit, folder: str, threads: int, version: str) -> list[str]:
+def _work_there(work: UnitFunction, unit: Unit, folder: str, threads: int, version: str) -> list[str]:
     """One unit in a worker of Ray, which is another process, perhaps on another machine."""
     import torch
 

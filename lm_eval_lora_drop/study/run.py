@@ -35,7 +35,7 @@ from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.train.documents import check_trainable
 from lm_eval_lora_drop.train.examples import load_binding
 from lm_eval_lora_drop.train.lora import load_tokenizer
-from lm_eval_lora_drop.train.record import tidy
+from lm_eval_lora_drop.train.record import remove_training_files
 
 log = logger(__name__)
 _LOCK = ".study.lock"
@@ -129,7 +129,7 @@ class UnitRunner:
     def _missing(self, unit: Unit) -> tuple[StudyTraining | None, list[Cell]]:
         training, cells = unit
         if training is not None and is_trained(self._study, training):
-            tidy(adapter_folder(self._study, training))
+            remove_training_files(adapter_folder(self._study, training))
             training = None
         wanted = cells if self._evaluate_missing else ()
         return training, [cell for cell in wanted if read_cell(self._study, cell) is None]

@@ -16,8 +16,8 @@ from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
 from lm_eval_lora_drop.sweep.select import (
     choose,
     choose_rows,
-    comparable,
     contributions,
+    on_common_documents,
     places_of,
     reads_documents,
 )
@@ -148,7 +148,7 @@ class RecordedSweep:
         """
         compared = reads_documents(self.select, self.items)
         values = self.values if compared else np.zeros((len(self.items), self.documents))
-        values, scores, counts, codes = comparable(self.items, values, scores, counts, self.codes, self.worst)
+        values, scores, counts, codes = on_common_documents(self.items, values, scores, counts, self.codes, self.worst)
         if self.within is not None:
             return self.within.choose(scores)
         if self.together is not None:

@@ -100,7 +100,7 @@ def choose(
         sign: 1 where higher is better, -1 where lower is.
         places: where each candidate stands, in layers (for a boundary its K); default: its row.
         clusters: `(documents,)`, which documents belong together; the paired error is then by cluster.
-        worst: as `comparable` takes it.
+        worst: as `on_common_documents` takes it.
 
     Raises:
         ArgumentError: no candidate has a score.
@@ -117,7 +117,7 @@ def choose(
     values = (
         contributions(rows, aggregation, sign) if reads_documents(select, rows) else np.zeros((len(rows), documents))
     )
-    values, scores, counts, clusters = comparable(rows, values, scores, counts, clusters, worst)
+    values, scores, counts, clusters = on_common_documents(rows, values, scores, counts, clusters, worst)
     chosen, best = choose_rows(select, values, scores, counts, ordered=ordered, places=places, clusters=clusters)
     return Choice(int(chosen[0]), int(best[0]))
 
@@ -135,7 +135,7 @@ def contributions(rows: Sequence[Sequence[Any]], aggregation: Aggregation, sign:
     return sign * np.array([aggregation.per_document(row) for row in rows])
 
 
-def comparable(
+def on_common_documents(
     rows: Sequence[Sequence[Any]],
     values: Floats,
     scores: Floats,
@@ -184,7 +184,7 @@ def choose_rows(
     """`choose` on `R` resamples of the documents: the chosen row and the best row of each, `(R,)`.
 
     Args:
-        values: `(candidates, documents)`, higher is better, what each document contributes (`comparable`).
+        values: `(candidates, documents)`, higher is better, what each document contributes (`on_common_documents`).
         scores: `(R, candidates)` of the resamples, higher is better.
         counts: `(R, documents)`, how often each document occurs in each resample; those of a cluster alike.
     """

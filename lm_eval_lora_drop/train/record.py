@@ -101,7 +101,7 @@ def read_record(folder: Path) -> TrainingRecord | None:
         raise ArgumentError(f"{file} cannot be read as the record of a training ({error}). Move it away.") from error
 
 
-def tidy(folder: Path, *, keep_checkpoints: bool = False) -> None:
+def remove_training_files(folder: Path, *, keep_checkpoints: bool = False) -> None:
     """Remove from a finished adapter's folder what served the training only; a kill may have left it."""
     (folder / STARTED).unlink(missing_ok=True)
     if not keep_checkpoints:

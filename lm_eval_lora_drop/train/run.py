@@ -38,7 +38,7 @@ from lm_eval_lora_drop.train.record import (
     StepRecord,
     TrainingRecord,
     read_record,
-    tidy,
+    remove_training_files,
     write_record,
 )
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
@@ -147,7 +147,7 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
         if known.digest != identity:
             raise ArgumentError(f"{folder} holds an adapter of another training. Choose another output.")
         if state.is_main_process:
-            tidy(folder, keep_checkpoints=training.keep_checkpoints)
+            remove_training_files(folder, keep_checkpoints=training.keep_checkpoints)
         log.info("%s: already trained", folder)
         return known
     resumed = _check_started(folder, identity, state)
@@ -177,7 +177,7 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
         trainer.accelerator.unwrap_model(trainer.model).save_pretrained(folder)
         write_card(record, folder)
         write_record(record, folder)
-        tidy(folder, keep_checkpoints=training.keep_checkpoints)
+        remove_training_files(folder, keep_checkpoints=training.keep_checkpoints)
     state.wait_for_everyone()
     return record
 

@@ -11,7 +11,7 @@ from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.record.schema import from_config
-from lm_eval_lora_drop.show.verdict.trade_text import trade_table, traded
+from lm_eval_lora_drop.show.verdict.trade_text import trade_table, tradeoff_rows
 from lm_eval_lora_drop.sweep.tradeoffs.also import AlsoSpec, open_also
 from lm_eval_lora_drop.sweep.tradeoffs.pareto import pareto_front
 from testing.toy import CHOICE, write_task
@@ -86,7 +86,7 @@ def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path
     parameters = with_other.candidate_parameters
     assert parameters["none"] == 0
     assert parameters["0-3"] == max(parameters.values())
-    rows = traded(with_other)
+    rows = tradeoff_rows(with_other)
     for row, other in itertools.product(rows, rows):
         if row.fronts[1]:
             assert not (other.score > row.score and other.others[0] > row.others[0])

@@ -49,7 +49,7 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
         assert found.loglikelihoods > 0
         assert found.largest <= 1e-3 or dtype == "bfloat16"
         spoken = docs[0].requests[0].request_type == "generate_until"
-        answered = taken[: check_module.SPEAKERS] if spoken else taken
+        answered = taken[: check_module.GENERATING_CANDIDATES] if spoken else taken
         work = [Work(document, answered) for document in choose_documents(docs)]
         if dtype == "float32" and spoken:
             assert {(str(a.variant), a.document.doc_id): a.responses for a in found.answers} == answers(

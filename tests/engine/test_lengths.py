@@ -8,12 +8,12 @@ import transformers
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
-from lm_eval_lora_drop.engine.check import crossing
+from lm_eval_lora_drop.engine.check import documents_at_lengths
 from lm_eval_lora_drop.engine.generation import WholeAnswers
 from lm_eval_lora_drop.engine.plain import plain_runner
-from lm_eval_lora_drop.engine.requests import alone, longest, shareable
+from lm_eval_lora_drop.engine.requests import longest, needs_own_batch, shareable
 from lm_eval_lora_drop.engine.shared import why_not_shared
-from lm_eval_lora_drop.engine.states.lengths import changes_at
+from lm_eval_lora_drop.engine.states.lengths import own_batch_lengths
 from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing import tiny
@@ -102,7 +102,7 @@ def theirs(hf, docs):
 
 def test_the_sweep_says_what_hf_says_and_shares_what_stays_below(models, expected, caplog):
     lm, hf, docs = models
-    assert changes_at(lm) == {BORDER}
+    assert own_batch_lengths(lm) == {BORDER}
     assert why_not_shared(lm, lm.layers, docs) is None
     short = [document for document in docs if longest(lm, document.requests[0]) <= BORDER]
     assert shareable(lm, docs) == short
@@ -147,12 +147,12 @@ def test_where_all_can_cross_the_plain_pass_answers_for_a_stated_reason(models):
     lm, _, docs = models
     reason = why_not_shared(lm, lm.layers, docs[-3:-1])
     assert f"past {BORDER} tokens" in reason
-    assert all(alone(lm, [one.requests[0] for one in docs[-3:-1]]))
+    assert all(needs_own_batch(lm, [one.requests[0] for one in docs[-3:-1]]))
 
 
 def test_a_model_with_fixed_positions_has_no_border(tiny_base, tiny_adapter):
     lm = tiny.TinyLM(tiny_base, tiny_adapter)
-    assert changes_at(lm) == frozenset()
+    assert own_batch_lengths(lm) == frozenset()
 
 
 def test_the_request_nearest_to_a_window_is_checked_and_one_that_crosses_it_compared(tmp_path):
@@ -161,9 +161,9 @@ def test_the_request_nearest_to_a_window_is_checked_and_one_that_crosses_it_comp
     lm = tiny.TinyLM(base, tiny.make_adapter(base, tmp_path / "adapter"))
     asked = {"until": ["never said"], "max_gen_toks": 6}
     docs = documents("generate_until", [[(prompt, asked)] for prompt in ("a", "a b c d e f g", "a b" * 20, "a" * 30)])
-    assert changes_at(lm) == frozenset()
+    assert own_batch_lengths(lm) == frozenset()
     assert [longest(lm, one.requests[0]) for one in docs][1] in range(14, 22)
-    assert crossing(lm, docs) == [docs[1]]
+    assert documents_at_lengths(lm, docs) == [docs[1]]
     compared = {}
     whole = WholeAnswers(lm, None, lm.layers.keep, compared)
     assert 16 in whole._lengths

@@ -212,7 +212,7 @@ def goes_wrong_late(monkeypatch):
     forward = decode.Decoder._forward
 
     def wrong(self, route, tokens, mask, positions, cache):
-        late = tokens.shape[1] == 1 and max(len(group.said) for group in self._groups) > 11
+        late = tokens.shape[1] == 1 and max(len(group.generated) for group in self._groups) > 11
         return forward(self, route, tokens, mask, positions + 9 * late, cache)
 
     monkeypatch.setattr(decode.Decoder, "_forward", wrong)

@@ -10,7 +10,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.events import Answered, Broadcast, SweepStarted
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.show.listeners.standing import InterimScores
+from lm_eval_lora_drop.show.listeners.interim import InterimScores
 from lm_eval_lora_drop.sweep.backend import Pass, Work
 from lm_eval_lora_drop.sweep.candidates import boundaries
 from lm_eval_lora_drop.sweep.metric import resolve_metric

@@ -1,6 +1,6 @@
 """Lengths at which a model changes what it does: below and above them one batch, or one cache, gives other answers.
 
-Two kinds make a request one for the plain pass by itself, once prompt and answer can be longer (`changes_at`):
+Two kinds make a request one for the plain pass by itself, once prompt and answer can be longer (`own_batch_lengths`):
 
     rotary embeddings that change with the length (longrope, dynamic NTK): Transformers goes by the longest row of a
     batch, and the keys in a cache keep the frequencies of their time
@@ -28,7 +28,7 @@ _SAME_AT_ANY_LENGTH = {"default", "linear", "yarn", "llama3", "proportional", "m
 _LENGTH = re.compile(r"position|length|window|chunk|context|ctx|seq")
 
 
-def changes_at(lm: HarnessModel) -> frozenset[int]:
+def own_batch_lengths(lm: HarnessModel) -> frozenset[int]:
     """Numbers of tokens beyond which a request needs a batch, and a cache, of its own."""
     config, base = lm.model.config.get_text_config(decoder=True), lm.model.get_base_model()
     found = set()

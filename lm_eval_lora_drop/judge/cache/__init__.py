@@ -75,7 +75,7 @@ class BusyNotice:
             log.warning("%s; waiting for %.0f s. Let that process finish, or end it.", busy, now - self._since)
 
 
-def patiently(call: Callable[..., Made], *args: Any) -> Made:
+def wait_while_busy(call: Callable[..., Made], *args: Any) -> Made:
     """The value of `call(*args)`, however long another process holds the file."""
     patience = BusyNotice()
     while True:
@@ -122,7 +122,7 @@ class Cache:
             if self.path.exists() and not self.path.is_file():
                 raise OSError("it is no regular file")
             self._connection = sqlite3.connect(self.path, timeout=POLL, isolation_level=None, check_same_thread=False)
-            patiently(self._set_up)
+            wait_while_busy(self._set_up)
         except (OSError, ValueError, sqlite3.Error) as error:
             raise ArgumentError(
                 f"{str(self.path)!r}: the judges' cache cannot be used ({error}). If it holds paid answers, restore or "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lm_eval_lora_drop.judge.cache import Cache, answer_key, patiently
+from lm_eval_lora_drop.judge.cache import Cache, answer_key, wait_while_busy
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
 from lm_eval_lora_drop.judge.questions import Question
@@ -36,7 +36,7 @@ def known_answer(cache: Cache, judge: Judge, question: Question) -> tuple[ReadRe
 def calls_needed(cache: Cache, panel: Panel, judge: Judge, question: Question) -> list[Question]:
     """The prompts that would be sent for a question now, if each is answered by a verdict."""
     for asked in (question, question.again()):
-        known, torn = patiently(known_answer, cache, judge, asked)
+        known, torn = wait_while_busy(known_answer, cache, judge, asked)
         if known is None or (known.damaged and torn < panel.attempts):
             return [asked]
         if known.value is not None or known.damaged:
@@ -79,7 +79,7 @@ def usage(judge: Judge, body: str) -> tuple[int | None, int | None]:
     return reply.input_tokens, reply.output_tokens
 
 
-def why_none(judge: Judge, answer: ReadReply) -> str:
+def no_verdict_reason(judge: Judge, answer: ReadReply) -> str:
     """Why an answer has no verdict, in a few words."""
     reply = answer.reply
     if reply.stop == "refusal":

@@ -12,7 +12,7 @@ from matplotlib.ticker import EngFormatter
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.style import STYLE, clean, shorten
-from lm_eval_lora_drop.show.verdict.trade_text import TradeOffRow, traded
+from lm_eval_lora_drop.show.verdict.trade_text import TradeOffRow, tradeoff_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def trade_figure(task: str, record: TaskRecord) -> Figure:
     Raises:
         ValueError: the record holds no sweep.
     """
-    rows = traded(record)
+    rows = tradeoff_rows(record)
     assert record.metric is not None
     assert record.sweep is not None
     panels = 1 + len(record.also)

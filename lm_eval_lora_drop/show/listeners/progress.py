@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_eval_lora_drop.record.events import Answered, Event, RoundStarted, SweepEnded, SweepStarted
-from lm_eval_lora_drop.show.listeners.standing import InterimScores
+from lm_eval_lora_drop.show.listeners.interim import InterimScores
 from lm_eval_lora_drop.text import decimals_for, number
 
 SECONDS_BETWEEN_SCORES = 1.0

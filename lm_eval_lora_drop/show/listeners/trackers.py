@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.events import Answered, Decided, Event, Finished, SweepEnded, SweepStarted
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.show.listeners.standing import InterimScores
+from lm_eval_lora_drop.show.listeners.interim import InterimScores
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
 from lm_eval_lora_drop.variant import Variant
 

@@ -330,7 +330,7 @@ def _corpus_test(
     (one, references), (two, _) = pairs[0], pairs[1]
     # A metric that sees other texts than those logged (a task may clean them) would be tested on the wrong ones.
     for texts, score in ((one, row.baseline_score), (two, row.other_score)):
-        if not corpus.gives_back(metric, texts, references, score):
+        if not corpus.reproduces_score(metric, texts, references, score):
             row.note = f"{aggregation} on the logged texts is not the recorded score: no test"
             return
     _take(row, corpus.corpus_test(metric, one, two, references, clusters=clusters, draws=resamples, seed=seed))

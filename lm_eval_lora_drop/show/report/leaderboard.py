@@ -20,7 +20,7 @@ from lm_eval_lora_drop.record.runs import Issue, TaskRun
 from lm_eval_lora_drop.show.report import judged
 from lm_eval_lora_drop.show.report.compare import clusters_of, compare_metric
 from lm_eval_lora_drop.show.report.family import corrected, first_metric
-from lm_eval_lora_drop.show.report.systems import System, group, without_broken
+from lm_eval_lora_drop.show.report.systems import System, excluding_failed, group
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_field, mean_stderr
 
@@ -131,7 +131,7 @@ def leaderboard(
     def made(some: Sequence[System]) -> Leaderboard:
         return build(some, issues, baseline=baseline, metrics=metrics, seed=seed)
 
-    table, broken = without_broken(systems, made)
+    table, broken = excluding_failed(systems, made)
     table.issues += broken
     return table
 

@@ -32,7 +32,7 @@ from lm_eval_lora_drop.show.report.leaderboard import build, find_system
 from lm_eval_lora_drop.show.report.leaderboard_text import legend, to_html
 from lm_eval_lora_drop.show.report.outputs import marked
 from lm_eval_lora_drop.show.report.over_k import over_k
-from lm_eval_lora_drop.show.report.systems import System, group, without_broken
+from lm_eval_lora_drop.show.report.systems import System, excluding_failed, group
 from lm_eval_lora_drop.show.verdict.stability import assess, sentences, swept_tasks
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
@@ -107,7 +107,7 @@ def write_report(
     def made(some: Sequence[System]) -> tuple[str, list[Issue]]:
         return _page(some, issues, baseline=baseline, title=title, documents=documents, seed=seed, state=state)
 
-    (page, known), broken = without_broken(systems, made)
+    (page, known), broken = excluding_failed(systems, made)
     if broken:
         # Once more, so that the page itself lists what it had to leave out.
         gone = {issue.path for issue in broken}

@@ -72,7 +72,7 @@ def group(paths: Iterable[Path]) -> tuple[list[System], list[Issue]]:
     return [system for system in systems.values() if system.tasks], issues
 
 
-def without_broken(systems: Sequence[System], make: Callable[[Sequence[System]], Made]) -> tuple[Made, list[Issue]]:
+def excluding_failed(systems: Sequence[System], make: Callable[[Sequence[System]], Made]) -> tuple[Made, list[Issue]]:
     """What `make` makes of the systems, and those it could not be made of: one bad run must not take the rest along.
 
     What is known to go wrong in a file is found where it is read. This is for what is not known: where `make` fails,

@@ -23,7 +23,7 @@ class TradeOffRow:
     fronts: tuple[bool, ...]
 
 
-def traded(task: TaskRecord) -> list[TradeOffRow]:
+def tradeoff_rows(task: TaskRecord) -> list[TradeOffRow]:
     """The candidates of a sweep that were carried to the end, in their order.
 
     Raises:
@@ -56,7 +56,7 @@ def traded(task: TaskRecord) -> list[TradeOffRow]:
 def trade_table(task: TaskRecord) -> str:
     """A line per candidate: parameters, the optimised score, and the score on each other task; `*` behind a number says
     that no other candidate is better in both the optimised score and this."""
-    rows = traded(task)
+    rows = tradeoff_rows(task)
     assert task.sweep is not None
     decimals = decimals_of_column((row.score, row.stderr) for row in task.sweep.candidates)
     first = max(4, *(len(row.variant.label) for row in rows))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.harness.fewshot import ExamplePool, examples_from, num_examples
 from lm_eval_lora_drop.record.schema import LeftOut, Reason
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
-from lm_eval_lora_drop.sweep.documents.similarity import Match, Text, alike
+from lm_eval_lora_drop.sweep.documents.similarity import DocumentText, Match, alike
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -96,7 +96,7 @@ class SafeExamples:
                 fit.append(one)
         return fit
 
-    def _compare(self, texts: Sequence[Text]) -> None:
+    def _compare(self, texts: Sequence[DocumentText]) -> None:
         new = list({text.fields: text for text in texts if text.fields not in self._known}.values())
         self._known.update(
             (text.fields, match) for text, match in zip(new, self._guard.evaluated.matches(new), strict=True)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.harness.fields import own_texts, shown_fields
 from lm_eval_lora_drop.harness.prompts import shown_text
 from lm_eval_lora_drop.record.schema import LeftOut, Reason
-from lm_eval_lora_drop.sweep.documents.similarity import TWICE_THRESHOLD, Index, Text, Wording
+from lm_eval_lora_drop.sweep.documents.similarity import TWICE_THRESHOLD, DocumentText, Index, Wording
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
@@ -62,13 +62,13 @@ class Guard:
         self.wording.count(self._ahead.values())
         self.evaluated = Index(texts, self.wording)
 
-    def text(self, doc: Any) -> Text:
+    def text(self, doc: Any) -> DocumentText:
         """What is compared of a document."""
         return self._text(doc, self._fields, self._task)
 
-    def _text(self, doc: Any, fields: tuple[str, ...], task: Task) -> Text:
+    def _text(self, doc: Any, fields: tuple[str, ...], task: Task) -> DocumentText:
         own = own_texts(doc, fields, task)
-        return Text.of(("\n".join(own),) if self._joined else own, shown_text(task, doc))
+        return DocumentText.of(("\n".join(own),) if self._joined else own, shown_text(task, doc))
 
     def pass_through(self) -> Iterator[int | LeftOut]:
         """The documents in their order: the index of one that may be read, or why it is left out."""

@@ -114,14 +114,14 @@ def grams(text: str) -> npt.NDArray[np.int32]:
 
 
 @dataclass(frozen=True, eq=False)
-class Text:
+class DocumentText:
     """A document's own fields, normalised; `prompt` is the digest of the text that shows them, case and space aside."""
 
     fields: tuple[str, ...]
     prompt: bytes
 
     @classmethod
-    def of(cls, fields: Sequence[str], prompt: str) -> Text:
+    def of(cls, fields: Sequence[str], prompt: str) -> DocumentText:
         """Normalise."""
         plain = " ".join(prompt.casefold().split())
         digest = hashlib.sha256(plain.encode("utf-8", "surrogatepass")).digest()
@@ -143,11 +143,11 @@ class Text:
         """Characters, wide ones counted twice."""
         return sum(len(one) + len(_IS_WIDE.findall(one)) for one in self.fields)
 
-    def equals(self, other: Text) -> bool:
+    def equals(self, other: DocumentText) -> bool:
         """The same fields, or the same prompt."""
         return self.fields == other.fields or self.prompt == other.prompt
 
-    def same_fields(self, other: Text) -> bool:
+    def same_fields(self, other: DocumentText) -> bool:
         """Whether no field is another one altogether."""
         return all(
             mine == theirs or jaccard(grams(mine), grams(theirs)) >= FIELD_THRESHOLD
@@ -179,7 +179,7 @@ class Wording:
     documents: int = 0
     _seen: set[tuple[str, ...]] = field(default_factory=set)
 
-    def count(self, texts: Iterable[Text]) -> None:
+    def count(self, texts: Iterable[DocumentText]) -> None:
         """Take these documents into account; of equal ones the first, since copies make no shared wording."""
         for text in texts:
             if text.fields not in self._seen:
@@ -187,7 +187,7 @@ class Wording:
                 self.counts[text.grams] += 1  # no bucket stands twice in it
                 self.documents += 1
 
-    def rare(self, text: Text) -> npt.NDArray[np.int32]:
+    def rare(self, text: DocumentText) -> npt.NDArray[np.int32]:
         """The n-grams of a text that are not shared wording."""
         return text.grams[self.counts[text.grams] <= max(RARE_COUNT, RARE_SHARE * self.documents)]
 
@@ -195,29 +195,29 @@ class Wording:
 class Index:
     """Texts that others are compared with; a text's position is the number of those added before it."""
 
-    def __init__(self, texts: Iterable[Text], wording: Wording, threshold: float = THRESHOLD) -> None:
+    def __init__(self, texts: Iterable[DocumentText], wording: Wording, threshold: float = THRESHOLD) -> None:
         self._wording = wording
         self._threshold = threshold
-        self._texts: list[Text] = []
+        self._texts: list[DocumentText] = []
         self._rare: list[npt.NDArray[np.int32]] = []
         self._by_fields: dict[tuple[str, ...], int] = {}
         self._by_prompt: dict[bytes, int] = {}
         for text in texts:
             self.add(text)
 
-    def add(self, text: Text) -> None:
+    def add(self, text: DocumentText) -> None:
         """Compare with this one too."""
         self._by_fields.setdefault(text.fields, len(self._texts))
         self._by_prompt.setdefault(text.prompt, len(self._texts))
         self._texts.append(text)
         self._rare.append(self._wording.rare(text))
 
-    def equal(self, query: Text) -> Match | None:
+    def equal(self, query: DocumentText) -> Match | None:
         """The first text that equals this one."""
         position = self._by_fields.get(query.fields, self._by_prompt.get(query.prompt))
         return None if position is None else Match(position, 1.0, equal=True)
 
-    def near(self, queries: Sequence[Text]) -> list[list[Match]]:
+    def near(self, queries: Sequence[DocumentText]) -> list[list[Match]]:
         """For each query the texts that are nearly the same, the most similar first (those equal are among them)."""
         found: list[list[Match]] = [[] for _ in queries]
         rare = [self._wording.rare(query) for query in queries]
@@ -240,14 +240,14 @@ class Index:
                 found[row].append(Match(position, value))
         return [sorted(matches, key=lambda match: (-match.similarity, match.position)) for matches in found]
 
-    def matches(self, queries: Sequence[Text]) -> list[Match | None]:
+    def matches(self, queries: Sequence[DocumentText]) -> list[Match | None]:
         """For each query the text it equals, else the most similar of those it nearly equals, else None."""
         return [
             self.equal(query) or next(iter(near), None) for query, near in zip(queries, self.near(queries), strict=True)
         ]
 
 
-def alike(one: Text, other: Text, wording: Wording) -> bool:
+def alike(one: DocumentText, other: DocumentText, wording: Wording) -> bool:
     """Whether two texts are equal or nearly so, as an `Index` says it."""
     if one.equals(other):
         return True
@@ -257,7 +257,7 @@ def alike(one: Text, other: Text, wording: Wording) -> bool:
     return enough and _same_problem(one, other, similarity)
 
 
-def _same_problem(one: Text, other: Text, similarity: float) -> bool:
+def _same_problem(one: DocumentText, other: DocumentText, similarity: float) -> bool:
     """What must hold beside the similarity as a whole."""
     if min(one.width, other.width) < SHORTEST:
         return False

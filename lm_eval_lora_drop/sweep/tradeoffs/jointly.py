@@ -27,7 +27,7 @@ from lm_eval_lora_drop.record.schema import JointRecord, SweepRecord
 from lm_eval_lora_drop.statistics.aggregation import Floats
 from lm_eval_lora_drop.sweep.candidates import GREEDY
 from lm_eval_lora_drop.sweep.run import choose_anew
-from lm_eval_lora_drop.sweep.select import choose_rows, comparable, contributions, places_of
+from lm_eval_lora_drop.sweep.select import choose_rows, contributions, on_common_documents, places_of
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import ScoredCandidates, floats
 from lm_eval_lora_drop.variant import Variant
 
@@ -119,7 +119,7 @@ def choose_jointly(
         values = contributions(items, on.scorer.aggregation, sign)
         units[task] = float(np.nanstd(values))
         scores = sign * floats([row.score for row in on.candidates])[None]
-        signed[task] = comparable(
+        signed[task] = on_common_documents(
             items, values, scores, np.ones((1, values.shape[1]), dtype=np.int64), worst=on.scorer.metric.worst
         )[1]
         standing[task] = JointCriterion(how, units[task], {}).combined(signed[task])[0]

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from lm_eval_lora_drop.sweep.documents.similarity import Index, Text, Wording, alike, grams, jaccard, normalise
+from lm_eval_lora_drop.sweep.documents.similarity import DocumentText, Index, Wording, alike, grams, jaccard, normalise
 
 TEXT = "The company moved its office from Boston to a smaller town because the rent had doubled within a year"
 
@@ -42,7 +42,7 @@ def test_signs_that_calculate_count(one, other):
 
 
 def text(*fields):
-    return Text.of(fields, "\n".join(fields))
+    return DocumentText.of(fields, "\n".join(fields))
 
 
 def index(*texts):
