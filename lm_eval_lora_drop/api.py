@@ -160,15 +160,16 @@ class TaskResult:
         return f"TaskResult({self.name!r}, {self.variant.label}: {self.verdict})"
 
     def _repr_html_(self) -> str:
-        heads = ["kept", *self.answer.headings]
-        cells = [[row.name, row.validation, row.test] for row in self.answer.rows]
+        heads, columns = zip(*self.answer.columns, strict=True)
+        cells = zip(*columns, strict=True)
         head = "".join(f"<th>{escape(text).replace(chr(10), '<br>')}</th>" for text in heads)
         bold = ' style="font-weight:bold"'
         body = "".join(
             f"<tr{bold if row.is_chosen else ''}>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>"
             for row, line in zip(self.answer.rows, cells, strict=True)
         )
-        notes = "".join(f"<p><em>Note: {escape(note)}</em></p>" for note in self.answer.notes)
+        said = [*(f"Note: {note}" for note in self.answer.notes), *filter(None, [self.answer.hint])]
+        notes = "".join(f"<p><em>{escape(one)}</em></p>" for one in said)
         return (
             f"<h4>{escape(self.name)}</h4><p><strong>{escape(self.verdict)}</strong></p>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}{self._svg()}"

@@ -136,8 +136,9 @@ class Survival:
 
 
 def _projection(products: Iterable[tuple[float, float]]) -> float:
-    stored, true = map(sum, zip(*products, strict=True))
-    return float(stored / true) if true else 1.0
+    pairs = list(products)  # none for the base model
+    true = sum(one for _, one in pairs)
+    return float(sum(stored for stored, _ in pairs) / true) if true else 1.0
 
 
 def _cell(products: Sequence[tuple[float, float]]) -> str:

@@ -186,8 +186,8 @@ class LoraDropBase(abc.ABC):
         binding, named = decided.binding, self.args.evaluate
         if binding is None or decided.record is None:
             return None
-        if named is None and (self.args.spec.kind != "auto" or self.kept_answers is not None):
-            return None  # a study evaluates the full adapter by itself
+        if named is None and self.args.spec.kind != "auto":
+            return None
         others = variants_beside(decided.kept, named or ("full",), self.shape)
         found = self._state.splits.get(binding.name)
         if others and (found is None or found.binding is not binding):

@@ -44,6 +44,11 @@ class EvaluatedVariantRecord:
     scores: tuple[EvaluatedScoreRecord, ...]
     outputs: tuple[Any, ...] = ()
 
+    def score_of(self, metric: MetricSpec) -> EvaluatedScoreRecord | None:
+        """The score by this metric behind this filter, None where there is none."""
+        key = (metric.name, metric.filter)
+        return next((one for one in self.scores if (one.metric.name, one.metric.filter) == key), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedRecord:

@@ -165,7 +165,8 @@ class UnitRunner:
         study = self._study
         start = time.monotonic()
         model = self._load(cell)
-        args, _ = parse_model_args({**study.model_args, **cell.model_args}, known=HF_ARGUMENTS)
+        # The full adapter has a cell of its own.
+        args, _ = parse_model_args({"evaluate": "chosen", **study.model_args, **cell.model_args}, known=HF_ARGUMENTS)
         model.use(args)
         # Processes that answer together must all ask or all know.
         model.kept_answers = KeptAnswers(study.output / _ANSWERS) if model.world_size == 1 else None

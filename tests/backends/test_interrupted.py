@@ -31,6 +31,7 @@ def program(tiny_base, tiny_adapter, tmp_path):
             "pretrained": str(tiny_base),
             "peft": str(tiny_adapter),
             "sweep_limit": 10,
+            "evaluate": "chosen",
             "sweep_dir": str(tmp_path / sweep_dir),
             **settings.pop("model_args", {}),
         }

@@ -13,7 +13,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.style import FORMATS, STYLE, NotebookFigure, clean, file_name, save_figure, shorten
-from lm_eval_lora_drop.show.figures.sweep import sweep_figure
+from lm_eval_lora_drop.show.figures.sweep import draw_test_differences, sweep_figure
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.select import places_of
 from lm_eval_lora_drop.sweep.trust import Gain, gains_over_full
@@ -71,6 +71,7 @@ def family_figure(task: str, record: TaskRecord) -> Figure:
         figure = NotebookFigure(figsize=(_WIDTH, _REST + _LINE * len(shown)), layout="constrained")
         axes = figure.subplots()
         _draw(axes, shown, recorded)
+        draw_test_differences(axes, {str(row[0]): place for place, row in enumerate(shown)}, record, across=True)
         axes.set_xlabel(
             f"{clean(shorten(record.metric.name, 30))}: paired difference to the whole adapter, right is better"
         )

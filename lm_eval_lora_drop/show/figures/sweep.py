@@ -3,7 +3,7 @@ and below it what the same documents say of each against the whole adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +62,7 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
         axes, lowest = panels[0, 0], panels[-1, 0]
         _draw_scores(axes, points, joined=on_scale)
         _mark(axes, points, sweep)
+        _draw_test(axes, points, record)
         better = "higher is better" if record.metric.higher_is_better else "lower is better"
         axes.set_ylabel(f"{clean(shorten(record.metric.name, 30))}\n(validation documents, {better})")
         axes.set_title(clean(_title(task, points)))
@@ -69,6 +70,7 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
             _draw_gains(
                 lowest, [(point, gains[point.kept]) for point in points if point.kept in gains], sweep, on_scale
             )
+            draw_test_differences(lowest, {str(point.kept): point.at for point in points}, record)
         if on_scale:
             boundary_axis(lowest, record.num_layers)
         else:
@@ -164,6 +166,29 @@ def _mark(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
         axes.axvline(point.at, color=style.VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
 
 
+def _draw_test(axes: Axes, points: Sequence[_Point], record: TaskRecord) -> None:
+    """The test scores of what was evaluated beside the chosen part (`evaluate=`), hollow, with one standard error."""
+    assert record.metric is not None
+    rows = record.evaluated.rows if record.evaluated else ()
+    known = {row.variant: row.score_of(record.metric) for row in rows}
+    found = [(point.at, score) for point in points if (score := known.get(str(point.kept))) and score.score is not None]
+    if found:
+        axes.errorbar(
+            [at for at, _ in found],
+            [score.score for _, score in found if score.score is not None],
+            yerr=[score.stderr or 0.0 for _, score in found],
+            fmt="o",
+            color=style.GREEN,
+            markerfacecolor="none",
+            markersize=8,
+            elinewidth=1,
+            capsize=3,
+            zorder=5,
+            clip_on=False,
+            label="test split, ± 1 standard error",
+        )
+
+
 def _gains(record: TaskRecord) -> dict[Variant, Gain]:
     """Every candidate's difference to full, empty where the record does not say."""
     # Resampling knows the harness's aggregations, whose import takes seconds.
@@ -197,6 +222,40 @@ def _draw_gains(axes: Axes, gains: Sequence[tuple[_Point, Gain]], sweep: SweepRe
     axes.set_ylabel("difference to full\n(above 0: better)")
     # A title and no legend: the band may fill the panel.
     axes.set_title("paired, with the 95 % band that holds for all candidates together", fontsize=9)
+
+
+def draw_test_differences(axes: Axes, places: Mapping[str, float], record: TaskRecord, *, across: bool = False) -> None:
+    """The paired differences to full on the test split with their 95 % intervals, hollow.
+
+    Args:
+        axes: of the validation differences.
+        places: where each variant stands, on x, or on y where differences go `across`.
+        record: of the task.
+        across: whether differences are on x.
+    """
+    assert record.metric is not None
+    rows = record.evaluated.rows if record.evaluated else ()
+    known = [(places[row.variant], row.score_of(record.metric)) for row in rows if row.variant in places]
+    found = [(place, score.to_full) for place, score in known if score is not None and score.to_full is not None]
+    if not found:
+        return
+    at, value = [place for place, _ in found], [one.difference for _, one in found]
+    reach = [[one.difference - one.low for _, one in found], [one.high - one.difference for _, one in found]]
+    x, y = (value, at) if across else (at, value)
+    axes.errorbar(
+        x,
+        y,
+        xerr=reach if across else None,
+        yerr=None if across else reach,
+        fmt="o",
+        color=style.GREEN,
+        markerfacecolor="none",
+        markersize=8,
+        elinewidth=1,
+        capsize=3,
+        zorder=5,
+        label="test split, 95 % interval",
+    )
 
 
 def _name_axis(axes: Axes, points: Sequence[_Point]) -> None:

@@ -98,6 +98,8 @@ def print_answers(console: Console, found: Sequence[TaskVerdict], record: RunRec
             console.print(_text(answer.verdict, "bold green" if answer.is_smaller else "bold"))
             for note in answer.notes:
                 console.print(_text(f"Note: {note}", "yellow"))
+            if answer.hint:
+                console.print(_text(answer.hint, "dim"))
             console.print()
     else:
         console.print(_one_line_each(found))
@@ -118,12 +120,7 @@ def _table(answer: TaskVerdict) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    validation, test = answer.headings
-    columns = [("kept", [row.name for row in answer.rows])]
-    # A column of dashes would ask what should have stood there.
-    if any(row.validation != NOTHING for row in answer.rows):
-        columns.append((validation, [row.validation for row in answer.rows]))
-    columns.append((test, [row.test for row in answer.rows]))
+    columns = answer.columns
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading, _ in columns:
         table.add_column(_text(heading), justify="left" if heading == "kept" else "right", overflow="fold")
@@ -137,11 +134,20 @@ def _one_line_each(found: Sequence[TaskVerdict]) -> Any:
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in ("task", "kept", "validation", "test"):
-        table.add_column(heading, justify="left" if heading in ("task", "kept") else "right", overflow="fold")
+    compared = any(answer.chosen.difference != NOTHING for answer in found)
+    headings = (
+        "task",
+        "kept",
+        "validation",
+        "test",
+        *(["difference to full\n[95 % CI], > 0: better"] if compared else []),
+    )
+    for heading in headings:
+        table.add_column(_text(heading), justify="left" if heading in ("task", "kept") else "right", overflow="fold")
     for answer in found:
         row = answer.chosen
-        table.add_row(*map(_text, (answer.task, row.short, row.validation, row.test)))
+        cells = (answer.task, row.short, row.validation, row.test, *([row.difference] if compared else []))
+        table.add_row(*map(_text, cells))
     return table
 
 

@@ -9,6 +9,7 @@ from lm_eval_lora_drop.show.report.compare import MetricComparison, SystemCompar
 from lm_eval_lora_drop.show.report.family import first_metric
 from lm_eval_lora_drop.show.report.judged import judged_metric, judgement
 from lm_eval_lora_drop.show.report.systems import System
+from lm_eval_lora_drop.show.verdict.answer import task_answer
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.text import decimals_of_column, decimals_of_difference, number, p_value, with_error
@@ -23,6 +24,8 @@ class Headline:
     """(system, metric, score on the evaluated documents)."""
     verdicts: list[tuple[str, str]] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
+    evaluated: list[tuple[str, list[str], list[tuple[str, ...]]]] = field(default_factory=list)
+    """(system, headings, rows) of every run that evaluated other variants beside its own (`evaluate=`)."""
 
 
 def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]) -> list[Headline]:
@@ -36,6 +39,9 @@ def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]
             # What was given needs no verdict: nobody chose it here.
             if record is not None and record.method != "given":
                 headline.verdicts.append((system.label, verdict(record)))
+            if record is not None and record.evaluated is not None:
+                headings, columns = zip(*task_answer(task.run.data, name, record).columns, strict=True)
+                headline.evaluated.append((system.label, list(headings), list(zip(*columns, strict=True))))
             key = first_metric(task)
             if key is not None:
                 score = task.scores[key]

@@ -116,7 +116,7 @@ def _sound(systems: Sequence[System], make: Callable[[Sequence[System]], object]
 
 def _identity(run: Run) -> tuple[str, ...]:
     """Runs of one system agree in this: what was loaded and how layers were kept, not how fast it ran."""
-    passing = {"device", "batch_size", "max_batch_size", "parallelize", "sweep_dir", "sweep_batch_size"}
+    passing = {"device", "batch_size", "max_batch_size", "parallelize", "sweep_dir", "sweep_batch_size", "evaluate"}
     args = [f"{name}={value}" for name, value in sorted(run.model_args.items()) if name not in passing]
     fingerprint = run.record.fingerprint if run.record else ""
     return (run.model_type, *(args or [str(run.data.get("model_name") or run.path)]), fingerprint)

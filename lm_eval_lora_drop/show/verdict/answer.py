@@ -5,16 +5,17 @@ One place for what the screen, a notebook and a model card show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lm_eval_lora_drop.record.evaluated import PairedRecord
 from lm_eval_lora_drop.record.find import scores_of
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
-from lm_eval_lora_drop.text import NOTHING, with_error
+from lm_eval_lora_drop.text import NOTHING, decimals_of_column, decimals_of_difference, number, with_error
 from lm_eval_lora_drop.variant import Variant
 
 MOST_NOTES = 3
@@ -37,12 +38,14 @@ class EvaluatedScore:
 
 @dataclass(frozen=True)
 class TableRow:
-    """A line of the table: scores are text, `-` where they are not known."""
+    """A line of the table: scores are text, `-` where they are not known; `difference` is that of the test scores to
+    the full adapter's."""
 
     name: str
     short: str
     validation: str
     test: str
+    difference: str
     is_chosen: bool
 
 
@@ -51,10 +54,11 @@ class TaskVerdict:
     """What is said of one task."""
 
     task: str
-    headings: tuple[str, str]
+    headings: tuple[str, str, str]
     rows: tuple[TableRow, ...]
     verdict: str
     notes: tuple[str, ...]
+    hint: str | None
     is_smaller: bool
 
     @property
@@ -62,10 +66,24 @@ class TaskVerdict:
         """The line of what was kept."""
         return next(row for row in self.rows if row.is_chosen)
 
+    @property
+    def columns(self) -> list[tuple[str, list[str]]]:
+        """(heading, cells) of the table. A column of dashes would ask what should have stood there."""
+        validation, test, difference = self.headings
+        return [
+            ("kept", [row.name for row in self.rows]),
+            *self._unless_empty(validation, [row.validation for row in self.rows]),
+            (test, [row.test for row in self.rows]),
+            *self._unless_empty(difference, [row.difference for row in self.rows]),
+        ]
+
+    def _unless_empty(self, heading: str, cells: list[str]) -> list[tuple[str, list[str]]]:
+        return [(heading, cells)] if any(cell != NOTHING for cell in cells) else []
+
 
 def answers(results: Mapping[str, Any], record: RunRecord) -> list[TaskVerdict]:
     """The answers of a run, from the harness's results dictionary (or file) and our record in it."""
-    return [_answer(name, task, evaluated_score(results, name, task)) for name, task in record.tasks.items()]
+    return [task_answer(results, name, task) for name, task in record.tasks.items()]
 
 
 def evaluated_score(results: Mapping[str, Any], name: str, task: TaskRecord) -> EvaluatedScore | None:
@@ -84,8 +102,9 @@ def evaluated_score(results: Mapping[str, Any], name: str, task: TaskRecord) -> 
     return EvaluatedScore(metric, scores[metric.name, metric.filter], counts.get("effective"), counts.get("original"))
 
 
-def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> TaskVerdict:
-    sweep = task.sweep
+def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> TaskVerdict:
+    """The answer of one task; as `answers`."""
+    test, sweep = evaluated_score(results, name, task), task.sweep
     kept = task.kept
     shown = [kept]
     if sweep is not None:
@@ -93,33 +112,76 @@ def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> TaskVer
         ends = ([one for one in candidates if one.is_full], [one for one in candidates if one.is_base])
         # Of several adapters the first is what the others are held against.
         shown += [end[0] for end in ends if end and end[0] != kept]
+    if task.evaluated is not None:
+        evaluated = (Variant.parse(row.variant, task.num_layers) for row in task.evaluated.rows)
+        shown += [one for one in evaluated if one not in shown]
     warnings = [*task.warnings, *(sweep.warnings if sweep else ())]
     notes = warnings[:MOST_NOTES]
     if more := len(warnings) - len(notes):
         notes.append(f"{more} more in the log and in the results file.")
+    scores = {one: _test_score(one, task, test) for one in shown}
     return TaskVerdict(
         task=name,
-        headings=(_heading("validation", task.metric if sweep else None, _documents(sweep)), _test_heading(test)),
-        rows=tuple(_row(variant, task, test) for variant in shown),
+        headings=(
+            _heading("validation", task.metric if sweep else None, _documents(sweep)),
+            _test_heading(test),
+            _difference_heading(test),
+        ),
+        rows=tuple(_row(variant, task, scores) for variant in shown),
         verdict=verdict(task),
         notes=tuple(notes),
+        hint=_hint(task, [one for one, score in scores.items() if score is None and one != kept]),
         is_smaller=not kept.is_full and not kept.is_base,
     )
 
 
-def _row(variant: Variant, task: TaskRecord, test: EvaluatedScore | None) -> TableRow:
+TestScores = Mapping[Variant, tuple[float | None, float | None, PairedRecord | None] | None]
+"""Variant -> score, standard error and difference to full; None where it was not evaluated."""
+
+
+def _test_score(
+    variant: Variant, task: TaskRecord, test: EvaluatedScore | None
+) -> tuple[float | None, float | None, PairedRecord | None] | None:
+    row = task.evaluated.row(str(variant)) if task.evaluated else None
+    found = row.score_of(test.metric) if row is not None and test is not None else None
+    compared = found.to_full if found else None
+    if variant == task.kept:
+        return (test.score.value, test.score.stderr, compared) if test else None
+    return (found.score, found.stderr, compared) if found else None
+
+
+def _row(variant: Variant, task: TaskRecord, scores: TestScores) -> TableRow:
     chosen = variant == task.kept
     how = "chosen" if task.sweep or task.method == "probe" else task.method
     marks = [word for word, is_so in (("full", variant.is_full), ("base", variant.is_base), (how, chosen)) if is_so]
-    boundary = variant.boundary
-    tested = with_error(test.score.value, test.score.stderr) if chosen and test else NOTHING
+    boundary, found = variant.boundary, scores[variant]
+    known = [one for one in scores.values() if one is not None]
+    decimals = decimals_of_column((value, stderr) for value, stderr, _ in known) if len(known) > 1 else None
     return TableRow(
         name=f"{variant.label} ({', '.join(marks)})",
         short=str(variant) if boundary is None else f"{boundary} of {variant.num_layers}",
         validation=_validation(variant, task.sweep),
-        test=tested,
+        test=with_error(found[0], found[1], decimals) if found else NOTHING,
+        difference=difference_text(found[2]) if found else NOTHING,
         is_chosen=chosen,
     )
+
+
+def difference_text(found: PairedRecord | None) -> str:
+    """`+0.8 [-1.2, +2.9]`."""
+    if found is None:
+        return NOTHING
+    decimals = decimals_of_difference(found.difference, (found.low, found.high))
+    value, low, high = (number(one, decimals, sign=True) for one in (found.difference, found.low, found.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _hint(task: TaskRecord, missing: Sequence[Variant]) -> str | None:
+    """How to have the test scores that a sweep's table lacks."""
+    if task.sweep is None or not missing:
+        return None
+    names = " and ".join("full" if one.is_full else "base" for one in missing)
+    return f"Not evaluated on the test split: {names}. To evaluate, add evaluate=chosen+full+base to --model_args."
 
 
 def _validation(variant: Variant, sweep: SweepRecord | None) -> str:
@@ -142,3 +204,8 @@ def _heading(split: str, metric: MetricSpec | None, documents: int | None) -> st
 
 def _test_heading(test: EvaluatedScore | None) -> str:
     return _heading("test", test.metric, test.documents) if test else "test"
+
+
+def _difference_heading(test: EvaluatedScore | None) -> str:
+    better = "" if test is None or test.metric.higher_is_better else ", > 0: better"
+    return f"test, paired difference\nto full [95 % CI]{better}"
