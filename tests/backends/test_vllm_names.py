@@ -11,7 +11,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 import lm_eval_lora_drop
 from lm_eval_lora_drop.backends.base import LoraDropBase
 
-SOURCE = Path(lm_eval_lora_drop.__file__).parent / "models" / "vllm.py"
+SOURCE = Path(lm_eval_lora_drop.__file__).parent / "backends" / "vllm.py"
 
 
 def class_of(source, name):
