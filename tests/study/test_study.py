@@ -268,7 +268,7 @@ def test_a_task_without_training_split(file, tmp_path, capsys):
     write_task(tmp_path / "tasks", "bare", {"test": [{"question": "a", "answer": "b"}]})
     path = file(tasks=["bare"], include_path=str(tmp_path / "tasks"))
     assert cli.main(["study", "--config", str(path)]) == 1
-    assert "must have a training split" in capsys.readouterr().err
+    assert "has no training split" in capsys.readouterr().err
 
 
 def test_a_folder_in_use(file, tmp_path, capsys):

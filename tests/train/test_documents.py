@@ -104,7 +104,7 @@ def test_documents_that_do_not_fit_are_replaced_and_counted():
 @pytest.mark.parametrize(
     ("config", "splits", "message"),
     [
-        ({"training_split": None}, {"test": rows("a")}, "must have a training split"),
+        ({"training_split": None}, {"test": rows("a")}, "has no training split"),
         ({"test_split": "train"}, {"train": rows("a", "b"), "validation": rows("c")}, "evaluated on split 'train'"),
         ({}, {"train": rows("a"), "validation": rows("b"), "test": rows("A")}, "no document remains for training"),
     ],

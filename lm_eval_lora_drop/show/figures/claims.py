@@ -15,8 +15,8 @@ from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.style import STYLE, clean
 
 _LOOKS = {
-    "holds": (style.BLUE, "o", "holds here"),
-    "worse": (style.VERMILLION, "s", "is worse"),
+    "holds": (style.BLUE, "o", "holds"),
+    "worse": (style.VERMILLION, "s", "worse"),
     "open": (style.GREY, "D", "inconclusive"),
 }
 _COLUMNS = 62
