@@ -261,7 +261,7 @@ def sweep(
     apply_chat_template: bool | str = False,
     include_path: str | Path | None = None,
     output_path: str | Path | None = None,
-    evaluate: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
     **model_args: Any,
 ) -> Result:
     """Find on validation documents what of the adapter a task needs, then answer its test documents with that.
@@ -277,8 +277,8 @@ def sweep(
         apply_chat_template: whether, or which of the tokenizer's chat templates.
         include_path: a folder with task files of your own.
         output_path: a folder to save results file and samples to, as `lm_eval --output_path ... --log_samples` does.
-        evaluate: further arguments of `lm_eval.simple_evaluate`.
-        **model_args: those of `hf-lora-drop` (`sweep_limit`, `sweep_select`, `boundary`, ...) and of lm-eval's `hf`
+        evaluation: further arguments of `lm_eval.simple_evaluate`.
+        **model_args: those of `hf-lora-drop` (`sweep_limit`, `evaluate`, `boundary`, ...) and of lm-eval's `hf`
             (`dtype`, `device`, `batch_size`, ...).
 
     Raises:
@@ -298,7 +298,7 @@ def sweep(
     peft = None if adapter is None else str(adapter)
     # The default of lm-eval's command line: the first GPU, or what there is. That of its class insists on a GPU.
     lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", "device": "cuda:0", **model_args})
-    further = dict(evaluate or {})
+    further = dict(evaluation or {})
     if "task_manager" not in further:
         further["task_manager"] = task_manager(tasks, include_path)
     found = run_evaluation(

@@ -33,6 +33,8 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     args.spec.resolve(shape.num_layers)
     if args.spec.source is not None:
         read_recorded(args.spec.source)
+    if args.spec.needs_validation or (args.evaluate or ("chosen",)) != ("chosen",):
+        check_writable(sweep_folder(args), "sweep_dir")
     if args.spec.needs_validation:
         candidates = candidates_of(args, shape).variants
         if rule := parse_bounded(args.sweep_select or ""):
@@ -47,7 +49,6 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
                 args.sweep_jointly, args.sweep_candidates.names, args.sweep_strategy, args.sweep_select, candidates
             )
         check_also(args.sweep_also)
-        check_writable(sweep_folder(args), "sweep_dir")
         selection(args.sweep_select, args.sweep_strategy, ordered=True)
 
 

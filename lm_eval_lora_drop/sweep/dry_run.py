@@ -17,8 +17,9 @@ def plan_of_sweep(
     seconds_per_pair: float | None,
     processes: int,
     memory: str,
+    evaluated: str,
 ) -> str:
-    """A few lines: documents, pairs, time and memory.
+    """A few lines: documents, pairs, time and memory; `evaluated` says what the test split takes.
 
     Args:
         known: pairs (a candidate on a document) that the journal holds already.
@@ -39,5 +40,6 @@ def plan_of_sweep(
             f"  pairs      {most}{pairs:,} ({candidates} candidates on each document{recorded})",
             f"  time       {time}",
             f"  memory     {memory}",
+            f"  test split {evaluated}",
         ]
     )

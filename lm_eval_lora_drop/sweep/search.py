@@ -223,7 +223,20 @@ class Search:
             seconds_per_pair=journal.seconds_per_pair({document.key for document in documents}),
             processes=self.backend.peers().world_size,
             memory=self.backend.memory(documents, candidates),
+            evaluated=self._test_split(binding),
         )
+
+    def _test_split(self, binding: Binding) -> str:
+        """What answering the evaluated documents takes, with what a panel is asked about."""
+        named = self.args.evaluate
+        ways = " and ".join(named or ("chosen", "full"))
+        documents = len({request.doc_id for request in binding.task.instances})
+        text = (
+            f"{documents:,} documents under {ways}{'' if named else ' (full only where one shared pass answers both)'}"
+        )
+        if getattr(binding.task, "judging", None) is None:
+            return text
+        return f"{text}; the panel judges {documents * len(named or ('chosen',)):,} outputs"
 
     def _thinking(self, documents: Sequence[Document]) -> tuple[str, ...]:
         """What cannot be counted of a model that thinks first: the harness gives the answer without its thought."""

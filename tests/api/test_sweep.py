@@ -38,7 +38,7 @@ def test_a_sweep_finds_what_the_harness_finds_and_its_file_reads_back_the_same(
         str(tiny_base),
         tiny_adapter,
         "toy_of_the_api",
-        evaluate=only(folder),
+        evaluation=only(folder),
         output_path=tmp_path / "out",
         **common,
     )
@@ -58,7 +58,7 @@ def test_a_sweep_finds_what_the_harness_finds_and_its_file_reads_back_the_same(
 def test_without_a_device_the_machines_own_is_taken(folder, common, tiny_base, tiny_adapter):
     """lm-eval's class insists on a GPU where none is named, its command line does not."""
     common.pop("device")
-    found = lora_drop.sweep(str(tiny_base), tiny_adapter, "toy_of_the_api", evaluate=only(folder), **common)
+    found = lora_drop.sweep(str(tiny_base), tiny_adapter, "toy_of_the_api", evaluation=only(folder), **common)
     assert found["toy_of_the_api"].test is not None
 
 
@@ -70,12 +70,12 @@ def test_a_loaded_model_is_swept_and_left_as_it_was(folder, common, tiny_base, t
     found = lora_drop.sweep(
         model,
         task="toy_of_the_api",
-        evaluate=only(folder),
+        evaluation=only(folder),
         tokenizer=str(tiny_base),
         **common,
     )
     files = lora_drop.sweep(
-        str(tiny_base), tiny_adapter, "toy_of_the_api", evaluate=only(folder), dtype="float32", **common
+        str(tiny_base), tiny_adapter, "toy_of_the_api", evaluation=only(folder), dtype="float32", **common
     )
     assert found.to_pandas().equals(files.to_pandas())
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
