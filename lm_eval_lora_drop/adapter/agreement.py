@@ -119,8 +119,8 @@ def check_agreement(
     """Compare every way to the answers of the adapter `source`, kept as `kept`, on the base model `base`.
 
     `export` is a folder that was exported (an adapter or a merged model); where there is none, one is made in
-    `scratch`. `others` are further programs, or why they are not asked; `served` what a server said to these prompts, asked
-    twice.
+    `scratch`. `others` are further programs, or why they are not asked; `served` what a server said to these prompts,
+    asked twice.
 
     Raises:
         AdapterError: the adapter itself is not in order.
