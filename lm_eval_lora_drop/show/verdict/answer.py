@@ -72,7 +72,8 @@ def evaluated_score(results: Mapping[str, Any], name: str, task: TaskRecord) -> 
     """The score on the evaluated documents by the metric that the choice was made by; by the task's first metric where
     it was made by none of its own. None where the harness has none (`--predict_only`)."""
     metrics = (results.get("results") or {}).get(name)
-    scores = scores_of(metrics) if isinstance(metrics, Mapping) else {}
+    config = (results.get("configs") or {}).get(name)
+    scores = scores_of(metrics, config) if isinstance(metrics, Mapping) else {}
     if not scores:
         return None
     metric = task.metric
