@@ -1,7 +1,8 @@
 """The one place that decides how many digits of a score are shown.
 
 A standard error is known to about two digits, so a score is shown to the place of the second digit of its standard
-error: `34.1 ± 5.6`, `0.500 ± 0.071`. Scores that stand in one column share one number of decimals.
+error: `34.1 ± 5.6`, `0.500 ± 0.071`; within 0..1 always with three decimals or more. Scores that stand in one column
+share one number of decimals.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from statistics import median
 NOTHING = "-"
 """Stands for a number that is not known."""
 _MOST_DECIMALS = 12
+_DECIMALS_OF_SHARES = 3
+"""The fewest of a score within 0..1, on every screen, whatever its standard error: 0.625 and 0.62 are one number."""
 
 
 def decimals_for(stderr: float | None, value: float | None = None) -> int:
@@ -47,10 +50,9 @@ def decimals_of_column(rows: Iterable[tuple[float | None, float | None]]) -> int
     """How many decimals all (score, standard error) of a column are shown with: those of the median standard error."""
     rows = list(rows)
     known = [stderr for _, stderr in rows if stderr is not None and math.isfinite(stderr) and stderr > 0]
-    if known:
-        return decimals_for(median(known))
-    sizes = [abs(value) for value, _ in rows if value is not None and math.isfinite(value) and value != 0]
-    return decimals_for(None, max(sizes, default=0.0))
+    values = [value for value, _ in rows if value is not None and math.isfinite(value)]
+    decimals = decimals_for(median(known)) if known else decimals_for(None, max(map(abs, values), default=0.0))
+    return max(decimals, _DECIMALS_OF_SHARES) if values and all(0 <= value <= 1 for value in values) else decimals
 
 
 def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
@@ -63,7 +65,10 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
 
 def with_error(value: float | None, stderr: float | None, decimals: int | None = None, *, sign: bool = False) -> str:
     """`34.1 ± 5.6`; the score alone where its standard error is not known."""
-    places = decimals_for(stderr, value) if decimals is None else decimals
+    places = decimals
+    if places is None:
+        # A difference (with a sign) has no range of its own.
+        places = decimals_for(stderr, value) if sign else decimals_of_column([(value, stderr)])
     text = number(value, places, sign=sign)
     if text == NOTHING or stderr is None or not math.isfinite(stderr):
         return text

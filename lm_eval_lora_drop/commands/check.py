@@ -6,12 +6,16 @@ import argparse
 import importlib.util
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.export import add_choice, choice
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from lm_eval_lora_drop.adapter.agreement import Served
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -64,7 +68,7 @@ def _check(args: argparse.Namespace) -> int:
     # What the run evaluated, where there is one: the adapter may name another place.
     base = files.base_model(args.pretrained or (made.run.model_args.get("pretrained") if made.run else None))
     asked = prompts or PROMPTS[: args.limit]
-    served = ()
+    served: Sequence[Served] = ()
     if args.server is not None:
         from lm_eval_lora_drop.commands.served import ask_server
 

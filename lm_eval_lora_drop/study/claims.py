@@ -71,7 +71,20 @@ class Claim:
                 )
             case _:
                 said = f"cannot be told from {rests}: between {low} and {high}"
-        return said + only
+        return said + only + self._apart()
+
+    def _apart(self) -> str:
+        """What has to be said of a seed that is unlike the others."""
+        if self.mean.apart is None:
+            return ""
+        places = decimals_for(self.mean.stderr, self.mean.value)
+        means = [number(one, places, sign=True) for one in self.mean.of_seeds]
+        one = means.pop(self.mean.apart)
+        seed = self.ours.seeds[self.mean.apart]
+        return (
+            f". Seed {seed} lies apart ({one}; the others {', '.join(means)}): the interval, which takes seeds for "
+            "normal, does not hold; look at that training or train more seeds"
+        )
 
 
 def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:

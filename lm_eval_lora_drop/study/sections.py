@@ -63,16 +63,13 @@ def _headline(claims: Sequence[Claim], failed: Sequence[str]) -> Section:
 
 def _answer(claim: Claim) -> str:
     if claim.p_holm is None:
-        return f"{claim.task.name}, {claim.ours.training}: {claim.verdict}."
+        return f"{claim.task.name}, {claim.ours.name}: {claim.verdict}."
     return f"{claim.task.name}: {claim.statement}: {claim.verdict}."
 
 
 def _is_the_question(claim: Claim) -> bool:
-    return (
-        claim.ours.choice.startswith("auto")
-        and claim.theirs.choice == "full"
-        and (claim.ours.training == claim.theirs.training)
-    )
+    """Whether a part of an adapter, however it was chosen, stands against the whole of the same training."""
+    return claim.theirs.choice == "full" and claim.ours.training == claim.theirs.training
 
 
 def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
@@ -94,7 +91,7 @@ def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
         f"Scores on {task.name}",
         (
             f"Task {task.task}, {documents} test documents. After ± the standard error over documents and seeds; with "
-            "one seed over documents alone.",
+            "one seed over documents alone. With several seeds it takes their scores for a normal sample.",
         ),
         (["training", "kept of it", "seeds", "adapter parameters", *(name for name, _ in metrics)], rows),
     )
@@ -125,7 +122,8 @@ def _claims(claims: Sequence[Claim]) -> Section:
         rows.append(
             [
                 claim.task.name, claim.statement, claim.metric, number(mean.value, places, sign=True),
-                f"{low} to {high}", str(mean.seeds), _p(claim.p_holm), claim.verdict,
+                f"{low} to {high}" if claim.p_holm is not None else NOTHING, str(mean.seeds),
+                _p(claim.p_holm), claim.verdict,
             ]
         )  # fmt: skip
     return Section(
@@ -133,11 +131,12 @@ def _claims(claims: Sequence[Claim]) -> Section:
         (
             "Each is a paired difference over the same documents and seeds, positive where the claim is right, with "
             "its 95 % interval over documents and seeds (a two-way random-effects layout; with one seed over documents "
-            f"alone). The p-values are corrected for all {tests} comparisons of this study together (Holm); the "
-            "intervals each stand alone.",
+            "alone). It takes seeds for a normal sample: where one training in ten collapses, it misses the truth in "
+            "23 to 54 % of studies; the figure shows each seed. The p-values are corrected for all "
+            f"{tests} comparisons of this study together (Holm); the intervals each stand alone.",
         ),
         (["task", "claim", "metric", "difference", "95 % interval", "seeds", "p", "verdict"], rows),
-        (CLAIMS_FIGURE, "Every claim's difference with its 95 % interval"),
+        (CLAIMS_FIGURE, "Every claim's difference with its 95 % interval, and each seed's"),
     )
 
 

@@ -14,6 +14,7 @@ from lm_eval_lora_drop.record.find import scores_of
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.rounding import NOTHING, with_error
+from lm_eval_lora_drop.show.verdict.doubts import doubts, says_nothing
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.variant import Variant
 
@@ -54,6 +55,8 @@ class Answer:
     headings: tuple[str, str]
     rows: tuple[Row, ...]
     verdict: str
+    doubts: tuple[str, ...]
+    """Why the choice should not be taken as it stands."""
     notes: tuple[str, ...]
     is_smaller: bool
 
@@ -103,8 +106,9 @@ def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> Answer:
         headings=(_heading("validation", task.metric if sweep else None, _documents(sweep)), _test_heading(test)),
         rows=tuple(_row(variant, task, test) for variant in shown),
         verdict=verdict(task),
+        doubts=tuple(doubts(task, test)),
         notes=tuple(notes),
-        is_smaller=not kept.is_full and not kept.is_base,
+        is_smaller=not kept.is_full and not kept.is_base and not (sweep and says_nothing(sweep)),
     )
 
 
