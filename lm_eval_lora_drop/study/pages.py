@@ -6,6 +6,7 @@ Texts of a study are names and numbers; what comes from its file is escaped all 
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def latex(content: Sequence[Section]) -> str:
         head, rows = section.table
         shown = [[visible(cell) for cell in row] for row in rows]
         table = tabulate(shown, head, tablefmt="latex_booktabs", disable_numparse=True)
-        columns = list(zip(head, *shown, strict=True))
+        columns = list(itertools.zip_longest(head, *shown, fillvalue=""))
         if sum(max(map(len, cells)) + 2 for cells in columns) > _MOST_CHARACTERS:
             widths = [_width(cells) for cells in columns]
             space = 1 - 0.02 * len(widths)
