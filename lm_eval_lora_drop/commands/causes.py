@@ -36,16 +36,16 @@ class Settings:
         """Those of a run's task."""
         if run is None:
             return cls()
-        own = ((run.data.get("configs") or {}).get(task) or {}).get("generation_kwargs") or {}
+        config = run.tasks[task].config if task in run.tasks else {}
         until: set[str] = set()
-        for given in (own, run.config.get("gen_kwargs") or {}):
+        for given in (config.get("generation_kwargs"), run.config.get("gen_kwargs")):
             found = given.get("until") if isinstance(given, dict) else None
             if isinstance(found, str) and found.startswith("["):  # as --gen_kwargs passes a list on
                 try:
                     found = ast.literal_eval(found)
                 except (ValueError, SyntaxError):
                     found = [found]
-            until |= {str(one) for one in ([found] if isinstance(found, str) else found or ())}
+            until |= {str(one) for one in (found if isinstance(found, list) else [found]) if isinstance(one, str)}
         template, system = run.data.get("chat_template"), run.data.get("system_instruction")
         return cls(run.model_args, template is not None, system, frozenset(until))
 

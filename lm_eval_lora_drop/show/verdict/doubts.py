@@ -14,16 +14,25 @@ if TYPE_CHECKING:
 _LOOK = "Check the prompt, the task's filter and max_gen_toks (--log_samples shows the outputs)"
 _FAR = 2.0
 """Standard errors between two scores on different documents that are taken for more than chance."""
+_LARGE = 0.1
+"""The least share of the validation score that is lost then."""
 
 
 def says_nothing(sweep: SweepRecord) -> str | None:
-    """Why a sweep decides nothing: all its candidates score the same; None where they do not."""
+    """Why a sweep decides nothing: all its candidates score 0, or all the same, base model included; else None.
+
+    Without the base model equal scores are a finding: nothing is lost by what was dropped.
+    """
     scores = [row.score for row in sweep.candidates if row.score is not None and math.isfinite(row.score)]
     if len(scores) < 2 or max(scores) - min(scores) > 1e-9 * max(1.0, *map(abs, scores)):
         return None
+    base = any(row.variant.rpartition("@")[2] == "none" for row in sweep.candidates)
+    if scores[0] != 0 and not base:
+        return None
     score = number(scores[0], decimals_of_column((row.score, row.stderr) for row in sweep.candidates))
     hint = _LOOK if scores[0] == 0 else "Give more documents (sweep_limit), or another sweep_metric"
-    return f"This sweep says nothing: all {len(scores)} candidates score {score}. {hint}."
+    all_of_them = f"all {len(scores)} candidates{', base model included,' if base else ''} score {score}"
+    return f"This sweep says nothing: {all_of_them}. {hint}."
 
 
 def doubts(task: TaskRecord, test: EvaluatedScore | None) -> list[str]:
@@ -50,7 +59,8 @@ def doubts(task: TaskRecord, test: EvaluatedScore | None) -> list[str]:
     stderr = test.score.stderr or row.stderr * math.sqrt(row.documents / (test.documents or row.documents))
     both = math.hypot(row.stderr, stderr)
     loss = (row.score - test.score.value) * (1 if test.metric.higher_is_better else -1)
-    if both > 0 and loss > _FAR * both:
+    # Two splits of one data set may differ a little in how hard they are; of many documents that is significant too.
+    if both > 0 and loss > max(_FAR * both, _LARGE * abs(row.score)):
         found.append(
             f"The test score is {loss / both:.1f} standard errors worse than the validation score. Evaluate "
             "boundary=full on the same test documents before using this choice."
