@@ -118,6 +118,10 @@ def did_you_mean(word: object, words: Iterable[str], *, option: str = "", otherw
     return f" Did you mean {option + '=' if option else ''}{near}?"
 
 
+_DECIMALS_OF_SHARES = 3
+"""The fewest of a score within 0..1, whatever its standard error: 0.625 and 0.62 are one number."""
+
+
 def decimals_for(stderr: float | None, value: float | None = None) -> int:
     """How many decimals a score with this standard error is shown with.
 
@@ -150,10 +154,9 @@ def decimals_of_column(rows: Iterable[tuple[float | None, float | None]]) -> int
     """How many decimals all (score, standard error) of a column are shown with: those of the median standard error."""
     rows = list(rows)
     known = [stderr for _, stderr in rows if stderr is not None and math.isfinite(stderr) and stderr > 0]
-    if known:
-        return decimals_for(median(known))
-    sizes = [abs(value) for value, _ in rows if value is not None and math.isfinite(value) and value != 0]
-    return decimals_for(None, max(sizes, default=0.0))
+    values = [value for value, _ in rows if value is not None and math.isfinite(value)]
+    decimals = decimals_for(median(known)) if known else decimals_for(None, max(map(abs, values), default=0.0))
+    return max(decimals, _DECIMALS_OF_SHARES) if values and all(0 <= value <= 1 for value in values) else decimals
 
 
 def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
@@ -166,7 +169,10 @@ def number(value: float | None, decimals: int, *, sign: bool = False) -> str:
 
 def with_error(value: float | None, stderr: float | None, decimals: int | None = None, *, sign: bool = False) -> str:
     """`34.1 ± 5.6`; the score alone where its standard error is not known."""
-    places = decimals_for(stderr, value) if decimals is None else decimals
+    places = decimals
+    if places is None:
+        # A difference (with a sign) has no range of its own.
+        places = decimals_for(stderr, value) if sign else decimals_of_column([(value, stderr)])
     text = number(value, places, sign=sign)
     if text == NOTHING or stderr is None or not math.isfinite(stderr):
         return text

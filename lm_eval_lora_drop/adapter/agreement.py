@@ -61,8 +61,8 @@ Ask = Callable[[Path, Sequence[list[int]], int], PromptOutputs]
 
 @dataclass(frozen=True)
 class Served:
-    """What a server said to the prompts: a text each, whether it ended by itself, and the log-probabilities of the
-    prompt's tokens from the second on, None where the server gives none."""
+    """A server's answers: texts, whether each ended by itself, and log-probabilities of the prompts as in
+    `PromptOutputs`."""
 
     texts: tuple[str, ...]
     ended: tuple[bool, ...]
@@ -119,8 +119,7 @@ def check_agreement(
     """Compare every way to the answers of the adapter `source`, kept as `kept`, on the base model `base`.
 
     `export` is a folder that was exported (an adapter or a merged model); where there is none, one is made in
-    `scratch`. `others` are further programs, or why they are not asked; `served` what a server
-    said to these prompts, asked twice.
+    `scratch`. `others` are further programs, or why they are not asked; `served` what a server answered, asked twice.
 
     Raises:
         AdapterError: the adapter itself is not in order.
@@ -226,12 +225,9 @@ class _RowCollector:
         first, again = served
         differences, effects, noises, from_base = [], [], [], []
         if first.logprobs is not None and again.logprobs is not None:
-            counts = [[len(one) for one in all_] for all_ in (first.logprobs, self._answers.logprobs)]
-            if counts[0] != counts[1]:
-                note = f"DIFFERS: it reads the prompts as other tokens than lm_eval ({counts[0]}, {counts[1]} but one)"
-                self.rows.append(
-                    AgreementRow("server", None, "", False, f"{note}. Compare tokenizer and first token (BOS)")
-                )
+            if [*map(len, first.logprobs)] != [*map(len, self._answers.logprobs)]:
+                note = "DIFFERS: it reads the prompts as other tokens than lm_eval. Compare tokenizers and first tokens"
+                self.rows.append(AgreementRow("server", None, "", False, note))
                 return
             mine = PromptOutputs(first.logprobs, ())
             noises.append(_difference(mine, PromptOutputs(again.logprobs, ())))
@@ -245,7 +241,7 @@ class _RowCollector:
         if margins.of_tokens(self._answers.tokens) <= tolerance:
             differences.append(said)
             effects.append(margins.of_tokens(self._base.tokens))
-        way = " and ".join([*["log-probabilities"] * bool(from_base), *["texts"] * (len(effects) > len(from_base))])
+        way = " and ".join(["log-probabilities"] * len(from_base) + ["texts"] * (len(effects) - len(from_base)))
         difference, effect = max(differences, default=float("inf")), max(effects, default=0.0)
         self.rows.append(AgreementRow("server, asked again", max(noises), "", None, "noise of the server"))
         agrees = difference <= tolerance < effect
@@ -257,8 +253,7 @@ class _RowCollector:
             note = "DIFFERS: it answers as the base model. Serve the adapter, and name it by --served-model"
         else:
             note = f"DIFFERS: more than the {tolerance:.1e} of rounding: another adapter or base model"
-            if self._dtype == torch.float32:
-                note += "; if the server computes in 16 bits, give --dtype bfloat16"
+            note += "; for a server in 16 bits give --dtype bfloat16" if self._dtype == torch.float32 else ""
         equal = sum(one == other for one, other in zip(margins.texts(self._answers.tokens), first.texts, strict=True))
         self.rows.append(AgreementRow("server", difference, f"{equal} of {len(first.texts)} texts", agrees, note))
 
@@ -295,7 +290,6 @@ class _Margins:
         self._ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """As a server writes them."""
         return [self._tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
 
     def of_tokens(self, tokens: Sequence[Sequence[int]]) -> float:
@@ -304,17 +298,15 @@ class _Margins:
 
     @torch.no_grad()
     def largest(self, texts: Sequence[str], ended: Sequence[bool]) -> float:
-        """In nats; a text whose beginning changes the prompt's own tokens is passed over."""
+        """Over all tokens, in nats; a text that changes the prompt's own tokens is passed over."""
         found = [0.0]
         for prompt, ids, text, ends in zip(self._prompts, self._asked, texts, ended, strict=True):
-            whole = self._tokenizer(prompt + text).input_ids
-            if whole[: len(ids)] != ids:
+            whole = torch.tensor(self._tokenizer(prompt + text).input_ids, device=self._model.device)
+            if whole[: len(ids)].tolist() != ids:
                 continue
-            logits = self._model(torch.tensor([whole], device=self._model.device)).logits[0, len(ids) - 1 :]
-            logprobs = logits.float().log_softmax(-1)
-            own = logprobs[:-1].gather(1, torch.tensor(whole[len(ids) :], device=logits.device)[:, None])[:, 0]
-            margins = logprobs[:-1].max(-1).values - own
-            found += margins.tolist()
+            logprobs = self._model(whole[None]).logits[0, len(ids) - 1 :].float().log_softmax(-1)
+            own = logprobs[:-1].gather(1, whole[len(ids) :, None])[:, 0]
+            found += (logprobs[:-1].max(-1).values - own).tolist()
             if ends and self._ends:
                 found.append(float(logprobs[-1].max() - logprobs[-1, self._ends].max()))
         return max(found)

@@ -43,7 +43,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 @command("check", "compare PEFT, merged weights, an export and vLLM on a few prompts", _add_options)
 def _check(args: argparse.Namespace) -> int:
     """Looks whether the adapter is in order and applied, and compares what is evaluated with merged weights, with an
-    export (by default one made now) and with vLLM where it is installed. Exit code 1 where they differ.
+    export (by default one made now), with vLLM where it is installed, and with a server. Exit code 1 where they differ.
+    Also names what usually makes a LoRA score below its base model (chat template, first and last token, base model).
     """
     if args.dtype not in DTYPES:
         raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {args.dtype[:80]!r}.")
@@ -61,8 +62,11 @@ def _check(args: argparse.Namespace) -> int:
     source, kept = made.source, made.kept
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
     from lm_eval_lora_drop.adapter.files import open_adapter
+    from lm_eval_lora_drop.commands.causes import Settings, find_causes
 
-    base = open_adapter(source).base_model(args.pretrained)
+    files = open_adapter(source)
+    # What the run evaluated, where there is one: the adapter may name another place.
+    base = files.base_model(args.pretrained or (made.run.model_args.get("pretrained") if made.run else None))
     asked = prompts or PROMPTS[: args.limit]
     served: Sequence[Served] = ()
     if args.server is not None:
@@ -84,12 +88,17 @@ def _check(args: argparse.Namespace) -> int:
             others={"vLLM": _vllm(base, args.dtype)},
             served=served,
         )
+    causes = find_causes(files, base, Settings.of(made.run, made.task), prompts or ())
     print(f"{source} on {base}, {kept.label}")
     print(found.table())
     if found.survival is not None:
         survival = found.survival
         print(f"\nLeft of the LoRA when it is folded into weights of {survival.dtype}: {survival.total:.3f}")
         print(survival.table())
+    if causes:
+        how = "the run" if made.run is not None else "lm_eval's defaults (name a run with --results)"
+        print(f"\nWhy this adapter may score below its base model, by its files and {how}:")
+        print("\n".join(f"- {line}" for line in causes))
     return 0 if found.agrees else 1
 
 

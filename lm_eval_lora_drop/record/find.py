@@ -197,7 +197,7 @@ def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:
         run=run,
         name=name,
         version=str(_entry(data, "versions", name)),
-        scores=scores_of(metrics),
+        scores=scores_of(metrics, config),
         higher_is_better={
             str(metric): value if isinstance(value, bool) else None
             for metric, value in (better.items() if isinstance(better, dict) else ())
@@ -228,8 +228,12 @@ def _samples_of(results: Path, name: str) -> tuple[Path | None, str]:
     return (path, "") if why is None else (None, f"{shown(name)} {why.partition(';')[0]}")
 
 
-def scores_of(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
-    """The scores in one task's table of `results`, by (metric, filter), in its order."""
+def scores_of(metrics: Mapping[str, Any], config: Any) -> dict[tuple[str, str], Score]:
+    """The scores in one task's table of `results`, by (metric, filter), in the order of its `metric_list`.
+
+    So the first is the one that a sweep optimises by default: the table has the order of `process_results`. A metric
+    function that returns several (`pass_at_k` gives `pass@1`) has the place of its entry.
+    """
     found = {}
     for key, value in metrics.items():
         metric, _, filter_name = key.partition(",")
@@ -237,7 +241,12 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[tuple[str, str], Score]:
             continue
         stderr = metrics.get(f"{metric}_stderr,{filter_name}" if filter_name else f"{metric}_stderr")
         found[metric, filter_name or "none"] = Score(float(value), float(stderr) if _is_number(stderr) else None)
-    return found
+    listed = config.get("metric_list") if isinstance(config, dict) else None
+    entries = [str(one.get("metric")) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    names = {metric for metric, _ in found}
+    several = next((place for place, one in enumerate(entries) if one not in names), len(entries))
+    places = {name: entries.index(name) if name in entries else several for name in names}
+    return {key: found[key] for key in sorted(found, key=lambda key: places[key[0]])}
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

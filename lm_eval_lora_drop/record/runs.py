@@ -83,7 +83,7 @@ class TaskRun:
     name: str
     version: str
     scores: Mapping[tuple[str, str], Score]
-    """Keyed by (metric, filter), in the order of the results file."""
+    """Keyed by (metric, filter), in the order of the task's `metric_list`."""
     higher_is_better: Mapping[str, bool | None]
     num_fewshot: int | None
     documents_evaluated: int | None

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from lm_eval_lora_drop.statistics import intervals, randomisation
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_sums
@@ -37,17 +38,19 @@ DRAWS = 100_000
 class CrossedMean:
     """A mean over seeds and documents, `value`, with its interval and its two-sided p-value against zero.
 
-    `stderr` and `over_seeds`, the standard deviation of the seeds' means, are estimates from few seeds: the interval is
-    wider than 1.96 of the former says. With one seed all is over documents alone, and `over_seeds` NaN.
+    `stderr` is an estimate from few seeds: the interval is wider than 1.96 of it says. With one seed all is over
+    documents alone. `of_seeds` are the seeds' means; `apart` is the place of one that is none of a normal sample with
+    the others, so that the interval does not hold; None where there is none, or fewer than three seeds.
     """
 
     value: float
     stderr: float
     interval: tuple[float, float]
     p_value: float
-    over_seeds: float
+    of_seeds: tuple[float, ...]
     seeds: int
     documents: int
+    apart: int | None = None
 
 
 def crossed_mean(
@@ -78,7 +81,7 @@ def crossed_mean(
     if seeds == 1 or n < 2:
         interval = intervals.agreeing(interval, value, p_value, alpha=level)
         stderr = float(means.std(ddof=1) * math.sqrt(n) / documents) if n > 1 else math.nan
-        return CrossedMean(value, stderr, interval, p_value, math.nan, seeds, documents)
+        return CrossedMean(value, stderr, interval, p_value, tuple(of_seeds.tolist()), seeds, documents)
     squares = _mean_squares(units * (n / documents))
     stderr = math.sqrt(_sum(*squares) / (n * seeds))
     if stderr > 0:
@@ -89,7 +92,26 @@ def crossed_mean(
         beyond = float((np.abs(errors) >= abs(value)).sum() + 1) / (len(errors) + 1)
         p_value = max(p_value, beyond)
     interval = intervals.agreeing(interval, value, p_value, alpha=level)
-    return CrossedMean(value, stderr, interval, p_value, float(of_seeds.std(ddof=1)), seeds, documents)
+    apart = _apart(of_seeds, math.sqrt(squares[2] / n))
+    return CrossedMean(value, stderr, interval, p_value, tuple(of_seeds.tolist()), seeds, documents, apart)
+
+
+def _apart(of_seeds: Floats, noise: float, level: float = 0.05) -> int | None:
+    """Grubbs' test (1969), by the externally studentised deviation: the seed that is no sample with the others.
+
+    `noise` is what chance in the documents alone moves a seed's mean by: the others never spread less.
+    """
+    seeds = len(of_seeds)
+    if seeds < 3:
+        return None
+    others = [np.delete(of_seeds, place) for place in range(seeds)]
+    spread = np.array([max(float(one.std(ddof=1)), noise) for one in others]) * math.sqrt(seeds / (seeds - 1))
+    away = np.abs(of_seeds - [one.mean() for one in others])
+    bound = float(stats.t.isf(level / (2 * seeds), seeds - 2))
+    found = int(
+        np.argmax(np.where(spread > 0, away / np.where(spread > 0, spread, 1.0), np.where(away > 0, np.inf, 0)))
+    )
+    return found if away[found] > bound * spread[found] else None
 
 
 def _mean_squares(units: Floats) -> tuple[float, float, float]:

@@ -59,17 +59,31 @@ class Claim:
         rests = f"{self.mean.documents} documents, {seeds}"
         match self.outcome:
             case "holds":
-                return f"holds ({rests})"
+                said = f"holds ({rests})"
             case "worse":
-                return f"does not hold, worse ({rests})"
+                said = f"does not hold, worse ({rests})"
             case _ if self.mean.interval[0] > 0 or self.mean.interval[1] < 0:
                 alone = "better" if self.mean.value > 0 else "worse"
-                return (
+                said = (
                     f"not significant after correction for all comparisons, alone {alone} (95 % CI {low} to {high}; "
                     f"{rests})"
                 )
             case _:
-                return f"inconclusive (95 % CI {low} to {high}; {rests})"
+                said = f"inconclusive (95 % CI {low} to {high}; {rests})"
+        return said + self._apart()
+
+    def _apart(self) -> str:
+        """What has to be said of a seed that is unlike the others."""
+        if self.mean.apart is None:
+            return ""
+        places = decimals_for(self.mean.stderr, self.mean.value)
+        means = [number(one, places, sign=True) for one in self.mean.of_seeds]
+        one = means.pop(self.mean.apart)
+        seed = self.ours.seeds[self.mean.apart]
+        return (
+            f". Seed {seed} lies apart ({one}; the others {', '.join(means)}): the interval assumes normally "
+            "distributed seeds and does not hold; look at that training or train more seeds"
+        )
 
 
 def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:

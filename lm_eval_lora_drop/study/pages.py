@@ -6,6 +6,7 @@ Texts of a study are names and numbers; what comes from its file is escaped all 
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +61,14 @@ def write_report(study: Study, failed: Sequence[str] = ()) -> list[Path]:
 
 def _figure(found: Sequence[Claim]) -> Figure | None:
     bars = [
-        Bar(f"{claim.task.name}: {claim.statement}", claim.metric, claim.mean.value, claim.mean.interval, claim.outcome)
+        Bar(
+            f"{claim.task.name}: {claim.statement}",
+            claim.metric,
+            claim.mean.value,
+            claim.mean.interval,
+            claim.outcome,
+            claim.mean.of_seeds,
+        )
         for claim in found
         if is_finite(claim)
     ]
@@ -108,8 +116,21 @@ def page(content: Sequence[Section], figure: Figure | None) -> str:
     )
 
 
+_MOST_CHARACTERS = 70
+"""Of a table's line in a text 345 pt wide, at LaTeX's usual size."""
+
+
+def _width(cells: Sequence[str]) -> int:
+    """The share of a line that a column gets: its longest word fits, a longer text is broken."""
+    words = max((len(word) for cell in cells for word in cell.split()), default=1)
+    return max(words, min(28, max(map(len, cells))))
+
+
 def latex(content: Sequence[Section]) -> str:
-    """Tables for a paper that loads booktabs, each with its text as the caption."""
+    """Tables for a paper that loads booktabs and array, each with its text as the caption.
+
+    One that would be wider than a column of text of 345 pt is set smaller, and its cells are broken.
+    """
     parts = []
     for section in content:
         if section.table is None:
@@ -118,6 +139,14 @@ def latex(content: Sequence[Section]) -> str:
         head, rows = section.table
         shown = [[visible(cell) for cell in row] for row in rows]
         table = tabulate(shown, head, tablefmt="latex_booktabs", disable_numparse=True)
+        columns = list(itertools.zip_longest(head, *shown, fillvalue=""))
+        if sum(max(map(len, cells)) + 2 for cells in columns) > _MOST_CHARACTERS:
+            widths = [_width(cells) for cells in columns]
+            space = 1 - 0.02 * len(widths)
+            parts_of = [f"{space * one / sum(widths):.3f}\\linewidth" for one in widths]
+            shares = "".join(f">{{\\raggedright\\arraybackslash}}p{{{one}}}" for one in parts_of)
+            table = table.replace(f"{{{'l' * len(widths)}}}", f"{{{shares}}}", 1)
+            table = f"\\scriptsize\\setlength{{\\tabcolsep}}{{0.01\\linewidth}}\n{table}"
         caption = " ".join((f"{section.title}.", *section.paragraphs))
         escaped = tabulate([[visible(caption)]], tablefmt="latex", disable_numparse=True)
         text = escaped.split("\\hline\n")[1].strip().removesuffix("\\\\").strip()

@@ -94,7 +94,7 @@ class SubsetStability:
     `choice_share`: candidate -> share of the subsets in which it is chosen. `same_choice`: share that choose what all
     documents choose. `regret`: how much worse, on all documents and on average, the choice is than the best candidate
     there; `regret_95` is what 95 % of the subsets stay below. `unseen`: mean score of the choice on the documents
-    outside the subset, None where there are none.
+    outside the subset.
     """
 
     documents: int
@@ -102,7 +102,7 @@ class SubsetStability:
     same_choice: float
     regret: float
     regret_95: float
-    unseen: float | None
+    unseen: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, candidates by their notation."""
@@ -188,10 +188,11 @@ def stability(
     """Repeat the choice on random subsets of the documents, drawn without replacement: what another `sweep_seed` or a
     smaller `sweep_limit` would have chosen. Clusters are taken whole, until they hold at least so many documents.
 
-    `sizes` defaults to 10, 20, 50, 100, 200, 500 ... as far as they are smaller than the number of documents, and all.
+    `sizes` defaults to 10, 20, 50, 100, 200, 500 ... as far as they are smaller than the number of documents; without
+    replacement all of them are the sweep itself.
 
     Raises:
-        ArgumentError: a size outside 2..N.
+        ArgumentError: a size outside 2..N-1.
     """
     n = _at_least_two(recorded)
     sizes = _usual_sizes(n) if sizes is None else sizes
@@ -201,14 +202,12 @@ def stability(
     choice_of_all = recorded.choose(everything, all_documents)[0]
     found = []
     for number, size in enumerate(sizes):
-        if not 2 <= size <= n:
-            raise ArgumentError(f"a subset must have from 2 to {n} documents (the sweep read {n}), got {size}.")
+        if not 2 <= size < n:
+            raise ArgumentError(f"a subset must have from 2 to {n - 1} documents (the sweep read {n}), got {size}.")
         subsets = draw_cluster_subsets(recorded.codes, size, repeats, seed + number)
         choices = recorded.choose(recorded.scores(subsets), subsets)
         regret = np.nanmax(everything[0]) - everything[0][choices]
-        unseen = None
-        if size < n:
-            unseen = recorded.sign * _mean(recorded.scores(1 - subsets)[np.arange(repeats), choices])
+        unseen = recorded.sign * _mean(recorded.scores(1 - subsets)[np.arange(repeats), choices])
         found.append(
             SubsetStability(
                 documents=size,
@@ -245,7 +244,7 @@ def _mean(values: Floats) -> float:
 
 def _usual_sizes(documents: int) -> list[int]:
     usual = [step * 10**power for power in range(1, len(str(documents)) + 1) for step in (1, 2, 5)]
-    return [*(size for size in usual if size < documents), documents]
+    return [size for size in usual if size < documents]
 
 
 def _shares(recorded: RecordedSweep, choices: NDArray[np.int64]) -> dict[Variant, float]:

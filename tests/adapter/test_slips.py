@@ -1,10 +1,13 @@
 """Adapter files as hurried hands and wrappers leave them: one line that names the slip and cures it."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -126,3 +129,31 @@ def test_layers_needs_no_base_model(tiny_adapter, tmp_path, capsys):
     change_config(adapter, base_model_name_or_path="somebody/no-such-model")
     assert cli.main(["layers", "--peft", str(adapter)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == ["0", "1", "2", "3"]
+
+
+def test_layers_asks_no_hub_for_what_lies_on_the_disk(tiny_base, tmp_path):
+    """The base model's Hub id stands in the adapter, and everything that is asked lies in the adapter's files."""
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *args):
+            pass
+
+    adapter = make_adapter(tiny_base, tmp_path / "adapter")
+    change_config(adapter, base_model_name_or_path="org/base")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()
+        here = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path)}
+        here.pop("HF_HUB_OFFLINE", None)
+        ran = [sys.executable, "-m", "lm_eval_lora_drop.commands.main", "layers", "--peft"]
+        found = subprocess.run([*ran, str(adapter)], env=here, capture_output=True, text=True, timeout=600)
+        assert (found.returncode, asked) == (0, []), found.stderr
+        subprocess.run([*ran, "org/adapter"], env=here, capture_output=True, timeout=600)
+        hub.shutdown()
+    assert asked  # this Hub would have been heard of

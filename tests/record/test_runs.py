@@ -1,13 +1,16 @@
 """Whatever lies in an output folder: what can be read is read, the rest is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import scores_only
-from testing.run_files import write_run
+from lm_eval_lora_drop.show.report.family import first_metric
+from lm_eval_lora_drop.show.verdict.answer import evaluated_score
+from testing.run_files import swept, write_run
 
 
 def test_scores_and_texts_of_a_run(tmp_path):
@@ -78,3 +81,28 @@ def test_nothing_to_read_is_an_error(tmp_path):
         find_runs([tmp_path])
     with pytest.raises(ArgumentError, match="does not exist"):
         find_runs([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("listed", "table", "first"),
+    [
+        (["field_f1", "json_valid"], ["json_valid", "field_f1"], "field_f1"),
+        (["json_valid", "field_f1"], ["field_f1", "json_valid"], "json_valid"),
+        # One function gives several scores under names of their own.
+        (["pass_at_k", "em"], ["em", "pass@1", "pass@10"], "pass@1"),
+        (["em", "pass_at_k"], ["pass@1", "em"], "em"),
+        ([], ["b", "a"], "b"),
+    ],
+)
+def test_the_metric_that_stands_for_a_task_is_the_one_a_sweep_optimises(listed, table, first, tmp_path):
+    """`metric_list` orders a task's metrics, not the results table, which has the order of process_results."""
+    path = write_run(tmp_path, {name: [0.0, 1.0] for name in table}, lora_drop=swept())
+    data = json.loads(path.read_text())
+    data["configs"]["t"]["metric_list"] = [{"metric": name} for name in listed] or "none"
+    path.write_text(json.dumps(data))
+    (run,) = find_runs([tmp_path])[0]
+    assert first_metric(run.tasks["t"]) == (first, "none")
+    assert next(iter(run.tasks["t"].scores))[0] == first
+    assert evaluated_score(data, "t", replace(run.tasks["t"].record, metric=None)).metric.name == first
+    # A metric that is asked for by name stands for it all the same.
+    assert first_metric(run.tasks["t"], [table[-1]]) == (table[-1], "none")

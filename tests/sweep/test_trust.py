@@ -192,12 +192,9 @@ def test_the_rule_is_repeated_on_every_resample() -> None:
 def test_stability_grows_with_the_documents() -> None:
     values = coins([0.6, 0.75, 0.3, 0.1], 100, seed=3)
     sizes = stability(recorded(values), repeats=400)
-    assert [size.documents for size in sizes] == [10, 20, 50, 100]
+    assert [size.documents for size in sizes] == [10, 20, 50]
     assert [size.same_choice for size in sizes] == sorted(size.same_choice for size in sizes)
     assert sizes[0].same_choice < 0.95
-    assert sizes[-1].same_choice == 1.0
-    assert sizes[-1].regret == 0.0
-    assert sizes[-1].unseen is None
     assert sizes[0].regret > sizes[2].regret
     assert sizes[0].regret_95 >= sizes[0].regret
     assert sum(sizes[0].choice_share.values()) == pytest.approx(1.0)
@@ -232,9 +229,9 @@ def test_a_race_can_be_run_again_from_recorded_scores() -> None:
     assert made.race(seed=0) == (chosen, pairs)
 
 
-@pytest.mark.parametrize("sizes", [[1], [51], [0]])
+@pytest.mark.parametrize("sizes", [[1], [50], [51], [0]])
 def test_impossible_sizes_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(ArgumentError, match="from 2 to 50"):
+    with pytest.raises(ArgumentError, match="from 2 to 49"):
         stability(recorded(coins([0.5, 0.6], 50, seed=0)), sizes)
 
 

@@ -24,13 +24,15 @@ _COLUMNS = 62
 
 @dataclass(frozen=True)
 class Bar:
-    """One claim; positive is better. `outcome` is holds, worse or open, after the correction for all claims."""
+    """One claim; positive is better. `outcome` is holds, worse or open, after the correction for all claims; `seeds`
+    are the values of each seed, drawn where there are several."""
 
     label: str
     metric: str
     value: float
     interval: tuple[float, float]
     outcome: str
+    seeds: tuple[float, ...] = ()
 
 
 def claims_figure(bars: Sequence[Bar], right_of_zero: str = "the claim is right") -> Figure:
@@ -48,6 +50,9 @@ def claims_figure(bars: Sequence[Bar], right_of_zero: str = "the claim is right"
                 reach = [[bar.value - bar.interval[0]], [bar.interval[1] - bar.value]]
                 axes.errorbar(bar.value, place, xerr=reach, color=colour, capsize=2.5, linewidth=1.4)
                 (drawn[name],) = axes.plot(bar.value, place, marker, color=colour, markersize=5)
+                if len(bar.seeds) > 1:
+                    below = [place + 0.25] * len(bar.seeds)
+                    (drawn["one seed"],) = axes.plot(bar.seeds, below, "|", color=colour, markersize=6)
             axes.set_yticks(range(len(group)), ["\n".join(textwrap.wrap(clean(bar.label), _COLUMNS)) for bar in group])
             axes.tick_params(axis="y", labelsize=7.5)
             axes.set_ylim(len(group) - 0.5, -0.5)

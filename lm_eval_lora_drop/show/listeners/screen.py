@@ -95,7 +95,9 @@ def print_answers(console: Console, found: Sequence[TaskVerdict], record: RunRec
             console.print(_text(answer.task, "bold"), soft_wrap=True)
             console.print(_table(answer))
             console.print()
-            console.print(_text(answer.verdict, "bold green" if answer.is_smaller else "bold"))
+            console.print(_text(answer.verdict, "bold green" if answer.is_smaller and not answer.doubts else "bold"))
+            for doubt in answer.doubts:
+                console.print(_text(f"Caution: {doubt}", "bold yellow"))
             for note in answer.notes:
                 console.print(_text(f"Note: {note}", "yellow"))
             if answer.hint:
@@ -171,10 +173,10 @@ def _lines(found: Sequence[TaskVerdict], record: RunRecord, places: OutputPaths)
 
 
 def export_command(answer: TaskVerdict, record: RunRecord, results: Path | None) -> str | None:
-    """The command that writes the kept part as an adapter; None where that is the whole adapter or nothing of it, or
-    where the adapter has no files (it was given as a loaded model)."""
+    """The command that writes the kept part as an adapter; None where that is the full adapter or none of it, where
+    a doubt speaks against the choice, or where the adapter has no files (it was given as a loaded model)."""
     task: TaskRecord = record.tasks[answer.task]
-    if task.kept.is_full or task.kept.is_base or record.adapter.path is None:
+    if not answer.is_smaller or answer.doubts or record.adapter.path is None:
         return None
     # Of several adapters the variant names the one.
     one = task.kept.adapter

@@ -14,6 +14,7 @@ from lm_eval_lora_drop.record.find import scores_of
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
+from lm_eval_lora_drop.show.verdict.doubts import doubts, says_nothing
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.text import NOTHING, decimals_of_column, decimals_of_difference, number, with_error
 from lm_eval_lora_drop.variant import Variant
@@ -57,6 +58,8 @@ class TaskVerdict:
     headings: tuple[str, str, str]
     rows: tuple[TableRow, ...]
     verdict: str
+    doubts: tuple[str, ...]
+    """Why the choice should not be taken as it stands."""
     notes: tuple[str, ...]
     hint: str | None
     is_smaller: bool
@@ -90,7 +93,8 @@ def evaluated_score(results: Mapping[str, Any], name: str, task: TaskRecord) -> 
     """The score on the evaluated documents by the metric that the choice was made by; by the task's first metric where
     it was made by none of its own. None where the harness has none (`--predict_only`)."""
     metrics = (results.get("results") or {}).get(name)
-    scores = scores_of(metrics) if isinstance(metrics, Mapping) else {}
+    config = (results.get("configs") or {}).get(name)
+    scores = scores_of(metrics, config) if isinstance(metrics, Mapping) else {}
     if not scores:
         return None
     metric = task.metric
@@ -129,9 +133,10 @@ def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> Task
         ),
         rows=tuple(_row(variant, task, scores) for variant in shown),
         verdict=verdict(task),
+        doubts=tuple(doubts(task, test)),
         notes=tuple(notes),
         hint=_hint(task, [one for one, score in scores.items() if score is None and one != kept]),
-        is_smaller=not kept.is_full and not kept.is_base,
+        is_smaller=not kept.is_full and not kept.is_base and not (sweep and says_nothing(sweep)),
     )
 
 

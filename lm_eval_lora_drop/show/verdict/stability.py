@@ -94,13 +94,15 @@ def render(found: Stability) -> str:
         ]
         for size in found.sizes
     ]
-    heads = ["documents", "chosen (share)", "same choice", "regret", "regret, 95 %", "score on the others"]
-    table = tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
     said = "\n".join(sentences(found))
     layers = found.record.num_layers
+    head = f"Task {found.task}, {found.record.metric}, {found.record.kept.label} of {layers} layers\n\n{said}"
+    if not rows:
+        return head
+    heads = ["documents", "chosen (share)", "same choice", "regret", "regret, 95 %", "score on the others"]
+    table = tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
     return (
-        f"Task {found.task}, {found.record.metric}, {found.record.kept.label} of {layers} layers\n\n{said}\n\n"
-        f"The same choice on random subsets of the validation documents:\n\n{table}\n\n"
+        f"{head}\n\nThe same choice on random subsets of the validation documents:\n\n{table}\n\n"
         "regret: how much worse the choice is, on all documents, than the best candidate there."
     )
 

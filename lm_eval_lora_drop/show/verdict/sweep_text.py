@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import CandidateRecord, JointRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.text import decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.show.verdict.doubts import says_nothing
+from lm_eval_lora_drop.text import decimals_for, decimals_of_column, number, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def remarks(task: TaskRecord) -> list[str]:
             f"candidates, on {len(sweep.greedy.doc_ids)} other documents."
         )
     reference = _reference(task, sweep)
+    if nothing := says_nothing(sweep):
+        return [*said, nothing]
     if kept == reference:
         return [*said, "That is the whole adapter: dropping layers brought nothing on these documents."]
     gain, full = sweep.gain_over_full, f"{(reference or Variant.full(task.num_layers)).label} (full)"
@@ -96,6 +99,9 @@ def remarks(task: TaskRecord) -> list[str]:
     if gain.difference is None:
         return [*said, f"It has no document in common with {full}: nothing is said about a gain."]
     side = "better" if gain.difference > 0 else "worse"
+    # Its standard error may be far smaller than those of the scores: "0.0 better, with a standard error of 0.0".
+    if gain.stderr and round(gain.stderr, decimals) == 0:
+        decimals = decimals_for(gain.stderr)
     text = f"It scores {number(abs(gain.difference), decimals)} {side} than {full} on the same documents"
     if gain.difference == 0:
         text = f"It scores the same as {full} on the same documents"
@@ -200,6 +206,8 @@ def verdict(task: TaskRecord) -> str:
             "recorded": "as another run chose",
         }
         return f"{what}{_smaller(task)}: {origin.get(task.method, task.method)}."
+    if nothing := says_nothing(task.sweep):
+        return nothing
     documents = _documents(task.sweep)
     if kept == _reference(task, task.sweep):
         return f"{what}: on {documents} the rule prefers no {'other candidate' if kept.adapter else 'smaller part'}."
@@ -294,6 +302,9 @@ def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
     # of 3 / n is missed in one of twenty samples.
     unseen = f"; a failure on up to {percent(min(1.0, 3 / gain.documents))} of documents may be missing from these"
     better = gain.evidence.value == "better"
-    return (
+    seen = (
         f"{said} on {documents} ({value}; 95 % interval over all candidates {low} to {high}{unseen if better else ''})"
     )
+    # An interval around zero is read as "no loss"; it may hold a large one.
+    no_test = gain.evidence.value in ("not distinguishable", "cannot tell") and gain.low < 0
+    return f"{seen}: a loss of up to {number(-gain.low, decimals)} cannot be ruled out" if no_test else seen

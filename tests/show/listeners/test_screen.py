@@ -87,7 +87,7 @@ def test_the_file_is_the_one_the_harness_wrote(tmp_path, suffix):
 
 def test_it_fits_80_columns_except_what_is_there_to_be_copied(tmp_path):
     task = "a_task_with_a_name_that_is_longer_than_the_eighty_columns_of_a_plain_log_and_then_some_more"
-    rows = boundaries(dict.fromkeys(range(11), 12_345.678), stderr=0.001)
+    rows = boundaries({k: 12_345.678 + k for k in range(11)}, stderr=0.001)
     long = task_record(sweep_record(rows), journal="/" + "x" * 100, warnings=("a long warning " * 20,))
     results = results_of(run_record({task: long}))
     for width in (80, 200):

@@ -44,14 +44,10 @@ def test_other_candidates_are_named_in_their_notation():
 
 def told(gap, documents):
     """A sweep of K = 7 against full on items that differ by `gap` up to a little unevenness."""
+    items = {k: tuple((gap if k == 7 else 0.0) + (i * 7 + k * i) % 3 / 10 for i in range(documents)) for k in (L, 7)}
     rows = tuple(
-        candidate(
-            Variant.below(k, L),
-            1.0,
-            documents=documents,
-            items=tuple((gap if k == 7 else 0.0) + (i * 7 + k * i) % 3 / 10 for i in range(documents)),
-        )
-        for k in (L, 7)
+        candidate(Variant.below(k, L), sum(mine) / documents, documents=documents, items=mine)
+        for k, mine in items.items()
     )
     return verdict(task_record(sweep_record(rows)))
 
@@ -98,7 +94,7 @@ def test_the_verdict_on_full_base_and_what_was_not_searched():
         assert said in verdict(task_record(variant="0-4", method=method))
     assert "smaller" not in verdict(task_record(variant="0-9", dropped_parameters=0))
     assert "the 1 validation document it" in verdict(
-        task_record(sweep_record(boundaries({7: 1.0, 10: 1.0}, documents=1)))
+        task_record(sweep_record(boundaries({7: 1.0, 10: 0.0}, documents=1)))
     )
 
 
@@ -107,6 +103,9 @@ def test_remarks_do_not_ask_for_a_gain_that_nobody_measured():
     assert "no document in common" in " ".join(remarks(task_record(sweep_record(gain=(None, None)))))
     assert "0.6 better" in " ".join(remarks(task_record(sweep_record())))
     assert "(paired)" in " ".join(remarks(task_record(sweep_record())))
+    close = " ".join(remarks(task_record(sweep_record(gain=(0.03, 0.001)))))
+    assert "0.0300 better" in close
+    assert "standard error of 0.0010" in close
 
 
 def test_shares_name_a_few_and_count_the_others():
