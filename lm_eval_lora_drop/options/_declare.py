@@ -83,7 +83,7 @@ class Option:
         for attempt in (given, shown(given)) if type(given) in (int, float) else (given,):
             try:
                 return msgspec.convert(attempt, self.kind, strict=False)
-            except (msgspec.ValidationError, RecursionError):
+            except (msgspec.ValidationError, RecursionError, UnicodeEncodeError):  # the last: half a character
                 continue
         info = inspect.type_info(self.kind)
         words = [str(word) for word in info.values] if isinstance(info, inspect.LiteralType) else []
