@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
+
+from hypothesis import strategies as st
 
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.show.report.leaderboard import leaderboard
 from lm_eval_lora_drop.show.report.leaderboard_text import FORMATS
 from lm_eval_lora_drop.show.report.page import write_report
 from testing.run_files import swept, write_run
+from tests.campaign.fuzz import Draw, trial
 from tests.campaign.fuzz import runs as damaged_runs
-from tests.campaign.tries import left, load, options, print_table
+from tests.campaign.tries import options, print_table
 
 CHROMIUM = Path("/usr/bin/chromium")
 MARK = "ran-in-the-page"
@@ -42,14 +44,14 @@ ATTACKS = (
 )
 
 
-def make(folder: Path, draw: random.Random) -> None:
+def make(folder: Path, draw: Draw) -> None:
     """Two good runs and a bad one."""
     for number, name in enumerate(("good-one", "good-two")):
-        values = [float(draw.random() < 0.5) for _ in range(20)]
+        values = [float(bit) for bit in f"{draw(st.integers(0, 2**20 - 1)):020b}"]
         write_run(folder / name, {"acc": values}, name=name, lora_drop=swept() if number else None)
-    attack = draw.choice(ATTACKS)
+    attack = draw(st.sampled_from(ATTACKS))
     bad = folder / "bad"
-    match draw.randrange(4):
+    match draw(st.integers(0, 3)):
         case 0:
             bad.mkdir()
             try:
@@ -96,6 +98,14 @@ def wrong(folder: Path) -> str | None:
     return None if 'id="settings"' in shown and "good-two" in shown else "the browser does not show the whole page"
 
 
+def one_report(draw: Draw) -> None:
+    """Raises AssertionError where something is wrong with a folder's page or tables."""
+    with tempfile.TemporaryDirectory() as place:
+        make(Path(place), draw)
+        reason = wrong(Path(place))
+        assert reason is None, reason
+
+
 def browse(page: Path) -> tuple[str, list[str]]:
     """The page as Chromium has it in the end, and the addresses that it requested, in whatever way."""
     log = page.with_name("network.json")
@@ -118,21 +128,16 @@ def browse(page: Path) -> tuple[str, list[str]]:
 def main() -> int:
     """Run, or go on; 1 where anything failed."""
     args = options(__doc__, "reports", reports=100).parse_args()
-    state = load(args.folder, {"reports": args.reports, "seed": args.seed})
-    for number in left(args.folder, state, args.reports):
-        folder = args.folder / f"report{number}"
-        shutil.rmtree(folder, ignore_errors=True)
-        make(folder, random.Random(f"{args.seed} {number}"))
-        reason = wrong(folder)
-        if reason is None:
-            shutil.rmtree(folder)
-        else:
-            state["failures"].append(f"report {number}: {reason}")
+    failures = []
+    try:
+        trial(one_report, args.reports, args.seed, args.folder)()
+    except Exception as error:
+        failures.append(f"{error} {getattr(error, '__notes__', '')}")
     if not CHROMIUM.exists():
         print(f"skipped: no browser at {CHROMIUM}; pages were read as text")
     where = "opened in Chromium" if CHROMIUM.exists() else "read as text"
-    rows = [(f"reports over damaged and hostile runs, {where}", args.reports, len(state["failures"]))]
-    return print_table(rows, state["failures"])
+    rows = [(f"reports over damaged and hostile runs, {where}", args.reports, len(failures))]
+    return print_table(rows, failures)
 
 
 if __name__ == "__main__":
