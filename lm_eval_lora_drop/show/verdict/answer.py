@@ -106,7 +106,7 @@ def _answer(name: str, task: TaskRecord, test: EvaluatedScore | None) -> Answer:
         headings=(_heading("validation", task.metric if sweep else None, _documents(sweep)), _test_heading(test)),
         rows=tuple(_row(variant, task, test) for variant in shown),
         verdict=verdict(task),
-        doubts=tuple(doubts(task, test)),
+        doubts=tuple(doubts(task, test.metric, test.score, test.documents) if test else doubts(task, None, None, None)),
         notes=tuple(notes),
         is_smaller=not kept.is_full and not kept.is_base and not (sweep and says_nothing(sweep)),
     )
