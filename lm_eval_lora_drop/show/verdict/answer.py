@@ -133,7 +133,7 @@ def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> Task
         ),
         rows=tuple(_row(variant, task, scores) for variant in shown),
         verdict=verdict(task),
-        doubts=tuple(doubts(task, test)),
+        doubts=tuple(doubts(task, test.metric, test.score, test.documents) if test else doubts(task, None, None, None)),
         notes=tuple(notes),
         hint=_hint(task, [one for one, score in scores.items() if score is None and one != kept]),
         is_smaller=not kept.is_full and not kept.is_base and not (sweep and says_nothing(sweep)),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
+from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
 from lm_eval_lora_drop.text import decimals_of_column, number
-
-if TYPE_CHECKING:
-    from lm_eval_lora_drop.show.verdict.answer import EvaluatedScore
 
 _LOOK = "Check the prompt, the task's filter and max_gen_toks (--log_samples shows the outputs)"
 _FAR = 2.0
@@ -35,8 +33,11 @@ def says_nothing(sweep: SweepRecord) -> str | None:
     return f"This sweep says nothing: {all_of_them}. {hint}."
 
 
-def doubts(task: TaskRecord, test: EvaluatedScore | None) -> list[str]:
-    """A sentence for each reason not to take the choice as it stands, with what to do."""
+def doubts(task: TaskRecord, metric: MetricSpec | None, test: Score | None, documents: int | None) -> list[str]:
+    """A sentence for each reason not to take the choice as it stands, with what to do.
+
+    `test` is the score on so many evaluated documents by `metric`; None where there is none.
+    """
     found = []
     for bound in task.sweep.bounds if task.sweep is not None else ():
         if bound.difference is None or bound.shown:
@@ -47,18 +48,18 @@ def doubts(task: TaskRecord, test: EvaluatedScore | None) -> list[str]:
             f"{which} is {'reached on these documents, but not shown for new ones' if bound.met else 'not reached'}. "
             "Give more documents (sweep_limit), or sweep_select=smallest_confident:SHARE."
         )
-    if test is None or task.kept.is_base or (task.sweep is not None and says_nothing(task.sweep)):
+    if test is None or metric is None or task.kept.is_base or (task.sweep is not None and says_nothing(task.sweep)):
         return found
-    if test.score.value == 0 and test.metric.higher_is_better:
+    if test.value == 0 and metric.higher_is_better:
         beside = "" if task.kept.is_full else " Evaluate boundary=full beside it."
         return [*found, f"The test score is 0. {_LOOK}.{beside}"]
     row = task.sweep.candidate(task.sweep.chosen) if task.sweep is not None else None
-    if row is None or row.score is None or row.stderr is None or test.metric != task.metric:
+    if row is None or row.score is None or row.stderr is None or metric != task.metric:
         return found
     # Few documents may all score alike: then validation's standard error stands for both.
-    stderr = test.score.stderr or row.stderr * math.sqrt(row.documents / (test.documents or row.documents))
+    stderr = test.stderr or row.stderr * math.sqrt(row.documents / (documents or row.documents))
     both = math.hypot(row.stderr, stderr)
-    loss = (row.score - test.score.value) * (1 if test.metric.higher_is_better else -1)
+    loss = (row.score - test.value) * (1 if metric.higher_is_better else -1)
     # Two splits of one data set may differ a little in how hard they are; of many documents that is significant too.
     if both > 0 and loss > max(_FAR * both, _LARGE * abs(row.score)):
         found.append(
