@@ -244,8 +244,7 @@ class _RowCollector:
         way = " and ".join(["log-probabilities"] * len(from_base) + ["texts"] * (len(effects) - len(from_base)))
         difference, effect = max(differences, default=float("inf")), max(effects, default=0.0)
         self.rows.append(AgreementRow("server, asked again", max(noises), "", None, "noise of the server"))
-        agrees = difference <= tolerance < effect
-        if agrees:
+        if agrees := difference <= tolerance < effect:
             note = f"agrees ({way})"
         elif effect <= tolerance:
             note = f"INCONCLUSIVE: base model and adapter differ by {effect:.1e} only. Give more --prompts"
@@ -258,11 +257,9 @@ class _RowCollector:
         self.rows.append(AgreementRow("server", difference, f"{equal} of {len(first.texts)} texts", agrees, note))
 
     def coarser(self, dtype: torch.dtype) -> None:
-        """What follows is stored in this dtype."""
         self._dtype = max(self._dtype, dtype, key=lambda kind: _ROUNDING.get(kind, 0.0))
 
     def _noise_bound(self) -> float:
-        """What the reference may differ from itself by."""
         return max(_FLOOR, _TIMES_THE_NOISE * self._noise)
 
     def _tolerance(self, dtype: torch.dtype) -> float:

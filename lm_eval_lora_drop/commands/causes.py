@@ -23,7 +23,7 @@ _QUANTISED = re.compile(r"[-_](bnb[-_])?[48]bit|[-_](gptq|awq)\b", re.IGNORECASE
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluatedPrompts:
     """What lm_eval was given; its defaults where no run is known."""
 
     model_args: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Settings:
     until: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, run: Run | None, task: str | None) -> Settings:
+    def of(cls, run: Run | None, task: str | None) -> EvaluatedPrompts:
         """Those of a run's task."""
         if run is None:
             return cls()
@@ -50,7 +50,7 @@ class Settings:
         return cls(run.model_args, template is not None, system, frozenset(until))
 
 
-def find_causes(files: AdapterFiles, base: str, settings: Settings, prompts: Sequence[str]) -> list[str]:
+def find_causes(files: AdapterFiles, base: str, settings: EvaluatedPrompts, prompts: Sequence[str]) -> list[str]:
     """A line for each cause found, with the option that cures it."""
     from transformers import AutoConfig, AutoTokenizer
 
@@ -77,7 +77,7 @@ def find_causes(files: AdapterFiles, base: str, settings: Settings, prompts: Seq
     return [visible(line) for line in lines]
 
 
-def _of_template(source: str, trained: Any, used: Any, settings: Settings, *, brought: bool) -> Iterator[str]:
+def _of_template(source: str, trained: Any, used: Any, settings: EvaluatedPrompts, *, brought: bool) -> Iterator[str]:
     if not (brought and trained.chat_template):
         return
     if not settings.chat_template:
@@ -119,7 +119,9 @@ def _default_system(tokenizer: Any) -> str:
     return alone if len(alone) > len(empty) else ""
 
 
-def _of_begin(trained: Any, used: Any, settings: Settings, prompts: Sequence[str], *, brought: bool) -> Iterator[str]:
+def _of_begin(
+    trained: Any, used: Any, settings: EvaluatedPrompts, prompts: Sequence[str], *, brought: bool
+) -> Iterator[str]:
     def begins(tokenizer: Any) -> bool:
         bos = tokenizer.bos_token_id
         return bos is not None and tokenizer(_MARK).input_ids[:1] == [bos]
@@ -144,7 +146,7 @@ def _of_begin(trained: Any, used: Any, settings: Settings, prompts: Sequence[str
         )
 
 
-def _of_end(trained: Any, used: Any, base: str, settings: Settings, *, brought: bool) -> Iterator[str]:
+def _of_end(trained: Any, used: Any, base: str, settings: EvaluatedPrompts, *, brought: bool) -> Iterator[str]:
     """lm_eval stops at the tokenizer's end token, at those of the generation config, and at `until`."""
     from transformers import GenerationConfig
 
@@ -171,7 +173,7 @@ def _of_end(trained: Any, used: Any, base: str, settings: Settings, *, brought: 
             )
 
 
-def _of_base(files: AdapterFiles, base: str, config: Any, settings: Settings) -> Iterator[str]:
+def _of_base(files: AdapterFiles, base: str, config: Any, settings: EvaluatedPrompts) -> Iterator[str]:
     trained, args = str(files.config.get("base_model_name_or_path") or ""), settings.model_args
     if trained and trained.rstrip("/").rpartition("/")[2].lower() != base.rstrip("/").rpartition("/")[2].lower():
         how = " (a quantised one)" if _QUANTISED.search(trained) else ""

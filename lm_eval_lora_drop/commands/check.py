@@ -62,7 +62,7 @@ def _check(args: argparse.Namespace) -> int:
     source, kept = made.source, made.kept
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
     from lm_eval_lora_drop.adapter.files import open_adapter
-    from lm_eval_lora_drop.commands.causes import Settings, find_causes
+    from lm_eval_lora_drop.commands.causes import EvaluatedPrompts, find_causes
 
     files = open_adapter(source)
     # What the run evaluated, where there is one: the adapter may name another place.
@@ -88,7 +88,7 @@ def _check(args: argparse.Namespace) -> int:
             others={"vLLM": _vllm(base, args.dtype)},
             served=served,
         )
-    causes = find_causes(files, base, Settings.of(made.run, made.task), prompts or ())
+    causes = find_causes(files, base, EvaluatedPrompts.of(made.run, made.task), prompts or ())
     print(f"{source} on {base}, {kept.label}")
     print(found.table())
     if found.survival is not None:

@@ -6,19 +6,18 @@ place, and an unknown entry is answered with its near match.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import package_folder, read_yaml
+from lm_eval_lora_drop.judge.known_providers import PROVIDERS, provider_spec, short_value
 from lm_eval_lora_drop.judge.redact import Redactor, checked_options, checked_variable, sent_blocks, variable_in
 from lm_eval_lora_drop.text import did_you_mean
 
@@ -29,45 +28,6 @@ _LONGEST_FILE = 200_000
 _LONGEST_NAME = 60
 _LONGEST_CRITERION = 500
 _MOST_CRITERIA = 20
-
-
-@dataclass(frozen=True)
-class ProviderSpec:
-    """A provider of judges.
-
-    `module` has `open_provider(judge, timeout) -> Provider` (`judge.providers`) and, unless `judge.providers.replies`
-    knows the provider, `read_reply(body) -> Reply` of a response's JSON object. `key_variable` holds the key of the
-    official service, and is sent nowhere else unasked. `max_tokens`: an answer has ten, and thoughts may come before.
-    """
-
-    module: str
-    key_variable: str | None = None
-    max_tokens: int = 1024
-
-
-PROVIDERS = {
-    "openai": ProviderSpec("lm_eval_lora_drop.judge.providers.openai_sdk", "OPENAI_API_KEY", 2048),
-    "anthropic": ProviderSpec("lm_eval_lora_drop.judge.providers.anthropic_sdk", "ANTHROPIC_API_KEY"),
-    "google": ProviderSpec("lm_eval_lora_drop.judge.providers.google_sdk", "GEMINI_API_KEY", 2048),
-    "hf": ProviderSpec("lm_eval_lora_drop.judge.providers.local", max_tokens=64),
-}
-
-
-def provider_spec(name: object, where: str = "panel") -> ProviderSpec:
-    """The provider of this name: one of ours, else one that another distribution brings.
-
-    Raises:
-        ArgumentError: there is none.
-    """
-    if isinstance(name, str) and (name in PROVIDERS or name in _further_providers()):
-        return PROVIDERS.get(name) or cast("ProviderSpec", _further_providers()[name].load())
-    there = ", ".join([*PROVIDERS, *_further_providers()])
-    raise ArgumentError(f"{where}: provider must be one of {there}; got {_short(name)}.")
-
-
-@functools.cache  # every reply asks, and the metadata of all distributions is read
-def _further_providers() -> dict[str, EntryPoint]:
-    return {one.name: one for one in entry_points(group="lm_eval_lora_drop.judges")}
 
 
 @dataclass(frozen=True)
@@ -365,7 +325,7 @@ def _base_url(given: Any, where: str) -> str | None:
 
 def _flag(value: Any, where: str) -> bool:
     if not isinstance(value, bool):
-        raise ArgumentError(f"{where}: structured must be true or false, got {_short(value)}.")
+        raise ArgumentError(f"{where}: structured must be true or false, got {short_value(value)}.")
     return value
 
 
@@ -380,22 +340,17 @@ def _price(price: Any, where: str) -> Price | None:
 
 def _number(value: Any, least: float, where: str, most: float = 1e9) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ArgumentError(f"{where} must be a number of at least {least:g}, at most {most:g}, got {_short(value)}.")
+        raise ArgumentError(
+            f"{where} must be a number of at least {least:g}, at most {most:g}, got {short_value(value)}."
+        )
     return value
-
-
-def _short(value: Any) -> str:
-    """A value in an error: lists and mappings by their type, since YAML's aliases can make them endless."""
-    if isinstance(value, int) and abs(value) > 10**18:
-        return "an endless number"
-    return repr(value)[:40] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def refuse_unknown(given: Mapping[Any, Any], allowed: set[str], where: str) -> None:
     """Raises ArgumentError for an entry that is not allowed, with its near match."""
     for name in given:
         if name not in allowed:
-            name = str(name)[:40] if isinstance(name, str | int | float) else _short(name)
+            name = str(name)[:40] if isinstance(name, str | int | float) else short_value(name)
             hint = did_you_mean(name, allowed)
             key = " Keys come from the environment: name the variable in api_key_env." if name == "api_key" else ""
             raise ArgumentError(f"{where}: unknown entry {name}; there are {', '.join(sorted(allowed))}.{hint}{key}")

@@ -72,7 +72,7 @@ def test_a_run_uses_what_another_distribution_brings(site, tmp_path):
 
 def test_an_unknown_provider_is_answered_with_those_that_are_installed(site):
     program = (
-        "from lm_eval_lora_drop.judge.panel import provider_spec\n"
+        "from lm_eval_lora_drop.judge.known_providers import provider_spec\n"
         "print(provider_spec('toy').module)\n"
         "try: provider_spec('toi')\n"
         "except ValueError as error: print(error)"

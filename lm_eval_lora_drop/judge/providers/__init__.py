@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.panel import Judge, provider_spec
+from lm_eval_lora_drop.judge.known_providers import provider_spec
+from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.providers.wire import CallError, bounded_client
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import Redactor

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lm_eval_lora_drop.judge.panel import provider_spec
+from lm_eval_lora_drop.judge.known_providers import provider_spec
 
 _MOST_TOKENS = 10**9
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})

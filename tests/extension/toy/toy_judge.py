@@ -3,7 +3,8 @@
 import json
 import re
 
-from lm_eval_lora_drop.judge.panel import Judge, ProviderSpec
+from lm_eval_lora_drop.judge.known_providers import ProviderSpec
+from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.providers.replies import Reply
 from lm_eval_lora_drop.judge.questions import Question
 
