@@ -73,7 +73,7 @@ def test_the_claims_are_those_of_the_cells(studied):
         ours, theirs = ([run.scores[metric].value for run in side.runs] for side in (one.ours, one.theirs))
         assert one.mean.value == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-12)
         assert one.mean.seeds == len(ours)
-    assert found[-1].verdict.endswith("(one adapter: another seed may differ)")
+    assert found[-1].verdict.endswith("1 seed, another may differ)")
 
 
 def test_a_search_that_keeps_everything_is_no_test(studied):
