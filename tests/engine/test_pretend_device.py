@@ -1,10 +1,12 @@
 """The shared pass as if on a GPU, on one device and with the layers spread over two: see `pretend_device`."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from testing.forked import Forked
+from testing.forked import ROOT
 from testing.tiny import ARCHITECTURES
 
 WAITS = 4
@@ -24,10 +26,11 @@ SAME = {"mistral", "qwen2"}
     ("placement", "architectures"), [("one", sorted(ARCHITECTURES.keys() - SAME)), ("two", DIFFERENT)]
 )
 def test_nothing_is_mixed_and_the_host_seldom_waits(placement, architectures):
-    process = Forked(["-m", "testing.pretend_device", *architectures, *["--two"] * (placement == "two")])
-    out, said = process.communicate()
-    assert process.returncode == 0, said[-2000:]
-    found = {k: v for line in out.splitlines() if line.startswith("{") for k, v in json.loads(line).items()}
+    # A fresh one: the device has to be there before Transformers is imported.
+    command = [sys.executable, "-m", "testing.pretend_device", *architectures, *["--two"] * (placement == "two")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {k: v for line in done.stdout.splitlines() if line.startswith("{") for k, v in json.loads(line).items()}
     assert sorted(found) == architectures
     wrong = []
     for architecture, kinds in found.items():
