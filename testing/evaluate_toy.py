@@ -2,7 +2,8 @@
 
 usage: python -m testing.evaluate_toy SETTINGS    with SETTINGS a JSON object:
     backend: hf or vllm;  model_args: its own;  output: where each rank writes <output>.<rank>.json;
-    kill_after, kill_rank: SIGKILL that rank after it has been given so many answers of the sweep;  tasks: how many
+    kill_after, kill_rank: SIGKILL that rank after it has been given so many answers of the sweep, or of the test split
+    beside the harness's;  tasks: how many;  limit: test documents of each
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main(settings):
     if settings.get("kill_rank", 0) == lm.rank:
         lm.kill_after = settings.get("kill_after")
     tasks = [make_task(f"toy{i}") for i in range(settings.get("tasks", 1))]
-    results = evaluate(lm, *tasks)
+    results = evaluate(lm, *tasks, limit=settings.get("limit"))
     found = {"answered": lm.answered, "requests": sum(len(task.instances) for task in tasks)}
     if results is not None:
         found |= {

@@ -15,6 +15,13 @@ class TorchPeers:
     rank: int
     world_size: int
 
+    @property
+    def has_silent_ones(self) -> bool:
+        """Whether processes compute with this one that the harness does not count (tensor parallelism): they do
+        nothing more once the harness has its answers."""
+        there = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return there and torch.distributed.get_world_size() > self.world_size
+
     def all_gather_object(self, obj: Any) -> list[Any]:
         """The objects of all ranks, in the order of their ranks, on every rank.
 

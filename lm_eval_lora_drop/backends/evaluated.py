@@ -119,14 +119,21 @@ class EvaluatedSplit:
         The harness has given the chosen variant's responses to the task's own instances by now. Whatever goes wrong
         costs these nothing: it is the `problem`.
         """
+
+        def refuse(*_: Any) -> Pass:
+            raise ArgumentError("with tensor parallelism the other processes have ended their part. Use one process")
+
         try:
-            self._scored = self._answer_and_score(prepare)
+            self._scored = self._answer_and_score(refuse if self.peers.has_silent_ones else prepare)
         except Exception as error:  # noqa: BLE001
-            self.problem = (
-                f"{self._names} could not be evaluated on the test split ({type(error).__name__}: {error}). The "
-                f"results of {self.kept.label} are complete; run the same command again to try once more."
-            )
-            log.error("%s: %s", self.binding.name, self.problem)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.problem = (
+            f"{self._names} could not be evaluated on the test split ({type(error).__name__}: {error}). The results of "
+            f"{self.kept.label} are complete; run the same command again to try once more."
+        )
+        log.error("%s: %s", self.binding.name, self.problem)
 
     @property
     def _names(self) -> str:
@@ -242,9 +249,14 @@ class EvaluatedSplit:
 
     def record(self, *, saves_samples: bool) -> EvaluatedRecord | None:
         """For the results file; None where the others were not answered. A panel is asked here."""
-        if not self._scored:
+        try:
+            return self._record(self._scored, saves_samples=saves_samples) if self._scored else None
+        # As when they are answered.
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
             return None
-        scored = self._scored
+
+    def _record(self, scored: Sequence[_Scored], *, saves_samples: bool) -> EvaluatedRecord:
         clusters = [one.cluster for one in scored]
         codes = cluster_codes(clusters) if any(clusters) else None
         judged = self._judged(scored)

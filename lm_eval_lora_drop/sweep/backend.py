@@ -47,6 +47,10 @@ class Peers(Protocol):
     def world_size(self) -> int:
         """How many there are."""
 
+    @property
+    def has_silent_ones(self) -> bool:
+        """Whether others compute with this one that do nothing more once the harness has its answers."""
+
     def all_gather_object(self, obj: Any) -> list[Any]:
         """The objects of all ranks, in the order of their ranks, on every rank."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lm_eval_lora_drop.harness.work import MetricSpec
+from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
 from lm_eval_lora_drop.text import decimals_of_column, number
