@@ -99,18 +99,18 @@ def test_clusters_are_units():
 
 @pytest.mark.parametrize("collapsed", [None, 2])
 def test_a_seed_that_collapses_is_named_and_normal_ones_are_not(collapsed):
-    """Of 200 studies of four normal seeds some 5 % name one (Grubbs' level); one far below is named in all."""
+    """Of 60 studies of four normal seeds some 5 % name one (Grubbs' level); one far below is named in all."""
     rng = np.random.default_rng(0)
     named = []
-    for _ in range(200):
+    for _ in range(60):
         values = rng.normal(size=(4, 50)) + rng.normal(size=50) + rng.normal(0.5, 0.5, size=(4, 1))
         if collapsed is not None:
             values[collapsed] -= 25.0
         named.append(crossed_mean(values, span=60.0).apart)
     if collapsed is None:
-        assert sum(one is not None for one in named) <= 22  # .05 and three Monte-Carlo errors
+        assert sum(one is not None for one in named) <= 8  # .05 and three Monte-Carlo errors
     else:
-        assert named.count(collapsed) >= 190
+        assert named.count(collapsed) >= 57
 
 
 def test_seeds_that_are_all_alike_have_none_apart():
