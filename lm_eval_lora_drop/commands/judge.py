@@ -169,7 +169,7 @@ def _add_sheet_options(parser: argparse.ArgumentParser) -> None:
 
 @command("sheet", "write a blinded CSV and an HTML form for human raters", _add_sheet_options)
 def _sheet(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.judge.sheets import write_sheets
+    from lm_eval_lora_drop.judge.people.sheets import write_sheets
 
     labels, pairs = _pairs(args)
     sheet, form, key = write_sheets(pairs, labels, args.output, args.number, args.seed)
@@ -185,7 +185,7 @@ def _add_collect_options(parser: argparse.ArgumentParser) -> None:
 
 @command("collect", "win rate and agreement from filled sheets", _add_collect_options)
 def _collect(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.judge.sheets import collect
+    from lm_eval_lora_drop.judge.people.sheets import collect
 
     found = collect(args.key, args.sheets)
     write_json(args.json, found)

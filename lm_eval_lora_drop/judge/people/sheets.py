@@ -154,7 +154,7 @@ def _plain_cell(text: str) -> str:
 
 def _html(rows: Sequence[dict[str, str]], sheet: str) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lm_eval_lora_drop.judge", "templates"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("lm_eval_lora_drop.judge.people", "templates"), autoescape=True, trim_blocks=True
     )
     # The page runs this script and no other: what a model wrote would not run even if it were not escaped.
     script = (Path(__file__).parent / "templates" / "sheet.js").read_text(encoding="utf-8")
