@@ -13,10 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
+from lm_eval_lora_drop.judge.cache.spending import tokens_of
 from lm_eval_lora_drop.judge.pairwise import Pair, both_orders
 from lm_eval_lora_drop.judge.panel import load_panel, parse_panel
 from lm_eval_lora_drop.judge.score import Item, questions, rubric_of
-from lm_eval_lora_drop.judge.spending import tokens_of
 
 SUMMARIES = 819
 ANSWER = 15

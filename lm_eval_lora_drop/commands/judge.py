@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.judge_people import people
+from lm_eval_lora_drop.commands.judge_audit import audit
+from lm_eval_lora_drop.commands.judge_panel import KEPT, add_panel, bill_line, estimate_text, panel_given, rubric_from
+from lm_eval_lora_drop.commands.judge_people import people, print_joined
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.text import decimals_for, number, percent, with_error
@@ -15,13 +17,8 @@ from lm_eval_lora_drop.text import decimals_for, number, percent, with_error
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.pairwise import Pair
-    from lm_eval_lora_drop.judge.panel import Panel
-    from lm_eval_lora_drop.judge.questions import Question, Rubric
+    from lm_eval_lora_drop.judge.questions import Rubric
     from lm_eval_lora_drop.judge.score import PanelScores
-    from lm_eval_lora_drop.judge.spending import Usage
-
-
-_KEPT = "All answers received are cached; the same command resumes."
 
 
 def _runs(parser: argparse.ArgumentParser) -> None:
@@ -30,43 +27,11 @@ def _runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="task, if the runs share several")
 
 
-def _panel_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--panel", help="a panel file, or current, paper, local (default: LORA_DROP_JUDGES)")
-    parser.add_argument(
-        "--rubric", type=Path, metavar="FILE", help="rubric for any task, YAML: what is judged, criteria, scale"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and dollars, and stop")
-    parser.add_argument(
-        "--max-spend", type=float, metavar="DOLLARS", help="maximum in US dollars; no call that could exceed it is made"
-    )
-
-
-def _rubric(args: argparse.Namespace) -> Rubric | None:
-    from lm_eval_lora_drop.judge.questions import load_rubric
-
-    return load_rubric(args.rubric) if args.rubric else None
-
-
-def _panel(args: argparse.Namespace) -> Panel:
-    from dataclasses import replace
-
-    from lm_eval_lora_drop.judge.panel import load_panel, panel_from
-
-    panel = load_panel(args.panel) if args.panel else panel_from()
-    if panel is None:
-        raise ArgumentError("no panel: give --panel, a YAML file or one of current, paper, local.")
-    if args.max_spend is None:
-        return panel
-    if not 0 <= args.max_spend <= 1e9:
-        raise ArgumentError(f"--max-spend must be a number from 0 to 1e9, got {args.max_spend}.")
-    return replace(panel, max_spend=args.max_spend)
-
-
 def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", type=Path, help="a results file or its folder, or a .jsonl that a run saved for its judges"
     )
-    _panel_arguments(parser)
+    add_panel(parser)
     parser.add_argument(
         "--force",
         action="store_true",
@@ -75,7 +40,7 @@ def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="use cached answers only; makes no call")
 
 
-@command("rescore", "fill GPT-Scores into a results file, or score saved outputs", _add_rescore_options, _KEPT)
+@command("rescore", "fill GPT-Scores into a results file, or score saved outputs", _add_rescore_options, KEPT)
 def _rescore(args: argparse.Namespace) -> int:
     from contextlib import closing
 
@@ -94,7 +59,7 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
 
     if not args.results.exists():
         raise ArgumentError(f"{args.results} does not exist. Give a results file of lm_eval, or its folder.")
-    panel, rubric = _panel(args), _rubric(args)
+    panel, rubric = panel_given(args), rubric_from(args)
     saved = args.results.suffix == ".jsonl"
     judged = [] if saved else judged_tasks(args.results, rubric)
     lists = [read_items(args.results)] if saved else [task.items for task in judged]
@@ -103,7 +68,7 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
             j.name: [q for items in lists for q in questions(j, panel, items, rubric_of(panel, items, rubric))]
             for j in panel.judges
         }
-        print(_estimate(panel, every, cache))
+        print(estimate_text(panel, every, cache))
         return 0
     complete, failures = True, list[ArgumentError]()
     for index, items in enumerate(lists):
@@ -129,11 +94,11 @@ def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
 
 def _add_pairwise_options(parser: argparse.ArgumentParser) -> None:
     _runs(parser)
-    _panel_arguments(parser)
+    add_panel(parser)
     add_json(parser)
 
 
-@command("pairwise", "which of two runs' outputs a panel prefers", _add_pairwise_options, _KEPT)
+@command("pairwise", "which of two runs' outputs a panel prefers", _add_pairwise_options, KEPT)
 def _pairwise(args: argparse.Namespace) -> int:
     from contextlib import closing
 
@@ -146,11 +111,15 @@ def _pairwise(args: argparse.Namespace) -> int:
 def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.pairwise import both_orders, compare
 
-    panel = _panel(args)
-    rubric = _rubric(args)
+    panel = panel_given(args)
+    rubric = rubric_from(args)
     labels, pairs = _pairs(args, rubric)
     if args.dry_run:
-        print(_estimate(panel, {judge.name: both_orders(panel, pairs, judge, rubric) for judge in panel.judges}, cache))
+        print(
+            estimate_text(
+                panel, {judge.name: both_orders(panel, pairs, judge, rubric) for judge in panel.judges}, cache
+            )
+        )
         return 0
     comparison = compare(panel, pairs, cache, rubric)
     found = {"systems": list(labels), "pairs": len(pairs), **comparison.to_json()}
@@ -160,7 +129,7 @@ def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
         bias = row["position_bias_rate"]
         print(f"  {name}: {_rate(row)}, position bias {'-' if bias is None else f'{bias:.0%}'}", end="")
         print(f", {row['without_verdict']} without verdict" if row["without_verdict"] else "")
-    print(f"  {_bill_line(comparison.answers.bill, panel)}")
+    print(f"  {bill_line(comparison.answers.bill, panel)}")
     return 0
 
 
@@ -175,7 +144,7 @@ def _add_sheet_options(parser: argparse.ArgumentParser) -> None:
 
 @command("sheet", "write a blinded CSV and an HTML form for human raters", _add_sheet_options)
 def _sheet(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.judge.sheets import write_sheets
+    from lm_eval_lora_drop.judge.people.sheets import write_sheets
 
     labels, pairs = _pairs(args)
     sheet, form, key = write_sheets(pairs, labels, args.output, args.number, args.seed)
@@ -186,20 +155,25 @@ def _sheet(args: argparse.Namespace) -> int:
 def _add_collect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", type=Path, help="key.json of `lora-drop judge sheet`")
     parser.add_argument("sheets", type=Path, nargs="+", help="one completed CSV per rater")
+    parser.add_argument(
+        "--judged", type=Path, metavar="FILE", help="join a panel's preferences, from judge pairwise --json FILE"
+    )
     add_json(parser)
 
 
 @command("collect", "win rate and agreement from filled sheets", _add_collect_options)
 def _collect(args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.judge.sheets import collect
+    from lm_eval_lora_drop.judge.people.sheets import collect
 
-    found = collect(args.key, args.sheets)
+    found = collect(args.key, args.sheets, args.judged)
     write_json(args.json, found)
     first, second = found["systems"]
     print(f"{first} against {second}, {found['pairs']} pairs, {found['raters']} raters; win rate of {first}:")
     for name, row in found["criteria"].items():
         alpha = "-" if row["agreement"] is None else f"{row['agreement']:.2f}"
         print(f"  {name}: {_rate(row)}, agreement {alpha}" + (f", {row['missing']} missing" if row["missing"] else ""))
+        if args.judged:
+            print_joined(row["with_judges"])
     if found["raters"] > 1:
         print(
             "The intervals treat votes as independent. Votes on one pair are not, so the intervals are too narrow. "
@@ -212,7 +186,7 @@ def add_parser(subparsers: Any) -> None:
     """Add `judge` to `lora-drop`."""
     parser = subparsers.add_parser("judge", help="GPT-Score, pairwise preference, sheets for human raters")
     commands = parser.add_subparsers(dest="judge_command", required=True, metavar="COMMAND")
-    for one in (_rescore, _pairwise, _sheet, _collect, people):
+    for one in (_rescore, _pairwise, audit, _sheet, _collect, people):
         one.add_parser(commands)
 
 
@@ -237,24 +211,6 @@ def _pairs(args: argparse.Namespace, rubric: Rubric | None = None) -> tuple[tupl
         raise ArgumentError(f"--task must be in both runs; they share {', '.join(shared) or 'none'}. Got {task}.")
     labels = (one.label, two.label) if one.label != two.label else (args.first, args.second)
     return labels, pair_up(one.tasks[task], two.tasks[task], rubric)
-
-
-def _estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: Cache) -> str:
-    from lm_eval_lora_drop.judge.score import estimate
-
-    lines, total, unknown = [], 0.0, []
-    for found in estimate(panel, questions, cache):
-        price = "price missing" if found.dollars is None else f"at most ${found.dollars:.2f}"
-        lines.append(
-            f"{found.judge.name} ({found.judge.model}): {found.calls} calls, {found.cached} in the cache, about "
-            f"{found.input_tokens:,} tokens in, at most {found.most_output_tokens:,} out, {price}"
-        )
-        total += found.dollars or 0.0
-        unknown += [found.judge.name] if found.dollars is None else []
-    known = f"at most ${total:.2f}" if len(unknown) < len(lines) else ""
-    missing = f"what {', '.join(unknown)} cost (fill in `price` in the panel file)" if unknown else ""
-    together = ", and ".join(filter(None, (known, missing)))
-    return "\n".join([*lines, f"together {together}; an unreadable answer costs one more call"])
 
 
 def _rate(row: Mapping[str, Any]) -> str:
@@ -282,17 +238,5 @@ def _summary(name: str, scores: PanelScores) -> str:
         lines.append(f"  {judge}: {shown}, {found['verdicts']} verdicts")
     if len(details["judges"]) > 1:
         lines.append(f"  agreement (Krippendorff's alpha): {number(scores.agreement, 2)}")
-    lines.append(f"  {_bill_line(scores.answers.bill, scores.panel)}")
+    lines.append(f"  {bill_line(scores.answers.bill, scores.panel)}")
     return "\n".join(lines + [f"  warning: {warning}" for warning in details["warnings"]])
-
-
-def _bill_line(bill: Usage, panel: Panel) -> str:
-    """What this command used, what these questions have used in all, and what is left."""
-    said = f"{bill.calls} calls, ${bill.dollars:.4f} where prices are known"
-    if bill.calls_before:
-        said += f"; with earlier runs {bill.calls + bill.calls_before} calls, ${bill.dollars_in_all:.4f}"
-    if bill.perhaps:
-        said += f"; {bill.perhaps} calls without an answer are counted as billed"
-    if panel.max_spend is not None:
-        said += f"; ${max(0.0, panel.max_spend - bill.dollars_in_all):.4f} of ${panel.max_spend:g} left"
-    return said

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.options import add_json, command, positive, write_json
+from lm_eval_lora_drop.commands.options import add_json, add_output, command, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.text import number
 
@@ -30,6 +29,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--task", help="task, if a run has several judged ones")
     parser.add_argument("--next", type=positive, default=10, help="number of documents to suggest for rating")
+    add_output(parser, "--plot", help="plot each judge against people: .png, .svg or .pdf")
     add_json(parser)
 
 
@@ -38,51 +38,87 @@ def people(args: argparse.Namespace) -> int:
     """Intervals, the agreement of each judge with people, documents to read next."""
     import numpy as np
 
-    from lm_eval_lora_drop.judge.people import correlation, next_documents, powered_mean, read_people
+    from lm_eval_lora_drop.judge.people import correlation, filled, next_documents, powered_mean, read_people
+    from lm_eval_lora_drop.judge.score import json_number
+    from lm_eval_lora_drop.show.figures.people import people_figure
+    from lm_eval_lora_drop.show.figures.style import check_formats, save_figure
 
     if len(args.runs) != len(args.humans) or len(args.runs) > 2:
         raise ArgumentError("give one or two runs, and for each of them a file of --humans in the same order.")
-    judges, panel = _scores(args.runs[0], args.task)
+    formats = check_formats([args.plot.suffix[1:]]) if args.plot else []
+    judges, scores = _scores(args.runs[0], args.task)
     said = [read_people(path) for path in args.humans]
+    _check_documents(args.humans[0], said[0], scores, args.runs[0])
     if len(args.runs) == 2:
         others, second = _scores(args.runs[1], args.task)
         if others != judges:
             raise ArgumentError(f"the runs have other judges: {', '.join(judges)} and {', '.join(others)}.")
-        panel = {document: second[document] - row for document, row in panel.items() if document in second}
+        _check_documents(args.humans[1], said[1], second, args.runs[1])
+        scores = {document: second[document] - row for document, row in scores.items() if document in second}
+    columns = np.array(list(scores.values())).reshape(-1, len(judges)).T
+    panel = dict(zip(scores, filled(columns), strict=True))
     result: dict[str, Any] = {"criteria": {}}
-    for criterion, scores in said[0].items():
-        human = {document: value for document, value in scores.items() if document in panel}
+    points = {}
+    for criterion, given in said[0].items():
+        human = {document: value for document, value in given.items() if document in panel}
         if len(said) == 2:
             theirs = said[1].get(criterion, {})
             human = {document: theirs[document] - value for document, value in human.items() if document in theirs}
-        y, f = (
-            np.array(list(human.values())),
-            np.array([panel[document] for document in human]).reshape(-1, len(judges)),
-        )
-        rest = np.array([row.mean() for document, row in panel.items() if document not in human])
-        found = powered_mean(y, f.mean(axis=1), rest)
-        ends = [" to ".join(number(end, 1) for end in pair) for pair in (found.interval, found.people_alone)]
-        print(f"{criterion}: {number(found.value, 1)} %, 95 % CI {ends[0]} (people alone: {ends[1]})")
-        print(f"  {found.by_people} documents scored by people and judges, {found.by_judges_alone} by judges alone")
+        y, rows = np.array(list(human.values())), np.array([scores[document] for document in human])
+        rest = np.array([value for document, value in panel.items() if document not in human])
+        found = powered_mean(y, np.array([panel[document] for document in human]), rest)
+        print(f"{criterion}: {_interval(asdict(found))}")
+        print(f"  {found.by_people} documents scored by people, {found.by_judges_alone} by judges alone")
         result["criteria"][criterion] = {**asdict(found), "judges": {}}
-        for place, name in enumerate(judges):
-            agreement, bias = correlation(y, f[:, place]), float((f[:, place] - y).mean())
+        for name, judged in zip(judges, rows.T, strict=True):
+            agreement = correlation(y, judged)
+            bias = float(np.mean((judged - y)[~np.isnan(judged)])) if not np.isnan(judged).all() else np.nan
             shown = f"rank correlation with people {number(agreement, 2)}, mean difference {number(bias, 1, sign=True)}"
             print(f"  {name}: {shown}")
-            agreement_ = None if math.isnan(agreement) else agreement
-            result["criteria"][criterion]["judges"][name] = {"rank_correlation": agreement_, "bias": bias}
-    done = {document for scores in said[0].values() for document in scores}
-    result["next"] = next_documents(np.array(list(panel.values())).T, list(panel), done, args.next)
+            numbers = {"rank_correlation": json_number(agreement), "bias": json_number(bias)}
+            result["criteria"][criterion]["judges"][name] = numbers
+            points[criterion, name] = (y, judged)
+    done = {document for given in said[0].values() for document in given}
+    result["next"] = next_documents(columns, list(panel), done, args.next)
     listed = ", ".join(map(str, result["next"]))
     print(f"judges differ most on doc_id {listed}: worth reading. For intervals draw documents at random.")
     write_json(args.json, result)
+    if args.plot:
+        print(*save_figure(people_figure(points, difference=len(said) == 2), args.plot.with_suffix(""), formats))
     return 0
 
 
-def _scores(path: str, task: str | None) -> tuple[list[str], dict[int, Floats]]:
-    """The judges of a run, and by document their scores in percent, where all of them gave one."""
-    import numpy as np
+def print_joined(row: dict[str, Any] | None) -> None:
+    """A criterion's preferences of people and judges, from `judge.people.preferences.joined`."""
+    if row is None:
+        print("    with the judges: people voted on fewer than five pairs")
+        return
+    print(f"    with the judges: {_interval(row)}")
+    print(f"    {row['by_people']} pairs by people and judges, {row['by_judges_alone']} by judges alone")
+    for name, judge in row["judges"].items():
+        alpha = number(judge["agreement"], 2)
+        print(f"    {name}: same choice as people on {judge['same']} of {judge['pairs']} pairs, agreement {alpha}")
 
+
+def _interval(row: dict[str, Any]) -> str:
+    ends = [" to ".join(number(end, 1) for end in row[name]) for name in ("interval", "people_alone")]
+    if ends[0] == "- to -":
+        return f"{number(row['value'], 1)} %, no interval: people gave every document the same score"
+    return f"{number(row['value'], 1)} %, 95 % CI {ends[0]} (people alone: {ends[1]})"
+
+
+def _check_documents(path: Path, said: dict[str, dict[int, float]], known: dict[int, Floats], run: str) -> None:
+    """Raises ArgumentError where people scored a document that the run does not have."""
+    other = sorted({document for given in said.values() for document in given} - known.keys())
+    if other:
+        raise ArgumentError(
+            f"{path}: {run} has no document {', '.join(map(str, other[:5]))}, so these scores belong to another run. "
+            "Give each run the file of its own outputs, with the doc_id of its samples."
+        )
+
+
+def _scores(path: str, task: str | None) -> tuple[list[str], dict[int, Floats]]:
+    """The judges of a run, and by document their scores in percent, NaN where a judge gave none."""
     from lm_eval_lora_drop.judge.task import METRIC
     from lm_eval_lora_drop.show.report.judged import judgement
     from lm_eval_lora_drop.show.report.systems import open_system
@@ -101,5 +137,4 @@ def _scores(path: str, task: str | None) -> tuple[list[str], dict[int, Floats]]:
             f"{path}: no logged samples, by which people's scores are joined. Use lm_eval --log_samples."
         )
     found = judgement(run, METRIC, filter_name)
-    by_document = zip(run.documents[filter_name].doc_ids, found.scores.T, strict=True)
-    return found.judges, {document: row for document, row in by_document if not np.isnan(row).any()}
+    return found.judges, dict(zip(run.documents[filter_name].doc_ids, found.scores.T, strict=True))

@@ -34,12 +34,19 @@ from lm_eval_lora_drop.judge.cache.answers import (
     unreadable,
     usage,
 )
+from lm_eval_lora_drop.judge.cache.spending import (
+    CapReached,
+    Progress,
+    SpendingLimit,
+    Usage,
+    most_tokens,
+    plausible_tokens,
+)
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.providers import Provider, open_provider
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import quiet_sdks
-from lm_eval_lora_drop.judge.spending import CapReached, Progress, SpendingLimit, Usage, most_tokens, plausible_tokens
 from lm_eval_lora_drop.text import logger
 
 log = logger(__name__)

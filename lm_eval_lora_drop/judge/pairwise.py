@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.ask import PanelAnswers, ask
+from lm_eval_lora_drop.judge.ask import PanelAnswers, Verdict, ask
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import Question, Rubric, preference_question
 from lm_eval_lora_drop.judge.score import agreement, json_number, rubric_of
 from lm_eval_lora_drop.judge.task import item_of, judge_fields
+from lm_eval_lora_drop.record.fingerprint import digest_text
 from lm_eval_lora_drop.record.runs import Sample, TaskRun
 
 
@@ -27,6 +28,11 @@ class Pair:
     reference: str
     first: str
     second: str
+
+    @property
+    def outputs(self) -> list[str]:
+        """The digests of the two outputs, by which files of the same pairs are joined."""
+        return [digest_text(self.first), digest_text(self.second)]
 
     def questions(self, judge: Judge, rubric: Rubric) -> tuple[Question, Question]:
         """In both orders."""
@@ -125,6 +131,7 @@ class Comparison:
     by_judge: dict[str, Preference]
     panel_choice: Preference
     answers: PanelAnswers
+    pairs: Sequence[Pair]
 
     def to_json(self) -> dict[str, Any]:
         """For a file."""
@@ -136,29 +143,36 @@ class Comparison:
             "calls_before": self.answers.bill.calls_before,
             "dollars": round(self.answers.bill.dollars_in_all, 6),
             "dollars_of_this_run": round(self.answers.bill.dollars, 6),
+            "choices": [
+                {
+                    "doc_id": pair.doc_id,
+                    "outputs": pair.outputs,
+                    "judges": {name: preference.choices[place] for name, preference in self.by_judge.items()},
+                }
+                for place, pair in enumerate(self.pairs)
+                if pair.first != pair.second
+            ],
         }
 
 
 def compare(panel: Panel, pairs: Sequence[Pair], cache: Cache, rubric: Rubric | None = None) -> Comparison:
     """Ask every judge about every pair in both orders. Identical outputs are a tie, unasked."""
-    asked = [index for index, pair in enumerate(pairs) if pair.first != pair.second]
     answers = ask(panel, lambda judge: both_orders(panel, pairs, judge, rubric), cache)
-    by_judge = {}
-    for judge in panel.judges:
-        values = [verdict.value for verdict in answers.verdicts[judge.name]]
-        choices: list[int | None] = [0] * len(pairs)
-        flips = complete = 0
-        for place, index in enumerate(asked):
-            forth, back = values[2 * place], values[2 * place + 1]
-            choices[index] = _choice(forth, back)
-            complete += forth is not None and back is not None
-            flips += forth == back and forth in ("A", "B")
-        by_judge[judge.name] = Preference(choices, flips, complete)
+    by_judge = {name: preference_of(pairs, verdicts) for name, verdicts in answers.verdicts.items()}
     columns = zip(*(preference.choices for preference in by_judge.values()), strict=True)
     flips, complete = (sum(getattr(p, name) for p in by_judge.values()) for name in ("flips", "both_orders"))
     return Comparison(
-        panel, by_judge, Preference([majority_of(column) for column in columns], flips, complete), answers
+        panel, by_judge, Preference([majority_of(column) for column in columns], flips, complete), answers, pairs
     )
+
+
+def preference_of(pairs: Sequence[Pair], verdicts: Sequence[Verdict]) -> Preference:
+    """What a judge's verdicts on `both_orders` of the pairs say."""
+    values = iter([verdict.value for verdict in verdicts])
+    both = [("tie", "tie") if pair.first == pair.second else (next(values), next(values)) for pair in pairs]
+    asked = [found for pair, found in zip(pairs, both, strict=True) if pair.first != pair.second and None not in found]
+    flips = sum(forth == back and forth in ("A", "B") for forth, back in asked)
+    return Preference([_choice(*found) for found in both], flips, len(asked))
 
 
 def both_orders(panel: Panel, pairs: Sequence[Pair], judge: Judge, rubric: Rubric | None = None) -> list[Question]:

@@ -76,12 +76,12 @@ def judge_after_run(path: Path) -> list[str]:
     return said
 
 
-def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[JudgeableTask]:
+def judged_tasks(path: Path, rubric: Rubric | None = None, *, to_write: bool = True) -> list[JudgeableTask]:
     """The tasks of a results file (or of the newest one in a folder) that say what a judge has to know; with a rubric
     all that generate text.
 
     Raises:
-        ArgumentError: no such file, no such task, or no logged samples.
+        ArgumentError: no such file, no such task, no logged samples, or, where scores are `to_write`, a read-only file.
     """
     run = find_runs([path])[0][-1] if path.is_dir() else read_run(path)
     if isinstance(run, Issue):
@@ -95,7 +95,7 @@ def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[JudgeableTask
         if not samples:
             raise ArgumentError(f"{run.path}, task {task.name}: no logged samples. Run lm_eval with --log_samples.")
         # Before anything is paid: a folder that takes no file would lose the scores afterwards.
-        for file in filter(None, (run.path, task.samples_path)):
+        for file in filter(None, (run.path, task.samples_path) if to_write else ()):
             _check_writable(file)
         items = []
         for sample in samples:
@@ -116,7 +116,7 @@ def judged_tasks(path: Path, rubric: Rubric | None = None) -> list[JudgeableTask
 
 def refuse_fewer(judged: JudgeableTask, scores: PanelScores) -> None:
     """Raises ArgumentError where the files hold more verdicts than `scores`, in all or of a judge that is in both."""
-    held = _held(judged)
+    held = held_scores(judged)
     found = {name: sum(value is not None for value in column) for name, column in scores.by_judge.items()}
     table = judged.run.run.data["results"][judged.run.name]
     told = [value for name, value in table.items() if name.startswith(f"{METRIC}_verdicts,")]
@@ -134,7 +134,7 @@ def refuse_fewer(judged: JudgeableTask, scores: PanelScores) -> None:
         )
 
 
-def _held(judged: JudgeableTask) -> dict[str, dict[int, float]]:
+def held_scores(judged: JudgeableTask) -> dict[str, dict[int, float]]:
     """The verdicts that the samples file holds, as percentages: per judge, by document."""
     held: dict[str, dict[int, float]] = {}
     for sample in judged.samples:
@@ -172,7 +172,7 @@ def write_scores(judged: JudgeableTask, scores: PanelScores, *, force: bool = Fa
         table[f"{name},{filter_name}"] = None if value is None or math.isnan(value) else value
     better |= dict.fromkeys((METRIC, *(f"{METRIC}_{judge}" for judge in details["judges"])), True)
     metadata = _table(_table(_table(data, "configs"), run.name), "metadata")
-    earlier, held = _table(metadata, RECORD), _held(judged)
+    earlier, held = _table(metadata, RECORD), held_scores(judged)
     details["earlier"] = earlier.pop("earlier", [])
     there = {
         name: {s.doc_id for s, value in zip(judged.samples, column, strict=True) if value is not None}

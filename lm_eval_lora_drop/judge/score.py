@@ -13,9 +13,9 @@ import numpy as np
 from lm_eval_lora_drop.judge.ask import PanelAnswers, Verdict, ask, serves_another
 from lm_eval_lora_drop.judge.cache import Cache, answer_key
 from lm_eval_lora_drop.judge.cache.answers import calls_needed
+from lm_eval_lora_drop.judge.cache.spending import tokens_of
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import KINDS, VERSION, Question, Rubric, score_question
-from lm_eval_lora_drop.judge.spending import tokens_of
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def score(
     """Have every judge score every item, all of one kind. Raises ArgumentError before the first call, nothing after."""
     rubric = rubric_of(panel, items, rubric)
     answers = ask(panel, lambda judge: questions(judge, panel, items, rubric), cache, offline=offline)
-    answers.verdicts = {name: _averaged(found, panel.samples) for name, found in answers.verdicts.items()}
+    answers.verdicts = {name: averaged(found, panel.samples) for name, found in answers.verdicts.items()}
     by_judge = {name: [v.value for v in verdicts] for name, verdicts in answers.verdicts.items()}
     return PanelScores(by_judge, answers, panel, rubric)
 
@@ -180,7 +180,7 @@ def what_was_asked(details: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _averaged(verdicts: list[Verdict], samples: int) -> list[Verdict]:
+def averaged(verdicts: list[Verdict], samples: int) -> list[Verdict]:
     """One verdict for each item: the mean of the samples that have one."""
     if samples == 1:
         return verdicts

@@ -29,7 +29,7 @@ from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.files import find_folder, read_rows
 from lm_eval_lora_drop.harness.documents import Answer, Document
 from lm_eval_lora_drop.judge.panel import load_panel
-from lm_eval_lora_drop.judge.sheets import COLUMNS, collect
+from lm_eval_lora_drop.judge.people.sheets import COLUMNS, collect
 from lm_eval_lora_drop.options import LoraDropArgs, check_names, declared, parse_model_args
 from lm_eval_lora_drop.options._notations import parse_sweep_boundaries
 from lm_eval_lora_drop.record.find import find_runs

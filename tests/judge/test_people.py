@@ -7,7 +7,8 @@ import pytest
 
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.people import powered_mean, read_people
+from lm_eval_lora_drop.judge.people import filled, powered_mean, powered_share, read_people
+from lm_eval_lora_drop.show.figures.people import people_figure
 from tests.show.report.test_judged import run
 
 
@@ -87,3 +88,76 @@ def test_too_few_people_have_no_interval(judged, capsys):
     (folder / "few.csv").write_text("doc_id,score\n1,50\n2,60\n")
     assert main(["judge", "people", str(one), "--humans", str(folder / "few.csv")]) == 1
     assert "at least 5" in capsys.readouterr().err
+
+
+def coverage(draw, truth, samples=300):
+    """In how many of the samples the interval of the command's own functions contains the truth."""
+    hits = 0
+    for seed in range(samples):
+        low, high = draw(np.random.default_rng(seed)).interval
+        hits += low <= truth <= high
+    return hits / samples
+
+
+def test_a_judge_that_fails_on_bad_texts_does_not_take_them_out_of_the_mean():
+    """A panel silent on the worst 30 %: the interval is to hold for all documents, of mean 60."""
+
+    def draw(rng):
+        quality = rng.normal(60, 15, 330)
+        scores = np.array([quality + rng.normal(b, 5, 330) for b in (0, -20)])
+        scores[1, quality < np.quantile(quality, 0.3)] = np.nan
+        panel = filled(scores)
+        return powered_mean(quality[:40] + rng.normal(0, 5, 40), panel[:40], panel[40:])
+
+    assert 0.92 <= coverage(draw, 60) <= 0.98
+
+
+def test_few_preferences_of_one_opinion_still_leave_doubt():
+    """Of nineteen in twenty people prefer the first; ten votes often agree, which is no certainty."""
+
+    def draw(rng, share=powered_share):
+        people = np.where(rng.random(310) < 0.95, 100.0, 0.0)
+        judged = np.where(rng.random(310) < 0.9, people, 50.0)
+        return share(people[:10], judged[:10], judged[10:])
+
+    assert coverage(lambda rng: draw(rng, powered_mean), 95) < 0.6
+    assert coverage(draw, 95) > 0.93
+    ten = powered_share(np.full(10, 100.0), np.full(10, 100.0), np.full(300, 100.0))
+    assert ten.people_alone[0] < 90
+    assert ten.people_alone[1] == 100
+    assert ten.by_people == 10
+
+
+def test_people_who_agree_on_one_score_have_no_interval_of_width_zero(judged, capsys):
+    folder, (one, _) = judged
+    (folder / "same.csv").write_text("doc_id,score\n" + "".join(f"{i},80\n" for i in range(8)))
+    assert main(["judge", "people", str(one), "--humans", str(folder / "same.csv")]) == 0
+    assert "80.0 %, no interval: people gave every document the same score" in capsys.readouterr().out
+
+
+def test_scores_of_documents_that_the_run_does_not_have_are_refused(judged, capsys):
+    folder, (one, _) = judged
+    (folder / "other.csv").write_text("doc_id,score\n" + "".join(f"{i},{i}\n" for i in range(100, 130)))
+    assert main(["judge", "people", str(one), "--humans", str(folder / "other.csv")]) == 1
+    assert "has no document 120, 121" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_plot_has_a_panel_for_each_criterion_and_judge(judged, suffix, capsys):
+    folder, (one, _) = judged
+    rows = (folder / "A.csv").read_text().replace("score", "fluency,accuracy").split("\n")
+    text = "\n".join([rows[0], *(f"{row},{row.split(',')[1]}" for row in rows[1:] if row)])
+    (folder / "both.csv").write_text(text)
+    plot = folder / f"agreement.{suffix}"
+    command = ["judge", "people", str(one), "--humans", str(folder / "both.csv"), "--plot", str(plot)]
+    assert main(command) == 0
+    assert str(plot) in capsys.readouterr().out
+    assert plot.stat().st_size > 1000
+    assert main([*command[:-1], str(folder / "agreement.jpg")]) == 1
+    assert "png, svg, pdf" in capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    points = {(c, j): (rng.uniform(0, 100, 9), rng.uniform(0, 100, 9)) for c in ("a", "b") for j in "xyz"}
+    figure = people_figure(points)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list("xyz") * 2
+    drawn = figure.axes[4].lines[1].get_xydata()
+    assert np.abs(drawn - np.array(points["b", "y"]).T).max() < 4

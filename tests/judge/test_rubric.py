@@ -8,10 +8,10 @@ import yaml
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.panel import load_panel
+from lm_eval_lora_drop.judge.people.sheets import CRITERIA
 from lm_eval_lora_drop.judge.questions import Rubric, load_rubric
 from lm_eval_lora_drop.judge.reading import read_score
 from lm_eval_lora_drop.judge.score import Item, score
-from lm_eval_lora_drop.judge.sheets import CRITERIA
 from testing.judge_servers import Say, score_json
 from testing.run_files import write_run
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from lm_eval_lora_drop.commands.main import main
-from lm_eval_lora_drop.judge.sheets import COLUMNS
+from lm_eval_lora_drop.judge.people.sheets import COLUMNS
 from testing.judged_runs import write_judged
 from tests.show.report.test_page import chromium
 

@@ -183,14 +183,20 @@ class Cache:
 
     def bodies(self, key: str) -> list[str]:
         """The responses that were given to what `key` stands for, in the order in which they came."""
+        return [body for body, _ in self._stored(key)]
+
+    def answered_at(self, key: str) -> float | None:
+        """When the first response to what `key` stands for was asked for, in seconds since 1970."""
+        return next((when for _, when in self._stored(key)), None)
+
+    def _stored(self, key: str) -> list[tuple[str, float]]:
         with self._lock:
             try:
-                rows = self._connection.execute(
-                    "SELECT body FROM calls WHERE key = ? AND body IS NOT NULL ORDER BY id", (key,)
+                return self._connection.execute(
+                    "SELECT body, time FROM calls WHERE key = ? AND body IS NOT NULL ORDER BY id", (key,)
                 ).fetchall()
             except sqlite3.Error as error:
                 raise self._failure("read", error) from error
-        return [body for (body,) in rows]
 
     def begin(self, key: str, judge: Judge, question: Question, tokens: tuple[int, int]) -> int:
         """Note a call that is about to be made and what it can take at most, in input and output tokens."""

@@ -18,7 +18,7 @@ import csv
 import io
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,10 @@ FEWEST = 5
 
 @dataclass(frozen=True)
 class PoweredMean:
-    """A mean as people would give it, its 95 % interval, and that of the human scores alone; `tuning` is t."""
+    """A mean as people would give it, its 95 % interval, and that of the human scores alone; `tuning` is t.
+
+    The intervals are NaN where all human scores are equal: they do not show how much they vary.
+    """
 
     value: float
     interval: tuple[float, float]
@@ -44,33 +47,69 @@ class PoweredMean:
     by_judges_alone: int
 
 
-def powered_mean(human: Floats, judged: Floats, others: Floats, level: float = 0.05) -> PoweredMean:
+def powered_mean(
+    human: Floats, judged: Floats, others: Floats, level: float = 0.05, weights: Floats | None = None
+) -> PoweredMean:
     """The mean over all documents of what people score.
 
     Args:
         human, judged: `(n,)`, people's and the panel's scores of the same documents (or paired differences).
         others: `(N,)`, the panel's scores of the documents that no person scored.
         level: the interval is to miss in this share of samples.
+        weights: `(n,)`, 1 for a document, less for a part of one that is assumed.
 
     Raises:
         ArgumentError: fewer than `FEWEST` human scores.
     """
     from scipy.stats import t as student
 
-    n, more = len(human), len(others)
-    if n < FEWEST:
-        raise ArgumentError(f"people must have scored at least {FEWEST} of the documents for an interval; got {n}.")
-    spread = float(np.var(np.concatenate([judged, others]), ddof=1))
-    tuning = float(np.cov(human, judged)[0, 1]) / ((1 + n / more) * spread) if more and spread > 0 else 0.0
+    weights = np.ones(len(human)) if weights is None else weights
+    n, more, real = float(weights.sum()), len(others), int((weights == 1).sum())
+    if real < FEWEST:
+        raise ArgumentError(f"people must have scored at least {FEWEST} of the documents for an interval; got {real}.")
+
+    def covariance(one: Floats, two: Floats) -> float:
+        return float(np.cov(one, two, aweights=weights, ddof=0)[0, 1]) * n / (n - 1)
+
+    spread = float(np.var(np.concatenate([judged[weights == 1], others]), ddof=1))
+    tuning = covariance(human, judged) / ((1 + n / more) * spread) if more and spread > 0 else 0.0
     tuning = min(1.0, max(0.0, tuning))
     rest = human - tuning * judged
-    value = float(rest.mean()) + (tuning * float(others.mean()) if more else 0.0)
-    of_people = float(rest.var(ddof=1)) * (n - 1) / ((n - 2) * n)
+    value = float(np.average(rest, weights=weights)) + (tuning * float(others.mean()) if more else 0.0)
+    of_people = covariance(rest, rest) * (n - 1) / ((n - 2) * n)
     of_judges = tuning**2 * spread / more if more else 0.0
     half = float(student.ppf(1 - level / 2, n - 2)) * math.sqrt(of_people + of_judges)
-    alone = float(student.ppf(1 - level / 2, n - 1)) * float(human.std(ddof=1)) / math.sqrt(n)
-    mean = float(human.mean())
-    return PoweredMean(value, (value - half, value + half), (mean - alone, mean + alone), tuning, n, more)
+    alone = float(student.ppf(1 - level / 2, n - 1)) * math.sqrt(covariance(human, human) / n)
+    mean = float(np.average(human, weights=weights))
+    if np.ptp(human) == 0:
+        half = alone = math.nan
+    return PoweredMean(value, (value - half, value + half), (mean - alone, mean + alone), tuning, real, more)
+
+
+def powered_share(human: Floats, judged: Floats, others: Floats) -> PoweredMean:
+    """`powered_mean` of preferences in percent: 100 for the first system, 0 for the second, 50 for a tie.
+
+    One pair is assumed beside the real ones, a quarter of it in each cell of (people, panel), as Agresti & Min (2005,
+    Statistics in Medicine 24, 729-740) do for matched proportions: otherwise ten wins of ten would have no uncertainty,
+    and a panel that agreed with people on ten pairs would be infallible. Raises ArgumentError as `powered_mean` does.
+    """
+    cells = np.array([[0.0, 0.0, 100.0, 100.0], [0.0, 100.0, 0.0, 100.0]])
+    weights = np.append(np.ones(len(human)), np.full(4, 0.25))
+    found = powered_mean(np.append(human, cells[0]), np.append(judged, cells[1]), others, weights=weights)
+    (low, high), (least, most) = (np.clip(ends, 0.0, 100.0).tolist() for ends in (found.interval, found.people_alone))
+    return replace(found, interval=(low, high), people_alone=(least, most))
+
+
+def filled(scores: Floats) -> Floats:
+    """The panel's mean of each document, of `(judges, documents)` scores with NaN where a judge gave none.
+
+    A judge's missing score becomes its mean. A judge that fails on bad texts would otherwise take these documents out
+    of the human scores as well, and the mean would be that of the good ones. The interval stays valid: it holds for any
+    panel score that is not made from the human ones.
+    """
+    known = ~np.isnan(scores)
+    means = np.where(known, scores, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return np.asarray(np.where(known, scores, means[:, None]).mean(axis=0), dtype=np.float64)
 
 
 def read_people(path: Path) -> dict[str, dict[int, float]]:
@@ -100,9 +139,11 @@ def read_people(path: Path) -> dict[str, dict[int, float]]:
 
 
 def correlation(human: Floats, judged: Floats) -> float:
-    """Spearman's rank correlation of a judge with people; NaN where either says the same of all documents."""
+    """Spearman's rank correlation of a judge with people, over what it scored; NaN where either never varies."""
     from scipy.stats import spearmanr
 
+    both = ~np.isnan(judged)
+    human, judged = human[both], judged[both]
     if len(human) < 3 or np.ptp(human) == 0 or np.ptp(judged) == 0:
         return math.nan
     return float(spearmanr(human, judged).statistic)
@@ -113,6 +154,6 @@ def next_documents(scores: Floats, doc_ids: Sequence[int], done: Collection[int]
 
     For reading and for criteria: an interval needs documents drawn at random, so these are not to be added to them.
     """
-    spread = np.nan_to_num(np.ptp(scores, axis=0))
+    spread = np.nan_to_num(np.ptp(scores, axis=0))  # NaN where a judge gave no score
     order = [int(place) for place in np.argsort(-spread, kind="stable") if spread[place] > 0]
     return [doc_ids[place] for place in order if doc_ids[place] not in done][:number]

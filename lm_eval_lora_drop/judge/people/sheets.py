@@ -21,6 +21,7 @@ import jinja2
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_text, write_atomically
 from lm_eval_lora_drop.judge.pairwise import Pair, majority_of, rates
+from lm_eval_lora_drop.judge.people.preferences import joined, read_choices
 from lm_eval_lora_drop.judge.score import agreement, json_number
 
 CRITERIA = {
@@ -55,7 +56,7 @@ def write_sheets(pairs: Sequence[Pair], labels: tuple[str, str], folder: Path, n
         rows.append(
             {"pair": str(place), **dict(zip(_TEXTS, (pair.source, pair.reference, first, second), strict=True))}
         )
-        key.append({"pair": place, "doc_id": pair.doc_id, "swapped": swapped})
+        key.append({"pair": place, "doc_id": pair.doc_id, "swapped": swapped, "outputs": pair.outputs})
     # The letter keeps a spreadsheet from reading an identity like 12345678e012 as a number.
     sheet = "s" + hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:12]
     paths = [folder / name for name in ("sheet.csv", "sheet.html", "key.json")]
@@ -67,12 +68,13 @@ def write_sheets(pairs: Sequence[Pair], labels: tuple[str, str], folder: Path, n
     return paths
 
 
-def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
+def collect(key_path: Path, sheets: Sequence[Path], judged: Path | None = None) -> dict[str, Any]:
     """Win rate of the first system and agreement between raters, per criterion and overall.
 
     Win rates count a pair's raters one by one; the sign test is of the pairs, each decided by the majority of its
     raters, since votes on one pair are not independent.
-    `agreement` is Krippendorff's alpha (nominal), None with a single rater.
+    `agreement` is Krippendorff's alpha (nominal), None with a single rater. With `judged`, a panel's preferences, each
+    criterion has `with_judges`, from `preferences.joined`.
 
     Raises:
         ArgumentError: no key, a sheet of another key or without its columns or rows, a value that is none of 1, 2,
@@ -81,15 +83,17 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
     try:
         key = json.loads(read_text(key_path, "key.json of `lora-drop judge sheet`"))
         swapped = {str(entry["pair"]): bool(entry["swapped"]) for entry in key["pairs"]}
+        documents = [(int(entry["doc_id"]), (entry["outputs"][0], entry["outputs"][1])) for entry in key["pairs"]]
         systems, sheet = list(key["systems"]), key["sheet"]
     except ArgumentError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (LookupError, ValueError, TypeError, RecursionError) as error:
         raise ArgumentError(
             f"{key_path} must be key.json of `lora-drop judge sheet`, with a sheet, its systems and pairs; it has none "
             "of them that can be read. Name the file that was written beside the sheet."
         ) from error
     raters = [_read(path, sheet, swapped) for path in sheets]
+    choices = read_choices(judged) if judged else None
     found: dict[str, Any] = {"systems": systems, "pairs": len(swapped), "raters": len(raters), "criteria": {}}
     for column in COLUMNS:
         votes = [[rater.get(pair, {}).get(column) for pair in swapped] for rater in raters]
@@ -100,6 +104,7 @@ def collect(key_path: Path, sheets: Sequence[Path]) -> dict[str, Any]:
             "sign_test_p": rates(*(majority.count(vote) for vote in (1, -1, 0)))["sign_test_p"],
             "missing": len(raters) * len(swapped) - len(flat),
             "agreement": json_number(agreement(votes, "nominal")),
+            **({"with_judges": joined(votes, documents, choices)} if choices else {}),
         }
     return found
 
@@ -154,7 +159,7 @@ def _plain_cell(text: str) -> str:
 
 def _html(rows: Sequence[dict[str, str]], sheet: str) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lm_eval_lora_drop.judge", "templates"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("lm_eval_lora_drop.judge.people", "templates"), autoescape=True, trim_blocks=True
     )
     # The page runs this script and no other: what a model wrote would not run even if it were not escaped.
     script = (Path(__file__).parent / "templates" / "sheet.js").read_text(encoding="utf-8")
