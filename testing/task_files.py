@@ -22,7 +22,9 @@ def read_once(kept: Path) -> None:
     def own() -> Index:
         with FileLock(f"{kept}.lock"):
             if not kept.exists():
-                kept.write_bytes(pickle.dumps(build([OWN])))
+                part = kept.with_suffix(".part")  # a test may kill the process that writes
+                part.write_bytes(pickle.dumps(build([OWN])))
+                part.replace(kept)
             return pickle.loads(kept.read_bytes())
 
     build = _replace(own)
