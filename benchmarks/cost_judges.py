@@ -3,7 +3,8 @@
     python benchmarks/cost_judges.py ../shared/data/samsum/test.jsonl
 
 Counts the tokens of the prompts that `lora-drop judge` would send, by its own estimate (four bytes each), with the
-references in place of outputs; a file with fewer than 819 dialogues is scaled up. Output tokens are the fifteen or so
+references in place of outputs; a file with fewer than 819 dialogues is scaled up. The audit is of 30 outputs and 30
+pairs. Output tokens are the fifteen or so
 of `{"score": 7}`; a model that thinks adds its thoughts, up to `max_tokens` for each call.
 """
 
@@ -11,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from lm_eval_lora_drop.judge.audit import Audit
+from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.cache.spending import tokens_of
 from lm_eval_lora_drop.judge.pairwise import Pair, both_orders
 from lm_eval_lora_drop.judge.panel import load_panel, parse_panel
@@ -20,6 +25,7 @@ from lm_eval_lora_drop.judge.score import Item, questions, rubric_of
 
 SUMMARIES = 819
 ANSWER = 15
+AUDITED = 30
 JUDGE = {"judges": [{"provider": "openai", "model": "m"}]}
 
 
@@ -49,6 +55,12 @@ def main() -> None:
         calls = len(asked) * SUMMARIES / len(rows)
         read = sum(tokens_of(question.prompt) for question in asked) * SUMMARIES / len(rows)
         print(f"| {name} | {calls:,.0f} | {round(read, -3):,.0f} | {round(calls * ANSWER, -2):,.0f} |")
+    panel = parse_panel(JUDGE, "a panel")
+    with TemporaryDirectory() as folder, closing(Cache(Path(folder) / "judges.sqlite")) as cache:
+        asked = Audit(panel, items[:AUDITED], pairs[:AUDITED]).questions(panel.judges[0], cache)
+    read = sum(tokens_of(question.prompt) for question in asked)
+    name = f"audit of {AUDITED} outputs and {AUDITED} pairs, first day"
+    print(f"| {name} | {len(asked)} | {round(read, -3):,.0f} | {round(len(asked) * ANSWER, -2):,.0f} |")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Simulated judges score simulated outputs from 0 to 10. `panel`: the 95 % interval of `lora-drop compare` for the paired
 difference of two systems, whose truth is the mean over all documents and all judges of the kind; judges differ in how
 harsh they are and in how much they prefer a system. `people`: the prediction-powered interval of `lora-drop judge
-people` for the mean that people would give, from `n` documents scored by people and 300 by the panel. Nominal .950;
+people` for the mean that people would give, from `n` documents scored by people and 300 by the panel. `prefer`: that of
+`lora-drop judge collect --judged` for a win rate, from `n` pairs compared by people and 300 by the panel. Nominal .950;
 with 1,000 samples the standard error is .007.
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm_eval_lora_drop.judge.people import powered_mean
+from lm_eval_lora_drop.judge.people import filled, powered_mean, powered_share
 from lm_eval_lora_drop.statistics import crossed
 
 
@@ -38,6 +39,8 @@ class Shape:
     by_quality: bool = False
     people: int = 0
     skewed: bool = False
+    prefer: float = 0.0
+    """The share of pairs in which people prefer the first system; 0: people score."""
 
 
 SHAPES = (
@@ -53,6 +56,10 @@ SHAPES = (
     Shape("people 30, biased panel", people=30, harsh=3.0),
     Shape("people 30, random panel", people=30, random=True, judges=1),
     Shape("people 30, skewed scores", people=30, skewed=True),
+    Shape("people 30, missing where bad, 20 %", people=30, harsh=3.0, missing=0.2, by_quality=True),
+    Shape("people prefer, 10 pairs", people=10, prefer=0.6),
+    Shape("people prefer, 30 pairs", people=30, prefer=0.6),
+    Shape("people prefer, 10 pairs, 95 % wins", people=10, prefer=0.95),
 )
 DOCUMENTS = 300
 
@@ -77,9 +84,13 @@ def covers(shape: Shape, rng: np.random.Generator) -> bool:
     """Whether the interval of one sample contains the truth."""
     quality = qualities(shape, rng)
     if shape.people:
-        human = quality + rng.normal(0, 1, DOCUMENTS)
-        judged = np.clip(panel(shape, quality, np.zeros(shape.judges), rng), 0, 10).mean(axis=0)
         n = shape.people
+        if shape.prefer:
+            return prefers(shape, rng)
+        human = quality + rng.normal(0, 1, DOCUMENTS)
+        scores = np.clip(panel(shape, quality, np.zeros(shape.judges), rng), 0, 10)
+        scores[-1, quality < np.quantile(quality, shape.missing)] = np.nan
+        judged = filled(scores)
         low, high = powered_mean(human[:n], judged[:n], judged[n:]).interval
         truth = 0.85 * 9 + 0.15 * 3 if shape.skewed else 6.0
         return low <= truth <= high
@@ -93,6 +104,16 @@ def covers(shape: Shape, rng: np.random.Generator) -> bool:
         kept[gone] = False
     low, high = crossed.crossed_mean((two - one)[:, kept], span=10.0).interval
     return low <= 0.0 <= high
+
+
+def prefers(shape: Shape, rng: np.random.Generator) -> bool:
+    """As `covers`, of preferences with 20 % ties; each judge follows people on 80 % of the pairs, else it says 1."""
+    n, ties = shape.people, 0.2
+    human = np.where(rng.random(DOCUMENTS) < ties, 50.0, 100.0 * (rng.random(DOCUMENTS) < shape.prefer))
+    follows = rng.random((shape.judges, DOCUMENTS)) < 0.8
+    judged = np.where(follows, human, 100.0).mean(axis=0)
+    low, high = powered_share(human[:n], judged[:n], judged[n:]).interval
+    return low <= 50 * ties + 100 * (1 - ties) * shape.prefer <= high
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def audit(args: argparse.Namespace) -> int:
         if args.dry_run:
             return 0
         found, bill = plan.run(cache)
-    print(f"\nAudit of {len(found)} judges on {len(items)} outputs of {runs[0].run.name} ({args.runs[0]})")
+    print(f"\nAudit of {', '.join(found)} on {len(items)} outputs of {runs[0].run.name} ({args.runs[0]})")
     print("Changes are points of 100, with 95 % confidence interval; significant: p < .05.")
     result: dict[str, Any] = {"outputs": len(items), "pairs": len(pairs), "judges": {name: {} for name in found}}
     for test, title in _TESTS.items():
