@@ -5,7 +5,7 @@
 
 Reads studies that were run with one adapter, one task, and a sweep for every set. Each choice stands with its score
 on the validation documents that chose it, the score to expect on new ones (sweep/trust.py), and its score on the
-test documents, whose paired differences to the whole adapter and to what the sweep over boundaries chose have 95 %
+test documents, whose paired differences to the full adapter and to what the sweep over boundaries chose have 95 %
 intervals; p is corrected over the sets of a table (Holm).
 """
 
@@ -105,7 +105,7 @@ def _against(baseline: Arm, arm: Arm, metric: tuple[str, str]) -> PairedTest | N
 
 
 def corrected(rows: list[Row]) -> dict[str, float]:
-    """Set -> p of its difference to the whole adapter, over all sets that chose something else (Holm)."""
+    """Set -> p of its difference to the full adapter, over all sets that chose something else (Holm)."""
     tests = {row.candidate_set: row.to_full for row in rows if row.validation is not None and row.to_full is not None}
     return dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
 

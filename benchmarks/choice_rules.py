@@ -91,7 +91,7 @@ def made_up(
 
 
 def levels() -> dict[str, Floats]:
-    """Expectations by row, the whole adapter first."""
+    """Expectations by row, the full adapter first."""
     row = np.arange(LAYERS + 1.0)
     shapes = {
         "plateau, no gain": 0.65 / (1 + np.exp((row - 12) / 2.5)),

@@ -5,7 +5,7 @@
 Each sweep draws 31 candidates of equal expectation, neighbours correlated, chooses by a rule and says its verdict.
 Columns: the share of sweeps whose verdict is wrong (`better` or `worse`), whose band misses any candidate's true
 difference (zero), whose interval for the chosen one misses it, and, for comparison, of the sentences this project
-used to print: "beats the whole adapter in at least 95 % of the resamples" and "the gain is more than two standard
+used to print: "beats the full adapter in at least 95 % of the resamples" and "the gain is more than two standard
 errors".
 """
 

@@ -182,7 +182,7 @@ _INTRO = """# What the engine does with which model, adapter and request
 
 Made by `python -m benchmarks.matrix` with {versions},
 on a CPU: tiny random models, adapters whose B is not zero, in fp32 unless the row says otherwise. Boundaries from the
-whole adapter to none of it are answered as in a sweep, two of them as for the evaluated split. Every answer is compared
+full adapter to none of it are answered as in a sweep, two of them as for the evaluated split. Every answer is compared
 with the harness's own at batch size 1: `HFLM` with the adapter as PEFT loads it, `HFLM` within PEFT's
 `disable_adapter`, and one boundary after another between them.
 

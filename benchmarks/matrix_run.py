@@ -1,6 +1,6 @@
 """One case of `matrix.py`: what the product does, and whether its answers are those of the harness.
 
-The oracles are HFLM with PEFT's adapter as it is (the whole adapter), HFLM within PEFT's own `disable_adapter` (the
+The oracles are HFLM with PEFT's adapter as it is (the full adapter), HFLM within PEFT's own `disable_adapter` (the
 base model), and for what lies between the plain pass, one boundary after another.
 """
 

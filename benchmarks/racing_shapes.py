@@ -45,7 +45,7 @@ class Outcome:
 
 
 def candidates(number: int) -> list[Variant]:
-    """That many boundaries, the whole adapter first."""
+    """That many boundaries, the full adapter first."""
     return [Variant.below(boundary, number) for boundary in range(number, 0, -1)]
 
 
@@ -66,7 +66,7 @@ def race(items: Items, aggregation: Aggregation, settings: RacingSettings, seed:
     return Outcome(float(scores[best] - kept), allowed, sum(len(raced.positions(variant)) for variant in variants))
 
 
-# Shapes. Rows are candidates, the whole adapter first, columns documents; n is DOCUMENTS.
+# Shapes. Rows are candidates, the full adapter first, columns documents; n is DOCUMENTS.
 
 
 def coins(rng: np.random.Generator, share: float = 0.5) -> Floats:
@@ -178,12 +178,12 @@ def rouge(rng: np.random.Generator) -> Items:
 
 
 def any_order(draw: Draw) -> Draw:
-    """The same candidates in an order that says nothing; the whole adapter is any of them."""
+    """The same candidates in an order that says nothing; the full adapter is any of them."""
     return lambda rng: rng.permutation(np.asarray(draw(rng)))
 
 
 def losing_adapter(rng: np.random.Generator) -> Items:
-    """The whole adapter is the worst, the base model the best."""
+    """The full adapter is the worst, the base model the best."""
     return np.asarray(right_or_wrong(PEAK)(rng))[::-1]
 
 

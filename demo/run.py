@@ -1,4 +1,4 @@
-"""The demo: find the best boundary of a small adapter, then test it beside the whole adapter and the base model.
+"""The demo: find the best boundary of a small adapter, then test it beside the full adapter and the base model.
 
     python demo/run.py
 
@@ -62,7 +62,7 @@ def run(boundary: str, options: str) -> int:
 
 
 def test_rows(out: Path) -> str:
-    """The test scores of the whole adapter and of the base model, from the newest results file of each."""
+    """The test scores of the full adapter and of the base model, from the newest results file of each."""
     rows = []
     for boundary in ("full", "base"):
         runs, _ = find_runs([out / boundary])

@@ -68,7 +68,7 @@ class TaskResult:
 
     @property
     def verdict(self) -> str:
-        """One sentence: what is kept, how much smaller it is, how it stands to the whole adapter."""
+        """One sentence: what is kept, how much smaller it is, how it stands to the full adapter."""
         return self.answer.verdict
 
     @property
@@ -132,7 +132,7 @@ class TaskResult:
 
         Args:
             destination: a folder that does not exist.
-            adapter: the whole adapter's folder or Hub id, if it is no longer where the run had it.
+            adapter: the full adapter's folder or Hub id, if it is no longer where the run had it.
             merge: write a model in place of an adapter.
             dtype: of a merged model's weights.
             force: merge although the weights hold less than half of the LoRA (`lora-drop export --merge --force`).

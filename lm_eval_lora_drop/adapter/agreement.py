@@ -1,6 +1,6 @@
 """Do all ways to an adapter's answers agree? The same prompts through each, compared token by token.
 
-The reference is what `--model hf-lora-drop` evaluates: the whole adapter in PEFT, of which a variant is kept. Against
+The reference is what `--model hf-lora-drop` evaluates: the full adapter in PEFT, of which a variant is kept. Against
 it stand merged weights, an export loaded by plain PEFT, a merged export, another program. The yardstick is the
 reference itself at another batch shape: what differs by no more than a few times that is rounding.
 """

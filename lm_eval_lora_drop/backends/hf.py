@@ -289,7 +289,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         return TorchPeers(self.rank, self.world_size)
 
     def probe(self, pairs: Sequence[tuple[str, str]]) -> ProbeResult:
-        """The probe of the whole adapter; every process reads all documents, so that all find the same layer."""
+        """The probe of the full adapter; every process reads all documents, so that all find the same layer."""
         return probe_boundary(self, self.layers, pairs, seed=self.args.sweep_seed, progress=self.rank == 0)
 
     def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:

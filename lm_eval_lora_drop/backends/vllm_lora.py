@@ -112,7 +112,7 @@ def target_modules(files: AdapterFiles) -> dict[str, Any]:
 def choose_rank(files: AdapterFiles, asked: Any) -> int:
     """The `max_lora_rank` for an adapter: as asked, else the smallest that vLLM has and the adapter fits in.
 
-    No variant has a higher rank than the whole adapter.
+    No variant has a higher rank than the full adapter.
 
     Raises:
         ArgumentError: `asked` is none that vLLM has, or less than the adapter's rank.

@@ -295,7 +295,7 @@ CANDIDATES: dict[str, Callable[[AdapterShape], Iterable[str]]] = {
         _join(_span(0, out), _span(out + 1, shape.num_layers)) for out in thin(range(shape.num_layers), MOST)
     ],
     "random": _random,
-    # One factor on the whole adapter.
+    # One factor on the full adapter.
     "strength": lambda shape: [_join(_span(0, shape.num_layers, f"x{strength}")) for strength in STRENGTHS],
     "slope": _slope,
     # A lower strength above a boundary in place of dropping.

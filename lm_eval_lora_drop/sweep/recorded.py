@@ -32,7 +32,7 @@ from lm_eval_lora_drop.variant import Variant
 class RecordedSweep:
     """The candidates that met every document, in the sweep's order, with their items.
 
-    `items`: `(candidates, documents)`. `full` is None where the whole adapter did not meet every document. `ordered`
+    `items`: `(candidates, documents)`. `full` is None where the full adapter did not meet every document. `ordered`
     says whether neighbours are alike. What racing eliminated earlier is left out: `eliminated` says what that is.
     `clusters`: which documents belong together, by name; None where each stands alone. `within` and `together` are what
     other tasks have to say in the choice, by bounds or jointly; None where they have none. `range`: of a document's

@@ -332,9 +332,9 @@ def difference(scorer: Scorer, first: Sequence[Any], second: Sequence[Any], clus
 
 
 def choose_anew(sweep: SweepRecord, chosen: str, scorer: Scorer, clusters: Codes | None) -> SweepRecord:
-    """`sweep`, in which nothing was eliminated, with another candidate chosen, and its gain over the whole adapter.
+    """`sweep`, in which nothing was eliminated, with another candidate chosen, and its gain over the full adapter.
 
-    The whole adapter must be among the candidates; of several adapters the first that stands there counts.
+    The full adapter must be among the candidates; of several adapters the first that stands there counts.
     """
     full = sweep.candidates[0]
     found = sweep.candidate(chosen)

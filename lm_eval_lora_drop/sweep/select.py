@@ -51,7 +51,7 @@ def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
 
 def places_of(candidates: Sequence[Variant]) -> list[float]:
     """Where each candidate stands among its neighbours: K for boundaries, the number of layers for the upper ones,
-    eighths (the step of that set) for strengths of the whole adapter, else its row."""
+    eighths (the step of that set) for strengths of the full adapter, else its row."""
     for place in (lambda variant: variant.boundary, _upper, _eighths):
         known = [found for variant in candidates if (found := place(variant)) is not None]
         if len(known) == len(candidates):

@@ -31,22 +31,22 @@ ERROR_RATE = 0.05
 
 
 class Evidence(Enum):
-    """What the documents say of a candidate against the whole adapter."""
+    """What the documents say of a candidate against the full adapter."""
 
     BETTER = "better"
     WORSE = "worse"
-    NOT_DISTINGUISHABLE = "not distinguishable"
-    CANNOT_TELL = "cannot tell"
+    NOT_SIGNIFICANT = "not significant"
+    TOO_FEW_DOCUMENTS = "too few documents"
 
 
 @dataclass(frozen=True)
 class Gain:
-    """A candidate's paired difference to the whole adapter, in the metric's units, positive where the candidate is
+    """A candidate's paired difference to the full adapter, in the metric's units, positive where the candidate is
     better.
 
     `low`, `high`: the interval of the simultaneous band, which holds for all candidates of the sweep together at 95 %;
     `p_value` is adjusted for all of them and below .05 exactly where the interval excludes zero. `documents` have a
-    value under both. `evidence` is `CANNOT_TELL` where they are so few that no difference on them could be significant.
+    value under both. `evidence` is `TOO_FEW_DOCUMENTS` where no difference on so few documents could be significant.
     """
 
     value: float
@@ -125,7 +125,7 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     values = recorded.values
     tests = mean_tests(values[others].T, values[row], clusters=recorded.codes, alpha=error_rate, seed=seed)
     known = np.isfinite(values)
-    gains = {recorded.full: Gain(0.0, 0.0, 0.0, Evidence.NOT_DISTINGUISHABLE, 1.0, int(known[row].sum()))}
+    gains = {recorded.full: Gain(0.0, 0.0, 0.0, Evidence.NOT_SIGNIFICANT, 1.0, int(known[row].sum()))}
     for index, test in zip(others, tests, strict=True):
         both = known[index] & known[row]
         mine, whole = (
@@ -137,11 +137,11 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
         low, high = test.interval
         if math.ldexp(2.0, -test.compared) > error_rate:
             # Even if all documents (clusters) differed the same way, a coin would do so more often than allowed.
-            evidence = Evidence.CANNOT_TELL
+            evidence = Evidence.TOO_FEW_DOCUMENTS
         elif test.p_value < error_rate:
             evidence = Evidence.BETTER if test.difference > 0 else Evidence.WORSE
         else:
-            evidence = Evidence.NOT_DISTINGUISHABLE
+            evidence = Evidence.NOT_SIGNIFICANT
         value = recorded.sign * (mine - whole)
         gains[recorded.candidates[index]] = Gain(value, low, high, evidence, test.p_value, int(both.sum()))
     return {variant: gains[variant] for variant in recorded.candidates}

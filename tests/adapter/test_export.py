@@ -39,7 +39,7 @@ def logits(model):
 
 
 def under(base, adapter, kept):
-    """The whole adapter; what `kept` drops is taken out of the model, the modules of the base put in their place."""
+    """The full adapter; what `kept` drops is taken out of the model, the modules of the base put in their place."""
     model = loaded(base, adapter)
     for name, module in list(model.get_base_model().named_modules()):
         if isinstance(module, LoraLayer | AuxiliaryTrainingWrapper) and not is_kept(name, kept):

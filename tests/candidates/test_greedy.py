@@ -123,7 +123,7 @@ def test_racing_inside_the_rounds_asks_less_and_goes_the_same_way(tmp_path):
 
 
 def test_forward_racing_finds_its_way_where_every_single_layer_is_far_below_the_whole_adapter(tmp_path):
-    """A race against the whole adapter would give up all of them at once."""
+    """A race against the full adapter would give up all of them at once."""
     worth = [1.0, 0.4, 0.9, 0.5, 0.7]
     every = search(tmp_path / "a", worth, "greedy_forward", documents=400)
     race = search(tmp_path / "b", worth, "greedy_forward", documents=400, strategy="racing")

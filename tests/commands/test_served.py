@@ -43,7 +43,7 @@ def test_the_three_servers_by_log_probabilities(rank, code, verdict, tiny_base, 
 
 
 def test_a_part_of_the_adapter_is_told_from_the_whole(tiny_base, tiny_adapter, capsys):
-    """What was evaluated is K = 2; the whole adapter is served."""
+    """What was evaluated is K = 2; the full adapter is served."""
     with served(tiny_base, tiny_adapter) as server:
         assert check(capsys, server, tiny_adapter, "--boundary", 2, "--tokens", 2)[0] == 1
 

@@ -68,7 +68,7 @@ def passes(lm, documents):
 
 
 def differences_of_ends(plain):
-    """How far the whole adapter and the base model are apart."""
+    """How far the full adapter and the base model are apart."""
     full, base = (str(variant) for variant in (below()[0], below()[-1]))
     return [
         abs(a[0] - b[0])

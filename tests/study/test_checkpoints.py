@@ -63,7 +63,7 @@ def test_curve_and_best(training, tmp_path):
 
 
 def likelihood(base, adapter):
-    """The whole adapter on the validation documents, from its files by plain forward passes: nats per reference token,
+    """The full adapter on the validation documents, from its files by plain forward passes: nats per reference token,
     the mean over documents."""
     lm = LoraDropLM(str(base), str(adapter), boundary="full", device="cpu", dtype="float32")
     total = []

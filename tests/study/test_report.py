@@ -179,11 +179,11 @@ def test_pseudo_values_mean_the_corpus_score():
 
 @pytest.mark.parametrize("choice", ["19", "probe", "default", "auto", "layers=0-14+20", "sweep_candidates=window"])
 def test_every_part_of_an_adapter_answers_the_question(choice):
-    """Only the sweep's was looked for: "nothing to say yet" stood beside finished cells of K = 19 and of the probe."""
+    """Only the sweep's was looked for: "No comparison yet" stood beside finished cells of K = 19 and of the probe."""
     claim = made_claim(choice, of_seeds=(-0.4, -0.6))
     (said,) = sections.sections(SimpleNamespace(tasks=()), (), (claim,))[0].paragraphs
     assert said == f"t: the part is better: {claim.verdict}."
-    assert "nothing to say yet" in sections._headline([], []).paragraphs[0]
+    assert "No comparison yet" in sections._headline([], []).paragraphs[0]
 
 
 def made_claim(choice, *, of_seeds, apart=None, p_holm=0.01):
@@ -209,7 +209,7 @@ def test_identical_systems_have_no_interval():
 
 def test_wide_tables_are_broken_into_the_width_of_the_text():
     """Each column has a share of the line that holds its longest word; they fill the line."""
-    long = "is worse than the whole adapter, by 1.2 to 3.4 on 200 documents and three seeds"
+    long = "is worse than the full adapter, by 1.2 to 3.4 on 200 documents and three seeds"
     text = pages.latex([sections.Section("Wide", (), (["a", "claim", "b"], [["x", long, long], ["y", "z", long]]))])
     widths = [float(found) for found in re.findall(r"p\{([.0-9]+)\\linewidth\}", text)]
     assert len(widths) == 3

@@ -158,7 +158,7 @@ def test_where_nothing_fits_the_whole_adapter_is_kept_and_said():
         sweep=replace(record.sweep, candidates=rows),
         also=(replace(record.also[0], candidates=other),),
     )
-    # The optimised score of the base model and the other one of the whole adapter: nobody has both.
+    # The optimised score of the base model and the other one of the full adapter: nobody has both.
     found = bounded(record, parse_bounded("smallest:0.9:base+0.9@other"))
     assert found.sweep.chosen == full
     assert "no candidate is within all bounds of sweep_select=smallest:0.9:base+0.9@other" in found.sweep.warnings[-1]

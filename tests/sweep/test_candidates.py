@@ -1,4 +1,4 @@
-"""Every set has the candidates it promises, whole adapter and base model among them, and not too many."""
+"""Every set has the candidates it promises, full adapter and base model among them, and not too many."""
 
 import itertools
 
@@ -109,7 +109,7 @@ def test_a_set_that_cannot_be_is_refused(asked, shape, message):
 
 
 def test_a_tie_goes_to_the_whole_adapter_and_strengths_stand_by_their_strength():
-    """Beyond 1 a strength keeps no more than the whole adapter: it must not win where nothing tells them apart."""
+    """Beyond 1 a strength keeps no more than the full adapter: it must not win where nothing tells them apart."""
     for name in set(CANDIDATES) - {"adapters", "scores"}:
         assert make_candidates([name], SHAPE).variants[0].is_full
     candidate_set = make_candidates(["strength"], SHAPE)

@@ -38,7 +38,7 @@ UNEVEN = [1, 2, 5, 1, 9, 3, 3, 1, 4, 2, 7, 1, 2, 6, 3]
 
 
 def recorded(values: Any, clusters: list[str] | None, select: str = "best") -> RecordedSweep:
-    """A sweep over `(candidates, documents)`, the whole adapter first."""
+    """A sweep over `(candidates, documents)`, the full adapter first."""
     rows = tuple(tuple(row) for row in np.asarray(values).tolist())
     layers = len(rows) - 1
     variants = tuple(Variant.below(layers - row, layers) for row in range(len(rows)))
@@ -86,9 +86,9 @@ def test_by_document_the_same_would_be_said_to_be_better() -> None:
     by_document = recorded([full, better], None)
     assert gains_over_full(by_document)[by_document.chosen].evidence is Evidence.BETTER
     by_cluster = recorded([full, better], names([8] * 15))
-    assert gains_over_full(by_cluster)[by_cluster.chosen].evidence is Evidence.NOT_DISTINGUISHABLE
+    assert gains_over_full(by_cluster)[by_cluster.chosen].evidence is Evidence.NOT_SIGNIFICANT
     few = recorded([full, better], names([60, 60]))
-    assert gains_over_full(few)[few.chosen].evidence is Evidence.CANNOT_TELL
+    assert gains_over_full(few)[few.chosen].evidence is Evidence.TOO_FEW_DOCUMENTS
 
 
 def test_paired_errors_are_statsmodels_also_where_clusters_are_uneven() -> None:

@@ -35,7 +35,7 @@ def jointly(records, how):
 
 
 def by_hand(records, how):
-    """Paired differences to the whole adapter over the standard deviation of all values of a task, one by one."""
+    """Paired differences to the full adapter over the standard deviation of all values of a task, one by one."""
     standing = {}
     for record in records.values():
         sign = 1 if record.metric.higher_is_better else -1
@@ -88,7 +88,7 @@ def flat(record, value=0.25):
 
 @pytest.mark.parametrize("how", ["mean", "worst"])
 def test_a_task_on_which_nothing_differs_has_no_say_and_blows_nothing_up(how):
-    """The whole adapter equals the base model there: in units of their range it would be all or nothing."""
+    """The full adapter equals the base model there: in units of their range it would be all or nothing."""
     told = recorded(CANDIDATE_SET, documents=20, seed=4)
     for other in (flat(told), scaled(flat(told), 0.0)):
         found = jointly({"told": told, "flat": other}, how)

@@ -42,7 +42,7 @@ def variants(number: int) -> list[Variant]:
 
 
 def run_race(items: Any, seed: int = 0, aggregation: Aggregation = MEAN, full: int | None = 0, **settings: Any) -> Race:
-    """Race over `(candidates, documents)` items, the whole adapter first."""
+    """Race over `(candidates, documents)` items, the full adapter first."""
     candidates = variants(len(items))
     table = Table(candidates, len(items[0]))
     table.set((v, place, item) for v, row in zip(candidates, items, strict=True) for place, item in enumerate(row))

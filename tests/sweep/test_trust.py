@@ -31,7 +31,7 @@ def recorded(
     with_full: bool = True,
     eliminated: int = 0,
 ) -> RecordedSweep:
-    """A sweep over `(candidates, documents)` items, the whole adapter first; the last boundaries were eliminated."""
+    """A sweep over `(candidates, documents)` items, the full adapter first; the last boundaries were eliminated."""
     rows = tuple(tuple(row) for row in items)
     num_layers = len(rows) - 1 + eliminated + (0 if with_full else 1)
     candidates = tuple(
@@ -139,7 +139,7 @@ def test_equal_answers_have_an_interval_that_is_no_point() -> None:
 def test_a_few_documents_cannot_tell() -> None:
     """Four documents, all gained, with a standard error of zero: once "more than two standard errors"."""
     record = recorded([[0.0] * 4, [1.0] * 4])
-    assert trust(record).gains[record.chosen].evidence is Evidence.CANNOT_TELL
+    assert trust(record).gains[record.chosen].evidence is Evidence.TOO_FEW_DOCUMENTS
 
 
 def test_a_small_gain_is_not_distinguishable_and_a_rule_may_take_what_is_worse() -> None:
@@ -148,7 +148,7 @@ def test_a_small_gain_is_not_distinguishable_and_a_rule_may_take_what_is_worse()
     better[50:53] = 1.0
     record = recorded([full, better])
     found = trust(record)
-    assert found.gains[record.chosen].evidence is Evidence.NOT_DISTINGUISHABLE
+    assert found.gains[record.chosen].evidence is Evidence.NOT_SIGNIFICANT
     assert found.corrected_gain > 0
     worse = full.copy()
     worse[:20] = 0.0
@@ -163,7 +163,7 @@ def test_after_a_race_those_that_were_eliminated_count_too() -> None:
     alone = recorded([full, better])
     assert gains_over_full(alone)[alone.chosen].evidence is Evidence.BETTER
     left = recorded([full, better], eliminated=29)
-    assert gains_over_full(left)[left.chosen].evidence is Evidence.NOT_DISTINGUISHABLE
+    assert gains_over_full(left)[left.chosen].evidence is Evidence.NOT_SIGNIFICANT
 
 
 def test_the_whole_adapter_and_no_whole_adapter() -> None:

@@ -105,7 +105,7 @@ class ProbeResult:
 
     @property
     def boundary(self) -> int:
-        """K by the rise point; the whole adapter where the curve is flat, so that nothing is dropped without reason."""
+        """K by the rise point; the full adapter where the curve is flat, so that nothing is dropped without reason."""
         return self.num_layers if self.rise.boundary is None else self.rise.boundary
 
     @property
@@ -113,7 +113,7 @@ class ProbeResult:
         """What makes the boundary doubtful."""
         found = tuple(f"probe: {warning}." for warning in self.rise.warnings)
         if self.rise.layer is None:
-            found += (f"probe: without a rise point the whole adapter is kept, boundary={self.num_layers}.",)
+            found += (f"probe: without a rise point the full adapter is kept, boundary={self.num_layers}.",)
         if self.left_out:
             found += (f"probe: {self.left_out} documents with an empty reference were left out.",)
         return found

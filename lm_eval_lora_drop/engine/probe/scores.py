@@ -159,7 +159,7 @@ def _fisher_if_it_can(layers: AdapterLayers, documents: Sequence[EncodedReferenc
 def fisher(layers: AdapterLayers, documents: Sequence[EncodedReference]) -> Floats:
     """`(L,)`: the mean over documents of the squared derivative of the reference's log-likelihood (nats, the sum over
     its tokens) with respect to a factor on what the layer's LoRA adds to its modules' outputs, at 1, where it is the
-    whole adapter. 0 where a layer has no LoRA.
+    full adapter. 0 where a layer has no LoRA.
 
     Half of it is the second-order estimate of what dropping the layer costs in log-likelihood near an optimum: the
     Fisher pruning of Theis, Korshunova, Tejani & Huszar (2018, Faster gaze prediction with dense networks and Fisher

@@ -1,4 +1,4 @@
-"""The figure of a sweep whose candidates are no boundaries: each one's paired difference to the whole adapter."""
+"""The figure of a sweep whose candidates are no boundaries: each one's paired difference to the full adapter."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 48
-"""Candidates that are drawn: with more the best, the chosen, the base model and the whole adapter among them."""
+"""Candidates that are drawn: with more the best, the chosen, the base model and the full adapter among them."""
 _WIDTH, _LINE, _REST = 6.4, 0.17, 1.35
 
 
 def figure_of(task: str, record: TaskRecord) -> Figure:
     """The figure that fits a task's sweep: over K for boundaries of one adapter, else `family_figure`; where nothing
-    can be compared with the whole adapter, the scores side by side.
+    can be compared with the full adapter, the scores side by side.
 
     Raises:
         ArgumentError: the record holds no sweep.
@@ -39,7 +39,7 @@ def figure_of(task: str, record: TaskRecord) -> Figure:
     try:
         return family_figure(task, record)
     except ArgumentError:
-        # An aggregation that only the task knows, or a whole adapter that racing eliminated.
+        # An aggregation that only the task knows, or a full adapter that racing eliminated.
         return sweep_figure(task, record)
 
 
@@ -49,19 +49,19 @@ def save_figure_of(task: str, record: TaskRecord, folder: Path, formats: Iterabl
 
 
 def family_figure(task: str, record: TaskRecord) -> Figure:
-    """A dot a candidate: the paired difference to the whole adapter, with its interval of the band that holds for all
+    """A dot a candidate: the paired difference to the full adapter, with its interval of the band that holds for all
     candidates together (`sweep.trust`).
 
     Candidates without order stand from the best to the worst, those of an ordered family (strengths, upper layers) in
     their own. Positive is better, whatever the metric's direction.
 
     Raises:
-        ArgumentError: the record holds no sweep, or none in which candidates can be compared with the whole adapter.
+        ArgumentError: the record holds no sweep, or none in which candidates can be compared with the full adapter.
     """
     recorded = RecordedSweep.from_record(record)
     gains = gains_over_full(recorded)
     if not gains or record.metric is None:
-        raise ArgumentError(f"{task}: the whole adapter was not among the candidates, so there is no difference to it.")
+        raise ArgumentError(f"{task}: the full adapter was not among the candidates, so there is no difference to it.")
     rows = list(gains.items())
     places = dict(zip(recorded.candidates, places_of(recorded.candidates), strict=True))
     falling = places[rows[-1][0]] < places[rows[0][0]]
@@ -73,7 +73,7 @@ def family_figure(task: str, record: TaskRecord) -> Figure:
         _draw(axes, shown, recorded)
         draw_test_differences(axes, {str(row[0]): place for place, row in enumerate(shown)}, record, across=True)
         axes.set_xlabel(
-            f"{clean(shorten(record.metric.name, 30))}: paired difference to the whole adapter, right is better"
+            f"{clean(shorten(record.metric.name, 30))}: paired difference to the full adapter, right is better"
         )
         left_out = f", {len(shown)} of {len(rows)} candidates" if len(shown) < len(rows) else ""
         axes.set_title(clean(f"{shorten(task)}: {recorded.documents} validation documents{left_out}"))
@@ -99,11 +99,11 @@ def _draw(axes: Axes, rows: Sequence[tuple[Variant, Gain]], recorded: RecordedSw
     axes.axvline(0, color=style.BLUE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     for place, (variant, gain) in enumerate(rows):
         if variant != recorded.full:
-            label = "95 % interval over all candidates" if place == _first_compared(rows, recorded) else None
+            label = "simultaneous 95 % interval" if place == _first_compared(rows, recorded) else None
             axes.plot([gain.low, gain.high], [place, place], color=style.SKY, linewidth=3, label=label, zorder=2)
     marks: tuple[tuple[str, Callable[[Variant], bool], str, str, float], ...] = (
         ("chosen", lambda kept: kept == recorded.chosen, "D", style.VERMILLION, 6),
-        ("whole adapter", lambda kept: kept == recorded.full, "s", style.BLUE, 6),
+        ("full adapter", lambda kept: kept == recorded.full, "s", style.BLUE, 6),
         ("base model", lambda kept: kept.is_base, "^", style.GREY, 6),
     )
     for place, (variant, gain) in enumerate(rows):

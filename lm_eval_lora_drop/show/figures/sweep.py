@@ -1,5 +1,5 @@
 """The figure of a sweep: the validation metric over the boundary K (the paper's Figure 4), or over other candidates,
-and below it what the same documents say of each against the whole adapter."""
+and below it what the same documents say of each against the full adapter."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _mark(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
     rule = "chosen" if sweep.select == "best" else f"chosen ({sweep.select})"
     decimals = decimals_of_column((point.score, point.stderr) for point in points)
     chosen = [point for point in points if str(point.kept) == sweep.chosen]
-    # Full is larger and below, so that both show where the whole adapter was chosen.
+    # Full is larger and below, so that both show where the full adapter was chosen.
     marks = (
         (rule, chosen, "D", style.VERMILLION, 7, 4),
         ("full", [point for point in points if point.kept.is_full], "s", style.BLUE, 9, 3),
@@ -221,7 +221,7 @@ def _draw_gains(axes: Axes, gains: Sequence[tuple[_Point, Gain]], sweep: SweepRe
             axes.axvline(point.at, color=style.VERMILLION, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     axes.set_ylabel("difference to full\n(above 0: better)")
     # A title and no legend: the band may fill the panel.
-    axes.set_title("paired, with the 95 % band that holds for all candidates together", fontsize=9)
+    axes.set_title("Paired difference to the full adapter, simultaneous 95 % band", fontsize=9)
 
 
 def draw_test_differences(axes: Axes, places: Mapping[str, float], record: TaskRecord, *, across: bool = False) -> None:

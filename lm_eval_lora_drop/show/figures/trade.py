@@ -23,7 +23,7 @@ _WIDTH, _HEIGHT = 3.4, 3.5
 def trade_figure(task: str, record: TaskRecord) -> Figure:
     """A panel for the parameters kept and one for each other task; the optimised score on the y axis of all.
 
-    Candidates on a panel's Pareto front are black and joined; the chosen one, the whole adapter and the base model are
+    Candidates on a panel's Pareto front are black and joined; the chosen one, the full adapter and the base model are
     marked.
 
     Raises:
@@ -73,7 +73,7 @@ def _draw(axes: Axes, rows: Sequence[TradeOffRow], values: Sequence[float | None
     behind = [(x, y) for x, y, row in points if not row.fronts[panel]]
     axes.plot([x for x, _ in behind], [y for _, y in behind], "o", color=style.GREY, markersize=3, alpha=0.6, zorder=1)
     marks = (
-        ("whole adapter", lambda row: row.variant.is_full, "s", style.BLUE, 8, 3),
+        ("full adapter", lambda row: row.variant.is_full, "s", style.BLUE, 8, 3),
         ("base model", lambda row: row.variant.is_base, "^", style.GREY, 7, 3),
         ("chosen", lambda row: str(row.variant) == chosen, "D", style.VERMILLION, 6, 4),
     )

@@ -84,11 +84,11 @@ def _test(found: SystemComparison, task: TaskComparison, row: MetricComparison) 
         side = "higher" if row.difference > 0 else "lower"
     else:
         side = "better" if (row.difference > 0) == row.higher_is_better else "worse"
-    said = f"{side}, more than chance explains"
+    said = f"significantly {side}"
     if row.p_holm >= significance.LEVEL:
-        said = f"{side}, but these documents cannot tell that from chance"
+        said = f"{side}, not significant"
     elif row.p_table >= significance.LEVEL:
-        said += " for this pair alone; not significant after correction over all tests of this page"
+        said += " for this pair alone, not significant after correction for all tests of this page"
     low, high = row.interval
     return (
         f"{text}: {said} (difference {number(row.difference, digits, sign=True)}, 95 % interval "

@@ -90,7 +90,7 @@ def write_report(
 
     Args:
         paths: folders or results files.
-        baseline: (part of) the name of the system the others are held against; else the whole adapter, if it is there.
+        baseline: (part of) the name of the system the others are held against; else the full adapter, if it is there.
         title: of the page.
         documents: how many documents to show side by side for each pair of systems and task.
         seed: of the resampling.

@@ -77,7 +77,7 @@ def sentences(found: Stability) -> list[str]:
     if chosen.is_full or trusted.corrected_gain is None:
         return said
     gain = number(trusted.corrected_gain, decimals, sign=True)
-    return [*said, f"Chosen on some documents and scored on others, it gains {gain} on the whole adapter."]
+    return [*said, f"Chosen on some documents and scored on others, it gains {gain} on the full adapter."]
 
 
 def render(found: Stability) -> str:

@@ -92,7 +92,7 @@ def remarks(task: TaskRecord) -> list[str]:
     if nothing := says_nothing(sweep):
         return [*said, nothing]
     if kept == reference:
-        return [*said, "That is the whole adapter: dropping layers brought nothing on these documents."]
+        return [*said, "This is the full adapter: the rule prefers no candidate with fewer layers on these documents."]
     gain, full = sweep.gain_over_full, f"{(reference or Variant.full(task.num_layers)).label} (full)"
     if gain is None:
         return [*said, f"{full} was not among the candidates: nothing is said about a gain."]
@@ -114,7 +114,7 @@ def _jointly(task: TaskRecord, sweep: SweepRecord, jointly: JointRecord) -> str:
     tasks = ", ".join(f"{name} {number(one[sweep.chosen], 2, sign=True)}" for name, one in jointly.others.items())
     alone = Variant.parse(jointly.alone, task.num_layers).label
     by_itself = "the same" if jointly.alone == sweep.chosen else alone
-    beside = f" Against the whole adapter, in standard deviations of a document: {tasks}." if tasks else ""
+    beside = f" Against the full adapter, in standard deviations of a document: {tasks}." if tasks else ""
     return f"All tasks are answered with it; by itself this one would have taken {by_itself}.{beside}"
 
 
@@ -128,7 +128,7 @@ def bound_sentences(task: TaskRecord) -> list[str]:
         rows = sweep.candidates if also is None else also.candidates
         decimals = decimals_of_column((row.score, row.stderr) for row in rows)
         metric = str(task.metric) if also is None else f"{also.task} {also.metric}"
-        of = "whole adapter" if bound.of == "full" else "base model"
+        of = "full adapter" if bound.of == "full" else "base model"
         text = (
             f"Bound {bound.share:g}: {metric} {number(bound.score, decimals)}, where the {of} has "
             f"{number(bound.reference, decimals)} and {number(bound.limit, decimals)} would do: "
@@ -155,7 +155,7 @@ def bound_sentences(task: TaskRecord) -> list[str]:
 def planning(task: TaskRecord) -> str | None:
     """Which difference of two candidates these documents can show, and how many half of that takes.
 
-    From the chosen candidate against the whole adapter; where that is the same, from the best other one. None where the
+    From the chosen candidate against the full adapter; where that is the same, from the best other one. None where the
     record does not say how much they differ: one document, one candidate, an aggregation of the user's own.
     """
     # As in `_gain`: whoever only reads a file need not wait for lm-eval's import.
@@ -191,7 +191,7 @@ def planning(task: TaskRecord) -> str | None:
 
 
 def verdict(task: TaskRecord) -> str:
-    """One sentence: what is kept, how much smaller that is, and what may be said of it against the whole adapter.
+    """One sentence: what is kept, how much smaller that is, and what may be said of it against the full adapter.
 
     Every place that shows a verdict asks here. What it claims holds for all candidates together (`sweep.trust`), so it
     holds for the one that was chosen as the best of many.
@@ -235,7 +235,7 @@ def _clusters(task: TaskRecord) -> int | None:
 
 
 def _gain(task: TaskRecord) -> Gain | None:
-    """The choice's difference to the whole adapter with the band over all candidates; None where it cannot be had."""
+    """The choice's difference to the full adapter with the simultaneous band; None where it cannot be computed."""
     # Resampling knows the harness's aggregations; whoever only reads a file need not wait for lm-eval's import.
     from lm_eval_lora_drop.sweep.recorded import RecordedSweep
     from lm_eval_lora_drop.sweep.trust import gains_over_full
@@ -249,7 +249,7 @@ def _gain(task: TaskRecord) -> Gain | None:
 
 
 def _reference(task: TaskRecord, sweep: SweepRecord) -> Variant | None:
-    """The whole adapter that the others are held against: of several the first."""
+    """The full adapter that the others are held against: of several the first."""
     candidates = (Variant.parse(row.variant, task.num_layers) for row in sweep.candidates)
     return next((one for one in candidates if one.is_full), None)
 
@@ -283,28 +283,26 @@ def _documents(sweep: SweepRecord) -> str:
 
 def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
     if sweep.gain_over_full is None or sweep.gain_over_full.difference is None:
-        return f"not compared with the whole adapter on {documents}"
+        return f"not compared with the full adapter on {documents}"
     decimals = sweep_decimals(sweep)
     gain = _gain(task)
     if gain is None:
         seen = with_error(sweep.gain_over_full.difference, sweep.gain_over_full.stderr, decimals, sign=True)
-        return f"{seen} against the whole adapter on the {documents} it was chosen on"
+        return f"{seen} against the full adapter on the {documents} it was chosen on"
     said = {
-        "better": "better than the whole adapter",
-        "worse": "worse than the whole adapter",
-        "not distinguishable": "not distinguishable from the whole adapter",
-        "cannot tell": "too few documents to tell it from the whole adapter",
+        "better": "significantly better than the full adapter",
+        "worse": "significantly worse than the full adapter",
+        "not significant": "not significantly different from the full adapter",
+        "too few documents": "too few documents for a test against the full adapter",
     }[gain.evidence.value]
-    if gain.evidence.value == "cannot tell" and not gain.documents:
-        return f"no document of the {documents} has a value under it and the whole adapter: they cannot be compared"
+    if gain.evidence.value == "too few documents" and not gain.documents:
+        return f"no document of the {documents} has a value under it and the full adapter: they cannot be compared"
     value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
     # No test sees what the documents lack (docs/explanation/statistics.md): a share
     # of 3 / n is missed in one of twenty samples.
     unseen = f"; a failure on up to {percent(min(1.0, 3 / gain.documents))} of documents may be missing from these"
     better = gain.evidence.value == "better"
-    seen = (
-        f"{said} on {documents} ({value}; 95 % interval over all candidates {low} to {high}{unseen if better else ''})"
-    )
+    seen = f"{said} on {documents} ({value}; simultaneous 95 % CI {low} to {high}{unseen if better else ''})"
     # An interval around zero is read as "no loss"; it may hold a large one.
-    no_test = gain.evidence.value in ("not distinguishable", "cannot tell") and gain.low < 0
+    no_test = gain.evidence.value in ("not significant", "too few documents") and gain.low < 0
     return f"{seen}: a loss of up to {number(-gain.low, decimals)} cannot be ruled out" if no_test else seen

@@ -1,8 +1,8 @@
 """Greedy search over sets of layers: rounds of sweeps, then one honest comparison on documents that no round has seen.
 
-Backward starts at the whole adapter, each round a leave-one-out sweep that gives up the layer that is missed least;
+Backward starts at the full adapter, each round a leave-one-out sweep that gives up the layer that is missed least;
 forward starts at the base model, each round adds the layer that helps most. Both walk to where the loss against the
-whole adapter is real (or no more real), which is the border that matters.
+full adapter is real (or no more real), which is the border that matters.
 
 A round's candidates are built from the luck of the rounds before, so that a correction for all candidates that were
 tried does not cover them: after ten rounds the sum of ten largest noises stands against the largest one of a fixed set
@@ -70,7 +70,7 @@ def run_greedy(
 
     whole = compare([full], seeking, "exhaustive", "best").candidates[0].items
     while moves := _moves(here, forward=forward):
-        # The moves race among themselves: against the whole adapter all of them may be out at once, as every single
+        # The moves race among themselves: against the full adapter all of them may be out at once, as every single
         # layer is on the way forward, and nothing would say which of them is best.
         sweep = compare(moves, seeking, settings.strategy, "best")
         moved, score, loss = _best_move(sweep, scorer, whole, codes_of(seeking))
@@ -137,7 +137,7 @@ def _moves(here: Variant, *, forward: bool) -> list[Variant]:
 def _best_move(
     sweep: SweepRecord, scorer: Scorer, whole: Sequence[Any], clusters: Codes
 ) -> tuple[str, float, Difference]:
-    """The best of a round with its score and its paired difference to the whole adapter, whose items are given."""
+    """The best of a round with its score and its paired difference to the full adapter, whose items are given."""
     (best,) = [row for row in sweep.candidates if row.variant == sweep.best]
     difference = paired_difference(
         scorer.aggregation, best.items, whole, sign=scorer.metric.sign, resamples=scorer.resamples, clusters=clusters

@@ -5,7 +5,7 @@
     best:BOUND+...       the best optimised score
     BOUND                SHARE[@TASK][:base]
 
-A bound holds where the score on the task (without @TASK: the optimised one) is not worse than that of the whole adapter
+A bound holds where the score on the task (without @TASK: the optimised one) is not worse than that of the full adapter
 (`:base`: of the base model) by more than 1 - SHARE times the latter's size. So one notation serves metrics of either
 direction and either sign, and whatever a bound is held against keeps it: 0.99 of an accuracy of 0.80 is 0.792, of an
 error rate of 0.20 it is 0.202, of a log-likelihood of -1.5 it is -1.515.
@@ -48,7 +48,7 @@ Reference = Literal["full", "base"]
 
 @dataclass(frozen=True)
 class Bound:
-    """A share in (0, 1] of the score of the whole adapter (`full`) or the base model on a task; None: the optimised
+    """A share in (0, 1] of the score of the full adapter (`full`) or the base model on a task; None: the optimised
     one."""
 
     share: float
@@ -120,7 +120,7 @@ def check_bounds(rule: BoundedRule, also: Sequence[str], candidates: Sequence[Va
     """Refuse what cannot be judged, before a model is loaded. `also` are the tasks as `sweep_also` names them.
 
     Raises:
-        ArgumentError: a task that is not scored, or no whole adapter (or base model) to hold candidates against.
+        ArgumentError: a task that is not scored, or no full adapter (or base model) to hold candidates against.
     """
     for bound in rule.bounds:
         if bound.task is not None and bound.task not in also:
@@ -129,7 +129,7 @@ def check_bounds(rule: BoundedRule, also: Sequence[str], candidates: Sequence[Va
                 f"sweep_select={rule}: a bound must be on a task that sweep_also scores ({there}), got {bound.task!r}. "
                 "Name it in both."
             )
-    # The whole adapter is also what is taken where nothing fits.
+    # The full adapter is also what is taken where nothing fits.
     need: set[str] = {"full", *(bound.of for bound in rule.bounds)}
     found = {name for one in candidates for name, is_so in (("full", one.is_full), ("base", one.is_base)) if is_so}
     if lacking := sorted(need - found):
@@ -219,7 +219,7 @@ class BoundedCriterion:
         return found & np.isfinite(scores)
 
     def choose(self, scores: Floats) -> NDArray[np.int64]:
-        """`(R,)` rows by the rule; the whole adapter where nothing is within all bounds."""
+        """`(R,)` rows by the rule; the full adapter where nothing is within all bounds."""
         met = self.met(scores)
         if self.rule.goal != "best":
             kept = np.where(met, self.kept, np.inf)
@@ -246,7 +246,7 @@ def choose_within(
 ) -> SweepRecord:
     """`sweep` with the candidate that `rule` takes in place of the one of the best score.
 
-    `own` and `others` (by task) are what `within` was made of. Where nothing is within all bounds the whole adapter is
+    `own` and `others` (by task) are what `within` was made of. Where nothing is within all bounds the full adapter is
     taken, and a warning says so.
     """
     sign = own.scorer.metric.sign
@@ -313,7 +313,7 @@ def _reach(
 
 def _nobody(rule: BoundedRule) -> str:
     return (
-        f"no candidate is within all bounds of sweep_select={rule}, so the whole adapter is kept. A lower share, or "
+        f"no candidate is within all bounds of sweep_select={rule}, so the full adapter is kept. A lower share, or "
         "one bound less, leaves something to choose from."
     )
 

@@ -1,11 +1,11 @@
 """One choice for all tasks of a run (`sweep_jointly`): every task's scores in its own unit, then mean or worst case.
 
-A task's candidates stand by their difference to the whole adapter on its documents, divided by the task's unit: the
+A task's candidates stand by their difference to the full adapter on its documents, divided by the task's unit: the
 standard deviation of what single documents contribute to a score, over all its candidates and documents together (a
 standardised mean difference; Cohen, 1988, Statistical Power Analysis for the Behavioral Sciences, chapter 2). Two other
 units that come to mind were not taken:
 
-- The range from base model to whole adapter blows up where the adapter brings nothing, which is when dropping matters.
+- The range from base model to full adapter blows up where the adapter brings nothing, which is when dropping matters.
 - The standard error of a candidate's own difference tells how sure a difference is, not how large: it is tiny where few
   documents differ, and a task with more documents would weigh more.
 
@@ -37,7 +37,7 @@ RULES = (None, "best", "smooth")
 @dataclass(frozen=True, eq=False)
 class JointCriterion:
     """How one task's scores become what is chosen by: `unit` is its own, `others` are the other tasks' differences to
-    the whole adapter in their units, `(B,)` each; `full` is the whole adapter's row."""
+    the full adapter in their units, `(B,)` each; `full` is the full adapter's row."""
 
     how: str
     unit: float
@@ -78,7 +78,7 @@ def check_jointly(
 
     Raises:
         ArgumentError: racing, a set whose candidates depend on the task, a rule that compares documents in pairs, or
-            no whole adapter to hold the others against.
+            no full adapter to hold the others against.
     """
     asked = f"sweep_jointly={how} takes one candidate for all tasks"
     if strategy == "racing":
@@ -97,8 +97,7 @@ def check_jointly(
         )
     if not any(one.is_full for one in candidates):
         raise ArgumentError(
-            f"{asked} and holds them against the whole adapter, which must be among them. Add K = L to "
-            "sweep_boundaries."
+            f"{asked} and holds them against the full adapter, which must be among them. Add K = L to sweep_boundaries."
         )
 
 
@@ -107,7 +106,7 @@ def choose_jointly(
 ) -> dict[str, SweepRecord]:
     """The sweeps of several tasks, each with the one candidate that is taken for all of them.
 
-    All have the same candidates, the whole adapter first, and the same rule (`best` or `smooth`); a candidate without a
+    All have the same candidates, the full adapter first, and the same rule (`best` or `smooth`); a candidate without a
     score on one of the tasks is not taken.
     """
     first = next(iter(sweeps.values()))

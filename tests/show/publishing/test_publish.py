@@ -285,7 +285,7 @@ def test_documents_that_all_score_alike_have_no_interval_of_a_point(tmp_path):
     """0 of 200 right has a standard error of 0, and is no proof that the next document is wrong."""
     assert interval("exact_match", Score(0.0, 0.0)) is None
     done = made(tmp_path, results(score=0.0, stderr=0.0))
-    assert "| rouge_l | 0.00 ± 0.00 | - | 200 |" in done.files["README.md"]
+    assert "| rouge_l | 0.000 ± 0.000 | - | 200 |" in done.files["README.md"]
     assert (
         front(done.files["README.md"])["model-index"][0]["results"][0]["metrics"][0]["args"].get(
             "confidence_interval_95"

@@ -55,26 +55,26 @@ def told(gap, documents):
 @pytest.mark.parametrize(
     ("gap", "documents", "said"),
     [
-        (5.0, 40, "better than the whole adapter on 40 validation documents (+"),
-        (-5.0, 40, "worse than the whole adapter on 40 validation documents (-"),
-        (0.0, 40, "not distinguishable from the whole adapter on 40 validation documents"),
-        (5.0, 3, "too few documents to tell it from the whole adapter on 3 validation documents"),
+        (5.0, 40, "significantly better than the full adapter on 40 validation documents (+"),
+        (-5.0, 40, "significantly worse than the full adapter on 40 validation documents (-"),
+        (0.0, 40, "not significantly different from the full adapter on 40 validation documents"),
+        (5.0, 3, "too few documents for a test against the full adapter on 3 validation documents"),
     ],
 )
 def test_the_verdict_is_the_evidence_over_all_candidates(gap, documents, said):
     text = told(gap, documents)
     assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
     assert said in text
-    assert "95 % interval over all candidates" in text
+    assert "simultaneous 95 % CI" in text
 
 
 @pytest.mark.parametrize(
     ("gain", "said"),
     [
-        ((0.6, 0.9), "+0.6 ± 0.9 against the whole adapter on the 32 validation documents it was chosen on."),
-        ((5.0, None), "+5.0 against the whole adapter"),
-        ((None, None), "not compared with the whole adapter"),
-        (None, "not compared with the whole adapter"),
+        ((0.6, 0.9), "+0.6 ± 0.9 against the full adapter on the 32 validation documents it was chosen on."),
+        ((5.0, None), "+5.0 against the full adapter"),
+        ((None, None), "not compared with the full adapter"),
+        (None, "not compared with the full adapter"),
     ],
 )
 def test_without_items_to_resample_the_verdict_claims_nothing(gain, said):
