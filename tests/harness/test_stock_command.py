@@ -67,7 +67,10 @@ for name, words in COMMANDS.items():
         status = end.code
     except BaseException:
         status = 1
-        sys.excepthook(*sys.exc_info())
+        try:
+            sys.excepthook(*sys.exc_info())
+        except SystemExit as end:  # ours ends in one line, with a status of its own
+            status = end.code
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     out, err = (Path(f"{TO}.{number}").read_text() for number in (1, 2))
