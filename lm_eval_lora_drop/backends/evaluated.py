@@ -140,7 +140,7 @@ class EvaluatedSplit:
         return " and ".join("full" if one.is_full else one.label for one in self.others)
 
     def _answer_and_score(self, prepare: Prepare) -> list[_Scored]:
-        documents = _documents(self.binding, self.binding.task.instances)
+        documents = _documents(self.binding, self.binding.task.instances, cluster_of(self.binding.task))
         parts = [part for _, some in documents for part in some]
         answers: dict[Key, tuple[Any, ...]] = {}
         # A pass answers requests of one type.
@@ -262,7 +262,7 @@ class EvaluatedSplit:
         judged = self._judged(scored)
         columns = {
             key: {v: [one.items[v].get(key) for one in scored] for v in self._all}
-            for key in dict.fromkeys(key for one in scored for key in one.items[self.kept])
+            for key in dict.fromkeys(key for variant in self._all for one in scored for key in one.items[variant])
             if key[0] != "bypass" and not key[0].startswith(METRIC)
         }
         rows, full = [], self._full
@@ -318,9 +318,10 @@ def variants_beside(kept: Variant, names: Sequence[str], shape: AdapterShape) ->
     return tuple(one for one in found if one != kept)
 
 
-def _documents(binding: Binding, requests: Sequence[Instance]) -> list[tuple[int, list[Document]]]:
+def _documents(
+    binding: Binding, requests: Sequence[Instance], cluster: Callable[[Any], str | None] = lambda _: None
+) -> list[tuple[int, list[Document]]]:
     """(doc_id, a document for each type of its requests), each request once, whatever stands there twice."""
-    cluster = cluster_of(binding.task)
     by_document: dict[int, dict[int, Instance]] = {}
     for request in requests:
         by_document.setdefault(request.doc_id, {})[id(request)] = request
