@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -203,7 +204,8 @@ class EvaluatedSplit:
             if (missing := tuple(v for v in one.variants if (v, one.document.key) not in known))
         ]
         with tqdm(total=len(wanted), disable=quiet, desc=f"Test split under {len(self.others) + 1} variants") as bar:
-            for batch in (checked, *([] if not work else way.runner(work))):
+            # Chained, not listed: each batch is written down before the next one is answered.
+            for batch in chain([checked], way.runner(work) if work else ()):
                 if batch:
                     self.journal.append(batch)
                     bar.update(len(batch))

@@ -283,7 +283,6 @@ VALUES = {
     "sweep_batch_size": ({}, {"sweep_batch_size": 2}),
     "sweep_dir": ({}, {"sweep_dir": "other"}),
     "sweep_log": ({}, {"sweep_log": "none"}),
-    "evaluate": ({"evaluate": "chosen"}, {"evaluate": "chosen+full+base"}),
 }
 
 

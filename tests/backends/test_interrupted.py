@@ -177,11 +177,11 @@ def test_a_test_split_killed_under_one_variant_goes_on_where_it_was(program, eng
     (undisturbed,), _ = program("undisturbed", model_args=model_args, sweep_dir="other")
     # By the plain pass the harness answers the chosen one, and the check has answered some of those that are shared.
     assert undisturbed["answered"] == (TESTED - CHECKED if engine == "shared" else TESTED - 6)
-    (nothing,), ((code, _),) = program("killed", model_args=model_args, kill_after=7)
+    (nothing,), ((code, _),) = program("killed", model_args=model_args, kill_after=5)
     assert code == -signal.SIGKILL
     assert nothing is None
     (resumed,), _ = program("resumed", model_args=model_args)
-    assert 0 < resumed["answered"] <= undisturbed["answered"] - 7
+    assert 0 < resumed["answered"] <= undisturbed["answered"] - 5
     (again,), _ = program("again", model_args=model_args)
     assert again["answered"] == 0
     for found in (resumed, again):
@@ -197,7 +197,15 @@ def test_two_processes_evaluate_the_test_split_as_one(program, engine):
     (one,), _ = program("one", model_args=model_args, sweep_dir="one", tasks=2, limit=5)
     two, ended = program("two", places=((0, 0), (1, 1)), model_args=model_args, sweep_dir="two", tasks=2, limit=5)
     assert [code for code, _ in ended] == [0, 0], ended
-    assert two[0]["samples"] == one["samples"]
+    # The harness appends what it asked again to fill the last batch.
+    asked_once = [
+        {
+            task: [{**row, "resps": [found[:1] for found in row["resps"]]} for row in rows]
+            for task, rows in run["samples"].items()
+        }
+        for run in (two[0], one)
+    ]
+    assert asked_once[0] == asked_once[1]
     for task in ("toy0", "toy1"):
         assert two[0]["tasks"][task]["evaluated"] == one["tasks"][task]["evaluated"]
         assert one["tasks"][task]["evaluated"]["doc_ids"] == [0, 1, 2, 3, 4]
