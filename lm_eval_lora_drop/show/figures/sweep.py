@@ -70,7 +70,8 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
             _draw_gains(
                 lowest, [(point, gains[point.kept]) for point in points if point.kept in gains], sweep, on_scale
             )
-            draw_test_differences(lowest, {str(point.kept): point.at for point in points}, record)
+            if draw_test_differences(lowest, {str(point.kept): point.at for point in points}, record):
+                lowest.set_title(f"{lowest.get_title('left')}; test split: 95 % interval", fontsize=9)
         if on_scale:
             boundary_axis(lowest, record.num_layers)
         else:
@@ -224,8 +225,8 @@ def _draw_gains(axes: Axes, gains: Sequence[tuple[_Point, Gain]], sweep: SweepRe
     axes.set_title("Paired difference to the full adapter, simultaneous 95 % band", fontsize=9)
 
 
-def draw_test_differences(axes: Axes, places: Mapping[str, float], record: TaskRecord, *, across: bool = False) -> None:
-    """The paired differences to full on the test split with their 95 % intervals, hollow.
+def draw_test_differences(axes: Axes, places: Mapping[str, float], record: TaskRecord, *, across: bool = False) -> bool:
+    """The paired differences to full on the test split with their 95 % intervals, hollow; whether there are any.
 
     Args:
         axes: of the validation differences.
@@ -238,7 +239,7 @@ def draw_test_differences(axes: Axes, places: Mapping[str, float], record: TaskR
     known = [(places[row.variant], row.score_of(record.metric)) for row in rows if row.variant in places]
     found = [(place, score.to_full) for place, score in known if score is not None and score.to_full is not None]
     if not found:
-        return
+        return False
     at, value = [place for place, _ in found], [one.difference for _, one in found]
     reach = [[one.difference - one.low for _, one in found], [one.high - one.difference for _, one in found]]
     x, y = (value, at) if across else (at, value)
@@ -256,6 +257,7 @@ def draw_test_differences(axes: Axes, places: Mapping[str, float], record: TaskR
         zorder=5,
         label="test split, 95 % interval",
     )
+    return True
 
 
 def _name_axis(axes: Axes, points: Sequence[_Point]) -> None:

@@ -142,7 +142,7 @@ def _one_line_each(found: Sequence[TaskVerdict]) -> Any:
         "kept",
         "validation",
         "test",
-        *(["difference to full\n[95 % CI], > 0: better"] if compared else []),
+        *(["difference to full\npaired, 95 % CI, > 0: better"] if compared else []),
     )
     for heading in headings:
         table.add_column(_text(heading), justify="left" if heading in ("task", "kept") else "right", overflow="fold")

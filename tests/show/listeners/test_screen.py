@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,12 @@ import pytest
 from rich.console import Console
 
 from lm_eval_lora_drop.harness.evaluation import results_file
+from lm_eval_lora_drop.record.evaluated import (
+    EvaluatedRecord,
+    EvaluatedScoreRecord,
+    EvaluatedVariantRecord,
+    PairedRecord,
+)
 from lm_eval_lora_drop.show.listeners.screen import show_run
 from lm_eval_lora_drop.variant import Variant
 from testing.recorded_runs import (
@@ -56,6 +63,54 @@ def test_table_verdict_places_and_command():
     assert "Keep the bottom 7 of 10 layers, 30 % smaller, not significantly different from the full adapter" in text
     assert "Journal  /c/samsum.jsonl" in lines
     assert lines[-1] == "Export   lora-drop export --peft adapters/mine --boundary 7 --output mine-0-6"
+
+
+def evaluated(metric, **variants):
+    """Variant -> score, standard error, difference to full with its interval, on 200 documents."""
+    rows = []
+    for variant, (score, stderr, *compared) in variants.items():
+        value, low, high = compared or (None,) * 3
+        to_full = PairedRecord(difference=value, low=low, high=high, p_value=0.5, documents=200) if compared else None
+        found = EvaluatedScoreRecord(metric=metric, score=score, stderr=stderr, to_full=to_full)
+        rows.append(EvaluatedVariantRecord(variant=variant.replace("_", "-").strip("v"), scores=(found,)))
+    return EvaluatedRecord(doc_ids=tuple(range(200)), rows=tuple(rows), engine="shared")
+
+
+def test_three_rows_of_test_scores_with_the_paired_difference_to_full():
+    task = task_record(sweep_record())
+    found = evaluated(
+        task.metric, v0_6=(33.0, 2.1, -0.8, -2.94, 1.32), v0_9=(33.8, 2.04), none=(12.25, 1.5, -21.5, -25.0, -18.0)
+    )
+    out = screen(results_of(run_record({"samsum": replace(task, evaluated=found)})))
+    rows = [line.split("  ") for line in out.splitlines() if line.startswith("K = ")]
+    assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
+        ["K = 7 (chosen)", "27.0 ± 1.5", "33.0 ± 2.1", "-0.8 [-2.9, +1.3]"],
+        ["K = 10 (full)", "28.2 ± 1.5", "33.8 ± 2.0", "-"],
+        ["K = 0 (base)", "20.0 ± 1.5 on 8", "12.2 ± 1.5", "-21.5 [-25.0, -18.0]"],
+    ]
+    assert max(map(len, out.splitlines()[:12])) <= 80
+    assert "Not evaluated" not in out
+
+
+def test_what_was_not_evaluated_is_named_with_the_way_to_have_it():
+    task = task_record(sweep_record())
+    said = "Not evaluated on the test split: {}. To evaluate, add evaluate=chosen+full+base to --model_args."
+    out = screen(results_of(run_record({"samsum": task})))
+    assert said.format("full and base") in " ".join(out.split())
+    found = evaluated(task.metric, v0_6=(33.0, 2.1, -0.8, -2.94, 1.32), v0_9=(33.8, 2.0))
+    out = screen(results_of(run_record({"samsum": replace(task, evaluated=found)})))
+    assert said.format("base") in " ".join(out.split())
+    # Who gave the boundary was not looking for a comparison.
+    assert "Not evaluated" not in screen(results_of(run_record({"samsum": task_record(variant="0-4")})))
+
+
+def test_many_tasks_show_the_difference_too():
+    task = task_record(sweep_record())
+    found = evaluated(task.metric, v0_6=(33.0, 2.1, -0.8, -2.94, 1.32), v0_9=(33.8, 2.0))
+    tasks = {f"task{number}": replace(task, evaluated=found if number else None) for number in range(5)}
+    out = screen(results_of(run_record(tasks)))
+    assert out.count("-0.8 [-2.9, +1.3]") == 4
+    assert max(map(len, out.splitlines()[:10])) <= 80
 
 
 def test_with_an_output_path_everything_lies_there(tmp_path):
