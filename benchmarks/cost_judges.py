@@ -59,7 +59,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, closing(Cache(Path(folder) / "judges.sqlite")) as cache:
         asked = Audit(panel, items[:AUDITED], pairs[:AUDITED]).questions(panel.judges[0], cache)
     read = sum(tokens_of(question.prompt) for question in asked)
-    name = f"audit of {AUDITED} outputs and {AUDITED} pairs, first day"
+    name = f"audit of {AUDITED} outputs and {AUDITED} pairs"
     print(f"| {name} | {len(asked)} | {round(read, -3):,.0f} | {round(len(asked) * ANSWER, -2):,.0f} |")
 
 

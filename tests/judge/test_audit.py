@@ -140,19 +140,15 @@ def test_a_harsher_model_under_the_same_name_is_drift_and_no_noise(serve, audit,
         return say
 
     server = serve(changing)
-    audit(server)
+    panel = tmp_path / "panel.yaml"
+    panel.write_text(yaml.safe_dump({"judges": [server.judge("openai")]}))
+    run = write_judged(tmp_path / "run0", ONE, name="run0")
+    assert main(["judge", "rescore", str(run), "--panel", str(panel)]) == 0
     with sqlite3.connect(tmp_path / "judges.sqlite") as connection:
-        # As if that had been five days ago, also what was asked under that day's numbers.
         connection.execute("UPDATE calls SET time = time - 5 * 86400")
-        todays = [row[0] for row in connection.execute("SELECT id FROM calls ORDER BY id")]
-        seen = set()
-        for number in todays:
-            (prompt,) = connection.execute("SELECT prompt FROM calls WHERE id = ?", (number,)).fetchone()
-            if prompt in seen:
-                connection.execute("DELETE FROM calls WHERE id = ?", (number,))
-            seen.add(prompt)
     now |= {"model": "judge-1-2026-06-01", "harsher": 2}
     found, out = audit(server)
+    assert significant(found["openai-judge"]) == {"drift"}
     drift = found["openai-judge"]["drift"]
     assert drift["change"] == pytest.approx(-20)
     assert drift["p_value"] < 0.001
