@@ -202,9 +202,7 @@ def test_judges_are_not_asked_again_for_what_they_have_answered(tmp_path):
         first = Forked(command, **environment)
         until(lambda: len(asked) == 7, first)  # two wait; a place was free for each, so the five before are stored
         said = interrupted(first)
-        assert said == (
-            "lora-drop judge: interrupted. All answers received are cached; the same command resumes."
-        )
+        assert said == ("lora-drop judge: interrupted. All answers received are cached; the same command resumes.")
         free.set()
         second = Forked(command, **environment)
         out, told = second.communicate()
