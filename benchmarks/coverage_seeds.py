@@ -27,7 +27,8 @@ RESAMPLES = 2_000
 @dataclass(frozen=True)
 class Population:
     """`seeds`, `documents`, `rest`: standard deviations of a paired difference. `binary`: of a latent score, and the
-    difference is that of two 0/1 scores; `sparse` leaves all but this share of documents equal under both systems."""
+    difference is that of two 0/1 scores; `sparse` leaves all but this share of documents equal under both systems;
+    `collapse`: what one seed in ten loses on every document, the others being better by a ninth of it."""
 
     name: str
     seeds: float
@@ -35,10 +36,13 @@ class Population:
     rest: float
     binary: bool = False
     sparse: float = 1.0
+    collapse: float = 0.0
 
     def draw(self, rng: np.random.Generator, seeds: int, documents: int) -> np.ndarray:
         """`(seeds, documents)` differences, of mean 0 in the population."""
         of_seeds = rng.normal(0, self.seeds, (seeds, 1))
+        if self.collapse:
+            of_seeds -= self.collapse * np.where(rng.random((seeds, 1)) < 0.1, 1.0, -1 / 9)
         of_documents = rng.normal(0, self.documents, (1, documents))
         latent = of_seeds + of_documents + rng.normal(0, self.rest, (seeds, documents))
         changed = rng.random((1, documents)) < self.sparse
@@ -60,6 +64,7 @@ POPULATIONS = (
     Population("0/1, seeds differ", 0.3, 0.3, 0.5, binary=True),
     Population("0/1, 5 % of the documents can change", 0.3, 0.5, 0.5, binary=True, sparse=0.05),
     Population("5 % of the documents can change", 0.2, 1.0, 0.5, sparse=0.05),
+    Population("one seed in ten collapses", 0.02, 1.0, 0.5, collapse=1.0),
 )
 
 
