@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from testing.judge_servers import Say, score_json
+from testing.judge_servers import USAGE, Say, score_json
 from testing.toy import evaluate_examples
 
 TASK = "lora_drop_samsum"
@@ -54,6 +54,38 @@ def test_each_variant_is_judged_as_in_a_run_of_its_own(judged):
     # All of these had been judged by the first run, and none of them twice.
     assert len(judged.server.requests) == asked <= 6
     assert max(judged.server.billed.values()) == 1
+
+
+PRICE = {"input": 1.0, "output": 10.0}
+
+
+def paid(server):
+    """US dollars that the server has billed, all judges together."""
+    return sum(server.billed.values()) * (USAGE[0] * PRICE["input"] + USAGE[1] * PRICE["output"]) / 1e6
+
+
+@pytest.mark.parametrize("evaluate", [ALL, "chosen+base"])
+def test_one_cap_holds_for_all_variants_together(judged, evaluate):
+    """Each of six outputs costs at most some 0.0007: a cap of 0.0025 is enough for those of one variant, not of all."""
+    settings = {"judge": {"max_tokens": 4}, "max_spend": 0.0025, "concurrency": {"openai": 1}}
+    for _ in range(2):  # a run that is taken up again has what the first one left
+        results, evaluated = judged(evaluate=evaluate, panel=dict(settings))
+        assert 0 < paid(judged.server) <= 0.0025
+        calls = len(judged.server.requests)
+    assert results["results"][TASK]["gpt_score_verdicts,none"] > 0
+    found = gpt_scores(evaluated)
+    assert found["0-1"] is not None
+    # With more money the rest is asked, and nothing twice.
+    _, evaluated = judged(evaluate=evaluate, panel={**settings, "max_spend": 1.0})
+    assert len(judged.server.requests) > calls
+    assert max(judged.server.billed.values()) == 1
+    assert all(score is not None for score in gpt_scores(evaluated).values())
+
+
+def test_one_cap_holds_for_all_candidates_of_a_sweep(judged):
+    settings = {"judge": {"max_tokens": 4}, "max_spend": 0.003, "concurrency": {"openai": 1}}
+    judged(boundary="auto", sweep_limit=2, sweep_metric="gpt_score", panel=settings)
+    assert 0 < paid(judged.server) <= 0.003
 
 
 def test_what_was_not_asked_for_is_not_paid_for(judged):

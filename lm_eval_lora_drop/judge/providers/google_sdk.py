@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import nullcontext
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
@@ -40,10 +39,9 @@ class GenaiJudge:
         from google import genai
 
         self._http = bounded_client(_http_library().AsyncClient, timeout=timeout)
-        own = judge.base_url is not None
         # Without retry options the SDK still repeats a call after a lost connection, seconds later and unseen.
         key = judge.key or "none"
-        with without_environment("GOOGLE_", "GEMINI_") if own else nullcontext():
+        with without_environment("GOOGLE_", "GEMINI_", unless=judge.base_url is None):
             self._client = genai.Client(
                 api_key=key,
                 vertexai=False,
