@@ -91,7 +91,8 @@ class PanelScores:
         judges = {}
         for judge in self.panel.judges:
             verdicts = self.answers.verdicts[judge.name]
-            served = Counter(verdict.served_model for verdict in verdicts if verdict.served_model)
+            # Of the scores: a refusal may come from another model, and moves no score.
+            served = Counter(v.served_model for v in verdicts if v.served_model and v.value is not None)
             others = sorted(model for model in served if serves_another(judge.model, model))
             judges[judge.name] = {
                 **judge.identity,
