@@ -153,6 +153,8 @@ class Aggregation:
         scored = [index for index, item in enumerate(items) if has_value(item)]
         n = len(scored)
         values = np.full(len(items), np.nan)
+        if n == 1:
+            values[scored] = self.score(items)
         if n >= 2:
             left_out = self.resample([items[index] for index in scored], 1 - np.eye(n, dtype=np.int64))
             values[scored] = n * self.score(items) - (n - 1) * left_out

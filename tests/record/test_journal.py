@@ -140,7 +140,7 @@ def test_a_corrupted_line_is_left_out_and_counted(
     lines[2] = garbage
     path.write_bytes(b"\n".join(lines))
     assert journal(tmp_path).read() == {("0", "key0"): ("a",), ("0", "key2"): ("c",)}
-    assert "1 of 3 lines cannot be read (the first is line 3)" in caplog.text
+    assert "1 of 3 lines cannot be read (the first is line 3; " in caplog.text
 
 
 def test_another_setting_under_our_name_is_refused_and_the_difference_named(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def _retry_after(headers: dict[str, str]) -> float | None:
 
 
 @contextmanager
-def without_environment(*prefixes: str, unless: bool) -> Iterator[None]:
+def without_environment(*prefixes: str, unless: bool = False) -> Iterator[None]:
     """Makes an SDK's client that takes nothing from the environment: organisation, project, headers, other keys.
 
     These belong to the official service, so they stay for it (`unless`). Each release of an SDK reads more of them, so
