@@ -23,14 +23,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 @command("figures", "draw the sweeps and probes of a results file", _add_options)
 def _figures(args: argparse.Namespace) -> int:
     """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json."""
-    from lm_eval_lora_drop.record.find import read_records
+    from lm_eval_lora_drop.record.find import only_run
     from lm_eval_lora_drop.show.figures.family import save_figure_of
     from lm_eval_lora_drop.show.figures.probe import save_probe_figures
     from lm_eval_lora_drop.show.figures.style import check_formats, file_name, save_figure
     from lm_eval_lora_drop.show.figures.trade import trade_figure
 
     alone = _probe_alone(args.results)
-    tasks = {} if alone else read_records(args.results)
+    record = None if alone else only_run(args.results).record
+    tasks = record.tasks if record else {}
     probes = dict([alone] if alone else [(task, entry.probe) for task, entry in tasks.items() if entry.probe])
     names = list(dict.fromkeys([*tasks, *probes]))
     if args.task is not None and args.task not in names:

@@ -25,8 +25,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="CSV",
-        help="one CSV per run: doc_id and scores in percent",
+        help="one CSV per run: doc_id and scores",
     )
+    parser.add_argument("--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="of the scores (default: 0 100)")
     parser.add_argument("--task", help="task, if a run has several judged ones")
     parser.add_argument("--next", type=positive, default=10, help="number of documents to suggest for rating")
     add_output(parser, "--plot", help="plot each judge against people: .png, .svg or .pdf")
@@ -39,7 +40,7 @@ def people(args: argparse.Namespace) -> int:
     import numpy as np
 
     from lm_eval_lora_drop.judge.people import correlation, filled, next_documents, powered_mean, read_people
-    from lm_eval_lora_drop.judge.score import json_number
+    from lm_eval_lora_drop.record.plain import plain
     from lm_eval_lora_drop.show.figures.people import people_figure
     from lm_eval_lora_drop.show.figures.style import check_formats, save_figure
 
@@ -47,7 +48,7 @@ def people(args: argparse.Namespace) -> int:
         raise ArgumentError("give one or two runs, and for each of them a file of --humans in the same order.")
     formats = check_formats([args.plot.suffix[1:]]) if args.plot else []
     judges, scores = _scores(args.runs[0], args.task)
-    said = [read_people(path) for path in args.humans]
+    said = [read_people(path, args.scale) for path in args.humans]
     _check_documents(args.humans[0], said[0], scores, args.runs[0])
     if len(args.runs) == 2:
         others, second = _scores(args.runs[1], args.task)
@@ -75,7 +76,7 @@ def people(args: argparse.Namespace) -> int:
             bias = float(np.mean((judged - y)[~np.isnan(judged)])) if not np.isnan(judged).all() else np.nan
             shown = f"rank correlation with people {number(agreement, 2)}, mean difference {number(bias, 1, sign=True)}"
             print(f"  {name}: {shown}")
-            numbers = {"rank_correlation": json_number(agreement), "bias": json_number(bias)}
+            numbers = {"rank_correlation": plain(agreement), "bias": plain(bias)}
             result["criteria"][criterion]["judges"][name] = numbers
             points[criterion, name] = (y, judged)
     done = {document for given in said[0].values() for document in given}

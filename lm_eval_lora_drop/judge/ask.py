@@ -11,31 +11,21 @@ import random
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.judge.cache import (
-    POLL,
-    BusyNotice,
-    Cache,
-    CacheBusyError,
-    CacheError,
-    Made,
-    answer_key,
-    wait_while_busy,
-)
+from lm_eval_lora_drop.judge.cache import Cache, CacheError, answer_key
 from lm_eval_lora_drop.judge.cache.answers import (
     ReadReply,
     known_answer,
     likely_cause,
     no_verdict_reason,
     read_answer,
-    unreadable,
     usage,
 )
 from lm_eval_lora_drop.judge.cache.spending import (
-    CapReached,
     Progress,
     SpendingLimit,
     Usage,
@@ -44,6 +34,7 @@ from lm_eval_lora_drop.judge.cache.spending import (
 )
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.providers import Provider, open_provider
+from lm_eval_lora_drop.judge.providers.replies import UnreadableError
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import quiet_sdks
@@ -64,8 +55,6 @@ class Verdict:
     value: Any
     reason: str = ""
     served_model: str | None = None
-    calls: int = 0
-    """Calls that brought an answer in this session: 0 where all came from the cache."""
 
 
 @dataclass
@@ -85,8 +74,12 @@ def serves_another(asked: str, served: str | None) -> bool:
     return asked != served and not re.fullmatch(re.escape(base) + r"-(\d{4}-\d\d-\d\d|\d{8}|\d{3,4})", served)
 
 
-def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) -> PanelAnswers:
+def ask(
+    panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False, earlier: Ask | None = None
+) -> PanelAnswers:
     """Every judge's verdict on `questions(judge)`; `offline` reads the cache only and needs no key.
+
+    The cap holds for these questions together with those that were `earlier` asked for the same purpose.
 
     Raises:
         ArgumentError: a key is missing, a cap without prices, an SDK not installed, an option it does not take, a cache
@@ -99,14 +92,14 @@ def ask(panel: Panel, questions: Ask, cache: Cache, *, offline: bool = False) ->
             if free:
                 raise ArgumentError(f"max_spend needs the price of every judge; set `price` of {', '.join(free)}.")
     session = _AskingSession(panel, cache, offline)
-    with quiet_sdks():
+    with nullcontext() if offline else cache.asking(), quiet_sdks():
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(session.run(questions))
+            return asyncio.run(session.run(questions, earlier))
         # A notebook has a loop already, which cannot wait for another one.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, session.run(questions)).result()
+            return pool.submit(asyncio.run, session.run(questions, earlier)).result()
 
 
 class _RateLimit:
@@ -128,13 +121,15 @@ class _AskingSession:
         self.bill = Usage()
         self.in_a_row = dict.fromkeys((judge.name for judge in panel.judges), 0)
         self.stopped: dict[str, str] = {}
+        self.in_progress: dict[str, asyncio.Lock] = {}
 
-    async def run(self, questions: Ask) -> PanelAnswers:
+    async def run(self, questions: Ask, earlier: Ask | None) -> PanelAnswers:
         # Made here, since locks of asyncio belong to the loop that runs.
         self.gates = {judge.where: _RateLimit(self.panel.limit(judge.provider)) for judge in self.panel.judges}
         self.purse = SpendingLimit(self.panel.max_spend, self.bill)
         asked = {judge.name: list(questions(judge)) for judge in self.panel.judges}
-        self._add_what_was_spent(asked)
+        for judge in self.panel.judges:
+            self._add_what_was_spent(judge, [*asked[judge.name], *(earlier(judge) if earlier else ())])
         self.progress = Progress(sum(map(len, asked.values())), self.purse)
         providers: dict[str, Provider] = {}
         try:
@@ -150,35 +145,30 @@ class _AskingSession:
                 await provider.close()
         return PanelAnswers(dict(zip(self.in_a_row, found, strict=True)), self.bill)
 
-    def _add_what_was_spent(self, asked: dict[str, list[Question]]) -> None:
+    def _add_what_was_spent(self, judge: Judge, questions: list[Question]) -> None:
         """A run that is taken up again goes on with the bill where the one before it stopped."""
-        for judge in self.panel.judges:
-            both = (each for question in asked[judge.name] for each in (question, question.again()))
-            try:
-                calls, read, wrote = wait_while_busy(
-                    self.cache.used, [answer_key(judge, question) for question in both]
-                )
-            except CacheError as error:
-                raise ArgumentError(f"{error}. No judge is asked, because paid answers could be paid again.") from error
-            self.bill.calls_before += calls
-            self.bill.dollars_before += judge.price.cost(read, wrote) if judge.price else 0.0
+        both = (each for question in questions for each in (question, question.again()))
+        try:
+            calls, read, wrote = self.cache.used({answer_key(judge, question) for question in both})
+        except CacheError as error:
+            raise ArgumentError(f"{error}. No judge is asked, because paid answers could be paid again.") from error
+        self.bill.calls_before += calls
+        self.bill.dollars_before += judge.price.cost(read, wrote) if judge.price else 0.0
 
     async def _all(self, judge: Judge, provider: Provider | None, questions: Sequence[Question]) -> list[Verdict]:
         return await asyncio.gather(*(self._verdict(judge, provider, question) for question in questions))
 
     async def _verdict(self, judge: Judge, provider: Provider | None, question: Question) -> Verdict:
         """The verdict on one question; an answer that says no score is asked for once more."""
-        calls, reason = 0, ""
-        served: str | None = None
+        reason, served = "", None
         try:
             # A second answer is asked for at once: a judge that never scores shows after few items.
             async with self.gates[judge.where].slots:
                 for asked in (question, question.again()):
-                    answer, called = await self._answer(judge, provider, asked)
-                    calls += called
+                    answer = await self._answer(judge, provider, asked)
                     served = answer.reply.model or served
                     if answer.value is not None:
-                        return Verdict(answer.value, "", served, calls)
+                        return Verdict(answer.value, "", served)
                     reason = no_verdict_reason(judge, answer)
                     if answer.damaged:
                         break
@@ -188,68 +178,39 @@ class _AskingSession:
             reason = self._halt(failure)
         finally:
             self.progress.step()
-        return Verdict(None, reason, served, calls)
+        return Verdict(None, reason, served)
 
-    async def _answer(self, judge: Judge, provider: Provider | None, question: Question) -> tuple[ReadReply, int]:
-        """The cached answer, another process's answer, or a call's; and how many calls were answered for it."""
+    async def _answer(self, judge: Judge, provider: Provider | None, question: Question) -> ReadReply:
+        """The cached answer or a call's."""
         key = answer_key(judge, question)
-        gate = self.gates[judge.where]
-        while True:
-            known, torn = await self._stored(known_answer, self.cache, judge, question)
+        # Two documents with the same texts are one question: the second finds the answer of the first.
+        async with self.in_progress.setdefault(key, asyncio.Lock()):
+            known, torn = await asyncio.to_thread(known_answer, self.cache, judge, question)
             if known is not None and (not known.damaged or torn >= self.panel.attempts or provider is None):
-                self.bill.cached += 1
-                return known, 0
+                return known
             if provider is None:
                 raise CallError("not asked yet")
-            self._go_on(judge)
-            if await self._stored(self.cache.claim, key):
-                break
-            await asyncio.sleep(POLL)
-        try:
-            # Whoever held the claim a moment ago may have brought the answer.
-            known, torn = await self._stored(known_answer, self.cache, judge, question)
-            if known is not None and not known.damaged:
-                self.bill.cached += 1
-                return known, 0
-            return await self._call(key, judge, provider, question, gate, self.panel.attempts - torn)
-        finally:
-            try:
-                await self._stored(self.cache.release, key)
-            except CacheError as failure:  # what was answered is answered all the same
-                self._halt(failure)
+            return await self._call(key, judge, provider, question, self.panel.attempts - torn)
 
-    @staticmethod
-    async def _stored(call: Callable[..., Made], *args: Any) -> Made:
-        """The value of `call(*args)`, however long another process holds the cache: other answers come in meanwhile."""
-        patience = BusyNotice()
-        while True:
-            try:
-                return call(*args)
-            except CacheBusyError as busy:
-                patience.say(busy)
-                await asyncio.sleep(POLL)
-
-    async def _call(
-        self, key: str, judge: Judge, provider: Provider, question: Question, gate: _RateLimit, attempts: int
-    ) -> tuple[ReadReply, int]:
+    async def _call(self, key: str, judge: Judge, provider: Provider, question: Question, attempts: int) -> ReadReply:
         """One answer, after as many attempts as the panel allows."""
-        paid = 0
+        gate = self.gates[judge.where]
         for attempt in range(1, attempts + 1):
             await gate.wait()
             self._go_on(judge)
             try:
-                body = await self._paid_call(key, judge, provider, question)
-                paid += 1
-                answer = read_answer(judge, question, body)
-                if answer is None:
-                    raise CallError(unreadable(judge, body), retry=True, perhaps_billed=True)
+                answer = read_answer(judge, question, await self._paid_call(key, judge, provider, question))
                 self.bill.calls += 1
                 self._count_answer(judge, answer)
                 if not answer.damaged or attempt == attempts:
-                    return answer, paid
+                    return answer
                 failure = CallError("a torn answer", retry=True)
-            except CallError as error:
-                failure = error
+            except (CallError, UnreadableError) as error:
+                failure = (
+                    error
+                    if isinstance(error, CallError)
+                    else CallError(f"unusable response ({error})", retry=True, perhaps_billed=True)
+                )
                 self.bill.failed_calls += 1
                 self.bill.perhaps += failure.perhaps_billed
             log.debug("judge %s, attempt %d: %s", judge.name, attempt, self.redactor.message(str(failure)))
@@ -265,26 +226,20 @@ class _AskingSession:
     async def _paid_call(self, key: str, judge: Judge, provider: Provider, question: Question) -> str:
         """One call with its money set aside before and its response stored before anybody reads it."""
         most = most_tokens(judge, question)
+        cost = reserved = await self.purse.reserve(judge.price, most)
         try:
-            reserved = await self.purse.reserve(judge.price, most)
-        except CapReached as reached:
-            raise CallError(str(reached)) from None
-        cost = reserved
-        try:
-            call = await self._stored(self.cache.begin, key, judge, question, most)
+            call = await asyncio.to_thread(self.cache.begin, key, judge, question, most)
             try:
                 raw = await provider.ask(question)
             except CallError as failure:
                 if not failure.perhaps_billed:
                     cost = 0.0
-                    await self._stored(self.cache.forget, call)
+                    await asyncio.to_thread(self.cache.forget, call)
                 raise
             body = self.redactor.body(raw)
-            used = most
+            used = plausible_tokens(usage(judge, body), most)
             try:
-                await self._stored(self.cache.keep, call, body)
-                used = plausible_tokens(usage(judge, body), most)
-                await self._stored(self.cache.count, call, used)
+                await asyncio.to_thread(self.cache.keep, call, body, used)
             except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
                 self._halt(failure)
             self.bill.input_tokens += used[0]

@@ -18,7 +18,7 @@ from datetime import date, datetime, timezone
 from typing import Any
 
 from lm_eval_lora_drop.judge.ask import Verdict, ask
-from lm_eval_lora_drop.judge.cache import Cache, answer_key, wait_while_busy
+from lm_eval_lora_drop.judge.cache import Cache, answer_key
 from lm_eval_lora_drop.judge.cache.spending import Usage
 from lm_eval_lora_drop.judge.pairwise import Pair, Preference, both_orders, preference_of
 from lm_eval_lora_drop.judge.panel import Judge, Panel
@@ -74,7 +74,7 @@ class Audit:
     def earlier(self, judge: Judge, cache: Cache) -> list[date | None]:
         """For each item, the day of its last cached answer where all of them are from before today, else None."""
         asked = self._sets(judge, old=False)["base"]
-        times = [wait_while_busy(cache.answered_at, answer_key(judge, question)) for question in asked]
+        times = [cache.answered_at(answer_key(judge, question)) for question in asked]
         days = [self.today if t is None else datetime.fromtimestamp(t, timezone.utc).date() for t in times]
         k = self.panel.samples
         last = [max(days[place : place + k]) for place in range(0, len(days), k)]

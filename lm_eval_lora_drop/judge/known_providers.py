@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import cast
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.text import quoted
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ PROVIDERS = {
 }
 
 
-def provider_spec(name: object, where: str = "panel") -> ProviderSpec:
+def provider_spec(name: object) -> ProviderSpec:
     """The provider of this name: one of ours, else one that another distribution brings.
 
     Raises:
@@ -41,16 +42,9 @@ def provider_spec(name: object, where: str = "panel") -> ProviderSpec:
     if isinstance(name, str) and (name in PROVIDERS or name in _further_providers()):
         return PROVIDERS.get(name) or cast("ProviderSpec", _further_providers()[name].load())
     there = ", ".join([*PROVIDERS, *_further_providers()])
-    raise ArgumentError(f"{where}: provider must be one of {there}; got {short_value(name)}.")
+    raise ArgumentError(f"provider must be one of {there}; got {quoted(name)}.")
 
 
 @functools.cache  # every reply asks, and the metadata of all distributions is read
 def _further_providers() -> dict[str, EntryPoint]:
     return {one.name: one for one in entry_points(group="lm_eval_lora_drop.judges")}
-
-
-def short_value(value: Any) -> str:
-    """A value in an error: lists and mappings by their type, since YAML's aliases can make them endless."""
-    if isinstance(value, int) and abs(value) > 10**18:
-        return "an endless number"
-    return repr(value)[:40] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"

@@ -12,9 +12,10 @@ from lm_eval_lora_drop.judge.ask import PanelAnswers, Verdict, ask
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import Question, Rubric, preference_question
-from lm_eval_lora_drop.judge.score import agreement, json_number, rubric_of
+from lm_eval_lora_drop.judge.score import agreement, rubric_of
 from lm_eval_lora_drop.judge.task import item_of, judge_fields
 from lm_eval_lora_drop.record.fingerprint import digest_text
+from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.runs import Sample, TaskRun
 
 
@@ -138,7 +139,7 @@ class Comparison:
         return {
             "panel": self.panel_choice.to_json(),
             "judges": {name: preference.to_json() for name, preference in self.by_judge.items()},
-            "agreement": json_number(agreement([p.choices for p in self.by_judge.values()], "nominal")),
+            "agreement": plain(agreement([p.choices for p in self.by_judge.values()], "nominal")),
             "calls": self.answers.bill.calls,
             "calls_before": self.answers.bill.calls_before,
             "dollars": round(self.answers.bill.dollars_in_all, 6),

@@ -10,18 +10,40 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_yaml, user_path
-from lm_eval_lora_drop.judge.panel import parse_criteria, refuse_unknown
+from lm_eval_lora_drop.judge.panel import Criteria
 from lm_eval_lora_drop.judge.reading import read_preference, read_score
+from lm_eval_lora_drop.options import Reads, option, read
+from lm_eval_lora_drop.text import shown
 
 VERSION = 2
 """Of the prompts; a results file names it, since it moves scores."""
+
+
+def _text(name: str, most: int, *, line: bool = True) -> Reads:
+    """A text of at most `most` characters; a `line` is not empty and has nothing that a terminal would obey."""
+
+    def read_text(given: Any) -> str:
+        if not isinstance(given, str) or len(given) > most or (line and not (given.isprintable() and given.strip())):
+            raise ArgumentError(f"{name} must be a text of at most {most:,} characters, got {shown(given)!r}.")
+        return given
+
+    return Reads(read_text, "a text")
+
+
+def _scale(given: Any) -> tuple[int, int]:
+    whole = isinstance(given, list) and len(given) == 2 and all(type(end) is int for end in given)
+    if not whole or not 0 <= given[0] < given[1] <= 100:
+        raise ArgumentError(
+            f"scale must be two whole numbers from 0 to 100, the lower first, e.g. [1, 5]; got {shown(given)}."
+        )
+    return given[0], given[1]
 
 
 @dataclass(frozen=True)
@@ -32,12 +54,12 @@ class Rubric:
     `source` is a field of the documents, or a text with `{{field}}` in it; empty: the prompt that the model was given.
     """
 
-    text: str
-    origin: str
-    source: str = ""
-    criteria: Mapping[str, str] = field(default_factory=dict)
-    scale: tuple[int, int] = (0, 10)
-    reference: bool = True
+    text: Annotated[str, _text("text", 200)] = option(MISSING, "what is judged", "answer to a question")
+    origin: Annotated[str, _text("origin", 40)] = option("Task", "what it was made from", "Question")
+    source: Annotated[str, _text("source", 10_000, line=False)] = option("", "the field that has it", "{{question}}")
+    criteria: Criteria = option({}, "what judges are to look at", "{tone: is polite}", "none")
+    scale: Annotated[tuple[int, int], Reads(_scale, "two integers")] = option((0, 10), "lowest and highest", "[1, 5]")
+    reference: bool = option(True, "whether judges see the reference", "false")
 
     def source_of(self, doc: Mapping[str, Any], prompt: str) -> str:
         """What the text to be judged was made from, of a document and the prompt that the model was given.
@@ -74,8 +96,6 @@ class Rubric:
 
 _FIELD = re.compile(r"\{\{ {0,9}([^{}\s]{1,100}) {0,9}\}\}")
 _LONGEST_SOURCE = 1_000_000
-_TEXTS = {"text": ("", 200), "origin": ("Task", 40), "source": ("", 10_000)}
-"""Of a rubric: the default and the most characters."""
 KINDS = {
     "summary": Rubric("summary of a dialogue", "Dialogue"),
     "translation": Rubric("translation from English into Chinese", "Source"),
@@ -134,22 +154,7 @@ def load_rubric(path: str | Path) -> Rubric:
         raise ArgumentError(
             f"{where}: a rubric must be a mapping with at least `text`, e.g. text: answer to a question."
         )
-    refuse_unknown(data, {entry.name for entry in fields(Rubric)}, where)
-    texts: dict[str, Any] = {name: data.get(name, default) for name, (default, _) in _TEXTS.items()}
-    for name, (_, most) in _TEXTS.items():
-        value = texts[name]
-        usable = isinstance(value, str) and len(value) <= most
-        # A template may have several lines.
-        if not usable or (name != "source" and not (value.isprintable() and value.strip())):
-            raise ArgumentError(f"{where}: `{name}` must be a text of at most {most:,} characters.")
-    scale, reference = data.get("scale", [0, 10]), data.get("reference", True)
-    whole = isinstance(scale, list) and len(scale) == 2 and all(type(end) is int for end in scale)
-    if not whole or not 0 <= scale[0] < scale[1] <= 100:
-        raise ArgumentError(f"{where}: `scale` must be two whole numbers from 0 to 100, the lower first, e.g. [1, 5].")
-    if not isinstance(reference, bool):
-        raise ArgumentError(f"{where}: `reference` must be true or false.")
-    criteria = parse_criteria(data.get("criteria"), where)
-    return Rubric(**texts, criteria=criteria, scale=(scale[0], scale[1]), reference=reference)
+    return Rubric(**read(data, Rubric, where=where))
 
 
 @dataclass(frozen=True)

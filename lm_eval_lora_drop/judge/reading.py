@@ -1,8 +1,7 @@
 """Reads what a judge said: an integer of a scale, or a choice. Anything else is no verdict.
 
-By rule, not by search: JSON of the shape that was asked for, or else the last sentence of the last line, which must be
-a score from its first word to its last ("7", "Score: 7/10", "I give 7"). Quotations do not count, since a judge repeats
-what the judged text says of itself; two scores that contradict each other are no score.
+By rule, not by search: JSON of the shape that was asked for, or else the last sentence, which must be a score from its
+first word to its last ("7", "Score: 7/10", "I give 7"). Two sentences that give different scores give none.
 
 Every reader takes time linear in the length of the text: tokens are found by alternatives that begin with different
 characters, so nothing is tried twice, and a text of more than `LONGEST` characters is not read at all.
@@ -22,7 +21,6 @@ _TOKEN = re.compile(r"[0-9]+(?:\.[0-9]+)?|[^\W\d_]+(?:'[^\W\d_]+)?|[^\s]")
 # Full-width ASCII and the ideographic space only: NFKC would make 1/2 of the one character for it, and 72 of "7" with
 # an exponent.
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " ", 0x2019: "'", 0x02BC: "'"}
-_QUOTES = {'"': '"', "\u201c": "\u201d", "\u201e": "\u201c", "\u00ab": "\u00bb", "\u300c": "\u300d", "\u300e": "\u300f"}
 _NAMES = "think|thinking|thought|thoughts|reasoning|seed:think"
 _THOUGHTS = re.compile(
     rf"(?P<begin><(?:{_NAMES})>|\[THINK\]|◁think▷|<\|START_THINKING\|>|<\|begin_of_thought\|>|<unused94>"
@@ -34,6 +32,9 @@ _THOUGHTS = re.compile(
 """The marks around a model's thoughts: DeepSeek, Qwen and GLM, Mistral, Kimi, Cohere, Gemma, Seed, gpt-oss."""
 Scale = tuple[int, int]
 _MARKDOWN = "*_`#>~ \t"
+_MARKS = frozenset('*_`#>~"\u201c\u201d')
+_SENTENCE_END = re.compile("(?<=[.!?;])[ \t]+(?=[A-Z0-9\u4e00-\u9fff*])|(?<=。)")
+"""Not before a small letter ("e.g. score 10") nor a quotation, which is somebody else's score."""
 _ITEM = re.compile(r"^[0-9]{1,2}[.)]\s+(?=[^\s0-9])")
 """The number of a list's item, which is no score: "1. Good"."""
 
@@ -43,34 +44,24 @@ def _words(text: str) -> frozenset[str]:
 
 
 _ACTS = _words(
-    "score scores rating rate grade overall verdict answer give i'd i'll 评分 得分 分数 打分 总分 "
+    "score scores rating rate grade scale overall verdict answer give i'd i'll 评分 得分 分数 打分 总分 "
     "最终得分 最终评分 综合评分 给 打 我给 我打 我给出 我的评分是 评分是 评分为 得分是 得分为 总分是 总分为"
 )
 """Words that make a sentence a score; a sentence of `_FILLERS` alone is not ("it is 7")."""
 _FILLERS = _words(
-    "a an the my your final is of it this i would will say assign total prediction summary translation text output so "
-    "thus therefore : = 是 为"
+    "a an the on from my your final is of it this i would will say assign total prediction summary translation text "
+    "output so thus therefore : = 是 为"
 )
-_UNITS = _words("point points 分")
-_BECAUSE = _words("because since as")
+_UNITS = _words("point points 分 scale")
 _CHOICES = {"a": "A", "b": "B", "tie": "tie"}
 _CHOICE_WORDS = _words("text output answer system option the final better my choice is : =")
 
 
 @lru_cache
-def _scale_phrases(scale: Scale) -> list[list[str]]:
-    """How a judge repeats the scale beside its score, as tokens."""
-    low, high = map(str, scale)
-    ranges = [[low, dash, high] for dash in ("to", "-")]
-    return [
-        *(["on", article, "scale", word, *r] for article in ("a", "the") for word in ("of", "from") for r in ranges),
-        ["(", "out", "of", high, ")"],
-        ["out", "of", high],
-        *(["(", *r, ")"] for r in ranges),
-        *ranges,
-        ["/", high],
-        ["满分", high, "分"],
-    ]
+def _scale_phrase(scale: Scale) -> re.Pattern[str]:
+    """How a judge repeats the scale beside its score."""
+    low, high = scale
+    return re.compile(rf"\(?(?:(?:/|\bout of|满分)\s*{high}|(?<![\d.-]){low}\s*(?:-|to)\s*{high})(?!\.?\d)\)?", re.I)
 
 
 class _TruncatedJsonError(ValueError):
@@ -145,101 +136,25 @@ def _score_of(value: Any, scale: Scale) -> int | None:
 
 def _spoken(text: str, scale: Scale) -> int | None:
     """The score of the last sentence; None where another sentence gives another one."""
-    lines = [_ITEM.sub("", line) for line in (line.strip(_MARKDOWN + "\r") for line in text.split("\n")) if line]
-    if not lines:
-        return None
-    found = [
-        score for line in lines for sentence in _sentences(line) if (score := _sentence(sentence, scale)) is not None
-    ]
-    last = _sentence(_sentences(lines[-1])[-1], scale)
-    return last if last is not None and set(found) == {last} else None
-
-
-def _sentences(line: str) -> list[str]:
-    """Cut after . ! ? ; before a capital letter or a digit (so not within "e.g. score 10"), after 。 and at "but"."""
-    line = _without_quotations(line)
-    found, start = [], 0
-    for place, letter in enumerate(line):
-        if letter in "。！？；" or (
-            letter in ".!?;" and line[place + 1 : place + 2] == " " and _begins(line, place + 2)
-        ):
-            found.append(line[start : place + 1])
-            start = place + 1
-        elif line.startswith((" but ", ", so "), place):
-            found.append(line[start:place])
-            start = place + 5
-    found.append(line[start:])
-    return [sentence for sentence in found if sentence.strip(_MARKDOWN)] or [""]
-
-
-def _begins(line: str, place: int) -> bool:
-    letter = line[place : place + 1].lstrip(_MARKDOWN) or line[place + 1 : place + 3].strip(_MARKDOWN)[:1]
-    return letter.isupper() or letter.isdecimal() or "\u4e00" <= letter <= "\u9fff"
-
-
-def _without_quotations(line: str) -> str:
-    """What stands in quotation marks is somebody else's; a line that is nothing but a quotation is the judge's own."""
-    stripped = line.strip(" .")
-    if len(stripped) > 1 and _QUOTES.get(stripped[0]) == stripped[-1] and stripped.count(stripped[0]) <= 2:
-        return stripped[1:-1]
-    kept, place = [], 0
-    while place < len(line):
-        closing = _QUOTES.get(line[place])
-        end = line.find(closing, place + 1) if closing else -1
-        if closing and end < 0:
-            # Where a quotation does not end, nobody can say whose the rest is. The mark makes the sentence unreadable.
-            kept.append(line[place:])
-            break
-        kept.append(" " if closing else line[place])
-        place = end + 1 if closing else place + 1
-    return "".join(kept)
+    lines = (_ITEM.sub("", line.strip(_MARKDOWN + "\r")) for line in text.split("\n"))
+    found = [_sentence(sentence, scale) for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
+    return found[-1] if found and {score for score in found if score is not None} == {found[-1]} else None
 
 
 def _sentence(sentence: str, scale: Scale) -> int | None:
     """The score that a whole sentence is, or None."""
-    if len(sentence) > 300 and sentence.strip()[:1] not in "0123456789":
-        return None
-    tokens = [word.lower() for word in _TOKEN.findall(sentence) if word not in "*_`"]
-    while tokens and tokens[-1] in (".", "!", "。", "！"):
+    # "/ 10" becomes a word; "/ 100" stays and makes the sentence unreadable.
+    words = _TOKEN.findall(_scale_phrase(scale).sub(" scale ", sentence))
+    tokens = [word.lower() for word in words if word not in _MARKS]
+    while tokens and tokens[-1] in (".", "!", *_UNITS):
         tokens.pop()
     if tokens and tokens[0] == "-" and len(tokens) > 1 and not tokens[1][0].isdecimal():
         tokens = tokens[1:]  # a list's bullet; before a digit it is a minus
-    tokens = _without_reason(tokens)
-    if not 0 < len(tokens) <= 40:
+    said = set(tokens[:-1])
+    # "It is 7" may be about anything; a word for scoring makes it a score.
+    if not tokens or said - _ACTS - _FILLERS or (said and not said & _ACTS):
         return None
-    said = _without_scale(tokens, scale)
-    while said and said[-1] in _UNITS:
-        said.pop()
-    if not said or any(word not in _ACTS and word not in _FILLERS for word in said[:-1]):
-        return None
-    # "It is 7" alone may be about anything; a word for scoring, or the scale before the number, makes it a score.
-    names_it = bool(_ACTS.intersection(said[:-1])) or (len(said) < len(tokens) and tokens[-1] == said[-1])
-    return _integer(said[-1], scale) if len(said) == 1 or names_it else None
-
-
-def _without_reason(tokens: list[str]) -> list[str]:
-    """ "7, because it has 2 errors" without its reason; nothing where the reason itself speaks of scores."""
-    if len(tokens) < 3 or not tokens[0][0].isdecimal():
-        return tokens
-    for place, token in enumerate(tokens[:6]):
-        if token in _BECAUSE:
-            reason = tokens[place:]
-            if _ACTS.intersection(reason) or "/" in reason:
-                return []
-            return tokens[: place - 1] if tokens[place - 1] == "," else tokens[:place]
-    return tokens
-
-
-def _without_scale(tokens: list[str], scale: Scale) -> list[str]:
-    """Without "/ 10", "out of 10" and the like; "/ 100" stays and makes the sentence unreadable."""
-    kept: list[str] = []
-    place = 0
-    while place < len(tokens):
-        phrase = next((words for words in _scale_phrases(scale) if tokens[place : place + len(words)] == words), None)
-        if phrase is None:
-            kept.append(tokens[place])
-        place += len(phrase) if phrase else 1
-    return kept
+    return _integer(tokens[-1], scale)
 
 
 def _integer(token: str, scale: Scale) -> int | None:
@@ -297,9 +212,7 @@ def _member(text: str, name: str, scale: Scale) -> tuple[Any] | None:
         raise _TruncatedJsonError("no valid JSON") from None
     # Words may follow, but nothing that could be another verdict.
     rest = text[end:].strip()
-    if rest and (
-        "{" in rest or any(_sentence(s, scale) is not None for line in rest.split("\n") for s in _sentences(line))
-    ):
+    if "{" in rest or any(_sentence(line, scale) is not None for line in rest.split("\n")):
         return (None,)
     found = [value for key, value in pairs if key == name]
     if any(isinstance(value, float) and not math.isfinite(value) for value in found):

@@ -11,7 +11,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -69,23 +69,21 @@ class Redactor:
         return "".join(kept) + text[copied:]
 
     def body(self, raw: bytes) -> str:
-        """A provider's whole response, unchanged where it holds nothing secret.
-
-        JSON is searched string by string, behind its escapes; what is no JSON as it stands.
-        """
+        """A provider's whole response, unchanged where it holds nothing secret; JSON is searched without escapes."""
         text = raw.decode("utf-8", "replace")
         if not self._parts:
             return text
         try:
-            value = json.loads(text, object_pairs_hook=_single)
-            clean = _map_strings(value, self.answer)
-            return text if clean == value else json.dumps(clean, ensure_ascii=True)
+            plain = json.dumps(json.loads(text), ensure_ascii=False)
         except (ValueError, RecursionError):
-            return self.answer(text)
+            plain = text
+        # The text as well: of a name that comes twice, reading keeps the second value only.
+        return text if self.answer(plain) == plain and self.answer(text) == text else self.answer(plain)
 
 
 def _forms(key: str) -> Iterator[str]:
     yield key
+    yield json.dumps(key)[1:-1]
     for encoded in (quote(key, safe=""), quote_plus(key)):
         yield encoded
         yield re.sub("%[0-9A-F]{2}", lambda match: match[0].lower(), encoded)
@@ -97,24 +95,6 @@ def _forms(key: str) -> Iterator[str]:
         inner = whole[(0, 2, 3)[before] : len(whole) - (1 if (before + len(data)) % 3 else 0)]
         yield inner
         yield inner.replace("+", "-").replace("/", "_")
-
-
-def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; one that has a name twice is searched as text, since a dict would hide the first."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name twice")
-    return found
-
-
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, list):
-        return [_map_strings(item, change) for item in value]
-    if isinstance(value, dict):
-        return {change(name): _map_strings(item, change) for name, item in value.items()}
-    return value
 
 
 @contextmanager
@@ -131,35 +111,38 @@ def quiet_sdks() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def checked_options(given: Any, where: str) -> dict[str, Any]:
+def checked_options(given: Any) -> dict[str, Any]:
     """A judge's `options` as plain data without a key in them. Raises ArgumentError."""
-    options = given if given is not None else {}
-    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
-        raise ArgumentError(f"{where}: options must be a mapping of request options.")
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ArgumentError("options must be a mapping of request options.")
     try:
         # Once through JSON: a YAML file can hold dates, NaN, and a list that contains itself.
-        options = json.loads(json.dumps(options, allow_nan=False))
+        options: dict[str, Any] = json.loads(json.dumps(given, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
-        raise ArgumentError(f"{where}: options must be texts, numbers, true, false, lists and mappings.") from None
+        raise ArgumentError("options must be texts, numbers, true, false, lists and mappings.") from None
     for block in sent_blocks(options):
         for name, value in block.items():
             if (variable := variable_in(value)) is not None:
-                checked_variable(variable, where)
-            elif name.lower() not in _HARMLESS:
+                checked_variable(variable)
+            elif name.lower() not in _HARMLESS or not isinstance(value, str):
                 raise ArgumentError(
-                    f"{where}: the value of {name[:40]} may be a key, and panel files, caches and results are shared. "
+                    f"the value of {name[:40]} may be a key, and panel files, caches and results are shared. "
                     f"Put it into an environment variable and name that: {name[:40]}: $MY_VARIABLE."
                 )
-    _refuse_keys(options, where)
+    _refuse_keys(options)
     return options
 
 
 def sent_blocks(options: Any) -> list[dict[str, Any]]:
-    """The mappings whose values are sent as headers or in the address."""
+    """The mappings whose values are sent as headers or in the address. Raises ArgumentError for one that is none."""
     found: list[dict[str, Any]] = []
     for name, value in options.items() if isinstance(options, dict) else ():
-        sent = isinstance(value, dict) and name in ("extra_headers", "extra_query", "headers")
-        found += [value] if sent else sent_blocks(value)
+        if name not in ("extra_headers", "extra_query", "headers"):
+            found += sent_blocks(value)
+        elif not isinstance(value, dict):
+            raise ArgumentError(f"{name} must map names to texts, e.g. {name}: {{api-version: '2024-10-21'}}.")
+        else:
+            found.append(value)
     return found
 
 
@@ -169,30 +152,26 @@ def variable_in(value: Any) -> str | None:
     return (found[1] or found[2]) if found else None
 
 
-def checked_variable(name: Any, where: str) -> str | None:
+def checked_variable(name: Any) -> str:
     """The name of an environment variable that a panel file may send. Raises ArgumentError.
 
     The value is not repeated in errors: somebody may have put the key itself here.
     """
-    if name is None:
-        return None
     if not isinstance(name, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,99}", name):
-        raise ArgumentError(f"{where}: api_key_env must be the name of an environment variable, e.g. OPENAI_API_KEY.")
+        raise ArgumentError("api_key_env must be the name of an environment variable, e.g. OPENAI_API_KEY.")
     if _OTHER_TOOLS.match(name):
         raise ArgumentError(
-            f"{where}: api_key_env must not send another tool's secret to a judge; {name} belongs to one. If that is "
+            f"api_key_env must not send another tool's secret to a judge; {name} belongs to one. If that is "
             f"what you want, copy it under a name of its own: export JUDGE_KEY=${name}, api_key_env: JUDGE_KEY."
         )
     return name
 
 
-def _refuse_keys(options: Any, where: str) -> None:
+def _refuse_keys(options: Any) -> None:
     for name, value in options.items() if isinstance(options, dict) else enumerate(options):
         named = isinstance(name, str) and name not in _CACHE_KEYS and _KEY_LIKE.search(name) is not None
         if (named and variable_in(value) is None) or (isinstance(value, str) and _SECRET.match(value)):
             name = str(name)
-            raise ArgumentError(
-                f"{where}: {name[:40]} does not belong into a panel file. Name its variable in api_key_env."
-            )
+            raise ArgumentError(f"{name[:40]} does not belong into a panel file. Name its variable in api_key_env.")
         if isinstance(value, dict | list):
-            _refuse_keys(value, where)
+            _refuse_keys(value)

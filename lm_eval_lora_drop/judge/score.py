@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lm_eval_lora_drop.judge.ask import PanelAnswers, Verdict, ask, serves_another
+from lm_eval_lora_drop.judge.ask import Ask, PanelAnswers, Verdict, ask, serves_another
 from lm_eval_lora_drop.judge.cache import Cache, answer_key
 from lm_eval_lora_drop.judge.cache.answers import calls_needed
 from lm_eval_lora_drop.judge.cache.spending import tokens_of
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.questions import KINDS, VERSION, Question, Rubric, score_question
+from lm_eval_lora_drop.record.plain import plain
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,12 @@ class PanelScores:
         judges = {}
         for judge in self.panel.judges:
             verdicts = self.answers.verdicts[judge.name]
-            served = Counter(verdict.served_model for verdict in verdicts if verdict.served_model)
+            # Of the scores: a refusal may come from another model, and moves no score.
+            served = Counter(v.served_model for v in verdicts if v.served_model and v.value is not None)
             others = sorted(model for model in served if serves_another(judge.model, model))
             judges[judge.name] = {
                 **judge.identity,
-                "mean": json_number(mean(self.percentages(judge.name))),
+                "mean": plain(mean(self.percentages(judge.name))),
                 "verdicts": sum(verdict.value is not None for verdict in verdicts),
                 "without_verdict": dict(Counter(v.reason for v in verdicts if v.value is None)),
                 "served_models": dict(served),
@@ -105,13 +107,13 @@ class PanelScores:
             "prompt_version": VERSION,
             "rubric": self.rubric.to_json(),
             "samples": self.panel.samples,
-            "mean": json_number(self.mean),
-            "stderr": json_number(self.stderr),
+            "mean": plain(self.mean),
+            "stderr": plain(self.stderr),
             "items": len(self.per_item),
             "verdicts": self.verdicts,
             "complete_items": sum(value is not None for value in self.per_item),
             "coverage": self.coverage,
-            "agreement": json_number(self.agreement),
+            "agreement": plain(self.agreement),
             "agreement_is": "Krippendorff's alpha, interval",
             "judges": judges,
             "calls": bill.calls,
@@ -142,11 +144,24 @@ class PanelScores:
 
 
 def score(
-    panel: Panel, items: Sequence[Item], cache: Cache, *, offline: bool = False, rubric: Rubric | None = None
+    panel: Panel,
+    items: Sequence[Item],
+    cache: Cache,
+    *,
+    offline: bool = False,
+    rubric: Rubric | None = None,
+    earlier: Sequence[Item] = (),
 ) -> PanelScores:
-    """Have every judge score every item, all of one kind. Raises ArgumentError before the first call, nothing after."""
+    """Have every judge score every item, all of one kind; what `earlier` ones cost counts for the cap.
+
+    Raises ArgumentError before the first call, nothing after.
+    """
     rubric = rubric_of(panel, items, rubric)
-    answers = ask(panel, lambda judge: questions(judge, panel, items, rubric), cache, offline=offline)
+
+    def asked(some: Sequence[Item]) -> Ask:
+        return lambda judge: questions(judge, panel, some, rubric)
+
+    answers = ask(panel, asked(items), cache, offline=offline, earlier=asked(earlier))
     answers.verdicts = {name: averaged(found, panel.samples) for name, found in answers.verdicts.items()}
     by_judge = {name: [v.value for v in verdicts] for name, verdicts in answers.verdicts.items()}
     return PanelScores(by_judge, answers, panel, rubric)
@@ -190,7 +205,7 @@ def averaged(verdicts: list[Verdict], samples: int) -> list[Verdict]:
         value = _mean([verdict.value for verdict in some if verdict.value is not None])
         reason = next((verdict.reason for verdict in some if verdict.value is None), "") if value is None else ""
         served = next((verdict.served_model for verdict in some if verdict.served_model), None)
-        found.append(Verdict(value, reason, served, sum(verdict.calls for verdict in some)))
+        found.append(Verdict(value, reason, served))
     return found
 
 
@@ -246,8 +261,3 @@ def agreement(raters: Sequence[Sequence[float | None]], level: Literal["interval
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def json_number(value: float) -> float | None:
-    """None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value

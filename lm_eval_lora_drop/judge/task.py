@@ -123,6 +123,8 @@ class Judging:
     def __init__(self, task: str, panel: Panel, metadata: dict[str, Any]) -> None:
         self.task, self.panel, self.metadata = task, panel, metadata
         self._scores: PanelScores | None = None
+        self._asked: list[Item] = []
+        """All that the panel was asked about: the cap holds for all candidates of a sweep and all variants together."""
 
     def items(self, item: Item) -> dict[str, Any]:
         """The metrics of one document, not judged yet."""
@@ -169,29 +171,28 @@ class Judging:
         Raises:
             ArgumentError: the panel cannot be asked.
         """
-        todo = [Item(*texts) for texts in items]
-        with closing(Cache()) as cache:
-            save_items(cache.path.parent / "judged", self.task, todo)
-            scores = score(self.panel, todo, cache)
-        for warning in scores.warnings():
-            log.warning("%s: %s", self.task, warning)
+        scores = self._score([Item(*texts) for texts in items])
         return {METRIC: scores.per_item, **{f"{METRIC}_{name}": scores.percentages(name) for name in scores.by_judge}}
 
+    def _score(self, items: list[Item]) -> PanelScores:
+        with closing(Cache()) as cache:
+            saved = save_items(cache.path.parent / "judged", self.task, items)
+            log.info("%s: %d outputs to be judged are safe in %s", self.task, len(items), saved)
+            scores = score(self.panel, items, cache, earlier=self._asked)
+        self._asked += items
+        for warning in scores.warnings():
+            log.warning("%s: %s", self.task, warning)
+        return scores
+
     def _judge(self, new: Sequence[list[Any]]) -> None:
-        todo = [Item(*texts) for texts in new]
         try:
-            with closing(Cache()) as cache:
-                saved = save_items(cache.path.parent / "judged", self.task, todo)
-                log.info("%s: %d outputs to be judged are safe in %s", self.task, len(todo), saved)
-                self._scores = score(self.panel, todo, cache)
+            self._scores = self._score([Item(*texts) for texts in new])
         except Exception as error:  # noqa: BLE001  whatever a judge does, the run's other results must be written
             message = self.panel.redactor().message(f"{type(error).__name__}: {error}")
             log.error("%s: no GPT-Score (%s). `lora-drop judge rescore` can fill it in later.", self.task, message)
             self.metadata[RECORD] = {"error": message}
             return
         self.metadata[RECORD] = self._scores.to_json()
-        for warning in self._scores.warnings():
-            log.warning("%s: %s", self.task, warning)
         for item, percentage in zip(new, self._scores.per_item, strict=True):
             item[:] = [percentage]
 
@@ -241,15 +242,12 @@ def read_items(path: Path) -> list[Item]:
     """
     items = []
     for number, row in read_rows(path):
-        where = f"{path}, line {number}"
-        if set(row) != {"kind", "source", "reference", "prediction"} or not all(
-            isinstance(v, str) for v in row.values()
-        ):
+        texts = all(isinstance(value, str) for value in row.values())
+        if set(row) != {"kind", "source", "reference", "prediction"} or not texts or row["kind"] not in KINDS:
             raise ArgumentError(
-                f"{where}: must have the texts kind, source, reference and prediction, and nothing else."
+                f"{path}, line {number}: must have the texts kind ({' or '.join(KINDS)}), source, reference and "
+                "prediction, and nothing else."
             )
-        if row["kind"] not in KINDS:
-            raise ArgumentError(f"{where}: kind must be {' or '.join(KINDS)}, got {row['kind'][:40]!r}.")
         items.append(Item(**row))
     if not items:
         raise ArgumentError(f"{path} holds no outputs to be judged.")

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import is_folder, why_not_ours
 from lm_eval_lora_drop.record.runs import Documents, Issue, Run, Sample, Score, TaskRun, json_object
-from lm_eval_lora_drop.record.schema import TaskRecord, from_config
+from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.text import shown
 
 __all__ = ["Documents", "Issue", "Run", "Sample", "Score", "TaskRun", "find_runs", "read_run"]
@@ -163,26 +163,6 @@ def only_run(path: Path, task: str | None = None) -> Run:
             f"{path} holds {len(having)} runs ({listed}) of hf-lora-drop{which}. Name one results file."
         )
     return having[0] if having else ours[0]
-
-
-def read_records(path: Path) -> dict[str, TaskRecord]:
-    """What is written down of each task of one run: in its results file (or the folder with that one file).
-
-    Raises:
-        ArgumentError: no such file, several, one that is damaged, or one of another model type.
-    """
-    runs, issues = find_runs([path])
-    if len(runs) > 1:
-        listed = ", ".join(str(run.path) for run in runs[:5])
-        raise ArgumentError(f"{path} holds {len(runs)} runs ({listed}). Name one results file.")
-    if not runs:
-        raise ArgumentError("; ".join(map(str, issues)))
-    record = runs[0].record
-    if record is None or not record.tasks:
-        raise ArgumentError(
-            f"{runs[0].path} holds no entry of hf-lora-drop. Give the results file of a run with --model hf-lora-drop."
-        )
-    return record.tasks
 
 
 def _read_task(run: Run, name: str, metrics: Mapping[str, Any]) -> TaskRun:

@@ -163,16 +163,7 @@ class Journal:
     def _read_file(self, path: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
         content = path.read_bytes()
         lines = _lines(content)
-        if not content.endswith(b"\n"):
-            try:
-                read_line(lines[-1] if lines else b"")
-            except ValueError:
-                lines = lines[:-1]
-                if content:
-                    log.warning(
-                        "%s: the last line is incomplete (the run was killed while writing it) and is ignored", path
-                    )
-        if not lines:
+        if not lines or (len(lines) == 1 and not content.endswith(b"\n")):  # killed while the header was written
             return {}
         self._check_header(path, lines[0])
         found = {}
@@ -186,7 +177,8 @@ class Journal:
                 unreadable.append(number)
         if unreadable:
             log.warning(
-                "%s: %d of %d lines cannot be read (the first is line %d): they are ignored and answered again",
+                "%s: %d of %d lines cannot be read (the first is line %d; a kill leaves an incomplete last one): they "
+                "are ignored and answered again",
                 path,
                 len(unreadable),
                 len(lines) - 1,

@@ -153,16 +153,12 @@ class Aggregation:
         scored = [index for index, item in enumerate(items) if has_value(item)]
         n = len(scored)
         values = np.full(len(items), np.nan)
+        if n == 1:
+            values[scored] = self.score(items)
         if n >= 2:
             left_out = self.resample([items[index] for index in scored], 1 - np.eye(n, dtype=np.int64))
             values[scored] = n * self.score(items) - (n - 1) * left_out
         return values
-
-
-def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Bootstrap: `(resamples, documents)` counts of documents drawn with replacement."""
-    shares = np.full(documents, 1.0 / documents)
-    return np.random.default_rng(seed).multinomial(documents, shares, size=resamples)
 
 
 def assumed_range(values: Floats) -> float:

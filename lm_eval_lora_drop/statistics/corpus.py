@@ -70,16 +70,8 @@ def corpus_test(
         clusters: which documents belong together; those are exchanged together.
         draws, seed: of the randomisation, where not every exchange is tried.
     """
-    # sacrebleu has no public way to a document's counts; its own paired test is made of these two methods as well.
-    left, right = (
-        np.asarray(metric._extract_corpus_statistics(texts, [references]), dtype=np.float64)
-        for texts in (baseline, other)
-    )
-
-    def score(totals: Floats) -> Floats:
-        return np.array([metric._compute_score_from_stats(row).score for row in totals.tolist()])
-
-    found = totals_test(score, left, right, clusters=clusters, draws=draws, seed=seed)
+    left, right = (_counts(metric, texts, references) for texts in (baseline, other))
+    found = totals_test(_score_of(metric), left, right, clusters=clusters, draws=draws, seed=seed)
     metric.corpus_score(["a"], [["a"]])  # the signature knows the number of references only after a score
     return replace(found, method=f"{found.method}, {type(metric).__name__} {metric.get_signature()}")
 
@@ -124,18 +116,26 @@ def pseudo_values(metric: Any, hypotheses: Sequence[str], references: Sequence[s
 
     The jackknife's pseudo-values (Efron & Tibshirani, 1993, chapter 11), shifted by their bias.
     """
-    counts = np.asarray(metric._extract_corpus_statistics(hypotheses, [references]), dtype=np.float64)
-    total = counts.sum(axis=0)
-    documents = len(counts)
-
-    def score(totals: Floats) -> Floats:
-        return np.array([metric._compute_score_from_stats(row).score for row in totals.tolist()])
-
-    whole = float(score(total[None])[0])
-    if documents < 2:
-        return np.full(documents, whole)
-    values = documents * whole - (documents - 1) * score(total - counts)
+    counts, score = _counts(metric, hypotheses, references), _score_of(metric)
+    whole = float(score(counts.sum(axis=0)[None])[0])
+    values = _jackknife(score, counts)
     return np.asarray(values + (whole - values.mean()), dtype=np.float64)
+
+
+def _counts(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Floats:
+    """`(documents, S)`. sacrebleu has no public way to a document's counts; its own paired test is made of this private
+    method and of that in `_score_of` as well."""
+    return np.asarray(metric._extract_corpus_statistics(hypotheses, [references]), dtype=np.float64)
+
+
+def _score_of(metric: Any) -> Callable[[Floats], Floats]:
+    return lambda totals: np.array([metric._compute_score_from_stats(row).score for row in totals.tolist()])
+
+
+def _jackknife(score: Callable[[Floats], Floats], sums: Floats) -> Floats:
+    """`(units,)` pseudo-values of a score that is a function of sums; of one unit the score itself."""
+    units, total = len(sums), sums.sum(axis=0)
+    return units * score(total[None])[0] - (units - 1) * score(total - sums)
 
 
 def _pseudo_differences(score: Callable[[Floats], Floats], left: Floats, right: Floats) -> tuple[Floats, float]:
@@ -144,10 +144,7 @@ def _pseudo_differences(score: Callable[[Floats], Floats], left: Floats, right: 
     if units < 2:
         return np.zeros(units), 0.0
     differing = (left != right).any(axis=1)
-    sides = []
-    for side in (left, right):
-        total = side.sum(axis=0)
-        sides.append(units * score(total[None])[0] - (units - 1) * score(total - side))
+    sides = [_jackknife(score, side) for side in (left, right)]
     differences = np.where(differing, sides[1] - sides[0], 0.0)
     if differing.any():
         # Equal documents are no difference, and the mean over all is the difference of the scores; the little that is

@@ -323,7 +323,7 @@ def trial(check: Callable[[Draw], None], inputs: int, seed: int, folder: Path | 
 def main() -> int:
     """Run them all; 1 where anything failed."""
     args = options(__doc__, "fuzz", inputs=100_000).parse_args()
-    logging.disable(logging.WARNING)  # "the last line is incomplete", thousands of times
+    logging.disable(logging.WARNING)  # "lines cannot be read", thousands of times
     each, failures, table = args.inputs // len(PARSERS), [], []
     for name in PARSERS:
         try:

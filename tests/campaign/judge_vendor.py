@@ -34,7 +34,7 @@ SPOKEN = [
     "Score: {s}",
     "**Score:** {s}",
     "I have 3 concerns. Score: {s}",
-    'The text says "Score: 10" but I give {s}',
+    'The text says "Score: 10". I give {s}',
     "out of 10: {s}",
     "Two of 7 facts are missing.\n\nFinal score: {s}/10",
     "<think>10? No, less.</think>{s}",

@@ -1,16 +1,16 @@
-"""The cache under several processes, and a claim that outlives nobody."""
+"""The cache under several processes, of which one at a time asks."""
 
 import json
 import logging
 import multiprocessing
 import os
-import pathlib
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
+import threading
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +20,8 @@ from lm_eval_lora_drop.judge.panel import Judge, parse_panel
 from lm_eval_lora_drop.judge.providers import open_provider
 from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import score_question
-from lm_eval_lora_drop.judge.score import Item, score
-from testing.judge_servers import KEYS, Say, score_json
+from lm_eval_lora_drop.judge.score import Item, estimate, questions, rubric_of, score
+from testing.judge_servers import BODIES, KEYS, Request, Say, score_json
 
 QUESTION = score_question("summary", "a", "b", "c", structured=True)
 
@@ -50,114 +50,65 @@ def test_four_processes_pay_for_an_answer_once(serve, tmp_path):
     assert sum(calls for _, calls in found) == len(server.requests) == 40
 
 
-CLAIMS = """
+ASKS = """
 import pathlib, sys, time
 from lm_eval_lora_drop.judge.cache import Cache
-cache = Cache(pathlib.Path(sys.argv[1]))
-for _ in range(600):
-    if cache.claim("k"):
-        break
-    time.sleep(0.1)
-print("claimed", flush=True)
-time.sleep(float(sys.argv[2]))
+with Cache(pathlib.Path(sys.argv[1])).asking():
+    print("asking", flush=True)
+    time.sleep(600)
 """
 
 
-def claiming(path, seconds=600.0, *wrapper):
-    """A process that claims "k" as soon as it can, and stays."""
-    command = [*wrapper, sys.executable, "-c", CLAIMS, str(path), str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "claimed\n"
-    return process
-
-
 @pytest.fixture
-def claimant(tmp_path):
-    process = claiming(tmp_path / "judges.sqlite")
+def asker(tmp_path):
+    """Another process that asks judges through the same cache, and never comes to an end."""
+    command = [sys.executable, "-c", ASKS, str(tmp_path / "judges.sqlite")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "asking\n"
     yield process
     process.kill()
     process.wait()
 
 
-def test_a_claim_ends_with_its_process_at_once_and_the_log_says_so(tmp_path, claimant, caplog):
-    cache = Cache(tmp_path / "judges.sqlite")
-    with caplog.at_level(logging.INFO):
-        assert not cache.claim("k")
-        assert f"process {claimant.pid} " in caplog.text
-        claimant.kill()
-        claimant.wait()
-        assert cache.claim("k")
-    assert "is gone: its 1 questions in flight are asked again" in caplog.text
-    assert not Cache(tmp_path / "judges.sqlite").claim("k")
-    cache.release("k")
-    assert Cache(tmp_path / "judges.sqlite").claim("k")
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_asks_is_waited_for_and_its_end_is_seen_at_once(asker, ended_by, serve, panel_of, cache, caplog):
+    server = serve(lambda request, nth: Say(score_json(7)))
+    threading.Timer(3.0, asker.send_signal, [ended_by]).start()
+    found = score(panel_of(server.judge("openai")), [Item("summary", "s", "r", "p")], cache)
+    assert asker.poll() == -ended_by
+    assert found.verdicts == 1
+    assert "busy: another process asks judges" in caplog.text
+    assert "LORA_DROP_JUDGE_CACHE" not in caplog.text  # another cache would mean to pay again
 
 
-@pytest.mark.parametrize("column", [("pid", os.getpid()), ("host", "another-name"), ("pid", 1)])
-def test_neither_a_reused_pid_nor_a_new_host_name_keeps_a_dead_claim_alive(tmp_path, claimant, column):
-    """As in a container that is started anew: another host name, and its first process has the old one's number."""
-    claimant.kill()
-    claimant.wait()
-    name, value = column
-    with sqlite3.connect(tmp_path / "judges.sqlite") as connection:
-        connection.execute(f"UPDATE owners SET {name} = ?", (value,))
-    assert Cache(tmp_path / "judges.sqlite").claim("k")
+def test_what_is_cached_is_read_while_another_process_asks(asker, serve, panel_of, cache):
+    server = serve(lambda request, nth: Say(score_json(7)))
+    panel, items = panel_of(server.judge("openai")), [Item("summary", "s", "r", "p")]
+    judge = panel.judges[0]
+    body = json.dumps(BODIES["openai"](Request("openai", judge.model, "", True, {}, 0.0), Say(score_json(6))))
+    call = cache.begin(answer_key(judge, items[0].question(judge)), judge, QUESTION, (9, 9))
+    cache.keep(call, body, (1, 1))
+    assert score(panel, items, cache, offline=True).by_judge == {"openai-judge": [6]}
+    rubric = rubric_of(panel, items, None)
+    (told,) = estimate(panel, {"openai-judge": questions(judge, panel, items, rubric)}, cache)
+    assert told.calls == 0
+    assert server.requests == []
+    assert asker.poll() is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
-def test_a_process_in_another_container_is_seen_alive_and_seen_dead(tmp_path):
-    inside = ("unshare", "--pid", "--fork", "--uts", "--kill-child")
-    process = claiming(tmp_path / "judges.sqlite", 600.0, *inside)
-    cache = Cache(tmp_path / "judges.sqlite")
-    assert not cache.claim("k")
-    process.kill()
-    process.wait()
-    while not cache.claim("k"):  # the kernel takes a moment to end what was inside
-        time.sleep(0.01)
+def test_a_folder_that_takes_no_lock_is_named_before_anything_is_paid(serve, panel_of, cache):
+    server = serve(lambda request, nth: Say(score_json(7)))
+    Path(f"{cache.path}.lock").mkdir()
+    with pytest.raises(ArgumentError, match="cannot be locked"):
+        score(panel_of(server.judge("openai")), [Item("summary", "s", "r", "p")], cache)
+    assert server.requests == []
 
 
-def test_a_child_that_outlives_its_parent_does_not_hold_the_parents_claim(tmp_path):
-    code = CLAIMS.replace(
-        "time.sleep(float(sys.argv[2]))", "import os\nif os.fork() == 0: time.sleep(20)\nelse: os._exit(1)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "judges.sqlite"), "0"]
-    subprocess.run(command, stdout=subprocess.DEVNULL)
-    assert Cache(tmp_path / "judges.sqlite").claim("k")
-
-
-def test_a_stopped_process_loses_its_claim_after_the_lease_and_not_before(tmp_path, claimant, monkeypatch):
-    """Also what happens where locks cannot tell: another machine, a file system without them."""
-    from lm_eval_lora_drop.judge.cache import owners
-
-    os.kill(claimant.pid, signal.SIGSTOP)
-    now = [1000.0]
-    monkeypatch.setattr(owners.time, "monotonic", lambda: now[0])
-    cache = Cache(tmp_path / "judges.sqlite")
-    assert not cache.claim("k")
-    now[0] += owners.LEASE - 1
-    assert not cache.claim("k")
-    now[0] += 2
-    assert cache.claim("k")
-
-
-def test_another_machine_is_watched_by_its_heartbeat(tmp_path, claimant, monkeypatch):
-    from lm_eval_lora_drop.judge.cache import owners
-
-    now = [1000.0]
-    monkeypatch.setattr(owners.time, "monotonic", lambda: now[0])
-    with sqlite3.connect(tmp_path / "judges.sqlite", timeout=60) as connection:
-        connection.execute("UPDATE owners SET kernel = 'of another machine'")
-    cache = Cache(tmp_path / "judges.sqlite")
-    for beat in range(5):
-        with sqlite3.connect(tmp_path / "judges.sqlite", timeout=60) as connection:
-            connection.execute("UPDATE owners SET beat = ?", (100 + beat,))
-        assert not cache.claim("k")
-        now[0] += owners.LEASE - 1
-    claimant.kill()
-    claimant.wait()
-    assert not cache.claim("k")
-    now[0] += owners.LEASE + 1
-    assert cache.claim("k")
+def test_equal_outputs_of_two_documents_are_one_call(serve, panel_of, cache):
+    server = serve(lambda request, nth: Say(score_json(7)))
+    found = score(panel_of(server.judge("openai")), [Item("summary", "s", "r", "p")] * 5, cache)
+    assert found.by_judge == {"openai-judge": [7] * 5}
+    assert len(server.requests) == 1
 
 
 def test_a_call_that_a_killed_process_was_making_stays_on_the_bill(cache):
@@ -167,8 +118,7 @@ def test_a_call_that_a_killed_process_was_making_stays_on_the_bill(cache):
     assert cache.used([key, key]) == (1, 900, 64)
     assert cache.bodies(key) == []
     kept = cache.begin(key, judge, QUESTION, (900, 64))
-    cache.keep(kept, "7")
-    cache.count(kept, (100, 4))
+    cache.keep(kept, "7", (100, 4))
     refused = cache.begin(key, judge, QUESTION, (900, 64))
     cache.forget(refused)
     assert cache.used([key]) == (2, 1000, 68)
@@ -195,7 +145,8 @@ def test_whatever_changes_an_answer_changes_the_key(other):
 def test_a_better_reader_needs_no_new_call(cache):
     judge = Judge("openai", "m", "m")
     key = answer_key(judge, QUESTION)
-    cache.keep(cache.begin(key, judge, QUESTION, (1, 1)), json.dumps({"choices": [{"message": {"content": "seven"}}]}))
+    body = json.dumps({"choices": [{"message": {"content": "seven"}}]})
+    cache.keep(cache.begin(key, judge, QUESTION, (1, 1)), body, (1, 1))
     panel = parse_panel({"judges": [{"provider": "openai", "model": "m"}]}, "x")
     item = Item("summary", "a", "b", "c")
     assert score(panel, [item], cache, offline=True).by_judge == {"m": [None]}
@@ -220,7 +171,7 @@ def test_what_is_no_cache_is_named(tmp_path, kind, monkeypatch):
     if kind == "user":
         monkeypatch.setenv("LORA_DROP_JUDGE_CACHE", given)
     with pytest.raises(ArgumentError, match="LORA_DROP_JUDGE_CACHE"):
-        Cache(None if kind == "user" else pathlib.Path(given))
+        Cache(None if kind == "user" else Path(given))
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "google"])

@@ -211,6 +211,28 @@ def test_a_header_comes_from_the_environment_or_is_refused(where, name, serve, p
     server.wrong.clear()
 
 
+@pytest.mark.parametrize("where", ["extra_headers", "extra_query"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        [["X-Api-Key", "my-own-secret-0123456789"]],
+        "X-Api-Key: my-own-secret-0123456789",
+        {"X-Api-Key": ["my-own-secret-0123456789"]},
+        {"X-Title": {"key": "my-own-secret-0123456789"}},
+        {"X-Title": ["my-own-secret-0123456789"]},
+        {"X-Api-Key": "${GATEWAY_KEY}my-own-secret-0123456789"},
+    ],
+    ids=repr,
+)
+def test_a_key_in_headers_of_another_shape_reaches_no_cache(where, given, serve, panel_of):
+    server = serve(lambda request, nth: Say(score_json(7)))
+    with pytest.raises(ArgumentError, match=r"environment|must map") as refused:
+        panel_of(server.judge("openai", options={where: given}))
+    assert "my-own-secret" not in str(refused.value)
+    with pytest.raises(ArgumentError):
+        panel_of(server.judge("openai", options={"extra_body": {where: given}}))
+
+
 def test_harmless_headers_may_stand_in_the_file(panel_of, serve):
     server = serve(lambda request, nth: Say(score_json(7)))
     options = {"extra_query": {"api-version": "2024-10-21"}, "extra_headers": {"X-Title": "my study"}}

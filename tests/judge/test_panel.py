@@ -41,7 +41,7 @@ def test_where_a_panel_comes_from(tmp_path, monkeypatch):
     [
         ({}, "list `judges`"),
         ({"judges": [{"provider": "opnai", "model": "m"}]}, "must be one of openai"),
-        ({"judges": [{"provider": "openai"}]}, "must name a model"),
+        ({"judges": [{"provider": "openai"}]}, "model is missing"),
         ({"judges": [JUDGE, JUDGE]}, "a name of its own"),
         ({"judges": [{**JUDGE, "modle": "x"}]}, "Did you mean model"),
         ({"judges": [{**JUDGE, "price": {"input": -1, "output": 1}}]}, "at least 0"),

@@ -49,7 +49,7 @@ def judged(tmp_path):
             j: (quality + gain + rng.normal(b, 3, 120)).tolist() for j, b in (("easy", 10), ("fair", 0), ("harsh", -20))
         }
         paths.append(run(tmp_path, name, columns))
-        people = [f"{i},{quality[i] + gain + rng.normal(0, 3)}" for i in range(25)]
+        people = [f"{i},{min(100.0, quality[i] + gain + rng.normal(0, 3))}" for i in range(25)]
         (tmp_path / f"{name}.csv").write_text("doc_id,score\n" + "\n".join(people) + "\n")
     return tmp_path, paths
 
@@ -74,13 +74,69 @@ def test_the_command_gives_a_mean_and_a_difference(judged, capsys):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "doc_id\n1\n", "id,score\n1,2\n", "doc_id,score\n1,good\n", "doc_id,score\nx,2\n", "doc_id,score\n1,nan\n"],
+    [
+        "",
+        "doc_id\n1\n",
+        "id,score\n1,2\n",
+        "doc_id,score\n1,good\n",
+        "doc_id,score\nx,2\n",
+        "doc_id,score\n1,nan\n",
+        "doc_id,score\n1,50\n2,101\n",
+        "doc_id,score\n1,50\n2,-1\n",
+    ],
 )
 def test_a_file_of_something_else_is_refused(text, tmp_path):
     path = tmp_path / "people.csv"
     path.write_text(text)
     with pytest.raises(ArgumentError, match=r"people\.csv"):
         read_people(path)
+
+
+@pytest.mark.parametrize(
+    ("scores", "scale", "percent"),
+    [
+        ("7 8 3 5 10", (0, 10), [70, 80, 30, 50, 100]),
+        ("7 8 3 5 10", (0, 100), [7, 8, 3, 5, 10]),
+        ("1 5 3 2 4", (1, 5), [0, 100, 50, 25, 75]),
+        ("-1 1 0 1 0", (-1, 1), [0, 100, 50, 100, 50]),
+        ("7 8 3 5 10.5", None, [7, 8, 3, 5, 10.5]),
+        ("7 8 3 5 10", None, "--scale 0 10"),  # percent, or the judges' scale?
+        ("1 0 0 1 1", None, "--scale 0 10"),
+        ("7 8 3 5 11", (0, 10), "from 0 to 10"),
+        ("0 8 3 5 1", (1, 5), "from 1 to 5"),
+        ("7 8 3 5 60", (10, 0), "--scale must be"),
+    ],
+)
+def test_the_scale_of_human_scores_is_named_or_clear(scores, scale, percent, tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("doc_id,score\n" + "".join(f"{i},{text}\n" for i, text in enumerate(scores.split())))
+    if isinstance(percent, str):
+        with pytest.raises(ArgumentError, match=percent):
+            read_people(path, scale)
+    else:
+        assert list(read_people(path, scale)["score"].values()) == pytest.approx(percent)
+
+
+def test_one_criterion_on_another_scale_is_not_lost_among_the_others(tmp_path):
+    path = tmp_path / "people.csv"
+    path.write_text("doc_id,fluency,accuracy\n1,80,4\n2,70,5\n")
+    with pytest.raises(ArgumentError, match="no score of accuracy is above 10"):
+        read_people(path)
+
+
+def test_scores_of_0_to_10_give_the_interval_of_their_percentages(judged, capsys):
+    folder, (one, _) = judged
+    rows = (folder / "A.csv").read_text().split()[1:]
+    tenths = [f"{d},{float(v) / 10}" for d, v in (row.split(",") for row in rows)]
+    (folder / "tenths.csv").write_text("doc_id,score\n" + "\n".join(tenths) + "\n")
+    assert main(["judge", "people", str(one), "--humans", str(folder / "tenths.csv")]) == 1
+    assert "--scale 0 10" in capsys.readouterr().err
+    found = []
+    for name, scale in (("A", []), ("tenths", ["--scale", "0", "10"])):
+        arguments = ["--humans", str(folder / f"{name}.csv"), *scale, "--json", str(folder / f"{name}.json")]
+        assert main(["judge", "people", str(one), *arguments]) == 0
+        found.append(json.loads((folder / f"{name}.json").read_text())["criteria"]["score"])
+    assert found[0]["interval"] == pytest.approx(found[1]["interval"])
 
 
 def test_too_few_people_have_no_interval(judged, capsys):
@@ -137,7 +193,7 @@ def test_people_who_agree_on_one_score_have_no_interval_of_width_zero(judged, ca
 
 def test_scores_of_documents_that_the_run_does_not_have_are_refused(judged, capsys):
     folder, (one, _) = judged
-    (folder / "other.csv").write_text("doc_id,score\n" + "".join(f"{i},{i}\n" for i in range(100, 130)))
+    (folder / "other.csv").write_text("doc_id,score\n" + "".join(f"{i},{i / 2}\n" for i in range(100, 130)))
     assert main(["judge", "people", str(one), "--humans", str(folder / "other.csv")]) == 1
     assert "has no document 120, 121" in capsys.readouterr().err
 

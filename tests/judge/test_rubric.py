@@ -1,6 +1,7 @@
 """Criteria, several answers per judge, and rubrics of strangers for any task."""
 
 import json
+import sqlite3
 
 import pytest
 import yaml
@@ -9,9 +10,10 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.panel import load_panel
 from lm_eval_lora_drop.judge.people.sheets import CRITERIA
-from lm_eval_lora_drop.judge.questions import Rubric, load_rubric
+from lm_eval_lora_drop.judge.questions import KINDS, VERSION, Rubric, load_rubric, preference_question, score_question
 from lm_eval_lora_drop.judge.reading import read_score
 from lm_eval_lora_drop.judge.score import Item, score
+from lm_eval_lora_drop.record.fingerprint import digest
 from testing.judge_servers import Say, score_json
 from testing.run_files import write_run
 
@@ -59,6 +61,47 @@ def test_criteria_are_another_prompt_and_leave_the_old_one_cached(serve, panel_o
     assert len(server.requests) == 8
     assert score(panel_of(judge), ITEMS, cache).mean == 20.0
     assert len(server.requests) == 8
+
+
+def test_samples_and_criteria_change_nothing_of_what_is_cached(serve, panel_of, cache):
+    """Row by row and byte by byte, for every provider; and the old panel still finds all of it, without a call."""
+    server = serve(lambda request, nth: Say(score_json((len(request.prompt) + nth) % 11)))
+    judges = [server.judge(provider) for provider in ("openai", "anthropic", "google")]
+    criteria = {"style": "has wit and charm"}
+
+    def rows():
+        with sqlite3.connect(cache.path) as connection:
+            return connection.execute("SELECT * FROM calls ORDER BY id").fetchall()
+
+    old = score(panel_of(*judges), ITEMS, cache)
+    before = rows()
+    assert len(before) == 3 * len(ITEMS)
+    for settings in ({"samples": 4}, {"criteria": criteria}, {"samples": 3, "criteria": criteria}):
+        score(panel_of(*judges, **settings), ITEMS, cache)
+        assert rows()[: len(before)] == before
+    # Of each judge and text: three more samples under the old prompt, three under the new one.
+    assert len(rows()) == len(before) * (1 + 3 + 3)
+    asked = len(server.requests)
+    again = score(panel_of(*judges), ITEMS, cache, offline=True)
+    assert again.by_judge == old.by_judge
+    assert {k: v for k, v in again.to_json().items() if k != "dollars"} == {
+        **{k: v for k, v in old.to_json().items() if k != "dollars"},
+        **{k: again.to_json()[k] for k in ("calls", "calls_before", "dollars_of_this_run")},
+    }
+    assert len(server.requests) == asked
+
+
+def test_a_changed_prompt_has_another_version():
+    """Results name the version, and scores of two versions are not compared: so the text may not move under one."""
+    prompts = [
+        *(
+            score_question(kind, "source", "reference", "prediction", structured=form).prompt
+            for kind in KINDS
+            for form in (True, False)
+        ),
+        *(preference_question(kind, "source", "reference", "one", "two", structured=True).prompt for kind in KINDS),
+    ]
+    assert {VERSION: digest(*prompts)[:19]} == {2: "sha256:b2d9fa2dfd5c"}
 
 
 @pytest.mark.parametrize("criteria", [["a"], {"a": 1}, {"": "x"}, {"a": "x" * 501}, {"a\n": "x"}, {"a": "x\ny"}])

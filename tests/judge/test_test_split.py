@@ -15,7 +15,7 @@ ALL = "chosen+full+base"
 @pytest.fixture
 def judged(serve, tiny_base, tiny_adapter, tmp_path, monkeypatch):
     """Evaluate two dialogues under a panel of one judge; the task's results, its record, and the server."""
-    server = serve(lambda request, nth: Say(score_json(len(request.prompt) % 11)))
+    server = serve(lambda request, nth: Say(score_json(len(request.prompt) % 11), change=run.change))
 
     def run(sweep_dir="journals", panel=None, **model_args):
         file = tmp_path / "panel.yaml"
@@ -30,7 +30,7 @@ def judged(serve, tiny_base, tiny_adapter, tmp_path, monkeypatch):
         json.dumps(found["config"]["lora_drop"])
         return found, found["config"]["lora_drop"]["tasks"][TASK]["evaluated"]
 
-    run.server = server
+    run.server, run.change = server, None
     return run
 
 
@@ -54,6 +54,43 @@ def test_each_variant_is_judged_as_in_a_run_of_its_own(judged):
     # All of these had been judged by the first run, and none of them twice.
     assert len(judged.server.requests) == asked <= 6
     assert max(judged.server.billed.values()) == 1
+
+
+CALL = 0.00104
+"""US dollars of a call of `dear`, whatever its prompt."""
+
+
+def dear(body):
+    """A response of 1,000 tokens in and 4 out, at the prices of the test servers."""
+    body["usage"] = {"prompt_tokens": 1000, "completion_tokens": 4}
+    return body
+
+
+CAP = {"judge": {"max_tokens": 4}, "max_spend": 1.5 * CALL, "concurrency": {"openai": 1}}
+"""Enough for one call and not for two."""
+
+
+@pytest.mark.parametrize("evaluate", [ALL, "chosen+base"])
+def test_one_cap_holds_for_all_variants_together(judged, evaluate):
+    judged.change = dear
+    for _ in range(2):  # a run that is taken up again has what the first one left
+        results, evaluated = judged(evaluate=evaluate, panel=dict(CAP))
+        assert sum(judged.server.billed.values()) == 1
+    assert results["results"][TASK]["gpt_score_verdicts,none"] == 1
+    assert results["configs"][TASK]["metadata"]["gpt_score"]["dollars"] == pytest.approx(CALL)
+    found = gpt_scores(evaluated)
+    assert found["0-1"] is not None
+    assert list(found.values()).count(None) == len(found) - 1
+    # With more money the rest is asked, and nothing twice.
+    _, evaluated = judged(evaluate=evaluate, panel={**CAP, "max_spend": 1.0})
+    assert max(judged.server.billed.values()) == 1
+    assert None not in gpt_scores(evaluated).values()
+
+
+def test_one_cap_holds_for_all_candidates_of_a_sweep(judged):
+    judged.change = dear
+    judged(boundary="auto", sweep_limit=2, sweep_metric="gpt_score", panel=dict(CAP))
+    assert sum(judged.server.billed.values()) == 1
 
 
 def test_what_was_not_asked_for_is_not_paid_for(judged):

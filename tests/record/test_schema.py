@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.find import find_runs, read_records
+from lm_eval_lora_drop.record.find import find_runs, only_run
 from lm_eval_lora_drop.record.plain import plain, rounded
 from lm_eval_lora_drop.record.schema import KEY, as_json, from_config
 from testing.run_files import swept, write_run
@@ -88,7 +88,7 @@ def test_one_damaged_run_is_named_and_the_others_are_read(tmp_path: Path) -> Non
     (issue,) = issues
     assert "sweep.candidates: Expected `array`, got `null`" in issue.message
     with pytest.raises(ArgumentError, match="Expected `array`"):
-        read_records(tmp_path / "a")
+        only_run(tmp_path / "a")
 
 
 def test_plain_is_what_json_can_hold() -> None:

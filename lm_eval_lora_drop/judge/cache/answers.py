@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lm_eval_lora_drop.judge.cache import Cache, answer_key, wait_while_busy
+from lm_eval_lora_drop.judge.cache import Cache, answer_key
 from lm_eval_lora_drop.judge.panel import Judge, Panel
 from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
 from lm_eval_lora_drop.judge.questions import Question
@@ -23,20 +23,22 @@ class ReadReply:
 
 def known_answer(cache: Cache, judge: Judge, question: Question) -> tuple[ReadReply | None, int]:
     """The first stored answer that can be read, or else a torn one; and how many are torn."""
-    torn, last = 0, None
+    torn: list[ReadReply] = []
     for body in cache.bodies(answer_key(judge, question)):
-        answer = read_answer(judge, question, body)
-        if answer is not None and not answer.damaged:
-            return answer, torn
-        torn += answer is not None
-        last = answer or last
-    return last, torn
+        try:
+            answer = read_answer(judge, question, body)
+        except UnreadableError:
+            continue
+        if not answer.damaged:
+            return answer, len(torn)
+        torn.append(answer)
+    return (torn[-1] if torn else None), len(torn)
 
 
 def calls_needed(cache: Cache, panel: Panel, judge: Judge, question: Question) -> list[Question]:
     """The prompts that would be sent for a question now, if each is answered by a verdict."""
     for asked in (question, question.again()):
-        known, torn = wait_while_busy(known_answer, cache, judge, asked)
+        known, torn = known_answer(cache, judge, asked)
         if known is None or (known.damaged and torn < panel.attempts):
             return [asked]
         if known.value is not None or known.damaged:
@@ -44,12 +46,9 @@ def calls_needed(cache: Cache, panel: Panel, judge: Judge, question: Question) -
     return []
 
 
-def read_answer(judge: Judge, question: Question, body: str) -> ReadReply | None:
-    """What a response says; None where it is no answer of this provider at all."""
-    try:
-        reply = read_body(judge.provider, body)
-    except UnreadableError:
-        return None
+def read_answer(judge: Judge, question: Question, body: str) -> ReadReply:
+    """What a response says. Raises UnreadableError where it is no answer of this provider at all."""
+    reply = read_body(judge.provider, body)
     if reply.stop == "refusal":
         return ReadReply(reply, None, False)
     # Not every server says that it cut an answer off.
@@ -59,15 +58,6 @@ def read_answer(judge: Judge, question: Question, body: str) -> ReadReply | None
     return ReadReply(
         replace(reply, stop="length" if cut else "stop"), value, value is None and not cut and is_torn(reply.text)
     )
-
-
-def unreadable(judge: Judge, body: str) -> str:
-    """Why a response is no answer of this provider."""
-    try:
-        read_body(judge.provider, body)
-    except UnreadableError as why:
-        return f"unusable response ({why})"
-    return "unusable response"
 
 
 def usage(judge: Judge, body: str) -> tuple[int | None, int | None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from lm_eval_lora_drop.judge.panel import Judge, Price
+from lm_eval_lora_drop.judge.providers.wire import CallError
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.text import logger
 
@@ -57,7 +58,6 @@ class Usage:
     failed_calls: int = 0
     perhaps: int = 0
     """Calls without an answer that may have been billed all the same: time-outs and lost connections."""
-    cached: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     dollars: float = 0.0
@@ -69,10 +69,6 @@ class Usage:
     def dollars_in_all(self) -> float:
         """Of this session and of those before it."""
         return self.dollars_before + self.dollars
-
-
-class CapReached(Exception):  # noqa: N818  not an error: what the user asked for
-    """The next call could exceed the cap."""
 
 
 class SpendingLimit:
@@ -87,14 +83,14 @@ class SpendingLimit:
         """Set aside what a call can cost, waiting for those under way to be settled where that can make room.
 
         Raises:
-            CapReached: it could exceed the cap even so.
+            CallError: it could exceed the cap even so.
         """
         most = price.cost(*tokens) if price else 0.0
         async with self._settled:
             while self._cap is not None and self._bill.dollars_in_all + self._reserved + most > self._cap:
                 if self._under_way == 0 or self._bill.dollars_in_all + most > self._cap:
                     self._bill.capped = True
-                    raise CapReached(f"the spending cap of ${self._cap:g} is reached")
+                    raise CallError(f"the spending cap of ${self._cap:g} is reached")
                 await self._settled.wait()
             self._reserved += most
             self._under_way += 1

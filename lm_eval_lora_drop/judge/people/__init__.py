@@ -112,17 +112,23 @@ def filled(scores: Floats) -> Floats:
     return np.asarray(np.where(known, scores, means[:, None]).mean(axis=0), dtype=np.float64)
 
 
-def read_people(path: Path) -> dict[str, dict[int, float]]:
-    """Human scores of a CSV file: per column beside `doc_id` (a criterion, or `score`), by document.
+def read_people(path: Path, scale: tuple[float, float] | None = None) -> dict[str, dict[int, float]]:
+    """Human scores of a CSV file in percent of `scale`: per column beside `doc_id` (a criterion, or `score`), by
+    document.
 
-    Several rows of one document are several raters, of whom the mean counts; an empty cell is no score.
+    Several rows of one document are several raters, of whom the mean counts; an empty cell is no score. Without a scale
+    the scores are percent, and a column that nowhere exceeds 10 is rejected: it is more likely one of 0 to 10.
 
     Raises:
-        ArgumentError: no column doc_id, no other column, a value that is no number.
+        ArgumentError: no column doc_id, no other column, a value that is no number or not on the scale, or no scale
+            where it cannot be told.
     """
     rows = csv.DictReader(io.StringIO(read_text(path, "human scores, CSV with doc_id and scores"), newline=""))
     if "doc_id" not in (rows.fieldnames or ()) or len(rows.fieldnames or ()) < 2:
         raise ArgumentError(f"{path} must have the column doc_id and a column for each criterion, e.g. doc_id,score.")
+    low, high = scale or (0.0, 100.0)
+    if not low < high:
+        raise ArgumentError(f"--scale must be the lowest and the highest score, e.g. 0 10; got {low:g} {high:g}.")
     found: dict[str, dict[int, list[float]]] = {}
     for line, row in enumerate(rows, start=2):
         for name, text in row.items():
@@ -130,12 +136,24 @@ def read_people(path: Path) -> dict[str, dict[int, float]]:
                 continue
             try:
                 document, value = int(row["doc_id"]), float(text)
-                if not math.isfinite(value):
-                    raise ValueError(text)
             except (TypeError, ValueError):
                 raise ArgumentError(f"{path}, row {line}, {name}: must be a number, got {str(text)[:40]!r}.") from None
+            if not low <= value <= high:
+                raise ArgumentError(
+                    f"{path}, row {line}, {name}: must be from {low:g} to {high:g}, got {str(text)[:40]!r}. Name "
+                    "another scale: --scale LOW HIGH."
+                )
             found.setdefault(str(name), {}).setdefault(document, []).append(value)
-    return {name: {doc: sum(some) / len(some) for doc, some in of.items()} for name, of in found.items()}
+    for name, of in found.items():
+        if scale is None and max(max(some) for some in of.values()) <= 10:
+            raise ArgumentError(
+                f"{path}: no score of {name} is above 10, so it is not clear that they are percent. Name the scale: "
+                "--scale 0 10, or --scale 0 100 for percent."
+            )
+    return {
+        name: {document: 100 * (sum(some) / len(some) - low) / (high - low) for document, some in of.items()}
+        for name, of in found.items()
+    }
 
 
 def correlation(human: Floats, judged: Floats) -> float:

@@ -13,7 +13,8 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_text
 from lm_eval_lora_drop.judge.pairwise import majority_of
 from lm_eval_lora_drop.judge.people import FEWEST, Floats, filled, powered_share
-from lm_eval_lora_drop.judge.score import agreement, json_number
+from lm_eval_lora_drop.judge.score import agreement
+from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.runs import json_object
 
 Outputs = tuple[str, str]
@@ -87,7 +88,7 @@ def joined(
         judges[name] = {
             "pairs": len(both),
             "same": sum(one == two for one, two in both),
-            "agreement": json_number(agreement([people, theirs], "nominal")),
+            "agreement": plain(agreement([people, theirs], "nominal")),
         }
     return {**asdict(found), "judges": judges}
 

@@ -22,7 +22,8 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import read_text, write_atomically
 from lm_eval_lora_drop.judge.pairwise import Pair, majority_of, rates
 from lm_eval_lora_drop.judge.people.preferences import joined, read_choices
-from lm_eval_lora_drop.judge.score import agreement, json_number
+from lm_eval_lora_drop.judge.score import agreement
+from lm_eval_lora_drop.record.plain import plain
 
 CRITERIA = {
     "fluency": "is grammatical and reads well",
@@ -103,7 +104,7 @@ def collect(key_path: Path, sheets: Sequence[Path], judged: Path | None = None) 
             **rates(flat.count(1), flat.count(-1), flat.count(0)),
             "sign_test_p": rates(*(majority.count(vote) for vote in (1, -1, 0)))["sign_test_p"],
             "missing": len(raters) * len(swapped) - len(flat),
-            "agreement": json_number(agreement(votes, "nominal")),
+            "agreement": plain(agreement(votes, "nominal")),
             **({"with_judges": joined(votes, documents, choices)} if choices else {}),
         }
     return found

@@ -11,13 +11,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.known_providers import provider_spec
 from lm_eval_lora_drop.judge.panel import Judge
-from lm_eval_lora_drop.judge.providers.wire import CallError, bounded_client
+from lm_eval_lora_drop.judge.providers.wire import CallError, bounded_client, exchange
 from lm_eval_lora_drop.judge.questions import Question
 from lm_eval_lora_drop.judge.redact import Redactor
 from lm_eval_lora_drop.text import logger
@@ -80,6 +80,35 @@ class _RedactingProvider:
                 said = f"no key was sent; name its variable in api_key_env ({said})"
             error.args = (said[:_SAID],)
             raise
+
+
+class MessagesJudge:
+    """One model behind `create(model=, messages=, ...)`, as the SDKs of OpenAI and Anthropic have it.
+
+    `limit` is the option for the most tokens, and `under_schema(schema, request)` gives the options for an answer in
+    JSON.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        timeout: float,
+        client: Any,
+        create: Callable[..., Awaitable[Any]],
+        limit: Mapping[str, int],
+        under_schema: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]],
+    ) -> None:
+        self.close = client.close
+        self._create, self._timeout = create, timeout
+        self._request: dict[str, Any] = {"model": judge.model, **limit, **judge.request_options}
+        self._under_schema = under_schema if judge.structured else None
+
+    async def ask(self, question: Question) -> bytes:
+        """One call."""
+        request = {**self._request, "messages": [{"role": "user", "content": question.prompt}]}
+        if self._under_schema:
+            request |= self._under_schema(question.schema, request)
+        return await exchange(self._create(**request), self._timeout)
 
 
 def connection(judge: Judge, timeout: float, official: str, client: type) -> dict[str, Any]:

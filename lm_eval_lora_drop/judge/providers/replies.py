@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from lm_eval_lora_drop.judge.known_providers import provider_spec
 _MOST_TOKENS = 10**9
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
 """What providers, and servers that speak their formats, call an answer that met a limit."""
-_GOOGLE_REFUSALS = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"})
+_REFUSALS = frozenset(
+    {"refusal", "content_filter", "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"}
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def read_body(provider: str, body: str) -> Reply:
         raise UnreadableError("no valid JSON") from None
     if not isinstance(data, dict):
         raise UnreadableError("no JSON object")
-    if provider in _READERS:
-        return _READERS[provider](data)
+    if provider in _FORMATS:
+        return _reply(data, _FORMATS[provider])
     try:
         reply: Reply = importlib.import_module(provider_spec(provider).module).read_reply(data)
     except Exception as error:
@@ -63,75 +65,80 @@ def read_body(provider: str, body: str) -> Reply:
     return reply
 
 
-def _openai(data: Mapping[str, Any]) -> Reply:
-    choices = data.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(message, dict):
-        raise UnreadableError(_error_in(data) or "no message in it")
-    refusal = message.get("refusal")
-    said_no = refusal if isinstance(refusal, str) and refusal.strip() else ""
-    reason = choice.get("finish_reason")  # type: ignore[union-attr]  # a message was found in it
-    stop = "refusal" if said_no or reason == "content_filter" else _stop(reason)
-    usage = _dict(data.get("usage"))
-    return Reply(
-        text=said_no or _text(message.get("content")),
-        model=_name(data.get("model")),
-        stop=stop,
-        input_tokens=_tokens(usage.get("prompt_tokens")),
-        output_tokens=_tokens(usage.get("completion_tokens")),
-    )
+@dataclass(frozen=True)
+class _Format:
+    """Where a provider's response has what is looked for: names and places in lists, joined by dots.
+
+    Without an `answer`, a value of type `kind`, it is no response; `said_no` is the text of a refusal.
+    """
+
+    answer: str
+    text: str
+    stop: str
+    input: str
+    output: tuple[str, ...]
+    said_no: str = ""
+    model: str = "model"
+    kind: type = dict
 
 
-def _anthropic(data: Mapping[str, Any]) -> Reply:
-    if "content" not in data or data.get("type") == "error":
-        raise UnreadableError(_error_in(data) or "no content in it")
-    reason, usage = data.get("stop_reason"), _dict(data.get("usage"))
-    return Reply(
-        text=_text(data["content"]),
-        model=_name(data.get("model")),
-        stop="refusal" if reason == "refusal" else _stop(reason),
-        input_tokens=_tokens(usage.get("input_tokens")),
-        output_tokens=_tokens(usage.get("output_tokens")),
-    )
-
-
-def _google(data: Mapping[str, Any]) -> Reply:
-    candidates = data.get("candidates")
-    candidate = candidates[0] if isinstance(candidates, list) and candidates else None
-    blocked = isinstance(_dict(data.get("promptFeedback")).get("blockReason"), str)
-    if not isinstance(candidate, dict) and not blocked:
-        raise UnreadableError(_error_in(data) or "neither a candidate nor a reason why there is none")
-    reason = _dict(candidate).get("finishReason")
-    refused = blocked or (isinstance(reason, str) and reason in _GOOGLE_REFUSALS)
-    usage = _dict(data.get("usageMetadata"))
-    wrote, thoughts = _tokens(usage.get("candidatesTokenCount")), _tokens(usage.get("thoughtsTokenCount"))
-    return Reply(
-        text=_text(_dict(_dict(candidate).get("content")).get("parts")),
-        model=_name(data.get("modelVersion")),
-        stop="refusal" if refused else _stop(reason),
-        input_tokens=_tokens(usage.get("promptTokenCount")),
+_FORMATS = {
+    "openai": _Format(
+        answer="choices.0.message",
+        text="choices.0.message.content",
+        stop="choices.0.finish_reason",
+        input="usage.prompt_tokens",
+        output=("usage.completion_tokens",),
+        said_no="choices.0.message.refusal",
+    ),
+    "anthropic": _Format(
+        answer="content",
+        text="content",
+        stop="stop_reason",
+        input="usage.input_tokens",
+        output=("usage.output_tokens",),
+        kind=object,
+    ),
+    "google": _Format(
+        answer="candidates.0",
+        text="candidates.0.content.parts",
+        stop="candidates.0.finishReason",
+        input="usageMetadata.promptTokenCount",
         # A response that was all thought, or blocked, names no candidate's tokens.
-        output_tokens=None if wrote is None and thoughts is None else (wrote or 0) + (thoughts or 0),
-    )
-
-
-def _hf(data: Mapping[str, Any]) -> Reply:
-    return Reply(
-        text=_text(data.get("text")),
-        model=_name(data.get("model")),
-        stop=_stop(data.get("stop")),
-        input_tokens=_tokens(data.get("input_tokens")),
-        output_tokens=_tokens(data.get("output_tokens")),
-    )
-
-
-_READERS: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
-    "openai": _openai,
-    "anthropic": _anthropic,
-    "google": _google,
-    "hf": _hf,
+        output=("usageMetadata.candidatesTokenCount", "usageMetadata.thoughtsTokenCount"),
+        said_no="promptFeedback.blockReason",
+        model="modelVersion",
+    ),
+    "hf": _Format("text", "text", "stop", "input_tokens", ("output_tokens",), kind=object),
 }
+
+
+def _reply(data: Mapping[str, Any], places: _Format) -> Reply:
+    answer, said_no = _at(data, places.answer), _at(data, places.said_no)
+    said_no = said_no if isinstance(said_no, str) and said_no.strip() else ""
+    if not said_no and (answer is None or not isinstance(answer, places.kind)):
+        raise UnreadableError(_error_in(data) or f"no {places.answer} in it")
+    reason, model = _at(data, places.stop), _at(data, places.model)
+    written = [count for place in places.output if (count := _tokens(_at(data, place))) is not None]
+    return Reply(
+        text=said_no or _text(_at(data, places.text)),
+        model=model[:200] if isinstance(model, str) and model else None,
+        stop="refusal" if said_no or (isinstance(reason, str) and reason in _REFUSALS) else _stop(reason),
+        input_tokens=_tokens(_at(data, places.input)),
+        output_tokens=sum(written) if written else None,
+    )
+
+
+def _at(data: Any, place: str) -> Any:
+    """What is at a place, None where there is nothing."""
+    for step in place.split("."):
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list) and step.isdecimal() and int(step) < len(data):
+            data = data[int(step)]
+        else:
+            return None
+    return data
 
 
 def _stop(reason: Any) -> str:
@@ -165,14 +172,6 @@ def _part(part: Any) -> str:
 def _tokens(value: Any) -> int | None:
     """A count that can be one: a whole number from 0 to a thousand millions."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None
-
-
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _name(value: Any) -> str | None:
-    return value[:200] if isinstance(value, str) and value else None
 
 
 def _error_in(data: Mapping[str, Any]) -> str:

@@ -61,11 +61,6 @@ class CallError(Exception):
 _current: ContextVar[Exchange] = ContextVar("current_exchange")
 
 
-def current() -> Exchange:
-    """The exchange that an HTTP client is part of; a thread that asyncio started has it too."""
-    return _current.get()
-
-
 def bounded_client(base: type, **settings: Any) -> Any:
     """An asynchronous client of the SDK's HTTP library; `base` is its `AsyncClient` or the SDK's subclass of it."""
 
@@ -187,13 +182,13 @@ def _retry_after(headers: dict[str, str]) -> float | None:
 
 
 @contextmanager
-def without_environment(*prefixes: str) -> Iterator[None]:
+def without_environment(*prefixes: str, unless: bool = False) -> Iterator[None]:
     """Makes an SDK's client that takes nothing from the environment: organisation, project, headers, other keys.
 
-    These belong to the official service. Each release of an SDK reads more of them, so they are taken away by prefix
-    rather than one by one, for the moment in which the client is made.
+    These belong to the official service, so they stay for it (`unless`). Each release of an SDK reads more of them, so
+    they are taken away by prefix rather than one by one, for the moment in which the client is made.
     """
-    hidden = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    hidden = {} if unless else {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
     for name in hidden:
         del os.environ[name]
     try:
