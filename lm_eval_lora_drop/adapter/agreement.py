@@ -340,7 +340,8 @@ def _exported(judge: _RowCollector, base: str, folder: Path, dtype: str, device:
     from transformers import AutoConfig
 
     if not folder.is_dir():
-        raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {folder} is none.")
+        raise ArgumentError(f"--export must be a folder that lora-drop export wrote, got {folder}, which is not a directory. "
+            "Correct the path, or leave --export out to check an export made now.")
     if (folder / adapter_files.CONFIG).exists():
         files = adapter_files.open_adapter(str(folder))
         health.check_weights(files)

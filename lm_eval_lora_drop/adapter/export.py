@@ -50,7 +50,7 @@ def export_adapter(
     from; `evaluated` is what the variant scored, for the card too.
 
     Raises:
-        AdapterError: not a LoRA adapter, one whose layers cannot be told apart, or one that cannot be kept this way.
+        AdapterError: not a LoRA adapter, one whose layers cannot be counted, or one that cannot be kept this way.
         ArgumentError: `destination` exists, or nothing would be left.
     """
     files = adapter_files.open_adapter(source_of(str(source), kept.adapter) if kept.adapter else str(source))

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
 _LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
 _MAX_CONFIG = 16 << 20
+# What safetensors calls the dtypes that are compared with a base model's.
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FULL = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
@@ -71,12 +74,14 @@ _SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """A checked adapter folder: its configuration and, without reading them, the shapes of its tensors."""
+    """A checked adapter folder: its configuration and, without reading them, the shapes of its tensors and the dtype
+    that most of its LoRA has (`bfloat16`)."""
 
     source: str
     folder: Path
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
+    dtype: str
 
     @property
     def weights(self) -> Path:
@@ -132,7 +137,7 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
         raise AdapterError(f"peft={source}: {CONFIG}, {error.json_path[:80]}: {error.message[:200]}. Correct it.")
     # What an old or hand-written configuration leaves out has PEFT's defaults.
     config = {"r": 8, "lora_alpha": 8, **config}
-    files = AdapterFiles(source, folder, config, _read_shapes(source, folder))
+    files = AdapterFiles(source, folder, config, *_read_header(source, folder))
     check_patterns(config, list(dict.fromkeys(name.module for name in read_names(files.shapes, config))), source)
     return files
 
@@ -339,16 +344,20 @@ def _no_number(constant: str) -> float:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
+def _read_header(source: str, folder: Path) -> tuple[dict[str, tuple[int, ...]], str]:
+    """The shapes of all tensors, and the dtype of most of those that are LoRA."""
     try:
         if (folder / WEIGHTS).is_file():
             with safe_open(folder / WEIGHTS, framework="np") as file:
                 # safe_open has checked that the file is as long as its header says.
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+                dtypes = {name: _DTYPES.get(one.get_dtype(), one.get_dtype()) for name, one in slices.items()}
         elif (folder / PICKLED).is_file():
             # Older adapters. weights_only unpickles tensors and nothing else.
             tensors = torch.load(folder / PICKLED, map_location="meta", weights_only=True)
             shapes = {str(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+            dtypes = {str(name): str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
         else:
             raise AdapterError(f"peft={source} has no {WEIGHTS}. Copy the adapter again, with its weights.")
     except AdapterError:
@@ -362,9 +371,10 @@ def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
             "DeepSpeed ZeRO-3 saved them without gathering: set stage3_gather_16bit_weights_on_model_save, or run "
             "zero_to_fp32.py on the checkpoint, and save the adapter again."
         )
-    if not any(part in name for name in shapes for part in _LORA_PARTS):
+    of_lora = Counter(dtypes[name] for name in shapes if any(part in name for part in _LORA_PARTS))
+    if not of_lora:
         raise AdapterError(f"peft={source}: the weights file holds no LoRA tensors. Give an adapter that was trained.")
-    return shapes
+    return shapes, of_lora.most_common(1)[0][0]
 
 
 def _unreadable(source: str, error: Exception) -> AdapterError:

@@ -236,7 +236,7 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
     """Refuse a strength or a rank for what is no plain product s B A.
 
     Raises:
-        AdapterError: one of the kept modules is none.
+        AdapterError: one of the kept modules is not such a product.
     """
     for tensor in read_names(files.shapes, files.config):
         keep = tensor.keep(kept)

@@ -173,7 +173,7 @@ class LoraDropBase(abc.ABC):
         )
         answers = self.kept_answers.get(key, len(requests))
         if answers is not None:
-            log.info("%s requests were answered before under %s: not asked again", len(requests), kept.label)
+            log.info("%s answers under %s are reused from an earlier run", len(requests), kept.label)
             return answers
         answers = self._answer(request_type, requests, kept, disable_tqdm)
         self.kept_answers.put(key, answers)

@@ -196,8 +196,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         return self.layers.count_parameters(kept)
 
     def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
-        """The shared pass where it can answer these documents and a check finds that it does so rightly, else one
-        candidate at a time.
+        """The shared pass where it can answer these documents and is verified, else the plain pass.
 
         Raises:
             ArgumentError: the shared pass was asked for by name and cannot answer them.

@@ -71,8 +71,8 @@ def check_adapter(
             skeleton: transformers.PreTrainedModel = make(config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         raise AdapterError(
-            f"pretrained={pretrained} is a {config.model_type} model, which Transformers has no text-only model for "
-            "(AutoModelForCausalLM), so its decoder layers cannot be told. Evaluate it with --model hf-multimodal, or "
+            f"pretrained={pretrained} is a {config.model_type} model, for which Transformers has no text-only "
+            "class (AutoModelForCausalLM), so its decoder layers are not known. Evaluate it with --model hf-multimodal, or "
             "give the text model that it was made from."
         ) from error
     resize_as_hflm(files, skeleton, pretrained, model_args)

@@ -61,7 +61,7 @@ def run_sweep(
     `prepare` says how answers are got; it is called once, when something is asked that the journal does not hold.
     `reference`, for racing, is what `prior.skipped_by_prior` takes: with it, skipped candidates meet no document.
 
-    What the journal holds is not asked again. With several processes each answers its share of the documents, and all
+    Answers in the journal are reused. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
 
     Raises:
@@ -219,7 +219,7 @@ def _take_in(
 
     pairs = in_step(peers, first)[0]
     table.set(pairs)
-    # Whoever counts, or names a leader, must know of these too.
+    # Listeners count these too.
     listeners.tell(Answered(pairs))
 
 
@@ -235,7 +235,7 @@ def _lacking(wanted: Mapping[Variant, Sequence[int]], table: Table) -> dict[int,
 
 
 def _share(documents: Sequence[Document], lacking: Mapping[int, Sequence[Variant]], peers: Peers) -> list[Work]:
-    """This rank's part of a round: every so-many-th of the documents that still lack an answer."""
+    """This rank's part of a round: every n-th of the documents that still lack an answer."""
     mine = sorted(lacking)[peers.rank :: peers.world_size]
     return [Work(documents[position], tuple(lacking[position])) for position in mine]
 

@@ -1,5 +1,6 @@
 """What a merged model cannot be is refused before anything is loaded; what it is says its card."""
 
+import itertools
 import json
 import logging
 import re
@@ -124,6 +125,10 @@ def test_a_merged_model_is_called_a_model(tiny_adapter, tmp_path, capsys):
     assert "# merged\n\nA model: `" in card
     assert "A LoRA adapter" not in card
     assert "PeftModel" not in card
+    # The figure that the card shows lies beside it.
+    shown = re.findall(r"!\[.+\]\((.+)\)", card)
+    assert shown == ["survival.png"]
+    assert (tmp_path / "merged" / shown[0]).read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert "merged: " in said
     assert "a model of" in said
@@ -195,13 +200,22 @@ def test_what_survives_is_what_numpy_finds_in_the_files(dtype, tiny_base, tiny_a
         torch.testing.assert_close(written[name], weight, rtol=1e-2, atol=1e-6)
     card = (tmp_path / "merged" / "README.md").read_text()
     assert f"in weights of {str(dtype)[6:]}: {total:.3f}" in card
-    code = cli.main(
-        ["check", "--peft", str(adapter), "--boundary", "3", "--dtype", str(dtype)[6:], "--pretrained", str(base)]
-    )
+    given = ["--peft", adapter, "--boundary", 3, "--dtype", str(dtype)[6:], "--pretrained", base, "-o", tmp_path / "new"]
+    code = cli.main(["check", *map(str, given)])
     said = capsys.readouterr().out
     assert code in (0, 1)
     assert f"folded into weights of {str(dtype)[6:]}: {total:.3f}" in said
-    assert re.search(r"layer +q_proj", said)
+    # Every cell of the table that is printed, and its totals.
+    head, *rows = [line.split() for line in said[said.index("layer ") :].splitlines() if line and line[0] not in "-/"]
+    sums = {}
+    for (layer, kind), (stored, true) in products.items():
+        for key in itertools.product((str(layer), "all"), (kind, "all")):
+            before = sums.get(key, (0.0, 0.0))
+            sums[key] = before[0] + stored, before[1] + true
+    shown = {(row[0], kind): float(cell) for row in rows[:4] for kind, cell in zip(head[1:], row[1:], strict=True)}
+    assert shown == {key: pytest.approx(stored / true, abs=1e-3) for key, (stored, true) in sums.items()}
+    assert (tmp_path / "new" / "survival.png").read_bytes().startswith(b"\x89PNG")
+    assert said.splitlines()[-1] == str(tmp_path / "new" / "survival.png") or "Why this adapter" in said
 
 
 def test_a_merge_that_loses_the_lora_is_warned_of_and_then_refused(tiny_base, tiny_adapter, tmp_path, caplog):
