@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from lm_eval_lora_drop.adapter.names import check_wrapper, read_names
 from lm_eval_lora_drop.adapter.patterns import check_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.record.fingerprint import PREFIX, digest_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -90,11 +91,6 @@ class AdapterFiles:
         return file if file.is_file() else self.folder / PICKLED
 
     @property
-    def parameters(self) -> int:
-        """Number of values in the weights file."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-    @property
     def vocabulary(self) -> int | None:
         """How many tokens the embedding or head has that the adapter brings a part of; None where it brings none."""
         found = (tensor.vocabulary(self.shapes[tensor.name]) for tensor in read_names(self.shapes, self.config))
@@ -113,9 +109,8 @@ class AdapterFiles:
 
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights; the folder's name and what else lies in it do not matter."""
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        digest.update(_file_digest(self.weights).encode())
-        return f"sha256:{digest.hexdigest()}"
+        content = json.dumps(self.config, sort_keys=True) + digest_file(self.weights).removeprefix(PREFIX)
+        return PREFIX + hashlib.sha256(content.encode()).hexdigest()
 
 
 def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
@@ -238,10 +233,8 @@ def base_fingerprint(pretrained: str, commit: str | None) -> str:
         for pattern in ("*.safetensors", "*.bin", "*.gguf", "*.py", "config.json", "tokenizer*.json")
         for file in folder.glob(pattern)
     )
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}:{_file_digest(file)};".encode())
-    return f"sha256:{digest.hexdigest()}"
+    content = "".join(f"{file.name}:{digest_file(file).removeprefix(PREFIX)};" for file in files)
+    return PREFIX + hashlib.sha256(content.encode()).hexdigest()
 
 
 def check_against(files: AdapterFiles, model: Any, base: str) -> None:
@@ -277,12 +270,23 @@ def check_against(files: AdapterFiles, model: Any, base: str) -> None:
         elif (size := _features(module, dimension)) is not None and (len(shape) < 2 or shape[dimension] != size):
             misfits.append(f"{tensor.module} has {size} {'inputs' if dimension else 'outputs'}, not {shape}")
     if misfits:
-        trained_on = files.config.get("base_model_name_or_path") or "a model it does not name"
+        trained_on = str(files.config.get("base_model_name_or_path") or "a model it does not name")
         more = f" and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        same = Path(trained_on).name.lower() == Path(base).name.lower()
         raise AdapterError(
-            f"peft={files.source} does not fit pretrained={base}: {misfits[0]}{more}. The adapter was trained on "
-            f"{trained_on}; give that model as pretrained."
+            f"peft={files.source} does not fit pretrained={base}: {misfits[0]}{more}. "
+            + (
+                "The adapter names a model of this name as its base; it was saved from another class or release of it. "
+                f"The model's own modules are called as {_example(modules)}. Rename the tensors, or give that model."
+                if same
+                else f"The adapter was trained on {trained_on}; give that model as pretrained."
+            )
         )
+
+
+def _example(modules: Iterable[str]) -> str:
+    """The first module inside a decoder layer, as an example of a model's names."""
+    return next((name for name in modules if re.search(r"\.\d+\.\w+\.", name)), next(iter(modules), "none"))
 
 
 def _local_folder(source: str, revision: str | None) -> Path:
@@ -392,12 +396,3 @@ def _features(module: Any, dimension: int) -> int | None:
     if type(module).__name__ == "Conv1D" and weight is not None:  # GPT-2 keeps its weights as (inputs, outputs)
         return int(weight.shape[0 if dimension else 1])
     return None
-
-
-def _file_digest(file: Path) -> str:
-    # hashlib.file_digest would do, from Python 3.11 on.
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -90,7 +90,8 @@ class Survival:
 
     def table(self, style: str = "simple") -> str:
         """A line per layer, a column per kind of module, and both totals."""
-        layers, kinds = (list(dict.fromkeys(names)) for names in zip(*self.parts, strict=True)) if self.parts else ([], [])
+        layers = list(dict.fromkeys(layer for layer, _ in self.parts))
+        kinds = list(dict.fromkeys(kind for _, kind in self.parts))
 
         def cell(some_layers: Sequence[int | None], some_kinds: Sequence[str]) -> str:
             found = [self.parts[key] for key in itertools.product(some_layers, some_kinds) if key in self.parts]
@@ -165,16 +166,16 @@ def fold(lora: Sequence[tuple[int | None, str, Any]], dtype: torch.dtype | None 
         # Modules of one layer may have one name (experts of a mixture).
         before, more = parts.get((layer, kind), (0.0, 0.0)), _fold_in(module, dtype)
         parts[layer, kind] = before[0] + more[0], before[1] + more[1]
-    stored = dtype or (lora[0][2].get_base_layer().weight.dtype if lora else torch.float32)
+    stored = dtype or (next(lora[0][2].get_base_layer().parameters()).dtype if lora else torch.float32)
     return Survival(str(stored).removeprefix("torch."), parts)
 
 
 def _fold_in(module: Any, dtype: torch.dtype | None) -> tuple[float, float]:
     """The same of one module; returns the products <stored change, true change> and <true change, true change>."""
-    base = module.get_base_layer()
-    parameters = [one for one in (base.weight, getattr(base, "bias", None)) if one is not None]
+    # Weight and bias of a layer, or the parameters of a module of experts (`target_parameters`).
+    parameters = [*module.get_base_layer().parameters(recurse=False)]
     before = [one.data for one in parameters]
-    kind = dtype or base.weight.dtype
+    kind = dtype or before[0].dtype
     starts = [data.to(kind).to(torch.promote_types(kind, torch.float32)) for data in before]
     try:
         for parameter, start in zip(parameters, starts, strict=True):
@@ -184,7 +185,8 @@ def _fold_in(module: Any, dtype: torch.dtype | None) -> tuple[float, float]:
         for parameter, start in zip(parameters, starts, strict=True):
             rounded = parameter.data.to(kind)
             if not torch.isfinite(rounded).all():
-                raise ValueError(f"{kind} cannot hold the merged weights of a {type(base).__name__}")
+                name = type(module.get_base_layer()).__name__
+                raise ValueError(f"{kind} cannot hold the merged weights of a {name}")
             change = (parameter.data - start).double()
             stored += float(((rounded.double() - start.double()) * change).sum())
             true += float((change * change).sum())

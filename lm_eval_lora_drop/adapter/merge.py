@@ -12,7 +12,7 @@ from lm_eval_lora_drop.adapter.card import CardResults, Exported, model_card
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import AdapterFiles, new_folder
 from lm_eval_lora_drop.adapter.fold import Survival, fold
-from lm_eval_lora_drop.adapter.health import resize_vocabulary
+from lm_eval_lora_drop.adapter.health import resize_vocabulary, skeleton_of
 from lm_eval_lora_drop.adapter.names import IN_LAYER, read_names
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.text import logger
@@ -96,9 +96,9 @@ def _merge(base: str, adapter: AdapterFiles, folder: Path, dtype: str, to_force:
     try:
         peft_model: Any = PeftModel.from_pretrained(model, str(adapter.folder))
         lora = [
-            (int(layer["index"]) if (layer := IN_LAYER.match(name)) else None, name.rpartition(".")[2], module)
+            (int(layer["index"]) if (layer := IN_LAYER.match(name)) else None, _kind(name, module), module)
             for name, module in peft_model.get_base_model().named_modules()
-            if isinstance(module, LoraLayer) and hasattr(module.get_base_layer(), "weight")
+            if isinstance(module, LoraLayer)
         ]
         with torch.no_grad():
             survival = fold(lora)
@@ -121,11 +121,9 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         kind = (quantised if isinstance(quantised, Mapping) else vars(quantised)).get("quant_method", "unknown")
         kind = getattr(kind, "value", kind)
         raise AdapterError(
-            f"{base} is quantised ({kind}): folding LoRA into its weights would round them "
-            "anew, and the merged model would answer differently from base and adapter. Give the model that it was "
-            "made from with "
-            "--pretrained (answers then differ as the two bases do), or export without --merge and load base and "
-            "adapter."
+            f"{base} is quantised ({kind}): folding LoRA into its weights would round them anew, and the merged model "
+            "would answer differently from base and adapter. Give the model that it was made from with --pretrained "
+            "(answers then differ as the two bases do), or export without --merge and load base and adapter."
         )
     if files.config.get("alora_invocation_tokens"):
         raise AdapterError(
@@ -139,9 +137,8 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         )
     names = [tensor for tensor in read_names(files.shapes, files.config) if tensor.is_lora or tensor.saved_as]
     tensors = [tensor for tensor in names if tensor.keep(kept) is not None]
-    if any(tensor.part == "lora_B" and tensor.value == "bias" for tensor in tensors) and (
-        without := _without_bias(config, {tensor.module for tensor in tensors if tensor.value == "bias"})
-    ):
+    biased = {tensor.module for tensor in tensors if tensor.is_bias}
+    if biased and (without := _without_bias(config, base, biased)):
         raise AdapterError(
             f"{files.source} was trained with lora_bias=True, and {without} of {base} has no bias that it could be "
             "folded into. Export without --merge."
@@ -154,13 +151,14 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         )
 
 
-def _without_bias(config: Any, modules: set[str]) -> str | None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        named = dict(AutoModelForCausalLM.from_config(config).named_modules())
+def _without_bias(config: Any, base: str, modules: set[str]) -> str | None:
+    named = dict(skeleton_of(config, base).named_modules())
     return next((name for name in sorted(modules) if getattr(named.get(name), "bias", None) is None), None)
+
+
+def _kind(name: str, module: Any) -> str:
+    """The last part of a module's name; of LoRA on a parameter, the parameter's."""
+    return str(getattr(module, "parameter_name", None) or name.rpartition(".")[2])
 
 
 def _is_vocabulary(module: str) -> bool:

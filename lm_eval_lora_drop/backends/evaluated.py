@@ -2,7 +2,8 @@
 
 Two moments. While the harness asks for the chosen variant's answers, `answer_together` gives them from one shared pass
 of all variants, where that pass gives the harness's own. When the harness has all answers, `answer_others` answers what
-the journal still lacks, and every variant is scored (`evaluated_scores`). Nothing of the others gets into the harness's answer cache, which knows no variants.
+the journal still lacks, and every variant is scored (`evaluated_scores`). Nothing of the others gets into the
+harness's answer cache, which knows no variants.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ class EvaluatedSplit:
         return " and ".join("full" if one.is_full else one.label for one in self.others)
 
     def _answer_and_score(self, prepare: Prepare) -> list[ScoredDocument]:
-        documents = _documents(self.binding, self.binding.task.instances, cluster_of(self.binding.task))
+        task = self.binding.task
+        documents = _documents(self.binding, task.instances, cluster_of(task))
         parts = [part for _, some in documents for part in some]
         answers: dict[Key, tuple[Any, ...]] = {}
         # A pass answers requests of one type.
@@ -122,7 +124,9 @@ class EvaluatedSplit:
                 )
                 return []
             answers.update(found)
-        scored = in_step(self.peers, lambda: score_documents(self.binding.task, self.kept, self.others, documents, answers))
+        scored = in_step(
+            self.peers, lambda: score_documents(self.binding.task, self.kept, self.others, documents, answers)
+        )
         return sorted((one for some in scored for one in some), key=lambda one: one.doc_id)
 
     def _answers(

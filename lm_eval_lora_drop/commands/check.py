@@ -39,7 +39,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="float32", help="of all models (default float32, which needs the smallest tolerance)"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="output folder for survival.png, the figure of the last table"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="output folder for survival.png, a figure of what a merge keeps",
     )
     parser.add_argument("--device", default="cpu", help="device for PEFT and Transformers (default cpu)")
 

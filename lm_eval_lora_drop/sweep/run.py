@@ -83,7 +83,7 @@ def run_sweep(
             settings=settings.racing,
             bounds=scorer.metric.range,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
-            skipped=in_step(peers, lambda: _skipped(reference, table))[0],
+            skipped=in_step(peers, lambda: prior.skipped_by_prior(candidates, reference) if reference else [])[0],
         )
     way: Pass | None = None
     try:
@@ -108,12 +108,6 @@ def clusters_of(documents: Sequence[Document]) -> Codes | None:
     """Which documents belong together; None where each stands alone."""
     keys = [document.cluster for document in documents]
     return cluster_codes(keys) if any(key is not None for key in keys) else None
-
-
-def _skipped(reference: Mapping[Variant, Sequence[float]] | None, table: Table) -> list[Variant]:
-    skipped = prior.skipped_by_prior(table.candidates, reference) if reference else []
-    # Candidates chosen by hand may all lie below the margin: then the prior has nothing to say about which to keep.
-    return skipped if len(skipped) < len(table.candidates) else []
 
 
 class Exhaustive:

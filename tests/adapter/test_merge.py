@@ -19,6 +19,7 @@ from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import make_adapter, make_base
+from tests.adapter.test_health import mixture
 from tests.backends.test_odd_adapters import with_added_tokens
 
 LAYERS = 4
@@ -200,7 +201,18 @@ def test_what_survives_is_what_numpy_finds_in_the_files(dtype, tiny_base, tiny_a
         torch.testing.assert_close(written[name], weight, rtol=1e-2, atol=1e-6)
     card = (tmp_path / "merged" / "README.md").read_text()
     assert f"in weights of {str(dtype)[6:]}: {total:.3f}" in card
-    given = ["--peft", adapter, "--boundary", 3, "--dtype", str(dtype)[6:], "--pretrained", base, "-o", tmp_path / "new"]
+    given = [
+        "--peft",
+        adapter,
+        "--boundary",
+        3,
+        "--dtype",
+        str(dtype)[6:],
+        "--pretrained",
+        base,
+        "-o",
+        tmp_path / "new",
+    ]
     code = cli.main(["check", *map(str, given)])
     said = capsys.readouterr().out
     assert code in (0, 1)
@@ -216,6 +228,33 @@ def test_what_survives_is_what_numpy_finds_in_the_files(dtype, tiny_base, tiny_a
     assert shown == {key: pytest.approx(stored / true, abs=1e-3) for key, (stored, true) in sums.items()}
     assert (tmp_path / "new" / "survival.png").read_bytes().startswith(b"\x89PNG")
     assert said.splitlines()[-1] == str(tmp_path / "new" / "survival.png") or "Why this adapter" in said
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_what_survives_of_lora_on_the_experts_of_a_mixture(kind, tmp_path):
+    """`target_parameters`: PEFT rounded the change, then the sum, and the card said that all of it survives."""
+    base, adapter = mixture(kind, tmp_path)
+    adapter = scaled(adapter, tmp_path / "weak", 1 / 64)
+    exported = merge_adapter(adapter, Variant.full(LAYERS), tmp_path / "merged", dtype="bfloat16", force=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    before = {name: one.detach().bfloat16().float() for name, one in model.named_parameters()}
+    whole = peft.PeftModel.from_pretrained(model, str(adapter))
+    true = {}
+    for name, module in whole.get_base_model().named_modules():
+        if isinstance(module, peft.tuners.lora.layer.LoraLayer):
+            layer, part = int(name.split(".")[2]), getattr(module, "parameter_name", "q_proj")
+            path = name.replace(".base_layer", "") + f".{part}" if part != "q_proj" else f"{name}.weight"
+            true[layer, part] = path, module.get_delta_weight("default").detach().float()
+    assert exported.survival.parts.keys() == true.keys()
+    assert len(true) == 3 * LAYERS
+    written = dict(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").named_parameters())
+    for key, (path, change) in true.items():
+        rounded = (before[path] + change).bfloat16()
+        assert torch.equal(written[path], rounded)
+        stored, product = (float(((rounded.float() - before[path]) * change).sum()), float((change * change).sum()))
+        found = exported.survival.parts[key]
+        assert found[0] / found[1] == pytest.approx(stored / product, abs=1e-3)
+        assert found[0] / found[1] < 0.99
 
 
 def test_a_merge_that_loses_the_lora_is_warned_of_and_then_refused(tiny_base, tiny_adapter, tmp_path, caplog):

@@ -26,7 +26,7 @@ from torch import nn
 from lm_eval_lora_drop.adapter.export import scalings
 from lm_eval_lora_drop.adapter.files import AdapterFiles, load_tensors
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
-from lm_eval_lora_drop.adapter.names import read_names
+from lm_eval_lora_drop.adapter.names import lora_products, read_names
 from lm_eval_lora_drop.engine.probe.lens import Floats, read_layers
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.model import EncodedReference, HarnessModel, encode
@@ -66,17 +66,13 @@ def top_singular(files: AdapterFiles, num_layers: int) -> Floats:
 
 def _products(files: AdapterFiles) -> Iterator[tuple[int, float, torch.Tensor, torch.Tensor]]:
     """Layer, scaling, A (r, in) and B (out, r), in float64, of every LoRA product in the decoder layers."""
-    tensors = [tensor for tensor in read_names(files.shapes, files.config) if tensor.layer is not None and tensor.part]
+    tensors = [tensor for tensor in read_names(files.shapes, files.config) if tensor.layer is not None]
     values = load_tensors(files)
-    found: dict[tuple[str, int], dict[str, torch.Tensor]] = {}
-    layer_of: dict[str, int] = {}
-    for tensor in tensors:
-        if tensor.part in ("lora_A", "lora_B") and tensor.value != "bias":
-            found.setdefault((tensor.module, tensor.depth), {})[tensor.part] = values[tensor.name].double()
-            layer_of[tensor.module] = tensor.layer if tensor.layer is not None else 0
+    found = lora_products(tensors, files.source)
     scaling_of = scalings(files, [module for module, _ in found])
-    for (module, _), pair in found.items():
-        yield layer_of[module], scaling_of[module][1], pair["lora_A"].flatten(1), pair["lora_B"].flatten(1)
+    for (module, _), parts in found.items():
+        down, up = (values[parts[role].name].double().flatten(1) for role in "AB")
+        yield parts["A"].layer or 0, scaling_of[module][1], down, up
 
 
 def layer_scores(

@@ -26,7 +26,9 @@ def survival_figure(survival: Survival) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 1.3 + 0.28 * len(kinds)), layout="constrained")
         axes = figure.subplots()
-        cells = axes.pcolormesh(np.arange(-1.5, layers), np.arange(len(kinds) + 1), values, cmap="cividis", vmin=0, vmax=1)
+        cells = axes.pcolormesh(
+            np.arange(-1.5, layers), np.arange(len(kinds) + 1), values, cmap="cividis", vmin=0, vmax=1
+        )
         axes.set_yticks(np.arange(len(kinds)) + 0.5, kinds)
         axes.invert_yaxis()
         axes.grid(visible=False)
@@ -41,4 +43,6 @@ def survival_figure(survival: Survival) -> Figure:
 
 def save_survival_figure(survival: Survival, folder: Path) -> list[Path]:
     """Write `survival.png` to the folder; nothing, and a warning, where that fails or nothing was merged."""
-    return or_warn(lambda: save_figure(survival_figure(survival), folder / "survival", ("png",))) if survival.parts else []
+    return (
+        or_warn(lambda: save_figure(survival_figure(survival), folder / "survival", ("png",))) if survival.parts else []
+    )

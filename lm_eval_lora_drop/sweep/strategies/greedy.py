@@ -30,7 +30,7 @@ from lm_eval_lora_drop.variant import Variant
 
 FEWEST = 4
 REAL = 1.645
-"""The number of paired standard errors from which a loss counts: one-sided at 5 %. It decides only where the path ends."""
+"""Paired standard errors from which a loss counts: one-sided at 5 %. They decide only where the path ends."""
 
 
 def run_greedy(
