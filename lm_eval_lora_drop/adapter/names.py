@@ -163,13 +163,13 @@ def check_wrapper(name: str, modules: Collection[str], config: Mapping[str, Any]
     there = sorted((piece for piece in _PUT_IN if piece in path), key=len, reverse=True)
     for pieces in itertools.chain.from_iterable(itertools.combinations(there, size + 1) for size in range(len(there))):
         if _read(functools.reduce(lambda text, piece: text.replace(piece, ""), pieces, path), config).module in modules:
-            left_out = "".join(f".replace('{piece}', '')" for piece in pieces)
+            cut = f".removeprefix('{PREFIX}')"
+            renamed = f"'{PREFIX}' + k{cut}" + "".join(f".replace('{piece}', '')" for piece in pieces) + cut
             raise AdapterError(
                 f"peft={source}: the names of its tensors carry {' and '.join(map(repr, pieces))} ({name}), left by "
                 f"{' and '.join(_PUT_IN[piece] for piece in pieces)}, so PEFT does not read them. Rename them: "
                 'python -c "import safetensors.torch as s; '
-                f"s.save_file({{'{PREFIX}' + k.removeprefix('{PREFIX}'){left_out}: v "
-                f"for k, v in s.load_file('{weights}').items()}}, '{weights}')\""
+                f"s.save_file({{{renamed}: v for k, v in s.load_file('{weights}').items()}}, '{weights}')\""
             )
 
 

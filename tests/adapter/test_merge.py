@@ -234,7 +234,7 @@ def test_what_survives_is_what_numpy_finds_in_the_files(dtype, tiny_base, tiny_a
 def test_what_survives_of_lora_on_the_experts_of_a_mixture(kind, tmp_path):
     """`target_parameters`: PEFT rounded the change, then the sum, and the card said that all of it survives."""
     base, adapter = mixture(kind, tmp_path)
-    adapter = scaled(adapter, tmp_path / "weak", 1 / 64)
+    adapter = scaled(adapter, tmp_path / "weak", 1 / 512)
     exported = merge_adapter(adapter, Variant.full(LAYERS), tmp_path / "merged", dtype="bfloat16", force=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     before = {name: one.detach().bfloat16().float() for name, one in model.named_parameters()}
