@@ -296,7 +296,7 @@ def _local_folder(source: str, revision: str | None) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         # A NUL, a name that is too long, the home of nobody.
         raise AdapterError(
-            f"peft={source[:200]!r} is no path ({error}). Give the adapter's folder or Hub id."
+            f"peft={source[:200]!r} is not a valid path ({error}). Give the adapter's folder or Hub id."
         ) from error
     if is_folder:
         if not (path / CONFIG).is_file():
@@ -318,8 +318,8 @@ def _local_folder(source: str, revision: str | None) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise AdapterError(
-            f"peft={source} is no folder here, and the Hub could not be asked for it ({type(error).__name__}). Check "
-            "the path or the network connection."
+            f"peft={source}: no such directory, and the Hub is unreachable ({type(error).__name__}). Check the path or "
+            "the network connection."
         ) from error
 
 

@@ -234,7 +234,7 @@ class Search:
             return ()
         return (
             f"the answer after think_end_token={marker} counts. An output that ended inside its thought (max_gen_toks) "
-            "is scored as it stands and is not counted: the harness does not tell it from an answer without a thought.",
+            "is scored like an answer and is not counted: the harness does not distinguish the two.",
         )
 
     def _probe(self, given: SearchInput) -> TaskRecord:

@@ -37,7 +37,7 @@ def survival_figure(survival: Survival) -> Figure:
             axes.set_xlim(-1.5, layers - 0.5)
             axes.set_xlabel("decoder layer (from 0); left of them: outside the layers")
         axes.set_title(f"LoRA left in weights of {survival.dtype}: {survival.total:.3f} in all")
-        figure.colorbar(cells, ax=axes, label="survival")
+        figure.colorbar(cells, ax=axes, label="share that is left")
     return figure
 
 
