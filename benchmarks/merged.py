@@ -5,6 +5,7 @@ paired difference with its 95 % confidence interval. One JSON line per strength.
 
     python benchmarks/merged.py
     python benchmarks/merged.py --dtype float16 --strengths 1 0.1 --documents 20
+    python benchmarks/merged.py --peft ADAPTER --task lora_drop_samsum --data-dir FOLDER
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import common
 import numpy as np
 
 from lm_eval_lora_drop.harness.documents import Answer
+from lm_eval_lora_drop.harness.task_index import task_manager
 from lm_eval_lora_drop.statistics.intervals import mean_interval
 from lm_eval_lora_drop.statistics.significance import span
 from lm_eval_lora_drop.sweep import documents as validation
@@ -26,9 +28,13 @@ def main() -> None:
     parser = common.parser(__doc__, documents=100)
     parser.set_defaults(dtype="bfloat16")
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0, 0.5, 0.25])
+    parser.add_argument("--task", default=common.TASK)
+    parser.add_argument("--data-dir", help="folder with the task's files (default: from the Hub)")
     args = parser.parse_args()
     lm = common.load(args)
-    task = common.demo_task()
+    manager = task_manager([args.task], metadata={"data_dir": args.data_dir} if args.data_dir else None)
+    task = manager.load([args.task])["tasks"][args.task]
+    task.set_fewshot_seed(1234)
     drawn = validation.draw(common.bind(task), args.documents, seed=0)
     assert drawn is not None
     requests = [request for document in drawn.documents for request in document.requests]
@@ -47,6 +53,7 @@ def main() -> None:
         low, high = mean_interval(difference, span=span(np.concatenate([scores["merged"], scores["separate"]])))
         common.emit(
             benchmark="merged",
+            task=args.task,
             dtype=args.dtype,
             strength=strength,
             documents=len(difference),

@@ -151,9 +151,11 @@ class TaskResult:
         evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
+            from lm_eval_lora_drop.show.figures.survival import save_survival_figure
 
-            given: dict[str, Any] = {"dtype": dtype, "origin": origin, "evaluated": evaluated}
-            return merge_adapter(source, kept, Path(destination), to_force="force=True", force=force, **given)
+            given: dict[str, Any] = {"dtype": dtype, "origin": origin, "evaluated": evaluated, "force": force}
+            given |= {"to_force": "force=True", "draw": save_survival_figure}
+            return merge_adapter(source, kept, Path(destination), **given)
         return export_adapter(source, kept, Path(destination), origin=origin, evaluated=evaluated)
 
     def __repr__(self) -> str:

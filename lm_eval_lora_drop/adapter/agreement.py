@@ -339,8 +339,6 @@ def _exported(judge: _RowCollector, base: str, folder: Path, dtype: str, device:
     """Answers of an exported folder, once it has passed the checks of any adapter."""
     from transformers import AutoConfig
 
-    if not folder.is_dir():
-        raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {folder} is none.")
     if (folder / adapter_files.CONFIG).exists():
         files = adapter_files.open_adapter(str(folder))
         health.check_weights(files)

@@ -71,8 +71,15 @@ class Exported:
         return said
 
 
-def model_card(config: Mapping[str, Any], exported: Exported, origin: str, evaluated: CardResults | None = None) -> str:
-    """README.md with the Hub's front matter; `config` is the adapter's, `evaluated` what is exported scored."""
+def model_card(
+    config: Mapping[str, Any],
+    exported: Exported,
+    origin: str,
+    evaluated: CardResults | None = None,
+    figures: Sequence[str] = (),
+) -> str:
+    """README.md with the Hub's front matter; `config` is the adapter's, `evaluated` the scores of what is exported,
+    `figures` are names of files beside it that show how much of the LoRA survives the merge."""
     merged = exported.merged_into
     base = merged or config.get("base_model_name_or_path")
     head: dict[str, Any] = {"base_model": base} if base else {}
@@ -113,17 +120,18 @@ def model_card(config: Mapping[str, Any], exported: Exported, origin: str, evalu
 ```python
 {load}
 ```
-{_scores(evaluated, merged=merged is not None)}{_survival(exported.survival)}
+{_scores(evaluated, merged=merged is not None)}{_survival(exported.survival, figures)}
 Written by `lora-drop export`, lm-eval-lora-drop {__version__}.
 """
 
 
-def _survival(survival: Survival | None) -> str:
+def _survival(survival: Survival | None, figures: Sequence[str]) -> str:
     if survival is None:
         return ""
+    shown = "".join(f"![Share of the LoRA that is left, by layer and kind of module]({name})\n\n" for name in figures)
     return (
         f"\n## What is left of the LoRA\n\nThe projection of the stored change on the true one, in weights of "
-        f"{survival.dtype}: {survival.total:.3f}.\n\n{survival.table('github')}\n"
+        f"{survival.dtype}: {survival.total:.3f}.\n\n{shown}{survival.table('github')}\n"
     )
 
 

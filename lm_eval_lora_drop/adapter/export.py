@@ -25,7 +25,7 @@ from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.card import CardResults, Exported, model_card
 from lm_eval_lora_drop.adapter.files import AdapterFiles, load_tensors, new_folder
 from lm_eval_lora_drop.adapter.fold import LoraPair, common_scaling
-from lm_eval_lora_drop.adapter.names import IN_LAYER, TensorName, one_stack, read_names
+from lm_eval_lora_drop.adapter.names import IN_LAYER, TensorName, lora_products, one_stack, read_names
 from lm_eval_lora_drop.adapter.patterns import first_pattern, match_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
@@ -33,7 +33,6 @@ from lm_eval_lora_drop.record.schema import AdapterRecord
 from lm_eval_lora_drop.variant import Keep, Variant
 
 _TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*", "vocab.*", "merges.txt")
-_A, _B = ("lora_A", "lora_embedding_A"), ("lora_B", "lora_embedding_B")
 
 
 def export_adapter(
@@ -50,7 +49,7 @@ def export_adapter(
     from; `evaluated` is what the variant scored, for the card too.
 
     Raises:
-        AdapterError: not a LoRA adapter, one whose layers cannot be told apart, or one that cannot be kept this way.
+        AdapterError: not a LoRA adapter, one whose layers cannot be counted, or one that cannot be kept this way.
         ArgumentError: `destination` exists, or nothing would be left.
     """
     files = adapter_files.open_adapter(source_of(str(source), kept.adapter) if kept.adapter else str(source))
@@ -146,21 +145,11 @@ def _fold(
     files: AdapterFiles, staying: Mapping[TensorName, Keep], values: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """What is written, by name, and the configuration's entries on rank and scaling that go with it."""
-    parts: dict[tuple[str, int], dict[str, TensorName]] = {}
-    for tensor in staying:
-        if tensor.part.startswith("lora_"):
-            key = "bias" if tensor.part in _B and tensor.value == "bias" else tensor.part
-            parts.setdefault((tensor.module, tensor.depth), {})[key] = tensor
+    parts = lora_products(staying, files.source)
     scaling_of = scalings(files, [module for module, _ in parts])
     pairs: dict[tuple[TensorName, TensorName, TensorName | None], LoraPair] = {}
     for (module, _), named in parts.items():
-        a, b = (next((named[n] for n in names if n in named), None) for names in (_A, _B))
-        bias = named.get("bias")
-        if a is None or b is None:
-            there = ", ".join(tensor.name for tensor in named.values())
-            raise AdapterError(
-                f"{files.source} has only half of the LoRA of {module} ({there}). Copy the adapter again."
-            )
+        a, b, bias = named["A"], named["B"], named.get("bias")
         rank, scaling, of_parameter = scaling_of[module]
         pair = LoraPair(
             values[a.name],

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,15 @@ from safetensors.torch import load_file
 from lm_eval_lora_drop.adapter.names import check_wrapper, read_names
 from lm_eval_lora_drop.adapter.patterns import check_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
+from lm_eval_lora_drop.record.fingerprint import PREFIX, digest_file
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
 _LORA_PARTS = (".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B", ".lora_magnitude_vector")
 _MAX_CONFIG = 16 << 20
+# What safetensors calls the dtypes that are compared with a base model's.
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FULL = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
@@ -71,23 +75,20 @@ _SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """A checked adapter folder: its configuration and, without reading them, the shapes of its tensors."""
+    """A checked adapter folder: its configuration and, without reading them, the shapes of its tensors and the dtype
+    that most of its LoRA has (`bfloat16`)."""
 
     source: str
     folder: Path
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
+    dtype: str
 
     @property
     def weights(self) -> Path:
         """The weights file: safetensors, or what an old PEFT has pickled."""
         file = self.folder / WEIGHTS
         return file if file.is_file() else self.folder / PICKLED
-
-    @property
-    def parameters(self) -> int:
-        """Number of values in the weights file."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
 
     @property
     def vocabulary(self) -> int | None:
@@ -108,9 +109,8 @@ class AdapterFiles:
 
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights; the folder's name and what else lies in it do not matter."""
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        digest.update(_file_digest(self.weights).encode())
-        return f"sha256:{digest.hexdigest()}"
+        content = json.dumps(self.config, sort_keys=True) + digest_file(self.weights).removeprefix(PREFIX)
+        return PREFIX + hashlib.sha256(content.encode()).hexdigest()
 
 
 def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
@@ -132,7 +132,7 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
         raise AdapterError(f"peft={source}: {CONFIG}, {error.json_path[:80]}: {error.message[:200]}. Correct it.")
     # What an old or hand-written configuration leaves out has PEFT's defaults.
     config = {"r": 8, "lora_alpha": 8, **config}
-    files = AdapterFiles(source, folder, config, _read_shapes(source, folder))
+    files = AdapterFiles(source, folder, config, *_read_header(source, folder))
     check_patterns(config, list(dict.fromkeys(name.module for name in read_names(files.shapes, config))), source)
     return files
 
@@ -233,10 +233,8 @@ def base_fingerprint(pretrained: str, commit: str | None) -> str:
         for pattern in ("*.safetensors", "*.bin", "*.gguf", "*.py", "config.json", "tokenizer*.json")
         for file in folder.glob(pattern)
     )
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name}:{_file_digest(file)};".encode())
-    return f"sha256:{digest.hexdigest()}"
+    content = "".join(f"{file.name}:{digest_file(file).removeprefix(PREFIX)};" for file in files)
+    return PREFIX + hashlib.sha256(content.encode()).hexdigest()
 
 
 def check_against(files: AdapterFiles, model: Any, base: str) -> None:
@@ -272,12 +270,23 @@ def check_against(files: AdapterFiles, model: Any, base: str) -> None:
         elif (size := _features(module, dimension)) is not None and (len(shape) < 2 or shape[dimension] != size):
             misfits.append(f"{tensor.module} has {size} {'inputs' if dimension else 'outputs'}, not {shape}")
     if misfits:
-        trained_on = files.config.get("base_model_name_or_path") or "a model it does not name"
+        trained_on = str(files.config.get("base_model_name_or_path") or "a model it does not name")
         more = f" and {len(misfits) - 1} more" if len(misfits) > 1 else ""
+        same = Path(trained_on).name.lower() == Path(base).name.lower()
         raise AdapterError(
-            f"peft={files.source} does not fit pretrained={base}: {misfits[0]}{more}. The adapter was trained on "
-            f"{trained_on}; give that model as pretrained."
+            f"peft={files.source} does not fit pretrained={base}: {misfits[0]}{more}. "
+            + (
+                "The adapter names a model of this name as its base; it was saved from another class or release of it. "
+                f"The model's own modules are called as {_example(modules)}. Rename the tensors, or give that model."
+                if same
+                else f"The adapter was trained on {trained_on}; give that model as pretrained."
+            )
         )
+
+
+def _example(modules: Iterable[str]) -> str:
+    """The first module inside a decoder layer, as an example of a model's names."""
+    return next((name for name in modules if re.search(r"\.\d+\.\w+\.", name)), next(iter(modules), "none"))
 
 
 def _local_folder(source: str, revision: str | None) -> Path:
@@ -287,7 +296,7 @@ def _local_folder(source: str, revision: str | None) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         # A NUL, a name that is too long, the home of nobody.
         raise AdapterError(
-            f"peft={source[:200]!r} is no path ({error}). Give the adapter's folder or Hub id."
+            f"peft={source[:200]!r} is not a valid path ({error}). Give the adapter's folder or Hub id."
         ) from error
     if is_folder:
         if not (path / CONFIG).is_file():
@@ -309,8 +318,8 @@ def _local_folder(source: str, revision: str | None) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise AdapterError(
-            f"peft={source} is no folder here, and the Hub could not be asked for it ({type(error).__name__}). Check "
-            "the path or the network connection."
+            f"peft={source}: no such directory, and the Hub is unreachable ({type(error).__name__}). Check the path or "
+            "the network connection."
         ) from error
 
 
@@ -339,16 +348,20 @@ def _no_number(constant: str) -> float:
     raise ValueError(f"{constant} is no JSON")
 
 
-def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
+def _read_header(source: str, folder: Path) -> tuple[dict[str, tuple[int, ...]], str]:
+    """The shapes of all tensors, and the dtype of most of those that are LoRA."""
     try:
         if (folder / WEIGHTS).is_file():
             with safe_open(folder / WEIGHTS, framework="np") as file:
                 # safe_open has checked that the file is as long as its header says.
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+                dtypes = {name: _DTYPES.get(one.get_dtype(), one.get_dtype()) for name, one in slices.items()}
         elif (folder / PICKLED).is_file():
             # Older adapters. weights_only unpickles tensors and nothing else.
             tensors = torch.load(folder / PICKLED, map_location="meta", weights_only=True)
             shapes = {str(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+            dtypes = {str(name): str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
         else:
             raise AdapterError(f"peft={source} has no {WEIGHTS}. Copy the adapter again, with its weights.")
     except AdapterError:
@@ -362,9 +375,10 @@ def _read_shapes(source: str, folder: Path) -> dict[str, tuple[int, ...]]:
             "DeepSpeed ZeRO-3 saved them without gathering: set stage3_gather_16bit_weights_on_model_save, or run "
             "zero_to_fp32.py on the checkpoint, and save the adapter again."
         )
-    if not any(part in name for name in shapes for part in _LORA_PARTS):
+    of_lora = Counter(dtypes[name] for name in shapes if any(part in name for part in _LORA_PARTS))
+    if not of_lora:
         raise AdapterError(f"peft={source}: the weights file holds no LoRA tensors. Give an adapter that was trained.")
-    return shapes
+    return shapes, of_lora.most_common(1)[0][0]
 
 
 def _unreadable(source: str, error: Exception) -> AdapterError:
@@ -382,12 +396,3 @@ def _features(module: Any, dimension: int) -> int | None:
     if type(module).__name__ == "Conv1D" and weight is not None:  # GPT-2 keeps its weights as (inputs, outputs)
         return int(weight.shape[0 if dimension else 1])
     return None
-
-
-def _file_digest(file: Path) -> str:
-    # hashlib.file_digest would do, from Python 3.11 on.
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

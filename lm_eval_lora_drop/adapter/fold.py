@@ -12,6 +12,7 @@ of it is rounded away, so it is computed in single precision and rounded once, a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class LoraPair:
 
 
 WARN_BELOW = 0.9
-"""Survival below which a merged model is said to be another one than was evaluated."""
+"""Survival below which a merge triggers a warning: the merged model is not the one that was evaluated."""
 REFUSE_BELOW = 0.5
 """Survival below which a merge is refused unless it is asked for by name."""
 
@@ -85,36 +86,22 @@ class Survival:
     @property
     def total(self) -> float:
         """Over all weights."""
-        return _projection(self.parts.values())
-
-    def by_layer(self) -> dict[str, float]:
-        """Layer -> survival."""
-        layers = dict.fromkeys(layer for layer, _ in self.parts)
-        return {
-            "outside" if one is None else str(one): _projection(
-                v for (layer, _), v in self.parts.items() if layer == one
-            )
-            for one in layers
-        }
-
-    def by_kind(self) -> dict[str, float]:
-        """Kind of module -> survival."""
-        kinds = dict.fromkeys(kind for _, kind in self.parts)
-        return {one: _projection(v for (_, kind), v in self.parts.items() if kind == one) for one in kinds}
+        return projection(self.parts.values())
 
     def table(self, style: str = "simple") -> str:
         """A line per layer, a column per kind of module, and both totals."""
-        kinds, layers = self.by_kind(), self.by_layer()
-        cells = {("outside" if layer is None else str(layer), kind): v for (layer, kind), v in self.parts.items()}
+        layers = list(dict.fromkeys(layer for layer, _ in self.parts))
+        kinds = list(dict.fromkeys(kind for _, kind in self.parts))
+
+        def cell(some_layers: Sequence[int | None], some_kinds: Sequence[str]) -> str:
+            found = [self.parts[key] for key in itertools.product(some_layers, some_kinds) if key in self.parts]
+            return f"{projection(found):.3f}" if found else ""
+
         rows = [
-            [
-                layer,
-                *(_cell([cells[layer, kind]] if (layer, kind) in cells else []) for kind in kinds),
-                f"{all_of_it:.3f}",
-            ]
-            for layer, all_of_it in layers.items()
+            ["outside" if layer is None else layer, *(cell([layer], [kind]) for kind in kinds), cell([layer], kinds)]
+            for layer in layers
         ]
-        rows.append(["all", *(f"{value:.3f}" for value in kinds.values()), f"{self.total:.3f}"])
+        rows.append(["all", *(cell(layers, [kind]) for kind in kinds), f"{self.total:.3f}"])
         return tabulate(rows, headers=["layer", *kinds, "all"], tablefmt=style, disable_numparse=True)
 
     def check(self, to_force: str, forced: bool) -> str | None:
@@ -135,58 +122,60 @@ class Survival:
         return f"{lost}."
 
 
-def _projection(products: Iterable[tuple[float, float]]) -> float:
+def projection(products: Iterable[tuple[float, float]]) -> float:
+    """The sum of <stored, true> over that of <true, true>; 1 where there is no true change."""
     pairs = list(products)  # none for the base model
     true = sum(one for _, one in pairs)
     return float(sum(stored for stored, _ in pairs) / true) if true else 1.0
 
 
-def _cell(products: Sequence[tuple[float, float]]) -> str:
-    return f"{_projection(products):.3f}" if products else ""
-
-
 @contextmanager
 def folded(lora: Sequence[tuple[int | None, str, Any]], dtype: torch.dtype | None = None) -> Iterator[Survival]:
-    """Within the context the active LoRA of these (layer, kind, LoraLayer) is in the weights; restored bit for bit.
+    """Within the context the LoRA of these modules is in the weights, as `fold` puts it there; restored bit for bit.
 
     Raises:
         AdapterError: a weight would not be finite.
     """
-    saved: list[tuple[Any, dict[str, torch.Tensor]]] = []
+    saved = [
+        {name: one.data.to("cpu", copy=True) for name, one in module.get_base_layer().named_parameters(recurse=False)}
+        for *_, module in lora
+    ]
     try:
         try:
-            parts: dict[tuple[int | None, str], tuple[float, float]] = {}
-            for layer, kind, module in lora:
-                own = module.get_base_layer().named_parameters(recurse=False)
-                saved.append((module, {name: one.data.to("cpu", copy=True) for name, one in own}))
-                more, before = fold_in(module, dtype), parts.get((layer, kind), (0.0, 0.0))
-                # Modules of one layer may have one name (experts of a mixture).
-                parts[layer, kind] = more[0] + before[0], more[1] + before[1]
+            survival = fold(lora, dtype)
         except ValueError as error:
             raise AdapterError(f"The LoRA cannot be folded into the weights: {error}. Keep it separate.") from error
-        stored = dtype or (lora[0][2].get_base_layer().weight.dtype if lora else torch.float32)
-        yield Survival(str(stored).removeprefix("torch."), parts)
+        yield survival
     finally:
-        for module, copies in reversed(saved):
+        for (*_, module), copies in zip(lora, saved, strict=True):
             if module.merged:
                 module.unmerge()
             for name, parameter in module.get_base_layer().named_parameters(recurse=False):
                 parameter.data = copies[name].to(parameter.device)
 
 
-def fold_in(module: Any, dtype: torch.dtype | None = None) -> tuple[float, float]:
-    """Fold the active LoRA of a LoraLayer into its weights, rounded once to `dtype` (default: that of the weights).
-
-    Returns:
-        the products <stored change, true change> and <true change, true change>.
+def fold(lora: Sequence[tuple[int | None, str, Any]], dtype: torch.dtype | None = None) -> Survival:
+    """Fold the active LoRA of these (layer, kind, LoraLayer) into their weights, rounded once to `dtype` (default: that
+    of the weights).
 
     Raises:
         ValueError: a weight would not be finite.
     """
-    base = module.get_base_layer()
-    parameters = [one for one in (base.weight, getattr(base, "bias", None)) if one is not None]
+    parts: dict[tuple[int | None, str], tuple[float, float]] = {}
+    for layer, kind, module in lora:
+        # Modules of one layer may have one name (experts of a mixture).
+        before, more = parts.get((layer, kind), (0.0, 0.0)), _fold_in(module, dtype)
+        parts[layer, kind] = before[0] + more[0], before[1] + more[1]
+    stored = dtype or (next(lora[0][2].get_base_layer().parameters()).dtype if lora else torch.float32)
+    return Survival(str(stored).removeprefix("torch."), parts)
+
+
+def _fold_in(module: Any, dtype: torch.dtype | None) -> tuple[float, float]:
+    """The same of one module; returns the products <stored change, true change> and <true change, true change>."""
+    # Weight and bias of a layer, or the parameters of a module of experts (`target_parameters`).
+    parameters = [*module.get_base_layer().parameters(recurse=False)]
     before = [one.data for one in parameters]
-    kind = dtype or base.weight.dtype
+    kind = dtype or before[0].dtype
     starts = [data.to(kind).to(torch.promote_types(kind, torch.float32)) for data in before]
     try:
         for parameter, start in zip(parameters, starts, strict=True):
@@ -196,7 +185,8 @@ def fold_in(module: Any, dtype: torch.dtype | None = None) -> tuple[float, float
         for parameter, start in zip(parameters, starts, strict=True):
             rounded = parameter.data.to(kind)
             if not torch.isfinite(rounded).all():
-                raise ValueError(f"{kind} cannot hold the merged weights of a {type(base).__name__}")
+                name = type(module.get_base_layer()).__name__
+                raise ValueError(f"{kind} cannot hold the merged weights of a {name}")
             change = (parameter.data - start).double()
             stored += float(((rounded.double() - start.double()) * change).sum())
             true += float((change * change).sum())

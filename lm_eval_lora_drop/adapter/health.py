@@ -20,7 +20,7 @@ import transformers
 from peft.tuners.lora.layer import LoraLayer
 
 from lm_eval_lora_drop.adapter.files import AdapterFiles, check_against, load_tensors
-from lm_eval_lora_drop.adapter.names import TRAINED, TensorName, read_names
+from lm_eval_lora_drop.adapter.names import TRAINED, TensorName, lora_products, read_names
 from lm_eval_lora_drop.adapter.places import tie_again
 from lm_eval_lora_drop.errors import AdapterError
 from lm_eval_lora_drop.variant import Variant, format_integers
@@ -40,9 +40,6 @@ _PEFT_ONLY = {
     "use_bdlora": "block-diagonal LoRA",
     "alora_invocation_tokens": "activated LoRA",
 }
-
-
-_FACTORS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_diag")
 
 
 @dataclass(frozen=True)
@@ -78,23 +75,18 @@ def check_weights(files: AdapterFiles) -> Health:
             f"peft={files.source}: {len(broken)} of {len(tensors)} tensors hold NaN or infinite values, the first is "
             f"{broken[0]}. Its training diverged, or the file is damaged: take an earlier checkpoint."
         )
-    loras: dict[tuple[str, int], dict[str, TensorName]] = {}
-    acting: list[TensorName] = []
-    for tensor in tensors:
-        if tensor.is_trained_whole or tensor.part == "lora_magnitude_vector" or _is_bias(tensor):
-            acting += [tensor] if bool(values[tensor.name].any()) else []
-        elif tensor.is_lora:
-            loras.setdefault((tensor.module, tensor.depth), {})[tensor.part] = tensor
-    for (module, _), parts in loras.items():
-        # Variants have more than A and B (VeLoRA, MonteCLoRA); KaSA's diagonal is a factor between them.
-        product = {part[-1]: tensor for part, tensor in parts.items() if part in _FACTORS}
-        if not product.keys() >= {"A", "B"}:
-            there = ", ".join(tensor.name for tensor in parts.values())
-            raise AdapterError(
-                f"peft={files.source} has only half of the LoRA of {module} ({there}). Copy the adapter again."
-            )
-        if all(bool(values[tensor.name].any()) for tensor in product.values()):
-            acting.append(product["B"])
+    acting = [
+        tensor
+        for tensor in tensors
+        if (tensor.is_trained_whole or tensor.part == "lora_magnitude_vector" or tensor.is_bias)
+        and bool(values[tensor.name].any())
+    ]
+    loras = lora_products(tensors, files.source)
+    acting += [
+        parts["B"]
+        for parts in loras.values()
+        if all(bool(values[parts[role].name].any()) for role in ("A", "B", "diag") if role in parts)
+    ]
     if not acting:
         raise AdapterError(
             f"peft={files.source} changes nothing: in each of its {len(loras)} LoRA modules A or B is zero, as before "
@@ -118,16 +110,33 @@ def check_on(files: AdapterFiles, base: str) -> Any:
     """Try the adapter on the base model without weights; returns both, on the meta device.
 
     Raises:
-        AdapterError: as `check_against`, `load_without_weights` and `check_loadable`.
+        AdapterError: as `skeleton_of`, `check_against`, `load_without_weights` and `check_loadable`.
     """
-    with torch.device("meta"):
-        make: Any = transformers.AutoModelForCausalLM.from_config
-        skeleton = make(transformers.AutoConfig.from_pretrained(base))
+    skeleton = skeleton_of(transformers.AutoConfig.from_pretrained(base), base)
     resize_vocabulary(files, skeleton)
     check_against(files, skeleton, base)
     model = load_without_weights(files, skeleton)
     check_loadable(files, model)
     return model
+
+
+def skeleton_of(config: Any, pretrained: str, **options: Any) -> transformers.PreTrainedModel:
+    """The base model `pretrained` without weights, on the meta device.
+
+    Raises:
+        AdapterError: Transformers has no text-only model of this kind.
+    """
+    try:
+        with torch.device("meta"):
+            make: Any = transformers.AutoModelForCausalLM.from_config
+            skeleton: transformers.PreTrainedModel = make(config, **options)
+    except ValueError as error:
+        raise AdapterError(
+            f"pretrained={pretrained} is a {config.model_type} model, which Transformers has no text-only model for "
+            "(AutoModelForCausalLM), so its decoder layers are not known. Evaluate it with --model hf-multimodal, or "
+            "give the text model that it was made from."
+        ) from error
+    return skeleton
 
 
 def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedModel) -> peft.PeftModel:
@@ -236,7 +245,7 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
     """Refuse a strength or a rank for what is no plain product s B A.
 
     Raises:
-        AdapterError: one of the kept modules is none.
+        AdapterError: one of the kept modules is not such a product.
     """
     for tensor in read_names(files.shapes, files.config):
         keep = tensor.keep(kept)
@@ -304,10 +313,6 @@ def compare_answers(full: Sequence[float], base: Sequence[float], noise: float =
         f"differ by at most {max(differences):.1e}, which is rounding. The adapter is not applied, or changes nothing "
         "that matters here; every boundary will score the same."
     )
-
-
-def _is_bias(tensor: TensorName) -> bool:
-    return tensor.part in ("lora_B", "lora_embedding_B") and tensor.value == "bias"
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter.card import CardResults, Exported, model_card
 from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.adapter.files import AdapterFiles, new_folder
-from lm_eval_lora_drop.adapter.fold import Survival, fold_in
-from lm_eval_lora_drop.adapter.health import resize_vocabulary
+from lm_eval_lora_drop.adapter.fold import Survival, fold
+from lm_eval_lora_drop.adapter.health import resize_vocabulary, skeleton_of
 from lm_eval_lora_drop.adapter.names import IN_LAYER, read_names
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.text import logger
@@ -34,12 +34,14 @@ def merge_adapter(
     evaluated: CardResults | None = None,
     force: bool = False,
     to_force: str = "--force",
+    draw: Callable[[Survival, Path], Sequence[Path]] = lambda *_: (),
 ) -> Exported:
     """Write the base model with what `kept` keeps folded into its weights to the new folder `destination`.
 
     `pretrained` is the base model, if not the one that the adapter names; `dtype` that of the weights (`DTYPES`);
     `origin` and `evaluated` as for `export_adapter`. Sums are made in single precision and rounded once; with `force`
     also where less than half of the LoRA is left then (`fold.Survival`); `to_force` is what a user types for that.
+    `draw` draws the survival into a folder and returns the figures, for the model card.
 
     Raises:
         AdapterError: as `export_adapter`; no base model is known, it is quantised, or the adapter cannot be folded in.
@@ -68,7 +70,9 @@ def merge_adapter(
         exported = dataclasses.replace(
             exported, destination=destination, size=size, merged_into=base, survival=survival
         )
-        (folder / "README.md").write_text(model_card(files.config, exported, origin, evaluated), encoding="utf-8")
+        figures = [path.name for path in draw(survival, folder)]
+        card = model_card(files.config, exported, origin, evaluated, figures)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return exported
 
 
@@ -89,23 +93,21 @@ def _merge(base: str, adapter: AdapterFiles, folder: Path, dtype: str, to_force:
     except (OSError, ValueError, ImportError) as error:
         raise AdapterError(f"the base model {base} cannot be loaded ({_first_line(error)}).") from error
     resize_vocabulary(adapter, model)
-    parts: dict[tuple[int | None, str], tuple[float, float]] = {}
     try:
         peft_model: Any = PeftModel.from_pretrained(model, str(adapter.folder))
+        lora = [
+            (int(layer["index"]) if (layer := IN_LAYER.match(name)) else None, _kind(name, module), module)
+            for name, module in peft_model.get_base_model().named_modules()
+            if isinstance(module, LoraLayer)
+        ]
         with torch.no_grad():
-            for name, module in peft_model.get_base_model().named_modules():
-                if isinstance(module, LoraLayer) and hasattr(module.get_base_layer(), "weight"):
-                    layer = IN_LAYER.match(name)
-                    key = int(layer["index"]) if layer else None, name.rpartition(".")[2]
-                    more, before = fold_in(module), parts.get(key, (0.0, 0.0))
-                    parts[key] = more[0] + before[0], more[1] + before[1]
+            survival = fold(lora)
         # What is folded in already stays as it is; trained modules take the place of the base model's.
         merged = peft_model.merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError) as error:
         raise AdapterError(
             f"PEFT cannot fold the adapter into {base}: {_first_line(error)}. Export without --merge."
         ) from error
-    survival = Survival(str(model.dtype).removeprefix("torch."), parts)
     if warning := survival.check(to_force, force):
         log.warning(warning)
     merged.save_pretrained(folder)
@@ -119,11 +121,9 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         kind = (quantised if isinstance(quantised, Mapping) else vars(quantised)).get("quant_method", "unknown")
         kind = getattr(kind, "value", kind)
         raise AdapterError(
-            f"{base} is quantised ({kind}): folding LoRA into its weights would round them "
-            "anew, and the merged model would answer differently from base and adapter. Give the model that it was "
-            "made from with "
-            "--pretrained (answers then differ as the two bases do), or export without --merge and load base and "
-            "adapter."
+            f"{base} is quantised ({kind}): folding LoRA into its weights would round them anew, and the merged model "
+            "would answer differently from base and adapter. Give the model that it was made from with --pretrained "
+            "(answers then differ as the two bases do), or export without --merge and load base and adapter."
         )
     if files.config.get("alora_invocation_tokens"):
         raise AdapterError(
@@ -137,9 +137,8 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         )
     names = [tensor for tensor in read_names(files.shapes, files.config) if tensor.is_lora or tensor.saved_as]
     tensors = [tensor for tensor in names if tensor.keep(kept) is not None]
-    if any(tensor.part == "lora_B" and tensor.value == "bias" for tensor in tensors) and (
-        without := _without_bias(config, {tensor.module for tensor in tensors if tensor.value == "bias"})
-    ):
+    biased = {tensor.module for tensor in tensors if tensor.is_bias}
+    if biased and (without := _without_bias(config, base, biased)):
         raise AdapterError(
             f"{files.source} was trained with lora_bias=True, and {without} of {base} has no bias that it could be "
             "folded into. Export without --merge."
@@ -152,13 +151,14 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
         )
 
 
-def _without_bias(config: Any, modules: set[str]) -> str | None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        named = dict(AutoModelForCausalLM.from_config(config).named_modules())
+def _without_bias(config: Any, base: str, modules: set[str]) -> str | None:
+    named = dict(skeleton_of(config, base).named_modules())
     return next((name for name in sorted(modules) if getattr(named.get(name), "bias", None) is None), None)
+
+
+def _kind(name: str, module: Any) -> str:
+    """The last part of a module's name; of LoRA on a parameter, the parameter's."""
+    return str(getattr(module, "parameter_name", None) or name.rpartition(".")[2])
 
 
 def _is_vocabulary(module: str) -> bool:

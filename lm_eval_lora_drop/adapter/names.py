@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,13 +21,16 @@ IN_LAYER = re.compile(r"(?P<stack>.*?[^.]+)\.(?P<index>\d+)\.")
 _LORA = re.compile(r"\.(?P<part>lora_[A-Za-z_]+|token_adapter\.trainable_tokens_[a-z]+)(?:\.(?P<value>.+))?$")
 # What PEFT puts between the name of a module and that of its own weight.
 _WRAPPER = re.compile(r"\.(?:base_layer|original_module|token_adapter)(?=\.)")
-# What wrappers of a model put into the names of its tensors -> who does.
+# What wrappers of a model put into the names of its tensors -> what does.
 _PUT_IN = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FSDP",
+    "_checkpoint_wrapped_module.": "activation checkpointing",
     "language_model.": "a vision-language model",
     "module.": "DistributedDataParallel",
+    PREFIX: "a second PeftModel",
 }
+_FACTORS = {"lora_A": "A", "lora_embedding_A": "A", "lora_B": "B", "lora_embedding_B": "B", "lora_diag": "diag"}
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "word_embeddings_layernorm")
 
 
@@ -59,6 +64,11 @@ class TensorName:
     def is_lora(self) -> bool:
         """Whether it is a part of a LoRA, or a trained token."""
         return bool(self.part)
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is a bias of B (`lora_bias`)."""
+        return self.part in ("lora_B", "lora_embedding_B") and self.value == "bias"
 
     @property
     def is_trained_whole(self) -> bool:
@@ -105,6 +115,27 @@ def read_names(names: Iterable[str], config: Mapping[str, Any]) -> list[TensorNa
     return [_read(name, config) for name in names]
 
 
+def lora_products(tensors: Iterable[TensorName], source: str) -> dict[tuple[str, int], dict[str, TensorName]]:
+    """The LoRA of each (module, depth): its factors `A` and `B`, `diag` between them (KaSA), and `bias` of B.
+
+    Raises:
+        AdapterError: one has no A or no B.
+    """
+    found: dict[tuple[str, int], dict[str, TensorName]] = {}
+    for tensor in tensors:
+        if tensor.part.startswith("lora_") and tensor.part != "lora_magnitude_vector":
+            # Variants have more than A and B (VeLoRA, MonteCLoRA), under names of their own.
+            role = "bias" if tensor.is_bias else _FACTORS.get(tensor.part, tensor.name)
+            found.setdefault((tensor.module, tensor.depth), {})[role] = tensor
+    for (module, _), parts in found.items():
+        if not parts.keys() >= {"A", "B"}:
+            there = ", ".join(tensor.name for tensor in parts.values())
+            raise AdapterError(
+                f"peft={source} has only half of the LoRA of {module} ({there}). Copy the adapter again."
+            )
+    return found
+
+
 def one_stack(tensors: Iterable[TensorName], source: str) -> None:
     """Check that all tensors lie in one stack of decoder layers.
 
@@ -120,20 +151,25 @@ def one_stack(tensors: Iterable[TensorName], source: str) -> None:
 
 
 def check_wrapper(name: str, modules: Collection[str], config: Mapping[str, Any], weights: str, source: str) -> None:
-    """Check that a tensor's name, whose module there is not, would not fit without what a wrapper has put into it.
+    """Check that a tensor's name, whose module there is not, would not fit without what wrappers have put into it.
 
     `modules` are those of the base model, `weights` is the adapter's weights file.
 
     Raises:
         AdapterError: it would.
     """
-    for prefix, by in _PUT_IN.items():
-        if prefix in name and _read(name.replace(prefix, ""), config).module in modules:
+    path = name.removeprefix(PREFIX)
+    # The longest first: `module.` is a part of others.
+    there = sorted((piece for piece in _PUT_IN if piece in path), key=len, reverse=True)
+    for pieces in itertools.chain.from_iterable(itertools.combinations(there, size + 1) for size in range(len(there))):
+        if _read(functools.reduce(lambda text, piece: text.replace(piece, ""), pieces, path), config).module in modules:
+            cut = f".removeprefix('{PREFIX}')"
+            renamed = f"'{PREFIX}' + k{cut}" + "".join(f".replace('{piece}', '')" for piece in pieces) + cut
             raise AdapterError(
-                f"peft={source}: the names of its tensors carry {prefix!r} ({name}), left by {by}, so PEFT does not "
-                'read them. Rename them: python -c "import safetensors.torch as s; '
-                f"s.save_file({{k.replace('{prefix}', ''): v for k, v in s.load_file('{weights}').items()}}, "
-                f"'{weights}')\""
+                f"peft={source}: the names of its tensors carry {' and '.join(map(repr, pieces))} ({name}), left by "
+                f"{' and '.join(_PUT_IN[piece] for piece in pieces)}, so PEFT does not read them. Rename them: "
+                'python -c "import safetensors.torch as s; '
+                f"s.save_file({{{renamed}: v for k, v in s.load_file('{weights}').items()}}, '{weights}')\""
             )
 
 

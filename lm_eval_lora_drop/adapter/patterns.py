@@ -99,7 +99,7 @@ def _match(expressions: list[str], names: Sequence[str], source: str, harmless: 
         )
     if done.returncode:
         raise AdapterError(
-            f"peft={source}: its configuration has a pattern that is no regular expression "
+            f"peft={source}: its configuration has a pattern that is not a valid regular expression "
             f"({done.stderr.strip()[:200]}). Correct it."
         )
     return [frozenset(names[index] for index in indices) for indices in json.loads(done.stdout)]

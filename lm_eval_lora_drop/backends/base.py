@@ -11,8 +11,6 @@ It knows no torch. A backend says how layers are kept and how a sweep runs (the 
 from __future__ import annotations
 
 import abc
-import functools
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -45,19 +43,6 @@ from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import AdapterShape, Variant
 
 log = logger(__name__)
-
-
-@functools.cache  # one filter is enough
-def deduplicate_log(logger: str) -> None:
-    """Of another library's logger let every message through the first time only."""
-    said: set[str] = set()
-
-    def first(record: logging.LogRecord) -> bool:
-        new = (message := record.getMessage()) not in said
-        said.add(message)
-        return new
-
-    logging.getLogger(logger).addFilter(first)
 
 
 def _draws(request: Instance) -> bool:
@@ -173,7 +158,7 @@ class LoraDropBase(abc.ABC):
         )
         answers = self.kept_answers.get(key, len(requests))
         if answers is not None:
-            log.info("%s requests were answered before under %s: not asked again", len(requests), kept.label)
+            log.info("%s answers under %s are reused from an earlier run", len(requests), kept.label)
             return answers
         answers = self._answer(request_type, requests, kept, disable_tqdm)
         self.kept_answers.put(key, answers)
@@ -354,10 +339,7 @@ class LoraDropBase(abc.ABC):
         Raises:
             ArgumentError: here.
         """
-        raise ArgumentError(
-            f"boundary=probe reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
-            f"hf-lora-drop for it, or boundary=auto."
-        )
+        raise self._sees_no_layers("boundary=probe")
 
     def layer_scores(self, pairs: Sequence[tuple[str, str]]) -> Mapping[str, Sequence[float]]:  # noqa: ARG002
         """Scores of the layers. A backend that sees no layers has none.
@@ -365,9 +347,12 @@ class LoraDropBase(abc.ABC):
         Raises:
             ArgumentError: here.
         """
-        raise ArgumentError(
-            f"sweep_candidates=scores reads the model layer by layer, which {type(self).__name__} cannot. Use --model "
-            f"hf-lora-drop for it, or other candidates."
+        raise self._sees_no_layers("sweep_candidates=scores")
+
+    def _sees_no_layers(self, given: str) -> ArgumentError:
+        return ArgumentError(
+            f"{given} reads the model layer by layer, which {type(self).__name__} cannot. Use --model hf-lora-drop for "
+            "it, or boundary=auto with other candidates."
         )
 
     def _why_not_together(self, requests: Sequence[Instance]) -> str | None:  # noqa: ARG002

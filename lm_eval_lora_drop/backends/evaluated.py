@@ -1,44 +1,30 @@
-"""The test split under other variants beside the chosen one (`evaluate=`): answered, journaled, scored, compared.
+"""The test split under other variants beside the chosen one (`evaluate=`): answered and journaled.
 
 Two moments. While the harness asks for the chosen variant's answers, `answer_together` gives them from one shared pass
 of all variants, where that pass gives the harness's own. When the harness has all answers, `answer_others` answers what
-the journal still lacks and scores every variant by the task's own filters and `process_results`. Nothing of the others
-gets into the harness's answer cache, which knows no variants.
+the journal still lacks, and every variant is scored (`evaluated_scores`). Nothing of the others gets into the
+harness's answer cache, which knows no variants.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
 from tqdm import tqdm
 
+from lm_eval_lora_drop.backends.evaluated_scores import Key, ScoredDocument, evaluated_record, score_documents
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.documents import Answer, Binding, Document
-from lm_eval_lora_drop.harness.facts.scoring import answered_requests
 from lm_eval_lora_drop.harness.fields import cluster_of
 from lm_eval_lora_drop.harness.prompts import document_of
-from lm_eval_lora_drop.judge.task import METRIC
-from lm_eval_lora_drop.record.evaluated import (
-    EvaluatedRecord,
-    EvaluatedScoreRecord,
-    EvaluatedVariantRecord,
-    PairedRecord,
-)
+from lm_eval_lora_drop.record.evaluated import EvaluatedRecord
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.metric import MetricSpec
-from lm_eval_lora_drop.record.plain import plain
-from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
-from lm_eval_lora_drop.statistics.paired import paired_test
 from lm_eval_lora_drop.sweep.backend import Pass, Peers, Work
 from lm_eval_lora_drop.sweep.run import in_step
-from lm_eval_lora_drop.sweep.score import standard_error
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import AdapterShape, Variant
 
@@ -46,17 +32,6 @@ log = logger(__name__)
 
 Prepare = Callable[[Sequence[Document], Sequence[Variant]], Pass]
 """The pass that answers documents under variants; all processes call it in step."""
-Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One document: by variant what `process_results` gives, keyed by (metric, filter), and the responses."""
-
-    doc_id: int
-    cluster: str | None
-    items: Mapping[Variant, Mapping[Key, Any]]
-    outputs: Mapping[Variant, Any]
 
 
 @dataclass
@@ -75,21 +50,12 @@ class EvaluatedSplit:
     engine: str = "journal"
     problem: str | None = None
     """Why there is nothing to be said of the others, where that is an error."""
-    _scored: list[_Scored] | None = None
+    _scored: list[ScoredDocument] | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether there is nothing more to be had of the others."""
         return self._scored is not None or self.problem is not None
-
-    @property
-    def _all(self) -> tuple[Variant, ...]:
-        return self.kept, *self.others
-
-    @property
-    def _full(self) -> Variant | None:
-        """What the others are compared with."""
-        return next((one for one in (*self.others, self.kept) if one.is_full), None)
 
     def answer_together(
         self, requests: Sequence[Instance], prepare: Prepare, cache_hook: Any, *, quiet: bool
@@ -100,11 +66,11 @@ class EvaluatedSplit:
         Args:
             requests: of this task; some stand there twice (`repeats`, and where the harness pads).
             prepare: see `Prepare`.
-            cache_hook: the harness's, which is told of the chosen variant's answers.
+            cache_hook: the harness's, which gets the chosen variant's answers.
             quiet: no progress bar.
         """
         parts = [part for _, some in _documents(self.binding, requests) for part in some]
-        answers = self._answers(parts, self._all, prepare, is_shared=True, quiet=quiet)
+        answers = self._answers(parts, (self.kept, *self.others), prepare, is_shared=True, quiet=quiet)
         if answers is None:
             return None
         found = {}
@@ -140,8 +106,9 @@ class EvaluatedSplit:
     def _names(self) -> str:
         return " and ".join("full" if one.is_full else one.label for one in self.others)
 
-    def _answer_and_score(self, prepare: Prepare) -> list[_Scored]:
-        documents = _documents(self.binding, self.binding.task.instances, cluster_of(self.binding.task))
+    def _answer_and_score(self, prepare: Prepare) -> list[ScoredDocument]:
+        task = self.binding.task
+        documents = _documents(self.binding, task.instances, cluster_of(task))
         parts = [part for _, some in documents for part in some]
         answers: dict[Key, tuple[Any, ...]] = {}
         # A pass answers requests of one type.
@@ -157,7 +124,9 @@ class EvaluatedSplit:
                 )
                 return []
             answers.update(found)
-        scored = in_step(self.peers, lambda: self._score(documents, answers))
+        scored = in_step(
+            self.peers, lambda: score_documents(self.binding.task, self.kept, self.others, documents, answers)
+        )
         return sorted((one for some in scored for one in some), key=lambda one: one.doc_id)
 
     def _answers(
@@ -211,102 +180,27 @@ class EvaluatedSplit:
                     bar.update(len(batch))
                     yield batch
 
-    def _score(
-        self, documents: Sequence[tuple[int, list[Document]]], answers: Mapping[Key, tuple[Any, ...]]
-    ) -> list[_Scored]:
-        """By the task's own filters, which see the answers of all documents at once, and its `process_results`."""
-        task = self.binding.task
-        items: list[dict[Variant, dict[Key, Any]]] = [{} for _ in documents]
-        outputs: list[dict[Variant, Any]] = [{} for _ in documents]
-
-        def responses(variant: Variant, part: Document) -> tuple[Any, ...]:
-            if variant != self.kept:
-                return answers[str(variant), part.key]
-            # An instance that pads a process was answered more often than it is asked.
-            return tuple(one for request in part.requests[:: part.repeats] for one in request.resps[: part.repeats])
-
-        for variant in self._all:
-            instances = [
-                [
-                    one
-                    for part in parts
-                    for one in answered_requests(task, Answer(variant, part, responses(variant, part)))
-                ]
-                for _, parts in documents
-            ]
-            for some in instances:
-                some.sort(key=lambda one: one.idx)
-            for ensemble in task._filters:
-                ensemble.apply([one for some in instances for one in some])
-                for place, some in enumerate(instances):
-                    filtered = [one.filtered_resps[ensemble.name] for one in some]
-                    found = task.process_results(some[0].doc, filtered)
-                    items[place].setdefault(variant, {}).update({(name, ensemble.name): v for name, v in found.items()})
-            for place, some in enumerate(instances):
-                outputs[place][variant] = [one.resps for one in some]
-        return [
-            _Scored(doc_id, parts[0].cluster, items[place], outputs[place])
-            for place, (doc_id, parts) in enumerate(documents)
-        ]
-
     def record(self, *, saves_samples: bool) -> EvaluatedRecord | None:
-        """For the results file; None where the others were not answered. A panel is asked here."""
+        """For the results file; None where the others were not answered. A panel is asked here.
+
+        Args:
+            saves_samples: whether the others' outputs are written down too.
+        """
+        if not self._scored:
+            return None
         try:
-            return self._record(self._scored, saves_samples=saves_samples) if self._scored else None
+            return evaluated_record(
+                self.binding,
+                (self.kept, *self.others),
+                self._scored,
+                engine=self.engine,
+                judges=self.asked_for,
+                saves_samples=saves_samples,
+            )
         # As when they are answered.
         except Exception as error:  # noqa: BLE001
             self._fail(error)
             return None
-
-    def _record(self, scored: Sequence[_Scored], *, saves_samples: bool) -> EvaluatedRecord:
-        clusters = [one.cluster for one in scored]
-        codes = cluster_codes(clusters) if any(clusters) else None
-        judged = self._judged(scored)
-        columns = {
-            key: {v: [one.items[v].get(key) for one in scored] for v in self._all}
-            for key in dict.fromkeys(key for variant in self._all for one in scored for key in one.items[variant])
-            if key[0] != "bypass" and not key[0].startswith(METRIC)
-        }
-        rows, full = [], self._full
-        for variant in self._all:
-            scores = [
-                _score_of(self.binding.task, key, column[variant], column[full] if full else None, codes)
-                for key, column in {**columns, **judged}.items()
-            ]
-            outputs = tuple(one.outputs[variant] for one in scored) if saves_samples and variant != self.kept else ()
-            rows.append(EvaluatedVariantRecord(variant=str(variant), scores=tuple(scores), outputs=outputs))
-        indices = self.binding.doc_ids
-        return EvaluatedRecord(
-            doc_ids=tuple(one.doc_id if indices is None else indices[one.doc_id] for one in scored),
-            rows=tuple(rows),
-            engine=self.engine,
-            clusters=tuple(clusters) if any(clusters) else None,
-        )
-
-    def _judged(self, scored: Sequence[_Scored]) -> dict[Key, dict[Variant, list[float | None]]]:
-        """What the panel says of every variant, asked about all of them at once: one cap holds for the whole run."""
-        judging = getattr(self.binding.task, "judging", None)
-        variants = self._all
-        filters = [name for metric, name in scored[0].items[self.kept] if metric == METRIC]
-        if judging is None or not self.asked_for or not filters:
-            return {}
-        texts = [one.items[variant][METRIC, name] for name in filters for variant in variants for one in scored]
-        try:
-            found = judging.scores_of(texts)
-        except ArgumentError as error:
-            log.error("%s: no GPT-Score of %s: %s", self.binding.name, ", ".join(map(str, self.others)), error)
-            return {}
-        size = len(scored)
-        return {
-            (metric, name): {
-                variant: values[start : start + size]
-                for variant, start in zip(
-                    variants, range(place * size * len(variants), len(values), size), strict=False
-                )
-            }
-            for metric, values in found.items()
-            for place, name in enumerate(filters)
-        }
 
 
 def variants_beside(kept: Variant, names: Sequence[str], shape: AdapterShape) -> tuple[Variant, ...]:
@@ -345,53 +239,3 @@ def _kind(document: Document) -> str:
 def _lacks(document: Document, responses: tuple[Any, ...] | None) -> bool:
     # A count that does not fit is no answer to these requests.
     return responses is None or len(responses) != len(document.requests)
-
-
-def _score_of(
-    task: Any, key: Key, items: Sequence[Any], full: Sequence[Any] | None, codes: Codes | None
-) -> EvaluatedScoreRecord:
-    """As the harness aggregates (`_compute_task_aggregations`, lm-eval 0.4.13): over the values there are; what a panel
-    has judged is averaged. `full` are the full adapter's items."""
-    name, filter_name = key
-    direction = task.higher_is_better().get(name)
-    # A panel's own aggregation would ask it.
-    aggregation = Aggregation(mean if name.startswith(METRIC) else task.aggregation().get(name, mean))
-    metric = MetricSpec(name, filter_name, direction is not False)
-    try:
-        score, stderr = aggregation.score(items), standard_error(aggregation, items)
-        compared = None
-        if full is not None and full is not items and isinstance(direction, bool):
-            compared = _compared(aggregation, items, full, codes, sign=1 if direction else -1)
-        return EvaluatedScoreRecord(
-            metric=metric,
-            score=plain(float(score)),
-            stderr=plain(float(stderr)),
-            items=_written(items),
-            to_full=compared,
-        )
-    # A function of the task's own may raise anything, and the results of the chosen variant must be written.
-    except Exception as error:  # noqa: BLE001
-        log.warning("%s: %s cannot be aggregated (%r)", task.task_name, name, error)
-        return EvaluatedScoreRecord(metric=metric, score=None, stderr=None)
-
-
-def _compared(
-    aggregation: Aggregation, items: Sequence[Any], full: Sequence[Any], codes: Codes | None, *, sign: int
-) -> PairedRecord | None:
-    found = paired_test(aggregation, items, full, clusters=codes)
-    if found is None:
-        return None
-    low, high = sorted(sign * end for end in found.interval)
-    return PairedRecord(
-        difference=sign * found.difference, low=low, high=high, p_value=found.p_value, documents=found.compared
-    )
-
-
-def _written(items: Sequence[Any]) -> tuple[Any, ...]:
-    """What JSON holds of items; nothing where it cannot hold one of them."""
-    found = tuple(plain(list(items)))
-    try:
-        json.dumps(found, allow_nan=False)
-    except (TypeError, ValueError):
-        return ()
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +20,7 @@ from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.adapter.places import in_evaluation_mode
-from lm_eval_lora_drop.backends.base import LoraDropBase, deduplicate_log
+from lm_eval_lora_drop.backends.base import LoraDropBase
 from lm_eval_lora_drop.backends.checks import check_against_tasks
 from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.identity.loaded import loaded_model
@@ -70,8 +71,8 @@ class LoraDropLM(LoraDropBase, HFLM):
         **model_args: Any,
     ) -> None:
         log_with_the_harness()
-        # With every product of LLM.int8 it says that it casts its input.
-        deduplicate_log("bitsandbytes.autograd._functions")
+        # With every product of LLM.int8 it warns that it casts its input.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         args, rest = parse_model_args(model_args, known=HF_ARGUMENTS)
         check_against_tasks(args, model_args)
         self._adapter_files: adapter_files.AdapterFiles | None = None
@@ -196,8 +197,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         return self.layers.count_parameters(kept)
 
     def prepare(self, documents: Sequence[Document], candidates: Sequence[Variant]) -> Pass:
-        """The shared pass where it can answer these documents and a check finds that it does so rightly, else one
-        candidate at a time.
+        """The shared pass where it can answer these documents and is verified, else the plain pass.
 
         Raises:
             ArgumentError: the shared pass was asked for by name and cannot answer them.

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import peft
-import torch
 import transformers
 from peft.tuners.lora.layer import LoraLayer
 
@@ -65,16 +64,7 @@ def check_adapter(
             f"pretrained={pretrained} is an encoder-decoder model ({config.model_type}); boundaries count the layers "
             "of a decoder-only model. Evaluate it with --model hf."
         )
-    try:
-        with torch.device("meta"):
-            make: Any = transformers.AutoModelForCausalLM.from_config
-            skeleton: transformers.PreTrainedModel = make(config, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise AdapterError(
-            f"pretrained={pretrained} is a {config.model_type} model, which Transformers has no text-only model for "
-            "(AutoModelForCausalLM), so its decoder layers cannot be told. Evaluate it with --model hf-multimodal, or "
-            "give the text model that it was made from."
-        ) from error
+    skeleton = health.skeleton_of(config, pretrained, trust_remote_code=trust_remote_code)
     resize_as_hflm(files, skeleton, pretrained, model_args)
     adapter_files.check_against(files, skeleton, pretrained)
     model = health.load_without_weights(files, skeleton)

@@ -291,11 +291,15 @@ def _refuse_what_needs_hf(args: LoraDropArgs) -> None:
             "merge=true is for --model hf-lora-drop: vLLM cannot change its weights. Leave it out; to evaluate merged "
             "weights, write them with lora-drop export --merge and use --model vllm."
         )
-    if args.spec.kind == "probe":
-        raise ArgumentError(
-            "boundary=probe reads the hidden states of every layer, and vLLM gives none. Use --model hf-lora-drop for "
-            "the probe, and boundary=<the K it finds> here."
-        )
+    for given, reads in (
+        ("boundary=probe", args.spec.kind == "probe"),
+        ("sweep_candidates=scores", "scores" in args.sweep_candidates.names),
+    ):
+        if reads:
+            raise ArgumentError(
+                f"{given} reads the hidden states of every layer, and vLLM gives none. Use --model hf-lora-drop for "
+                "it, and here the boundary or layers that it finds."
+            )
 
 
 def _model_config(pretrained: str, rest: Mapping[str, Any]) -> ModelConfig:

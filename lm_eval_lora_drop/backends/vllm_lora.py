@@ -115,7 +115,7 @@ def choose_rank(files: AdapterFiles, asked: Any) -> int:
     No variant has a higher rank than the full adapter.
 
     Raises:
-        ArgumentError: `asked` is none that vLLM has, or less than the adapter's rank.
+        ArgumentError: vLLM does not have `asked`, or it is less than the adapter's rank.
         AdapterError: the adapter's rank is above all that vLLM has.
     """
     needed = max([int(files.config["r"]), *(files.config.get("rank_pattern") or {}).values()])

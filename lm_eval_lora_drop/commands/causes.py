@@ -184,7 +184,7 @@ def _of_base(files: AdapterFiles, base: str, config: Any, settings: EvaluatedPro
             f"the adapter was trained on revision {revision} of its base model, and evaluated is "
             f"{args.get('revision', 'main')}. Give revision={revision} in --model_args."
         )
-    stored = _dtype(files)
+    stored = files.dtype
     evaluated = args.get("dtype", "auto")
     if evaluated == "auto":
         evaluated = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
@@ -193,10 +193,3 @@ def _of_base(files: AdapterFiles, base: str, config: Any, settings: EvaluatedPro
             f"the adapter was trained in {stored}, and evaluated is {evaluated}, in which numbers overflow or round "
             f"otherwise. Give dtype={stored} in --model_args."
         )
-
-
-def _dtype(files: AdapterFiles) -> str:
-    """That of the adapter's tensors; of a file of several, any."""
-    from lm_eval_lora_drop.adapter.files import load_tensors
-
-    return str(next(iter(load_tensors(files).values())).dtype).removeprefix("torch.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.commands.export import add_choice, choice
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import check_writable
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.adapter.agreement import Served
@@ -37,6 +38,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="float32", help="of all models (default float32, which needs the smallest tolerance)"
     )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="output folder for survival.png, a figure of what a merge keeps",
+    )
     parser.add_argument("--device", default="cpu", help="device for PEFT and Transformers (default cpu)")
 
 
@@ -58,6 +66,8 @@ def _check(args: argparse.Namespace) -> int:
         raise ArgumentError(
             "--server and --served-model go together: give the URL and the name of what is served there."
         )
+    if args.output is not None:
+        check_writable(args.output, "--output")
     made = choice(args, "check")
     source, kept = made.source, made.kept
     from lm_eval_lora_drop.adapter.agreement import PROMPTS, check_agreement
@@ -95,6 +105,10 @@ def _check(args: argparse.Namespace) -> int:
         survival = found.survival
         print(f"\nLeft of the LoRA when it is folded into weights of {survival.dtype}: {survival.total:.3f}")
         print(survival.table())
+        if args.output is not None:
+            from lm_eval_lora_drop.show.figures.survival import save_survival_figure
+
+            print(*save_survival_figure(survival, args.output), sep="\n")
     if causes:
         how = "the run" if made.run is not None else "lm_eval's defaults (name a run with --results)"
         print(f"\nWhy this adapter may score below its base model, by its files and {how}:")

@@ -137,9 +137,10 @@ def _export(args: argparse.Namespace) -> int:
         evaluated = card_results(made.run, made.task)
     said: dict[str, Any] = {"origin": made.origin, "evaluated": evaluated}
     if args.merge:
-        exported = merge_adapter(
-            made.source, made.kept, args.output, pretrained=args.pretrained, dtype=args.dtype, force=args.force, **said
-        )
+        from lm_eval_lora_drop.show.figures.survival import save_survival_figure
+
+        said |= {"pretrained": args.pretrained, "dtype": args.dtype, "force": args.force}
+        exported = merge_adapter(made.source, made.kept, args.output, draw=save_survival_figure, **said)
         print(f"merged model written to {args.output}")
     else:
         exported = export_adapter(made.source, made.kept, args.output, **said)

@@ -23,12 +23,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_task_arguments(parser)
 
 
-@command("layers", "importance of each layer, by six published scores", _add_options)
+@command("layers", "importance of each layer, by five published scores", _add_options)
 def _layers(args: argparse.Namespace) -> int:
     """Per decoder layer: norm of the update and share of its largest singular value (from the files), the norm of the
     LoRA's output on data (LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model
-    (arXiv 2602.05988), the rise of the reference's probability (logit lens), and the Fisher information of the layer's
-    strength (arXiv 1801.05787). Without --task only the first two, and no model is loaded.
+    (arXiv 2602.05988), and the rise of the reference's probability (logit lens). Without --task only the first two, and
+    no model is loaded.
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names

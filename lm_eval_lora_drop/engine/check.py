@@ -53,8 +53,8 @@ SLACK = 4.0
 """How many times the plain pass's own differences may be exceeded: they are the largest of a few numbers, no bound."""
 FLOOR = 1e-4
 ROUNDINGS = 4.0
-"""What a log-likelihood may differ by in any case, for every nat of it (at least one): `FLOOR`, or so many roundings of
-the dtype if that is more (in bfloat16 0.03)."""
+"""What a log-likelihood may differ by in any case, for every nat of it (at least one): `FLOOR`, or this many
+roundings of the dtype if that is more (in bfloat16 0.03)."""
 QUANTISED = 0.05
 """The most that kernels for quantised weights differ by with the shape of a batch, for every nat of a log-likelihood;
 those of other models differ by their rounding."""
@@ -176,8 +176,8 @@ def check_shared(
     """Answer a few of the documents both ways and compare.
 
     Args:
-        shared: makes a shared runner that works with so many rows at a time (None: as many as it likes) and counts
-            there, as `partial(shared_runner, lm, layers)` does.
+        shared: makes a shared runner from the maximum number of rows in a batch (None: no limit) and the counters, as
+            `partial(shared_runner, lm, layers)` does.
         plain: the plain runner.
         documents: those of the sweep, all of one request type; the shortest, the longest and those that come nearest to
             a length in the model's configuration are taken.
@@ -250,7 +250,7 @@ class _Check:
         return list(expected.values())
 
     def _idle(self, answers: Sequence[Answer]) -> str | None:
-        """Why the adapter seems not to be applied: the whole of it and the base model answer alike."""
+        """Why the adapter seems not to be applied: full adapter and base model answer alike."""
         # Of several adapters one is compared; the base model is the same without any of them.
         variants = [answer.variant for answer in answers]
         ends = [next(filter(is_end, variants), None) for is_end in (lambda v: v.is_full, lambda v: v.is_base)]

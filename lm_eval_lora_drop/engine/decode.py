@@ -84,7 +84,7 @@ class Decoder:
         self._settings = branches.settings if branches else Settings(jobs[0].variants[0].num_layers)
         self._watch = StopWatch(lm, rules.stops)
         self._tokens = {job.prompt: encode_prompt(lm, prompts[job.prompt], rules) for job in jobs}
-        # Longest first: whoever comes later finds room for its prompt.
+        # Longest first: later ones always find room for their prompts.
         pieces = [piece for job in jobs for piece in _cut(job, capacity)]
         self._waiting = deque(sorted(pieces, key=lambda job: -len(self._tokens[job.prompt])))
         # Read before the first prompts, under all variants at once. A token of each prompt is left, for its logits.
@@ -106,7 +106,7 @@ class Decoder:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is left to do."""
+        """Whether a job is unfinished."""
         return bool(self._waiting or self._groups)
 
     def take(self) -> list[Completion]:
@@ -163,7 +163,7 @@ class Decoder:
         self._take_down(groups)
 
     def _prefills(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
-        """Groups to be read together: so many that longest prompt x rows stays within the budget."""
+        """Groups to be read together: longest prompt x rows stays within the budget."""
         piece: list[Group] = []
         rows = 0
         for group in groups:

@@ -136,7 +136,7 @@ class _Run:
         return None
 
     def _spread(self, count: int) -> list[int]:
-        """So many of the open requests, from the shortest prompt to the longest, so that rows are padded."""
+        """`count` of the open requests, from the shortest prompt to the longest, so that rows are padded."""
         by_length = sorted(self.open, key=lambda index: len(self._requests[index].args[0]))
         places = np.linspace(0, len(by_length) - 1, min(count, len(by_length))).round().astype(int)
         return [by_length[place] for place in places]

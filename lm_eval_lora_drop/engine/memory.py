@@ -46,13 +46,13 @@ class RowSize:
         return cls(sum(tensor.nbytes for tensor in states) // 2, 2 * 4 * logits.shape[-1])
 
     def bytes_of(self, rows: int, tokens: int) -> int:
-        """What so many rows of so many tokens take at most: their buffers with the spare room, and the prompts that are
-        being read, whose keys and values are copied there."""
+        """The maximum that `rows` rows of `tokens` tokens take: their buffers with the spare room, and the prompts that
+        are being read, whose keys and values are copied there."""
         reading = min(rows * tokens, max(tokens, PREFILL_TOKENS))
         return (slots_for(rows) * columns_for(tokens) + reading) * self.token + rows * self.logits
 
     def rows_in(self, memory: float, tokens: int) -> int:
-        """How many rows of so many tokens `SHARE` of so many bytes hold, from 1 to `ROWS`."""
+        """How many rows of `tokens` tokens fit in `SHARE` of `memory` bytes, from 1 to `ROWS`."""
         room = SHARE * memory
         return max(1, bisect_right(range(ROWS + 1), room, key=lambda rows: self.bytes_of(rows, tokens)) - 1)
 

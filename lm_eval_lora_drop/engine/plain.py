@@ -1,4 +1,4 @@
-"""One variant at a time, through the harness class's own methods: what the shared pass is measured against."""
+"""The plain pass: one variant after another by the harness class's own methods; the shared pass is compared with it."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _by_itself(lm: HarnessModel) -> Iterator[None]:
 
 @contextmanager
 def batches_of(lm: HarnessModel, rows: int) -> Iterator[None]:
-    """Let HFLM answer so many requests at a time."""
+    """Let HFLM answer `rows` requests in a batch."""
     before = lm.batch_size_per_gpu
     lm.batch_size_per_gpu = rows
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -58,7 +60,10 @@ def _pairs(typed: Sequence[str]) -> Iterator[tuple[str, str]]:
     from lm_eval._cli.utils import split_top_level
 
     for text in typed:
-        if not text.lstrip().startswith("{"):  # JSON
+        if text.lstrip().startswith("{"):
+            with contextlib.suppress(ValueError):  # lm-eval has refused it, if it is no JSON
+                yield from ((str(name), shown(value)) for name, value in json.loads(text, object_pairs_hook=list))
+        else:
             for part in split_top_level(text):
                 name, mark, value = part.partition("=")
                 if mark:

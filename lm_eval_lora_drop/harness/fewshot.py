@@ -31,7 +31,7 @@ class ExamplePool:
             self._sampler.rnd = self._random
 
     def draw(self, n: int, doc: Any, **kwargs: Any) -> list[Any] | None:
-        """`n` examples for `doc`; None where there are not so many."""
+        """`n` examples for `doc`; None where there are fewer."""
         if self._sampler is None:
             return None
         try:

@@ -32,7 +32,8 @@ class _Reads(UserDict[str, Any]):
 
 
 def shown_fields(task: Task, docs: Iterable[Any]) -> tuple[str, ...]:
-    """The names of the fields that a prompt of this task shows, without the answer's; () where it cannot be told.
+    """The names of the fields that a prompt of this task shows, without the answer's; () where it is not
+    known.
 
     For a template they are the variables in it; a function is run on each of `docs` and watched.
     """

@@ -45,7 +45,6 @@ class HarnessModel(Encoder, Protocol):
     mixed_precision_dtype: torch.dtype | None
     truncation: bool
     backend: str
-    add_bos_token: bool | None
     softmax_dtype: torch.dtype | None
     think_end_token: str | int | None
     _world_size: int

@@ -65,8 +65,8 @@ def other_task(name: str, binding: Binding) -> Binding:
         )
     if getattr(task, "UNSAFE_CODE", False) and not getattr(binding.task, "UNSAFE_CODE", False):
         raise ArgumentError(
-            f"sweep_task={name} runs code that the model writes, and {binding.name} does not, so nobody has agreed to "
-            "that. Name a task that runs none, or evaluate one that does, with --confirm_run_unsafe_code."
+            f"sweep_task={name} runs code that the model writes, and {binding.name} does not: that was not "
+            "confirmed. Name a task that runs none, or evaluate one that does, with --confirm_run_unsafe_code."
         )
     task.set_fewshot_seed(seed=1234)  # as the harness does for every task it evaluates; a draw seeds its own
     return Binding(task, binding.prompt_arguments)

@@ -214,7 +214,7 @@ def thin(values: Sequence[int], most: int) -> list[int]:
 
 def blocks(num_layers: int) -> list[frozenset[int]]:
     """The layers in order, cut into neighbours that a greedy search moves together: each by itself up to `MOST` layers,
-    else so many blocks whose sizes differ by one at most."""
+    else `MOST` blocks whose sizes differ by one at most."""
     count = min(num_layers, MOST)
     edges = [round(place * num_layers / count) for place in range(count + 1)]
     return [frozenset(range(low, high)) for low, high in itertools.pairwise(edges)]

@@ -30,7 +30,7 @@ def plan_of_sweep(
     most = "at most " if racing else ""
     recorded = f", {known:,} of them in the journal" if known else ""
     if seconds_per_pair is None:
-        time = "not known before a first sweep; sweep_limit=4 without sweep_dry_run writes a journal to go by"
+        time = "not known before a first sweep; to estimate it, run once with sweep_limit=4 and without sweep_dry_run"
     else:
         time = f"{most}{duration_text(left * seconds_per_pair / processes)}, at the journal's own speed"
     return "\n".join(

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from lm_eval_lora_drop.harness.documents import Answer, Binding, Document
 from lm_eval_lora_drop.options import LoraDropArgs
@@ -30,23 +29,45 @@ from lm_eval_lora_drop.sweep.select import selection
 from lm_eval_lora_drop.sweep.strategies import prior
 from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
 from lm_eval_lora_drop.sweep.tradeoffs.also import AlsoTask, open_also, score_also
-from lm_eval_lora_drop.sweep.tradeoffs.bounds import BoundedCriterion, ScoredCandidates, choose_within, parse_bounded
+from lm_eval_lora_drop.sweep.tradeoffs.bounds import (
+    BoundedCriterion,
+    ScoredCandidates,
+    choose_within,
+    floats,
+    parse_bounded,
+)
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
 
 log = logger(__name__)
 
 
+@dataclass(frozen=True)
+class SearchInput:
+    """What a search for the task `binding` reads: documents of `source` (the task itself, or `sweep_task`), scored by
+    `metric` (None: by their references' likelihood). `fingerprint` identifies the search."""
+
+    binding: Binding
+    source: Binding
+    metric: MetricSpec | None
+    drawn: ValidationSet
+    fingerprint: str
+
+    def documents(self) -> tuple[Document, ...]:
+        """Those that are scored, with the requests that the metric needs."""
+        documents = self.drawn.documents
+        if self.metric is not None:
+            return documents
+        return reference_documents(documents, validation.references(self.source, documents))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """A task's candidates with their scores, before one is taken; `sweep` has the one that its own rule takes."""
 
-    binding: Binding
-    source: Binding
-    drawn: ValidationSet
-    fingerprint: str
+    given: SearchInput
     documents: tuple[Document, ...]
-    scorer: Any
+    scorer: Scorer
     sweep: SweepRecord
     parameters: dict[str, int]
     others: tuple[AlsoTask, ...]
@@ -69,19 +90,12 @@ class Measurer:
     folder: Path
     listeners: Broadcast = field(default_factory=Broadcast)
 
-    def measure(
-        self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str, metric: MetricSpec | None
-    ) -> Measured:
-        """Score the candidates on the documents drawn from `source`, by `metric`; where it is None, by their
-        references' likelihood."""
-        args, backend, documents = self.args, self.backend, drawn.documents
+    def measure(self, given: SearchInput) -> Measured:
+        """Score the candidates."""
+        args, backend, documents = self.args, self.backend, given.documents()
         start = time.perf_counter()
-        scorer: Any  # a Scorer, or what stands in for one where nothing is generated
-        if metric is None:
-            documents = reference_documents(documents, validation.references(source, documents))
-            scorer = ReferenceLoglikelihood(backend, documents)
-        else:
-            scorer = Scorer(source.task, metric)
+        binding, source, drawn, metric = given.binding, given.source, given.drawn, given.metric
+        scorer = ReferenceLoglikelihood(backend, documents) if metric is None else Scorer(source.task, metric)
         candidates = candidates_of(args, backend.shape)
         if "scores" in args.sweep_candidates.names:
             candidates = best_layers(backend.layer_scores(validation.pairs(source, drawn.documents)), candidates)
@@ -94,7 +108,7 @@ class Measurer:
             seed=args.sweep_seed,
         )
         journal = self.journal(binding, source)
-        # Whatever is wrong with another task is said before hours of sweeping this one.
+        # An error in another task is raised before hours of sweeping this one.
         others = open_also(args.sweep_also, binding, args.sweep_limit, args.sweep_seed) if args.sweep_also else []
         prepare = functools.cache(lambda: backend.prepare(documents, settings.candidates.variants))
         log.info(
@@ -123,10 +137,7 @@ class Measurer:
         if took is not None:
             sweep = replace(sweep, seconds_per_pair=round(took / backend.peers().world_size, 6))
         measured = Measured(
-            binding=binding,
-            source=source,
-            drawn=drawn,
-            fingerprint=fingerprint,
+            given=given,
             documents=documents,
             scorer=scorer,
             sweep=sweep,
@@ -206,27 +217,19 @@ class Measurer:
         scorer = ReferenceLoglikelihood(self.backend, asked)
         variants = tuple(prior.read_at(settings.candidates.variants))
         known = journal.read()
-        found: dict[tuple[Variant, str], float | None] = {
-            (variant, document.key): scorer.item(Answer(variant, document, known[str(variant), document.key]))
-            for variant in variants
-            for document in asked
-            if (str(variant), document.key) in known
-        }
-        lacking = [
-            Work(document, missing)
-            for document in asked
-            if (missing := tuple(variant for variant in variants if (variant, document.key) not in found))
-        ]
+        answers, lacking = [], []
+        for document in asked:
+            there = {variant: known.get((str(variant), document.key)) for variant in variants}
+            answers += [Answer(variant, document, one) for variant, one in there.items() if one is not None]
+            if missing := tuple(variant for variant, one in there.items() if one is None):
+                lacking.append(Work(document, missing))
         if lacking and prepare().engine != "shared":
             return None
-        for answers in prepare().runner(lacking) if lacking else ():
-            journal.append(answers)
-            found.update({(answer.variant, answer.document.key): scorer.item(answer) for answer in answers})
-        nan = float("nan")
-        return {
-            variant: [nan if (item := found[variant, document.key]) is None else item for document in asked]
-            for variant in variants
-        }
+        for batch in prepare().runner(lacking) if lacking else ():
+            journal.append(batch)
+            answers += batch
+        found = {(answer.variant, answer.document.key): scorer.item(answer) for answer in answers}
+        return {variant: floats([found[variant, document.key] for document in asked]).tolist() for variant in variants}
 
     def task_fingerprint(self, binding: Binding) -> str:
         """What identifies answers to this task's prompts: model, adapter and dtype, task name and version."""

@@ -65,7 +65,7 @@ def score_range(task: Any, name: str) -> tuple[float, float] | None:
     [LOW, HIGH]}}`; else what is known of a mean of this name. None where nobody says.
 
     Raises:
-        ArgumentError: the metadata's range is none.
+        ArgumentError: the metadata's range is invalid.
     """
     given = _of_metric(task, "range", name)
     if given is None:

@@ -61,7 +61,7 @@ def run_sweep(
     `prepare` says how answers are got; it is called once, when something is asked that the journal does not hold.
     `reference`, for racing, is what `prior.skipped_by_prior` takes: with it, skipped candidates meet no document.
 
-    What the journal holds is not asked again. With several processes each answers its share of the documents, and all
+    Answers in the journal are reused. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
 
     Raises:
@@ -83,7 +83,7 @@ def run_sweep(
             settings=settings.racing,
             bounds=scorer.metric.range,
             # The first rank's view for all: the last digits of a likelihood may differ between machines.
-            skipped=in_step(peers, lambda: _skipped(reference, table))[0],
+            skipped=in_step(peers, lambda: prior.skipped_by_prior(candidates, reference) if reference else [])[0],
         )
     way: Pass | None = None
     try:
@@ -108,12 +108,6 @@ def clusters_of(documents: Sequence[Document]) -> Codes | None:
     """Which documents belong together; None where each stands alone."""
     keys = [document.cluster for document in documents]
     return cluster_codes(keys) if any(key is not None for key in keys) else None
-
-
-def _skipped(reference: Mapping[Variant, Sequence[float]] | None, table: Table) -> list[Variant]:
-    skipped = prior.skipped_by_prior(table.candidates, reference) if reference else []
-    # Candidates chosen by hand may all lie below the margin: then the prior has nothing to say about which to keep.
-    return skipped if len(skipped) < len(table.candidates) else []
 
 
 class Exhaustive:
@@ -219,7 +213,7 @@ def _take_in(
 
     pairs = in_step(peers, first)[0]
     table.set(pairs)
-    # Whoever counts, or names a leader, must know of these too.
+    # Listeners count these too.
     listeners.tell(Answered(pairs))
 
 
@@ -235,7 +229,7 @@ def _lacking(wanted: Mapping[Variant, Sequence[int]], table: Table) -> dict[int,
 
 
 def _share(documents: Sequence[Document], lacking: Mapping[int, Sequence[Variant]], peers: Peers) -> list[Work]:
-    """This rank's part of a round: every so-many-th of the documents that still lack an answer."""
+    """This rank's part of a round: every n-th of the documents that still lack an answer."""
     mine = sorted(lacking)[peers.rank :: peers.world_size]
     return [Work(documents[position], tuple(lacking[position])) for position in mine]
 

@@ -18,15 +18,13 @@ from lm_eval_lora_drop.record.choice import recorded_choice
 from lm_eval_lora_drop.record.events import Broadcast, Decided
 from lm_eval_lora_drop.record.fingerprint import described, digest
 from lm_eval_lora_drop.record.journal import Journal
-from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.backend import Backend
 from lm_eval_lora_drop.sweep.candidates import candidates_of
-from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
-from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD, reference_documents
+from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
-from lm_eval_lora_drop.sweep.measure import Measured, Measurer
+from lm_eval_lora_drop.sweep.measure import Measured, Measurer, SearchInput
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
 from lm_eval_lora_drop.text import logger
@@ -77,7 +75,7 @@ class Search:
             record = self._find(binding)
             if not record.from_answer_cache:
                 record = replace(record, seconds=round(time.perf_counter() - start, 3))
-        return self._told(binding, record)
+        return self._report(binding, record)
 
     def decide_jointly(self, bindings: Sequence[Binding]) -> dict[str, TaskRecord]:
         """The records of several tasks with one choice for all of them (`sweep_jointly`), by a sweep of each.
@@ -87,7 +85,7 @@ class Search:
         """
         how = self.args.sweep_jointly
         assert how is not None
-        drawn = []
+        inputs = []
         for binding in bindings:
             found = self._draw(binding)
             if found is None:
@@ -96,30 +94,23 @@ class Search:
                     f", and {binding.name} has no validation or training documents besides the evaluated ones. Name a "
                     "task to search on with sweep_task, or evaluate it in another run."
                 )
-            drawn.append((binding, *found))
-        own = [self._fingerprint_of(binding, source, of) for binding, source, _, of in drawn]
+            inputs.append(found)
         # The choice for one task is another one beside other tasks.
-        fingerprints = [digest(one, how, sorted(own)) for one in own]
-        recalled = {
-            binding.name: record
-            for binding, one in zip(bindings, fingerprints, strict=True)
-            if (record := self.recall(one)) is not None
-        }
-        if len(recalled) < len(bindings):
-            measured = {
-                binding.name: self._measurer.measure(binding, source, of, fingerprint, metric)
-                for (binding, source, metric, of), fingerprint in zip(drawn, fingerprints, strict=True)
-            }
+        own = sorted(one.fingerprint for one in inputs)
+        inputs = [replace(one, fingerprint=digest(one.fingerprint, how, own)) for one in inputs]
+        records = {one.binding.name: self.recall(one.fingerprint) for one in inputs}
+        if not all(records.values()):
+            measured = {one.binding.name: self._measurer.measure(one) for one in inputs}
             sweeps = choose_jointly(
                 {name: one.sweep for name, one in measured.items()},
                 {name: one.judged for name, one in measured.items()},
                 how,
                 self.backend.shape.num_layers,
             )
-            recalled = {name: self._conclude(one, sweeps[name]) for name, one in measured.items()}
-        return {binding.name: self._told(binding, recalled[binding.name]) for binding in bindings}
+            records = {name: self._conclude(one, sweeps[name]) for name, one in measured.items()}
+        return {one.name: self._report(one, record) for one in bindings if (record := records[one.name]) is not None}
 
-    def _told(self, binding: Binding, record: TaskRecord) -> TaskRecord:
+    def _report(self, binding: Binding, record: TaskRecord) -> TaskRecord:
         for warning in record.warnings:
             log.warning("%s: %s", binding.name, warning)
         self.listeners.tell(Decided(binding.name, record))
@@ -129,22 +120,20 @@ class Search:
         found = self._draw(binding)
         if found is None:
             return self._default(binding)
-        source, metric, drawn = found
-        if drawn.left_out:
-            shown = "; ".join(map(str, drawn.left_out[:3])) + ("; ..." if len(drawn.left_out) > 3 else "")
-            log.info("%s: left out %d drawn documents: %s", binding.name, len(drawn.left_out), shown)
-        fingerprint = self._fingerprint_of(binding, source, drawn)
-        recalled = self.recall(fingerprint)
+        if left_out := found.drawn.left_out:
+            shown = "; ".join(map(str, left_out[:3])) + ("; ..." if len(left_out) > 3 else "")
+            log.info("%s: left out %d drawn documents: %s", binding.name, len(left_out), shown)
+        recalled = self.recall(found.fingerprint)
         if recalled is not None:
             log.info("%s: %s as recorded in the answer cache", binding.name, recalled.kept.label)
             return recalled
         if self.args.spec.kind == "probe":
-            return self._probe(binding, source, drawn, fingerprint)
-        measured = self._measurer.measure(binding, source, drawn, fingerprint, metric)
+            return self._probe(found)
+        measured = self._measurer.measure(found)
         return self._conclude(measured, self._measurer.bounded(measured))
 
-    def _draw(self, binding: Binding) -> tuple[Binding, MetricSpec | None, ValidationSet] | None:
-        """The task whose documents are searched on, its metric (None: the references' likelihood), the documents."""
+    def _draw(self, binding: Binding) -> SearchInput | None:
+        """What a search reads; None where there is no document to search on."""
         for source in self._sources(binding):
             metric = None
             if self.args.spec.kind == "auto" and self.args.sweep_metric != REFERENCE_LOGLIKELIHOOD:
@@ -156,7 +145,10 @@ class Search:
                 evaluated_task=None if source is binding else binding.task,
             )
             if drawn is not None:
-                return source, metric, drawn
+                tasks = [self._measurer.task_fingerprint(one) for one in dict.fromkeys((binding, source))]
+                # Their references decide too.
+                documents = [described(document.doc) for document in drawn.documents]
+                return SearchInput(binding, source, metric, drawn, digest(*tasks, drawn.fingerprint, documents))
         return None
 
     def _sources(self, binding: Binding) -> Iterator[Binding]:
@@ -176,21 +168,21 @@ class Search:
 
     def _conclude(self, measured: Measured, sweep: SweepRecord) -> TaskRecord:
         """The record of a task whose candidates were measured, with what `sweep` chose among them."""
-        binding, source, drawn, documents = measured.binding, measured.source, measured.drawn, measured.documents
+        given, documents = measured.given, measured.documents
         return self._record(
             Variant.parse(sweep.chosen, self.backend.shape.num_layers),
             "sweep",
-            measured.fingerprint,
+            given.fingerprint,
             metric=measured.scorer.metric,
-            validation=validation.drawn_documents(binding, source, drawn, documents),
+            validation=validation.drawn_documents(given.binding, given.source, given.drawn, documents),
             sweep=sweep,
             candidate_parameters=measured.parameters,
             also=measured.also,
             journal=str(measured.journal),
             seconds=measured.seconds,
             warnings=(
-                *_of_another(binding, source),
-                *drawn.warnings,
+                *_of_another(given),
+                *given.drawn.warnings,
                 *self._thinking(documents),
                 *(sweep.check or {}).get("warnings", ()),
             ),
@@ -205,18 +197,15 @@ class Search:
         found = self._draw(binding)
         if found is None:
             return f"{binding.name}: no document to sweep on, the default boundary would be taken."
-        source, metric, drawn = found
-        documents = drawn.documents
-        if metric is None:
-            documents = reference_documents(documents, validation.references(source, documents))
+        documents = found.documents()
         candidates = candidates_of(self.args, self.backend.shape).variants
-        journal = self._measurer.journal(binding, source)
+        journal = self._measurer.journal(binding, found.source)
         known = journal.read()
         return plan_of_sweep(
             binding.name,
-            REFERENCE_LOGLIKELIHOOD if metric is None else str(metric),
+            str(found.metric or REFERENCE_LOGLIKELIHOOD),
             documents=len(documents),
-            split=drawn.split,
+            split=found.drawn.split,
             candidates=len(candidates),
             known=sum((str(variant), document.key) in known for document in documents for variant in candidates),
             racing=self.args.sweep_strategy == "racing",
@@ -245,20 +234,21 @@ class Search:
             return ()
         return (
             f"the answer after think_end_token={marker} counts. An output that ended inside its thought (max_gen_toks) "
-            "is scored as it stands and is not counted: the harness does not tell it from an answer without a thought.",
+            "is scored like an answer and is not counted: the harness does not distinguish the two.",
         )
 
-    def _probe(self, binding: Binding, source: Binding, drawn: ValidationSet, fingerprint: str) -> TaskRecord:
+    def _probe(self, given: SearchInput) -> TaskRecord:
         """Read the references' probability layer by layer, and keep the layers below the rise point."""
+        binding, source, drawn = given.binding, given.source, given.drawn
         result = self.backend.probe(validation.pairs(source, drawn.documents))
         log.info("%s\n%s", binding.name, result.table())
         return self._record(
             Variant.below(result.boundary, self.backend.shape.num_layers),
             "probe",
-            fingerprint,
+            given.fingerprint,
             validation=validation.drawn_documents(binding, source, drawn, drawn.documents),
             probe=result.to_json(),
-            warnings=(*_of_another(binding, source), *drawn.warnings, *result.warnings),
+            warnings=(*_of_another(given), *drawn.warnings, *result.warnings),
         )
 
     def _default(self, binding: Binding) -> TaskRecord:
@@ -304,18 +294,11 @@ class Search:
             **found,
         )
 
-    def _fingerprint_of(self, binding: Binding, source: Binding, drawn: ValidationSet) -> str:
-        """What identifies a search for a task on documents that were drawn."""
-        of_source = () if source is binding else (self._measurer.task_fingerprint(source),)
-        # Their references decide too.
-        documents = [described(document.doc) for document in drawn.documents]
-        return digest(self._measurer.task_fingerprint(binding), *of_source, drawn.fingerprint, documents)
 
-
-def _of_another(binding: Binding, source: Binding) -> tuple[str, ...]:
-    if source is binding:
+def _of_another(given: SearchInput) -> tuple[str, ...]:
+    if given.source is given.binding:
         return ()
     return (
-        f"no document of its own could be searched on: what is kept was found on documents of task {source.name} "
+        f"no document of its own could be searched on: what is kept was found on documents of task {given.source.name} "
         "(sweep_task), by that task's metric.",
     )

@@ -42,8 +42,8 @@ def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
     if strategy == "racing":
         if select not in (None, "best"):
             raise ArgumentError(
-                f"sweep_select must be best with sweep_strategy=racing, got {select}: racing gives up candidates "
-                "that this rule compares. Leave sweep_select out, or take sweep_strategy=exhaustive."
+                f"sweep_select must be best with sweep_strategy=racing, got {select}: racing eliminates "
+                "candidates that this rule compares. Leave sweep_select out, or take sweep_strategy=exhaustive."
             )
         return "best"
     return select or ("smooth" if ordered else "best")

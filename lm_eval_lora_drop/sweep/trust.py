@@ -65,8 +65,8 @@ class Trust:
 
     `choice_share`: candidate -> share of the resamples in which it is chosen.
     `apparent`: the chosen candidate's score on all documents. `corrected`: the score to expect on new documents, from
-        resamples in which the choice is made on the documents drawn and scored on those that were not. `optimism`: by
-        how much the former flatters.
+        resamples in which the choice is made on the documents drawn and scored on those that were not. `optimism`: the
+        difference of both.
     `gains`: every candidate's difference to full; empty where full was no candidate.
     `corrected_gain`: the choice's difference to full to expect on new documents, by the same resamples; None where full
         was no candidate.
@@ -186,7 +186,7 @@ def stability(
     recorded: RecordedSweep, sizes: Sequence[int] | None = None, *, repeats: int | None = None, seed: int = 0
 ) -> list[SubsetStability]:
     """Repeat the choice on random subsets of the documents, drawn without replacement: what another `sweep_seed` or a
-    smaller `sweep_limit` would have chosen. Clusters are taken whole, until they hold at least so many documents.
+    smaller `sweep_limit` would have chosen. Clusters are taken whole, until they hold at least that many documents.
 
     `sizes` defaults to 10, 20, 50, 100, 200, 500 ... as far as they are smaller than the number of documents; without
     replacement all of them are the sweep itself.

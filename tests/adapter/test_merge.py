@@ -1,5 +1,6 @@
 """What a merged model cannot be is refused before anything is loaded; what it is says its card."""
 
+import itertools
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import make_adapter, make_base
+from tests.adapter.test_health import mixture
 from tests.backends.test_odd_adapters import with_added_tokens
 
 LAYERS = 4
@@ -124,6 +126,10 @@ def test_a_merged_model_is_called_a_model(tiny_adapter, tmp_path, capsys):
     assert "# merged\n\nA model: `" in card
     assert "A LoRA adapter" not in card
     assert "PeftModel" not in card
+    # The figure that the card shows lies beside it.
+    shown = re.findall(r"!\[.+\]\((.+)\)", card)
+    assert shown == ["survival.png"]
+    assert (tmp_path / "merged" / shown[0]).read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert "merged: " in said
     assert "a model of" in said
@@ -195,13 +201,60 @@ def test_what_survives_is_what_numpy_finds_in_the_files(dtype, tiny_base, tiny_a
         torch.testing.assert_close(written[name], weight, rtol=1e-2, atol=1e-6)
     card = (tmp_path / "merged" / "README.md").read_text()
     assert f"in weights of {str(dtype)[6:]}: {total:.3f}" in card
-    code = cli.main(
-        ["check", "--peft", str(adapter), "--boundary", "3", "--dtype", str(dtype)[6:], "--pretrained", str(base)]
-    )
+    given = [
+        "--peft",
+        adapter,
+        "--boundary",
+        3,
+        "--dtype",
+        str(dtype)[6:],
+        "--pretrained",
+        base,
+        "-o",
+        tmp_path / "new",
+    ]
+    code = cli.main(["check", *map(str, given)])
     said = capsys.readouterr().out
     assert code in (0, 1)
     assert f"folded into weights of {str(dtype)[6:]}: {total:.3f}" in said
-    assert re.search(r"layer +q_proj", said)
+    # Every cell of the table that is printed, and its totals.
+    head, *rows = [line.split() for line in said[said.index("layer ") :].splitlines() if line and line[0] not in "-/"]
+    sums = {}
+    for (layer, kind), (stored, true) in products.items():
+        for key in itertools.product((str(layer), "all"), (kind, "all")):
+            before = sums.get(key, (0.0, 0.0))
+            sums[key] = before[0] + stored, before[1] + true
+    shown = {(row[0], kind): float(cell) for row in rows[:4] for kind, cell in zip(head[1:], row[1:], strict=True)}
+    assert shown == {key: pytest.approx(stored / true, abs=1e-3) for key, (stored, true) in sums.items()}
+    assert (tmp_path / "new" / "survival.png").read_bytes().startswith(b"\x89PNG")
+    assert said.splitlines()[-1] == str(tmp_path / "new" / "survival.png") or "Why this adapter" in said
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+def test_what_survives_of_lora_on_the_experts_of_a_mixture(kind, tmp_path):
+    """`target_parameters`: PEFT rounded the change, then the sum, and the card said that all of it survives."""
+    base, adapter = mixture(kind, tmp_path)
+    adapter = scaled(adapter, tmp_path / "weak", 1 / 512)
+    exported = merge_adapter(adapter, Variant.full(LAYERS), tmp_path / "merged", dtype="bfloat16", force=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    before = {name: one.detach().bfloat16().float() for name, one in model.named_parameters()}
+    whole = peft.PeftModel.from_pretrained(model, str(adapter))
+    true = {}
+    for name, module in whole.get_base_model().named_modules():
+        if isinstance(module, peft.tuners.lora.layer.LoraLayer):
+            layer, part = int(name.split(".")[2]), getattr(module, "parameter_name", "q_proj")
+            path = name.replace(".base_layer", "") + f".{part}" if part != "q_proj" else f"{name}.weight"
+            true[layer, part] = path, module.get_delta_weight("default").detach().float()
+    assert exported.survival.parts.keys() == true.keys()
+    assert len(true) == 3 * LAYERS
+    written = dict(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").named_parameters())
+    for key, (path, change) in true.items():
+        rounded = (before[path] + change).bfloat16()
+        assert torch.equal(written[path], rounded)
+        stored, product = (float(((rounded.float() - before[path]) * change).sum()), float((change * change).sum()))
+        found = exported.survival.parts[key]
+        assert found[0] / found[1] == pytest.approx(stored / product, abs=1e-3)
+        assert found[0] / found[1] < 0.99
 
 
 def test_a_merge_that_loses_the_lora_is_warned_of_and_then_refused(tiny_base, tiny_adapter, tmp_path, caplog):

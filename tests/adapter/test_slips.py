@@ -15,6 +15,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.adapter.export import export_adapter
+from lm_eval_lora_drop.adapter.files import open_adapter
+from lm_eval_lora_drop.adapter.health import check_on
 from lm_eval_lora_drop.backends.preflight import check_adapter
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import AdapterError
@@ -54,6 +56,41 @@ def test_names_with_what_a_wrapper_put_into_them(prefix, after, by, tiny_base, t
     code = re.search(r'python -c "(.*)"', str(said.value))[1]
     subprocess.run([sys.executable, "-c", code], check=True)
     check(tiny_base, adapter)
+
+
+@pytest.mark.parametrize(
+    ("rename", "carried"),
+    [
+        (
+            lambda name: re.sub(r"(model.layers.\d.)", r"_fsdp_wrapped_module._orig_mod.\1", name),
+            "'_fsdp_wrapped_module.' and '_orig_mod.'",
+        ),
+        (lambda name: name.replace(".self_attn.", "._checkpoint_wrapped_module.self_attn."), "'_checkpoint_wrapped"),
+        (lambda name: f"base_model.model.{name}", "'base_model.model.'"),
+        (lambda name: f"module.module.{name.removeprefix('base_model.model.')}", "'module.'"),
+    ],
+    ids=["FSDP of a compiled model", "checkpointing", "PEFT twice", "DDP twice"],
+)
+def test_names_with_several_wrappers(rename, carried, tiny_base, tiny_adapter, tmp_path):
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    save_file({rename(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(AdapterError, match=f"carry {carried}") as said:
+        check(tiny_base, adapter)
+    code = re.search(r'python -c "(.*)"', str(said.value))[1]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    check(tiny_base, adapter)
+
+
+def test_names_of_another_class_of_the_same_model(tiny_base, tiny_adapter, tmp_path):
+    """Saved from the model without its head: it names this base, so that giving it again is no way out."""
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    change_config(adapter, base_model_name_or_path=str(tiny_base))
+    file = adapter / "adapter_model.safetensors"
+    cut = {name.replace("model.model.layers.", "model.layers."): tensor for name, tensor in load_file(file).items()}
+    save_file(cut, file, {"format": "pt"})
+    with pytest.raises(AdapterError, match=r"layers\.0\.\S+ does not exist.*are called as model\.layers\.0\."):
+        check(tiny_base, adapter)
 
 
 def test_tensors_that_zero_3_left_empty(tiny_base, tiny_adapter, tmp_path):
@@ -101,6 +138,8 @@ def test_a_vision_language_base_without_a_text_model(tiny_adapter, tmp_path):
     config.save_pretrained(tmp_path / "vl")
     with pytest.raises(AdapterError, match="is a clip model, which Transformers has no text-only model for"):
         check(tmp_path / "vl", tiny_adapter)
+    with pytest.raises(AdapterError, match="is a clip model"):
+        check_on(open_adapter(str(tiny_adapter)), str(tmp_path / "vl"))
 
 
 def test_an_export_that_carries_an_embedding_says_who_does_not_take_it(tiny_base, tmp_path):

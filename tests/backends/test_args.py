@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.harness.arguments import check_given_once
 from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.variant import AdapterShape
@@ -60,6 +61,15 @@ def test_arguments_come_as_the_harness_parses_them():
 def test_what_cannot_be_meant_is_refused(model_args, message):
     with pytest.raises(ArgumentError, match=message):
         take(**model_args)
+
+
+@pytest.mark.parametrize(
+    "typed", ["boundary=2,dtype=auto,boundary=3", '{"boundary": 2, "dtype": "auto", "boundary": 3}'], ids=["=", "JSON"]
+)
+def test_an_argument_given_twice_is_refused_in_either_notation(typed):
+    check_given_once([typed.replace("3", "2")], {"boundary": 2}, {})
+    with pytest.raises(ArgumentError, match="gives boundary twice, 2 and 3"):
+        check_given_once([typed], {"boundary": 3}, {})
 
 
 def test_a_candidate_beyond_the_model_is_refused():

@@ -1,7 +1,6 @@
 """Whole evaluations through the harness, on tiny models."""
 
 import json
-import logging
 import shutil
 
 import pytest
@@ -230,12 +229,3 @@ def test_an_adapter_that_changes_nothing_is_warned_of_in_log_and_record(tiny_bas
         record = from_config(evaluate(lm)["config"], "here").tasks["toy"]
         assert any("The adapter is not applied" in warning for warning in record.warnings) is warned
         assert ("The adapter is not applied" in caplog.text) is warned
-
-
-def test_a_library_that_repeats_itself_is_heard_once(make, caplog):
-    make(boundary=2)
-    theirs = logging.getLogger("bitsandbytes.autograd._functions")
-    for dtype in ("float32", "float32", "bfloat16"):
-        theirs.warning("inputs will be cast from %s", dtype)
-    said = [record.getMessage() for record in caplog.records if record.name == theirs.name]
-    assert said == ["inputs will be cast from float32", "inputs will be cast from bfloat16"]

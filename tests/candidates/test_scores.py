@@ -75,96 +75,13 @@ def test_an_update_that_was_never_trained_has_no_direction(tiny_base, tmp_path):
     assert top_singular(open_adapter(str(fresh)), 4).tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
-def test_fisher_is_the_squared_slope_along_the_strength(tiny_base, which, request):
-    """Outputs are linear in B, so that the slope along a factor on it is the gradient by B times B: torch's own
-    gradients of a loss written out, one parameter at a time. And a finite difference of the strength itself."""
-    lm = load(tiny_base, request.getfixturevalue(which))
-    before = lm.model(torch.tensor([[5, 6, 7]])).logits
-    found = layer_scores(lm, lm.layers, PAIRS)["fisher"]
-    assert torch.equal(lm.model(torch.tensor([[5, 6, 7]])).logits, before)
-
-    def loglikelihood(prompt, reference):
-        context, continuation = lm._encode_pair(prompt, reference)
-        assert len(continuation) <= 64
-        logits = lm.model(torch.tensor([(context + continuation)[:-1]])).logits[0, -len(continuation) :]
-        return -torch.nn.functional.cross_entropy(logits, torch.tensor(continuation), reduction="sum")
-
-    weights = [[module.lora_B["default"].weight for module in modules] for modules in lm.layers.modules]
-    expected = np.zeros(4)
-    for pair in PAIRS:
-        for layer, ours in enumerate(weights):
-            if not ours:
-                continue
-            for one in ours:
-                one.requires_grad_()
-            slopes = torch.autograd.grad(loglikelihood(*pair), ours)
-            expected[layer] += float(sum((a * b).sum() for a, b in zip(slopes, ours, strict=True)).detach()) ** 2 / len(
-                PAIRS
-            )
-            for one in ours:
-                one.requires_grad_(requires_grad=False)
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert (found > 0).tolist() == [bool(ours) for ours in weights]
-    layer, step, changed = 3, 1e-2, []
-    for sign in (1, -1):
-        for module in lm.layers.modules[layer]:
-            module.scaling["default"] *= 1 + sign * step
-        with torch.no_grad():
-            changed.append([float(loglikelihood(*pair)) for pair in PAIRS])
-        for module in lm.layers.modules[layer]:
-            module.scaling["default"] /= 1 + sign * step
-    differences = (np.array(changed[0]) - np.array(changed[1])) / (2 * step)
-    assert found[layer] == pytest.approx((differences**2).mean(), rel=0.02)
-
-
-class _Kernel(torch.autograd.Function):
-    """A product as kernels of quantised weights do it: forward only."""
-
-    @staticmethod
-    def forward(ctx, states, weight):
-        return states @ weight.T
-
-
-class _Full(_Kernel):
-    @staticmethod
-    def backward(ctx, gradient):
-        raise torch.OutOfMemoryError("no memory")
-
-
-@pytest.mark.parametrize("kernel", [_Kernel, _Full])
-def test_a_model_without_gradients_has_the_other_scores(tiny_base, uneven, kernel, caplog, monkeypatch):
-    """No gradients at all: the score is left out, on every process alike. No memory for one: on one process perhaps, so
-    it must end."""
-    lm = load(tiny_base, uneven)
-    head = lm.model.get_output_embeddings()
-    monkeypatch.setattr(head, "forward", lambda states: kernel.apply(states, head.weight))
-    if kernel is _Full:
-        with pytest.raises(ArgumentError, match="the memory ran out"):
-            layer_scores(lm, lm.layers, PAIRS)
-        return
-    assert set(layer_scores(lm, lm.layers, PAIRS)) == {"lora_output", "cka_distance", "probe_rise"}
-    assert "`fisher` is left out" in caplog.text
-
-
-def test_a_kernel_that_lets_no_gradient_through_is_no_score(tiny_base, uneven, caplog, monkeypatch):
-    """The residual stream around it would carry the rest, and every number would look like one."""
-    lm = load(tiny_base, uneven)
-    one = lm.layers.decoder_layers[2].mlp.down_proj
-    kernel = getattr(one, "base_layer", one)
-    forward = kernel.forward
-    monkeypatch.setattr(kernel, "forward", lambda states: forward(states).detach())
-    assert "fisher" not in layer_scores(lm, lm.layers, PAIRS)
-    assert "Linear computes without gradients" in caplog.text
-
-
 def test_a_mixture_of_experts_has_all_scores(tmp_path, monkeypatch):
     """LoRA on what gives back several tensors, expert indices among them."""
     monkeypatch.setattr(tiny, "ARCHITECTURES", {"mixtral": lambda _: make_config("mixtral")})
     base = tiny.make_base(tmp_path / "base", "mixtral")
     lm = load(base, tiny.make_adapter(base, tmp_path / "adapter", target_modules="all-linear"))
     found = layer_scores(lm, lm.layers, PAIRS)
-    assert set(found) == {"lora_output", "cka_distance", "probe_rise", "fisher"}
+    assert set(found) == {"lora_output", "cka_distance", "probe_rise"}
     assert all(np.isfinite(one).all() and (one[:2] != 0).all() for one in found.values())
 
 
@@ -208,7 +125,7 @@ def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
     assert scores["cka_distance"][0] == pytest.approx(0, abs=1e-9)
     assert scores["cka_distance"][1] > 1e-4
     assert scores["probe_rise"].sum() == pytest.approx(lm.probe(PAIRS).curves[0].over_tokens.mean[-1, 0], rel=1e-4)
-    assert set(scores) == {"update_norm", "top_singular", "lora_output", "cka_distance", "probe_rise", "fisher"}
+    assert set(scores) == {"update_norm", "top_singular", "lora_output", "cka_distance", "probe_rise"}
     with pytest.raises(ArgumentError, match="at least two documents"):
         layer_scores(lm, lm.layers, PAIRS[:1])
 

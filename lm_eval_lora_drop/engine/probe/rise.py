@@ -30,7 +30,7 @@ LEAST_CLIMB_IN_ERRORS = 6.0
 # A bend lies this far below the diagonal (of 1), and this many times the noise of the scaled curve.
 LEAST_DISTANCE = 0.03
 LEAST_DISTANCE_IN_ERRORS = 6.0
-# A second bend is told from a ragged climb when the distance falls by this much, and this many errors, on both sides.
+# A second bend is more than a ragged climb when the distance falls by this much, and this many errors, on both sides.
 LEAST_PROMINENCE = 0.1
 LEAST_PROMINENCE_IN_ERRORS = 6.0
 
@@ -105,7 +105,7 @@ def _warnings(layer: int, rises: tuple[int, ...], interval: tuple[int, int], num
             "sharpest"
         )
     if layer == 0:
-        warnings.append("the curve rises from the first layer on: it has no flat part that the rise could be told from")
+        warnings.append("the curve rises from the first layer on: it has no flat part before the rise")
     if interval[1] - interval[0] > max(2, num_layers / 5):
         warnings.append(
             f"the curve is noisy: its rise point lies anywhere between the layers {interval[0]} and {interval[1]} "

@@ -60,7 +60,7 @@ class Branches:
         self._rows_per_input: list[dict[Path, int]] = rows_per_input(lm, layers)
         self._route: Route | None = None
         self._at_head: tuple[Segment, ...] | None = None
-        # Tokens of a state in the layer that runs now: what has one row per token is told from what has one per state.
+        # Tokens of a state in the layer that runs now: it decides whether an input has a row per token or per state.
         self._tokens = 1
         # (id of a module, setting) and (id of a module, adapter, what is kept) -> what is added.
         self._additions: dict[tuple[int, int], tuple[Addition, ...]] = {}
@@ -68,7 +68,7 @@ class Branches:
 
     @contextmanager
     def follow(self, route: Route, tokens: int, at_head: tuple[Segment, ...] | None = None) -> Iterator[None]:
-        """Forwards within the context take this route, with so many tokens per state.
+        """Forwards within the context take this route, with `tokens` tokens per state.
 
         `at_head` are the segments of what the head is shown, where that is not the states of the last layer.
         """

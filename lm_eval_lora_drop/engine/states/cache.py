@@ -32,12 +32,12 @@ SHRINK = 3
 
 
 def columns_for(tokens: int) -> int:
-    """How many columns buffers have where the longest row has so many tokens."""
+    """How many columns buffers have where the longest row has `tokens` tokens."""
     return tokens + max(SPARE_COLUMNS, tokens // 4)
 
 
 def slots_for(states: int) -> int:
-    """How many slots a buffer has that grows to hold so many states."""
+    """How many slots a buffer has that grows to hold `states` states."""
     return states + int(SPARE_STATES * states)
 
 
@@ -119,7 +119,7 @@ class RowLayer(DynamicLayer):
         self.rebuild(like, slots_for(self.states), self.columns.used, self.columns.used)
 
     def rebuild(self, like: Sequence[torch.Tensor], slots: int, source: slice, target: slice) -> None:
-        """New buffers with so many slots and `columns.total` columns; the old content of `source` lies at `target`."""
+        """New buffers with `slots` slots and `columns.total` columns; the old content of `source` lies at `target`."""
         old, self.buffers = self.buffers, []
         for number, states in enumerate(like):
             buffer = states.new_empty((slots, states.shape[1], self.columns.total, states.shape[3]))

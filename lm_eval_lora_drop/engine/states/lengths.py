@@ -2,11 +2,11 @@
 
 Two kinds make a request one for the plain pass by itself, once prompt and answer can be longer (`own_batch_lengths`):
 
-    rotary embeddings that change with the length (longrope, dynamic NTK): Transformers goes by the longest row of a
+    rotary embeddings that change with the length (longrope, dynamic NTK): Transformers takes the longest row of a
     batch, and the keys in a cache keep the frequencies of their time
     what a model's own `prepare_inputs_for_generation` compares the length with: Phi-3 throws its cache away at
-    `original_max_position_embeddings`. Of those in Transformers only Phi-3, Phi-4 multimodal and PhiMoE go by a
-    length; the others say which inputs a forward gets, which the check before trust compares
+    `original_max_position_embeddings`. Of those in Transformers only Phi-3, Phi-4 multimodal and PhiMoE use a
+    length; the others decide which inputs a forward gets, which the check before trust compares
 
 Any other length in the configuration (a window, a chunk, the number of positions) is one that the check must see
 crossed where requests cross it (`lengths`).

@@ -1,8 +1,8 @@
 """What all prompts begin with, read once under every variant: few-shot examples, a system prompt, an instruction.
 
 The states of a `Tree` after the common tokens depend on the variant alone, not on the document. So they are computed
-once, as those of a document that has no more than these tokens, and every prompt goes on from copies of their keys and
-values.
+once, as those of a document that has no more than these tokens, and every prompt continues from copies of their keys
+and values.
 """
 
 from __future__ import annotations

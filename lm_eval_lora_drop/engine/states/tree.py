@@ -6,7 +6,7 @@ parts: states that both sides need are copied, and each side goes on by itself.
 
 The states of a layer lie in slots 0, 1, ... without holes, ordered by setting: what LoRA does is then one contiguous
 slice of the layer's batch for each setting. While rows come, part and leave the order is broken; `settle` restores it
-with as few moves as can be. Tables only: what lies in the slots (keys and values) is moved by whoever holds it.
+with as few moves as can be. Tables only: the cache moves what lies in the slots (keys and values).
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.documents import Answer, Document
@@ -19,8 +18,7 @@ from lm_eval_lora_drop.harness.model import Encoder, encode_pair
 from lm_eval_lora_drop.record.fingerprint import digest_text
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
-from lm_eval_lora_drop.statistics.clusters import Codes
-from lm_eval_lora_drop.sweep.score import RESAMPLES, mean_error
+from lm_eval_lora_drop.sweep.score import Scorer
 
 REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
 
@@ -47,29 +45,19 @@ def reference_documents(documents: Sequence[Document], references: Sequence[str]
     return found
 
 
-class ReferenceLoglikelihood:
-    """Scores such documents as the sweep's `Scorer` scores a task's: nats per token, the mean over documents."""
-
-    metric = MetricSpec(REFERENCE_LOGLIKELIHOOD, "none", higher_is_better=True)
-    aggregation = Aggregation(mean)
-    resamples = RESAMPLES
+class ReferenceLoglikelihood(Scorer):
+    """Scores such documents: nats per token, the mean over documents, each counting the same whatever its length."""
 
     def __init__(self, lm: Encoder, documents: Sequence[Document]) -> None:
         """`lm` encodes as an lm-eval HFLM does; `documents` come from `reference_documents`."""
+        self.metric = MetricSpec(REFERENCE_LOGLIKELIHOOD, "none", higher_is_better=True)
+        self.aggregation = Aggregation(mean)
         self._tokens = {document.key: _count_tokens(lm, document) for document in documents}
 
     def item(self, answer: Answer) -> float | None:
         """Log-likelihood of the reference divided by its number of tokens, in nats; None where it has no token."""
         tokens = self._tokens[answer.document.key]
         return float(answer.responses[0][0]) / tokens if tokens else None
-
-    def aggregate(self, items: Sequence[Any]) -> float:
-        """Mean over documents, each counting the same whatever its length; NaN where none has a value."""
-        return self.aggregation.score(items)
-
-    def stderr(self, items: Sequence[Any], clusters: Codes | None = None) -> float:
-        """Standard error of that mean, by cluster where there are any; NaN below two documents (two clusters)."""
-        return mean_error(items, clusters)
 
 
 def _document(document: Document, reference: str) -> Document:

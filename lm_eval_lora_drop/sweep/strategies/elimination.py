@@ -1,4 +1,4 @@
-"""The test by which racing gives candidates up, on plain arrays: a bet against each candidate being the winner.
+"""The test by which racing eliminates candidates, on plain arrays: a bet against each candidate being the winner.
 
 Betting for sampling without replacement: Waudby-Smith & Ramdas (2020, Confidence sequences for sampling without
 replacement, NeurIPS 33, https://arxiv.org/abs/2006.04347; 2024, Estimating means of bounded random variables by
@@ -23,7 +23,7 @@ STAKES = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Elimination:
-    """A candidate that is given up, the candidate that leads at that time, and why.
+    """An eliminated candidate, the candidate that leads at that time, and why.
 
     `cannot_win`: the bet against its winning by more than the tolerance has paid; or `prior`: before it met any
     document (see prior.py).

@@ -1,6 +1,6 @@
 """Greedy search over sets of layers: rounds of sweeps, then one honest comparison on documents that no round has seen.
 
-Backward starts at the full adapter, each round a leave-one-out sweep that gives up the layer that is missed least;
+Backward starts at the full adapter, each round a leave-one-out sweep that drops the layer needed least;
 forward starts at the base model, each round adds the layer that helps most. Both walk to where the loss against the
 full adapter is real (or no more real), which is the border that matters.
 
@@ -30,7 +30,7 @@ from lm_eval_lora_drop.variant import Variant
 
 FEWEST = 4
 REAL = 1.645
-"""A loss is real from so many paired standard errors on: one-sided at 5 %. It says only where the way ends."""
+"""Paired standard errors from which a loss counts: one-sided at 5 %. They decide only where the path ends."""
 
 
 def run_greedy(

@@ -38,7 +38,7 @@ class Race:
     (see prior.py).
 
     `full` is carried to the end, because the user wants the comparison with it; so is a candidate that leads after a
-    round, which the others may then be given up for within the tolerance.
+    round, in whose favour others may be eliminated within the tolerance.
 
     `bounds`: the least and the largest score of a document. Where they are not known, or a score lies outside, the
     largest difference is taken from the scores seen, and `guaranteed` is False.

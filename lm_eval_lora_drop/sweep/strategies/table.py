@@ -29,10 +29,6 @@ class Table:
         """Whether the pair has been answered."""
         return position in self._items[variant]
 
-    def seen(self, variant: Variant) -> int:
-        """How many documents the variant has answered."""
-        return len(self._items[variant])
-
     def items(self, variant: Variant, positions: Iterable[int] | None = None) -> list[Any]:
         """The variant's items in the order of the documents, those answered; or those at `positions`."""
         of = self._items[variant]

@@ -34,6 +34,7 @@ from lm_eval_lora_drop.statistics.aggregation import Aggregation, Floats
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, codes_at
 from lm_eval_lora_drop.statistics.significance import mean_test, mean_tests
 from lm_eval_lora_drop.sweep.run import choose_anew, difference
+from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import contributions, first_best, slack
 from lm_eval_lora_drop.variant import Variant
 
@@ -230,10 +231,10 @@ class BoundedCriterion:
 
 @dataclass(frozen=True)
 class ScoredCandidates:
-    """Candidates with their scores on one task, and what compares two of them in pairs: `scorer` as `Scorer`."""
+    """Candidates with their scores on one task, and what compares two of them in pairs."""
 
     candidates: Sequence[CandidateRecord]
-    scorer: Any
+    scorer: Scorer
     clusters: Codes | None
 
 
