@@ -61,6 +61,11 @@ class CallError(Exception):
 _current: ContextVar[Exchange] = ContextVar("current_exchange")
 
 
+def current() -> Exchange:
+    """The exchange that an HTTP client is part of; a thread that asyncio started has it too."""
+    return _current.get()
+
+
 def bounded_client(base: type, **settings: Any) -> Any:
     """An asynchronous client of the SDK's HTTP library; `base` is its `AsyncClient` or the SDK's subclass of it."""
 
