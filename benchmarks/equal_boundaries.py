@@ -19,7 +19,8 @@ from lm_eval.api.metrics import mean
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.clusters import draw_cluster_counts
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.select import choose, places_of
 from lm_eval_lora_drop.sweep.strategies.racing import Race
@@ -87,7 +88,7 @@ def said(values: Floats, select: str, seed: int) -> tuple[bool, ...]:
     chosen = gains[record.chosen]
     row = CANDIDATES.index(record.chosen)
     difference = values[row] - values[0]
-    resampled = draw_counts(documents, 500, seed) @ difference
+    resampled = draw_cluster_counts(np.arange(documents), 500, seed) @ difference
     error = difference.std(ddof=1) / documents**0.5
     return (
         chosen.evidence in (Evidence.BETTER, Evidence.WORSE),

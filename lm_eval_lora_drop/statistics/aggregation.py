@@ -159,12 +159,6 @@ class Aggregation:
         return values
 
 
-def draw_counts(documents: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Bootstrap: `(resamples, documents)` counts of documents drawn with replacement."""
-    shares = np.full(documents, 1.0 / documents)
-    return np.random.default_rng(seed).multinomial(documents, shares, size=resamples)
-
-
 def assumed_range(values: Floats) -> float:
     """The largest difference that two scores of one document are taken to have where no range is declared.
 

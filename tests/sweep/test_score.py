@@ -16,7 +16,8 @@ from lm_eval.evaluator import evaluate
 from scipy import stats
 
 from lm_eval_lora_drop.harness.documents import Answer
-from lm_eval_lora_drop.statistics.aggregation import Aggregation, draw_counts
+from lm_eval_lora_drop.statistics.aggregation import Aggregation
+from lm_eval_lora_drop.statistics.clusters import draw_cluster_counts
 from lm_eval_lora_drop.statistics.paired import paired_difference
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.score import Scorer
@@ -143,7 +144,7 @@ class Ratio:
 @pytest.mark.parametrize("function", [Ratio(), mean])
 def test_resampling_by_sums_is_resampling_by_documents(function: Any) -> None:
     items: list[Any] = [[1, 4], [3, 4], None, [2, 7]] if isinstance(function, Ratio) else [0.5, 0.25, None, 1.0]
-    counts = draw_counts(4, 50, seed=1)
+    counts = draw_cluster_counts(np.arange(4), 50, seed=1)
     counts[:, 0] += 1  # so that no resample is empty of values
     fast = Aggregation(function).resample(items, counts)
     slow = Aggregation(lambda given: function(given)).resample(items, counts)

@@ -59,7 +59,7 @@ class TaskVerdict:
     rows: tuple[TableRow, ...]
     verdict: str
     doubts: tuple[str, ...]
-    """Why the choice should not be taken as it stands."""
+    """Reasons against the choice, each with what to do."""
     notes: tuple[str, ...]
     hint: str | None
     is_smaller: bool

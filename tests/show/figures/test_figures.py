@@ -11,6 +11,7 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.show.figures.axes import ticks_with_ends
+from lm_eval_lora_drop.show.figures.family import save_figure_of
 from lm_eval_lora_drop.show.figures.probe import (
     difference_figure,
     maximum_figure,
@@ -19,7 +20,7 @@ from lm_eval_lora_drop.show.figures.probe import (
     tokens_figure,
 )
 from lm_eval_lora_drop.show.figures.style import file_name, save_figure
-from lm_eval_lora_drop.show.figures.sweep import save_sweep_figure, sweep_figure
+from lm_eval_lora_drop.show.figures.sweep import sweep_figure
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import gains_over_full
 from lm_eval_lora_drop.variant import Variant
@@ -167,7 +168,7 @@ def test_a_record_without_a_sweep_is_refused():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_is_drawn_as_text_and_gives_a_file(name, tmp_path):
-    paths = save_sweep_figure(name, replace(entry(), metric=MetricSpec(name, "none", True)), tmp_path)
+    paths = save_figure_of(name, replace(entry(), metric=MetricSpec(name, "none", True)), tmp_path)
     paths += save_probe_figures(name, probed(), tmp_path)
     assert all(path.parent == tmp_path and path.stat().st_size > 5000 for path in paths)
     assert {path.suffix for path in paths} == {".png", ".svg", ".pdf"}
@@ -184,7 +185,7 @@ def test_a_long_or_wild_name_still_makes_a_file_name():
 
 def test_drawing_again_gives_the_same_files(tmp_path):
     for folder in ("one", "two"):
-        save_sweep_figure("task", entry(), tmp_path / folder)
+        save_figure_of("task", entry(), tmp_path / folder)
         save_probe_figures("task", probed(), tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(names) == 15
