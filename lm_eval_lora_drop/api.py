@@ -114,7 +114,7 @@ class TaskResult:
         Raises:
             ArgumentError: the task had no sweep.
         """
-        from lm_eval_lora_drop.show.figures.family import figure_of
+        from lm_eval_lora_drop.show.figures.candidates import figure_of
 
         return figure_of(self.name, self.record)
 

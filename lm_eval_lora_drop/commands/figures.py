@@ -24,10 +24,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _figures(args: argparse.Namespace) -> int:
     """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json."""
     from lm_eval_lora_drop.record.find import read_records
-    from lm_eval_lora_drop.show.figures.family import save_figure_of
+    from lm_eval_lora_drop.show.figures.candidates import save_figures_of
     from lm_eval_lora_drop.show.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.show.figures.style import check_formats, file_name, save_figure
-    from lm_eval_lora_drop.show.figures.trade import trade_figure
+    from lm_eval_lora_drop.show.figures.style import check_formats, file_name
 
     alone = _probe_alone(args.results)
     tasks = {} if alone else read_records(args.results)
@@ -40,10 +39,7 @@ def _figures(args: argparse.Namespace) -> int:
     paths: list[Path] = []
     for task in [args.task] if args.task is not None else names:
         if task in tasks and tasks[task].sweep is not None:
-            paths += save_figure_of(task, tasks[task], folder, formats)
-            if tasks[task].also:
-                stem = folder / f"trade-{file_name(task)}"
-                paths += save_figure(trade_figure(task, tasks[task]), stem, formats)
+            paths += save_figures_of(task, tasks[task], folder / f"sweep-{file_name(task)}", formats)
         if task in probes:
             try:
                 paths += save_probe_figures(task, probes[task], folder, formats)

@@ -7,6 +7,7 @@ tasks that the two share; a double mark, that it does even when corrected for al
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from lm_eval_lora_drop.record.runs import Issue, TaskRun
 from lm_eval_lora_drop.show.report import judged
 from lm_eval_lora_drop.show.report.compare import clusters_of, compare_metric
 from lm_eval_lora_drop.show.report.family import corrected, first_metric
-from lm_eval_lora_drop.show.report.systems import System, excluding_failed, group
+from lm_eval_lora_drop.show.report.systems import System, from_paths
+from lm_eval_lora_drop.show.signature import signature
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_field, mean_stderr
 
@@ -44,6 +46,8 @@ class ScoreCell:
     p_holm: float | None = None
     p_table: float | None = None
     mark: str = ""
+    settings: str = ""
+    """`show/signature.py`."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +128,7 @@ def leaderboard(
     Raises:
         ArgumentError: nothing readable, an unknown or ambiguous baseline.
     """
-    systems, issues = group(paths)
-    if not systems:
-        raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
-
-    def made(some: Sequence[System]) -> Leaderboard:
-        return build(some, issues, baseline=baseline, metrics=metrics, seed=seed)
-
-    table, broken = excluding_failed(systems, made)
-    table.issues += broken
-    return table
+    return from_paths(paths, functools.partial(build, baseline=baseline, metrics=metrics, seed=seed))
 
 
 def build(
@@ -228,7 +223,7 @@ def _read(table: Leaderboard, line: Line, run: TaskRun, column: Column) -> _Scor
     record = run.record
     found = record.boundary if record is not None and record.method != "given" else None
     count = len(documents.doc_ids) if documents else run.documents_evaluated
-    line.cells[column.task] = ScoreCell(score.value, stderr, count, boundary=found)
+    line.cells[column.task] = ScoreCell(score.value, stderr, count, boundary=found, settings=signature(run))
     return _Scored(line, run, key, values, clusters, untestable, by_judges)
 
 
