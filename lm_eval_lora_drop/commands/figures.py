@@ -22,7 +22,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 @command("figures", "draw the sweeps and probes of a results file", _add_options)
 def _figures(args: argparse.Namespace) -> int:
-    """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json."""
+    """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json.
+
+    lora-drop figures out
+    lora-drop figures out --task gsm8k --formats pdf -o figures
+    lora-drop figures probe/probe.json
+    """
     from lm_eval_lora_drop.record.find import read_records
     from lm_eval_lora_drop.show.figures.candidates import save_figures_of
     from lm_eval_lora_drop.show.figures.probe import save_probe_figures

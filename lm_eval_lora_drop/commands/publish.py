@@ -1,9 +1,8 @@
-"""`lora-drop publish`: model card, evaluation files of the Hub, Every Eval Ever record. Sends only when asked."""
+"""`lora-drop publish`: model card and evaluation files of the Hub. Sends only when asked."""
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,26 +21,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card", type=Path, metavar="FILE", help="add the results to this model card (README.md)")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="output folder")
     parser.add_argument("--repo", metavar="OWNER/NAME", help="model repository on the Hub")
-    parser.add_argument(
-        "--organization", metavar="NAME", help="organization that evaluated (default: the owner of --repo)"
-    )
-    parser.add_argument(
-        "--relationship",
-        choices=("first_party", "third_party", "collaborative", "other"),
-        default="first_party",
-        help="relationship of the evaluator to the adapter (default: first_party)",
-    )
     parser.add_argument("--push", action="store_true", help="send the files to --repo")
     parser.add_argument("--create-pr", action="store_true", help="with --push: as a pull request")
 
 
 @command("publish", "model card and evaluation files of a run; sends them with --push", _add_options)
 def _publish(args: argparse.Namespace) -> int:
-    """Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. Without -o and
-    --push they are only printed.
+    """Makes a model card with the scores, and the Hub's .eval_results files. Without -o and --push they are only
+    printed.
+
+    lora-drop publish out
+    lora-drop publish out -o published --card README.md
+    lora-drop publish out --repo me/my-adapter --push --create-pr
     """
     from lm_eval_lora_drop.record.find import only_run
-    from lm_eval_lora_drop.show.publishing.common import Publisher
     from lm_eval_lora_drop.show.publishing.publication import publication
 
     if args.push and not args.repo:
@@ -52,10 +45,8 @@ def _publish(args: argparse.Namespace) -> int:
         raise ArgumentError(f"--repo must be OWNER/NAME, a model repository on the Hub, got {args.repo!r}.")
     if args.card is not None and not args.card.is_file():
         raise ArgumentError(f"--card must be a model card, a file, got {args.card}.")
-    owner = args.repo.split("/")[0] if args.repo else "unknown"
-    publisher = Publisher(args.repo, args.organization or owner, args.relationship, time.time())
     card = None if args.card is None else args.card.read_text(encoding="utf-8")
-    made = publication(only_run(args.results), publisher, task=args.task, card=card)
+    made = publication(only_run(args.results), args.repo, task=args.task, card=card)
     if args.output is not None:
         print("\n".join(map(str, made.write(args.output))))
     elif not args.push:

@@ -128,11 +128,12 @@ def _draw_scores(axes: Axes, points: Sequence[_Point]) -> None:
 def _mark(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
     # Without the rule a reader asks why it is not the highest point.
     rule = "chosen" if sweep.select == "best" else f"chosen ({sweep.select})"
-    labels = {
-        **{"full": f"full, {point.label}" for point in points if point.kept.is_full},
-        **{"base": f"base, {point.label}" for point in points if point.kept.is_base},
-        **{"chosen": f"{rule}, {point.label}" for point in points if str(point.kept) == sweep.chosen},
-    }
+    labels = {}
+    for point in points:
+        marks = (("full", "full", point.kept.is_full), ("base", "base", point.kept.is_base))
+        for name, title, applies in (*marks, ("chosen", rule, str(point.kept) == sweep.chosen)):
+            if applies:
+                labels[name] = f"{title}, {point.label}"
     draw_marks(axes, [(point.kept, point.at, point.score) for point in points], sweep.chosen, labels)
     _chosen_line(axes, points, sweep)
 

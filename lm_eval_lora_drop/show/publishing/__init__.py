@@ -1,1 +1,1 @@
-"""What is published of a run: model card, the Hub's evaluation files, Every Eval Ever. Reads the record only."""
+"""What is published of a run: model card and the Hub's evaluation files. Reads the record only."""

@@ -1,16 +1,14 @@
-"""Model card, the Hub's evaluation files, Every Eval Ever record of a run. Makes text, sends nothing.
+"""Model card and the Hub's evaluation files of a run. Makes text, sends nothing.
 
 - `README.md`: a table, and `model-index` in the front matter (huggingface/hub-docs, modelcard.md).
 - `.eval_results/<benchmark>.yaml`: scores that the Hub shows on a benchmark's leaderboard (huggingface/hub-docs,
-  eval_results.yaml), for datasets that are registered there, evaluated on their whole split.
-- `every_eval_ever/<id>.json`: schema 0.3.0 of evaleval/every_eval_ever (every_eval_ever/schemas/eval.schema.json).
+  eval_results.yaml), for datasets that are registered there, evaluated on their full split.
 
-All of them name adapter digest, variant, metric and interval.
+Both name adapter digest, variant, metric and interval.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,9 +23,9 @@ from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.runs import Run, Score, TaskRun
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
 from lm_eval_lora_drop.show.figures.style import file_name
-from lm_eval_lora_drop.show.publishing.common import Publisher, dataset_of, interval
-from lm_eval_lora_drop.show.publishing.every_eval_ever import evaluation_record
+from lm_eval_lora_drop.show.signature import signature
 from lm_eval_lora_drop.show.verdict.answer import EvaluatedScore, TaskVerdict, answers, evaluated_score
+from lm_eval_lora_drop.show.verdict.sweep_text import verdict
 from lm_eval_lora_drop.text import NOTHING, decimals_for, markdown, markdown_code, number, visible
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
@@ -54,6 +52,54 @@ REGISTERED: Mapping[tuple[str, str | None], Benchmark] = {
 }
 
 
+NORMAL_95 = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
+BOUNDS: Mapping[str, tuple[float, float]] = dict.fromkeys(
+    ("acc", "acc_norm", "acc_bytes", "exact_match", "em", "contains_em", "f1", "one_word"), (0.0, 1.0)
+)
+"""Metrics whose smallest and largest value are certain."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task's dataset, as far as its configuration says; `id` is its name on the Hub."""
+
+    id: str | None
+    config: str | None
+    split: str | None
+    revision: str | None
+
+    def __str__(self) -> str:
+        if self.id is None:
+            return "not from the Hub"
+        return f"{self.id}, {self.config}" if self.config else self.id
+
+
+def dataset_of(task: TaskRun) -> Dataset:
+    """From `configs` in the results file: lm-eval's own fields, or those of our loader (`data.load`)."""
+    config, given = task.config, task.config.get("dataset_kwargs") or {}
+    split = config.get("test_split") or config.get("validation_split") or config.get("training_split")
+    path, name = config.get("dataset_path"), config.get("dataset_name")
+    local = given.get("data_dir") or given.get("data_files")
+    if local or path in (None, "", "json", "csv", "parquet", "text", "arrow"):
+        path, name = (None, None) if local else (given.get("hub"), given.get("hub_config"))
+    revision = given.get("revision") or given.get("hub_revision")
+    return Dataset(*(None if part in (None, "") else str(part) for part in (path, name, split, revision)))
+
+
+def interval(metric: str, score: Score) -> tuple[float, float] | None:
+    """A 95 % interval, normal around the standard error and cut at the metric's bounds.
+
+    None without a standard error, and where it is 0: documents that all score alike do not make a score certain.
+    """
+    if not score.stderr:
+        return None
+    low, high = score.value - NORMAL_95 * score.stderr, score.value + NORMAL_95 * score.stderr
+    if metric in BOUNDS and BOUNDS[metric][0] <= score.value <= BOUNDS[metric][1]:
+        low, high = max(low, BOUNDS[metric][0]), min(high, BOUNDS[metric][1])
+    return low, high
+
+
 @dataclass(frozen=True)
 class Publication:
     """Files by their path in the repository, and sentences on what was left out."""
@@ -63,20 +109,17 @@ class Publication:
 
     def write(self, folder: Path) -> list[Path]:
         """Write the files below `folder`; returns their paths."""
-        paths = []
         for name, text in self.files.items():
-            path = folder / name
-            write_atomically(path, text)
-            paths.append(path)
-        return paths
+            write_atomically(folder / name, text)
+        return [folder / name for name in self.files]
 
 
-def publication(run: Run, publisher: Publisher, *, task: str | None = None, card: str | None = None) -> Publication:
+def publication(run: Run, repo: str | None = None, *, task: str | None = None, card: str | None = None) -> Publication:
     """Everything that is published of a run.
 
     Args:
         run: a run of `hf-lora-drop` with its results.
-        publisher: who publishes, where to, and when.
+        repo: the model repository (owner/name), None if it is not known yet.
         task: this task only.
         card: the text of a model card to put the results into; None makes a new one.
 
@@ -85,15 +128,11 @@ def publication(run: Run, publisher: Publisher, *, task: str | None = None, card
     """
     record, found = _published(run, task)
     notes: list[str] = []
-    files = {"README.md": _card(run, record, found, publisher, card)}
+    files = {"README.md": _card(run, record, found, repo or Path(record.adapter.path or "lora-adapter").name, card)}
     for one in found:
         entry = _leaderboard(run, record, one, notes)
         if entry is not None:
-            name, text = entry
-            files[f".eval_results/{name}.yaml"] = text
-    evaluation = evaluation_record(run, record, {one.name: one.record for one in found}, publisher)
-    # The identifier is made of what was evaluated, so publishing twice gives one file.
-    files[f"every_eval_ever/{evaluation.file}.json"] = json.dumps(evaluation.data, indent=2) + "\n"
+            files[f".eval_results/{file_name(one.name)}.yaml"] = entry
     return Publication(files, tuple(notes))
 
 
@@ -105,6 +144,15 @@ def card_results(run: Run, task: str) -> CardResults | None:
         return None
     results = _model_index(record, found, task)[0]["results"]
     return CardResults(results, _section(run, record, found))
+
+
+def origin_of(task: str, record: TaskRecord, path: Path | None) -> str:
+    """Where an exported choice came from, for the card: the verdict, the task, the results file."""
+    run = f", run {markdown_code(path.name)}" if path else ""
+    split = (
+        f", split {markdown_code(record.validation.split)} by {markdown(record.metric)}" if record.validation else ""
+    )
+    return f"{markdown(verdict(record))} Task {markdown_code(task)}{split}{run}."
 
 
 @dataclass(frozen=True)
@@ -141,16 +189,16 @@ def _scored(run: Run, record: RunRecord, task: str | None) -> list[_Task]:
 # The card.
 
 
-def _card(run: Run, record: RunRecord, found: list[_Task], publisher: Publisher, given: str | None) -> str:
+def _card(run: Run, record: RunRecord, found: list[_Task], name: str, given: str | None) -> str:
     head, body = _split(given)
     base = record.adapter.base_model or record.base.name
     head = {"base_model": base, "library_name": "peft", **head}
     head["tags"] = list(dict.fromkeys([*(head.get("tags") or []), "lora", "lora-drop"]))
-    head["model-index"] = _model_index(record, found, publisher.model_name(record))
+    head["model-index"] = _model_index(record, found, name)
     section = _section(run, record, found)
     if given is None:
         what = f"A LoRA adapter for {markdown_code(base)}, evaluated with the layers that the table names."
-        body = f"\n# {markdown(publisher.model_name(record))}\n\n{what}\n\n{section}\n"
+        body = f"\n# {markdown(name)}\n\n{what}\n\n{section}\n"
     elif START in body and END in body:
         before, _, rest = body.partition(START)
         body = before + section + rest.partition(END)[2]
@@ -198,6 +246,7 @@ def _section(run: Run, record: RunRecord, found: list[_Task]) -> str:
         f"({markdown_code(record.base.fingerprint)}).",
         f"- Evaluated {day_of(run)} with lm-eval {markdown(run.lm_eval_version or 'of an unknown release')} and "
         f"lm-eval-lora-drop {markdown(record.version)}, {markdown(record.dtype)}.",
+        *(f"- Settings of {markdown(one.name)}: `{signature(one.run)}`" for one in found),
         "- Score ± standard error. The interval is normal around lm-eval's standard error. Validation documents chose "
         "what is kept; test documents did not.",
     ]
@@ -253,8 +302,8 @@ def _model_index(record: RunRecord, found: list[_Task], name: str) -> list[dict[
 # The Hub's leaderboards.
 
 
-def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> tuple[str, str] | None:
-    """Name and text of the file for a registered dataset; where there is none, a note says why."""
+def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> str | None:
+    """The file for a registered dataset; where there is none, a note says why."""
     dataset, score = dataset_of(one.run), one.score
     benchmark = REGISTERED.get((dataset.id or "", dataset.config))
     if benchmark is None:
@@ -283,5 +332,4 @@ def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> t
         entry["dataset"]["revision"] = dataset.revision
     if isinstance(run.data.get("date"), int | float):
         entry["date"] = day_of(run)
-    text = visible(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=10_000))
-    return file_name(one.name), text
+    return visible(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=10_000))

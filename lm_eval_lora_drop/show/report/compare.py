@@ -23,6 +23,7 @@ from lm_eval_lora_drop.statistics import corpus, significance
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_field, cluster_key
 from lm_eval_lora_drop.statistics.randomisation import RANDOMISATION_DRAWS
 
+
 def compare_paths(
     paths: Sequence[str],
     *,
@@ -38,7 +39,7 @@ def compare_paths(
     """
     if len(paths) < 2:
         raise ArgumentError(f"compare needs at least two systems, got {len(paths)}. Give the baseline first.")
-    systems, issues = [], list[Issue]()
+    systems, issues = list[System](), list[Issue]()
     for path in paths:
         system, wrong = open_system(path)
         if any(system.label == other.label for other in systems):

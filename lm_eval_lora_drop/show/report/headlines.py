@@ -40,9 +40,7 @@ def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]
     ]
 
 
-def _headline(
-    name: str, systems: Sequence[System], tested: dict[tuple[str, str], MetricComparison | None]
-) -> Headline:
+def _headline(name: str, systems: Sequence[System], tested: dict[tuple[str, str], MetricComparison | None]) -> Headline:
     headline = Headline(name)
     firsts = {system.label: first_metric(system.tasks[name]) for system in systems}
     scores = {system.label: system.tasks[name].scores[key] for system in systems if (key := firsts[system.label])}

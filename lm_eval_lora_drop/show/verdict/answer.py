@@ -126,7 +126,7 @@ def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> Task
         headings=(
             _heading("validation", task.metric if sweep else None, _documents(sweep)),
             _heading("test", test.metric, test.documents) if test else "test",
-            f"difference to full\npaired, 95 % CI{'' if test is None or test.metric.higher_is_better else ', > 0: better'}",
+            "difference to full\npaired, 95 % CI" + ("" if test and test.metric.higher_is_better else "\n> 0: better"),
         ),
         rows=tuple(_row(variant, task, scores) for variant in shown),
         verdict=verdict(task),

@@ -79,18 +79,29 @@ def stabilities(
     """The stability of every sweep below `paths` (of `tasks` only, if given), and what was wrong with the files.
 
     Raises:
-        ArgumentError: no sweep there, a task without one, a size that is too large, or too few documents.
+        ArgumentError: as `sweeps_in`; a size that is too large, or too few documents.
+    """
+    found, issues = sweeps_in(paths, tasks)
+    return [assess(task, record, sizes, seed, run.path) for run, task, record in found], issues
+
+
+def sweeps_in(
+    paths: Sequence[Path], tasks: Sequence[str] = ()
+) -> tuple[list[tuple[Run, str, TaskRecord]], list[Issue]]:
+    """Run, task and record of every sweep below `paths` (of `tasks` only, if given), and what was wrong with the files.
+
+    Raises:
+        ArgumentError: no sweep there, or a task without one.
     """
     runs, issues = find_runs(paths)
-    swept = [(run, task, record) for run in runs for task, record in swept_tasks(run).items()]
-    names = sorted({task for _, task, _ in swept})
-    if unknown := [task for task in tasks if task not in names] or ([] if swept else ["none"]):
+    found = [(run, task, record) for run in runs for task, record in swept_tasks(run).items()]
+    names = sorted({task for _, task, _ in found})
+    unknown = [task for task in tasks if task not in names]
+    if unknown or not found:
         there = f"There are sweeps of: {', '.join(names)}." if names else "Evaluate with boundary=auto."
-        of = f" of {', '.join(unknown)}" if names else ""
-        raise ArgumentError(f"no sweep{of} in these files. {there}" + "".join(f" {issue}" for issue in issues[:3]))
-    return [
-        assess(task, record, sizes, seed, run.path) for run, task, record in swept if not tasks or task in tasks
-    ], issues
+        wrong = "".join(f" {issue}" for issue in issues[:3])
+        raise ArgumentError(f"no sweep{' of ' + ', '.join(unknown) if unknown else ''} in these files. {there}{wrong}")
+    return [one for one in found if not tasks or one[1] in tasks], issues
 
 
 def swept_tasks(run: Run) -> dict[str, TaskRecord]:

@@ -60,7 +60,7 @@ def trade_table(task: TaskRecord) -> str:
     front: no other candidate is better in both the optimised score and this."""
     rows = tradeoff_rows(task)
     assert task.sweep is not None
-    places = [sweep_decimals(one) for one in (task.sweep, *task.also)]
+    places = [sweep_decimals(task.sweep), *map(sweep_decimals, task.also)]
     lines = []
     for row in rows:
         stars = ["*" if front else "" for front in row.fronts]

@@ -1,6 +1,7 @@
 """`lora-drop leaderboard`: what is comparable is ranked and tested, the rest is shown apart; five formats."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -87,9 +88,11 @@ def test_a_pair_has_one_p(tmp_path):
                 assert row.p_holm == pytest.approx(cell.p_holm, rel=1e-12)
                 assert row.p_table == cell.p_table
                 assert bool(cell.mark) == (row.p_holm < 0.05)
-                verdict = rf"{task.task}: {name} has .*?corrected ([\d.e-]+), over the whole page ([\d.e-]+)"
-                said = re.findall(verdict, page)
-                assert said == ([(p_value(row.p_holm), p_value(row.p_table))] if row.difference else [])
+                table = page.partition(f'aria-label="All systems, {task.task}"')[2].partition("</table>")[0]
+                (line,) = re.findall(rf'<th scope="row">{name}</th>(.*?)</tr>', table)
+                said = re.findall("<td>(.*?)</td>", line)
+                assert said[5:7] == [p_value(row.p_holm), p_value(row.p_table)]
+                assert said[3] == row.cells["difference"]
                 seen += 1
     assert seen == 5
     assert any(cell.mark for cell in cells.values())
@@ -141,6 +144,16 @@ def test_formats(runs):
     assert "<b>" not in shown["html"]
     rows = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert len(rows) == 6
+    settings = [
+        line.cells[column.task].settings
+        for line in table.lines
+        for column in table.columns
+        if line.cells.get(column.task)
+    ]
+    assert settings[0] == "model:base_line|task:qa|version:1.0|n:20|fewshot:0|lm-eval:0.4.13"
+    assert [row["settings"] for row in rows] == settings
+    for name in ("text", "markdown", "latex", "html"):
+        assert all(html.escape(one) in shown[name] or one in shown[name] for one in settings), name
     assert {row["score"] for row in rows if row["system"] == "low"} == {
         "0.25",
         str(sum(3 + i / 100 for i in range(20)) / 20),
