@@ -88,27 +88,20 @@ class TaskResult:
         from lm_eval_lora_drop.show.figures.sweep import gains_of
 
         record, sweep = self.record, self.record.sweep
-        shared = {"task": self.name, "metric": str(record.metric) if record.metric else None}
+        metric = str(record.metric) if record.metric else None
         if sweep is None:
-            only = {"variant": record.variant, "boundary": self.boundary, "kept_parameters": record.kept_parameters}
-            return [dict.fromkeys(COLUMNS) | shared | only | {"documents": 0, "chosen": True}]
-        gains = gains_of(record)
-        found = []
+            only = (self.name, record.variant, self.boundary, record.kept_parameters, metric, None, None, 0)
+            return [dict(zip(COLUMNS, (*only, None, None, None, None, True), strict=True))]
+        gains, found = gains_of(record), []
         for one in sweep.candidates:
             kept = Variant.parse(one.variant, record.num_layers)
-            row = {
-                "variant": one.variant,
-                "boundary": kept.boundary,
-                "kept_parameters": record.candidate_parameters.get(one.variant),
-                "score": one.score,
-                "stderr": one.stderr,
-                "documents": one.documents,
-                "eliminated_after": one.eliminated_after,
-                "chosen": one.variant == sweep.chosen,
-            }
-            if gain := gains.get(kept):
-                row |= {"difference": gain.value, "difference_low": gain.low, "difference_high": gain.high}
-            found.append(dict.fromkeys(COLUMNS) | shared | row)
+            gain, parameters = gains.get(kept), record.candidate_parameters.get(one.variant)
+            cells = (
+                *(self.name, one.variant, kept.boundary, parameters, metric, one.score, one.stderr, one.documents),
+                *((gain.value, gain.low, gain.high) if gain else (None, None, None)),
+                *(one.eliminated_after, one.variant == sweep.chosen),
+            )
+            found.append(dict(zip(COLUMNS, cells, strict=True)))
         return found
 
     def to_pandas(self) -> pd.DataFrame:
@@ -157,14 +150,15 @@ class TaskResult:
         from lm_eval_lora_drop.show.publishing.publication import card_results, origin_of
 
         source, kept = adapter_of_choice(self.run.adapter, self.variant, adapter, "adapter=...")
-        origin = origin_of(self.name, self.record, self.path)
         evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
+        said: dict[str, Any] = {"origin": origin_of(self.name, self.record, self.path), "evaluated": evaluated}
         if merge:
             from lm_eval_lora_drop.adapter.merge import merge_adapter
 
-            given: dict[str, Any] = {"dtype": dtype, "origin": origin, "evaluated": evaluated}
-            return merge_adapter(source, kept, Path(destination), to_force="force=True", force=force, **given)
-        return export_adapter(source, kept, Path(destination), origin=origin, evaluated=evaluated)
+            return merge_adapter(
+                source, kept, Path(destination), dtype=dtype, to_force="force=True", force=force, **said
+            )
+        return export_adapter(source, kept, Path(destination), **said)
 
     def __repr__(self) -> str:
         return f"TaskResult({self.name!r}, {self.variant.label}: {self.verdict})"
@@ -180,22 +174,19 @@ class TaskResult:
         )
         said = [*(f"Caution: {doubt}" for doubt in self.answer.doubts), *(f"Note: {one}" for one in self.answer.notes)]
         notes = "".join(f"<p><em>{escape(one)}</em></p>" for one in [*said, *filter(None, [self.answer.hint])])
+        figure = ""
+        if self.record.sweep is not None:
+            from lm_eval_lora_drop.show.figures.style import image_element
+
+            figure = image_element(self.plot(), alt=f"Scores of {self.name} by what is kept. {self.verdict}")
         return (
             f"<h4>{escape(self.name)}</h4><p><strong>{escape(self.verdict)}</strong></p>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}{self._svg()}"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}{figure}"
         )
-
-    def _svg(self) -> str:
-        """The figure as a self-contained image element; "" without a sweep."""
-        if self.record.sweep is None:
-            return ""
-        from lm_eval_lora_drop.show.figures.style import image_element
-
-        return image_element(self.plot(), alt=f"Scores of {self.name} by what is kept. {self.verdict}")
 
 
 class Result(Mapping[str, TaskResult]):
-    """The tasks of one run, by name. With one task, its properties and methods are the result's own."""
+    """The tasks of one run, by name. With one task it has the properties and methods of that `TaskResult` too."""
 
     def __init__(self, tasks: Mapping[str, TaskResult], run: RunRecord, path: Path | None) -> None:
         self._tasks = dict(tasks)
@@ -291,9 +282,9 @@ def sweep(
         check_writable(path.parent if path.suffix == ".json" else path, "output_path")
     from lm_eval_lora_drop.backends.hf import LoraDropLM
 
-    peft = None if adapter is None else str(adapter)
     # The default of lm-eval's command line: the first GPU, or what there is. That of its class insists on a GPU.
-    lm = LoraDropLM(pretrained=model, peft=peft, **{"boundary": "auto", "device": "cuda:0", **model_args})
+    given = {"boundary": "auto", "device": "cuda:0", **model_args}
+    lm = LoraDropLM(pretrained=model, peft=None if adapter is None else str(adapter), **given)
     further = dict(evaluation or {})
     if "task_manager" not in further:
         further["task_manager"] = task_manager(tasks, include_path)
@@ -330,11 +321,9 @@ def from_results(results: Mapping[str, Any], path: Path | None = None) -> Result
     record = from_config(results.get("config") or {}, path or "the results")
     if record is None:
         raise ArgumentError("these are results of another model type. Evaluate with model hf-lora-drop.")
-    said = {answer.task: answer for answer in answers(results, record)}
-    tasks = {
-        name: TaskResult(name, task, evaluated_score(results, name, task), record, said[name], path, results)
-        for name, task in record.tasks.items()
-    }
+    tasks = {}
+    for said, (name, task) in zip(answers(results, record), record.tasks.items(), strict=True):
+        tasks[name] = TaskResult(name, task, evaluated_score(results, name, task), record, said, path, results)
     return Result(tasks, record, path)
 
 
@@ -355,8 +344,8 @@ def compare(
     """
     from lm_eval_lora_drop.show.report.compare import compare_paths
 
-    given: dict[str, Any] = {"metrics": metrics, "resamples": resamples, "seed": seed, "show": show}
-    return compare_paths([str(one) for one in systems], **given)[0]
+    paths = [str(one) for one in systems]
+    return compare_paths(paths, metrics=metrics, resamples=resamples, seed=seed, show=show)[0]
 
 
 def stability(

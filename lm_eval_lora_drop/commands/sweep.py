@@ -20,7 +20,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model_args of hf-lora-drop (default)")
     for one in declared(LoraDropArgs).values():
         how: dict[str, Any] = {"action": "store_const", "const": "true"} if one.kind is bool else {"metavar": "VALUE"}
-        about = f"{one.sentence} ({one.shown_default})".replace("%", "%%")
+        about = f"{one.sentence} ({one.shown_default or 'none'})".replace("%", "%%")
         group.add_argument(f"--{one.name.replace('_', '-')}", help=about, **how)
 
 

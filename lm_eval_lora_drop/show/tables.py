@@ -25,7 +25,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence
 
 
 def width() -> int:
-    """Columns of the terminal; 80 where standard output is none (a pipe, a log file)."""
+    """Columns of the terminal; 80 where standard output is a pipe or a file."""
     return shutil.get_terminal_size().columns
 
 

@@ -132,7 +132,7 @@ def test_of_several_tasks_one_must_be_named(saved, tmp_path):
     assert (only.score, only.record, only.test) == (33.04, only["t"].record, only["t"].test)
     assert {"boundary", "plot", "test", "score", "keys"} <= set(dir(only))
     with pytest.raises(AttributeError, match="no attribute 'boundry'"):
-        only.boundry
+        getattr(only, "boundry")  # noqa: B009
     assert copy.deepcopy(only).boundary == 7
     assert only.path is None
 
