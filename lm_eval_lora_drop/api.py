@@ -147,7 +147,7 @@ class TaskResult:
             AdapterError: no LoRA adapter.
         """
         from lm_eval_lora_drop.adapter.export import adapter_of_choice, export_adapter
-        from lm_eval_lora_drop.show.publishing.publication import card_results, origin_of
+        from lm_eval_lora_drop.show.model_card import card_results, origin_of
 
         source, kept = adapter_of_choice(self.run.adapter, self.variant, adapter, "adapter=...")
         evaluated = card_results(run_of(dict(self.results), self.path or Path("results.json")), self.name)
@@ -165,15 +165,13 @@ class TaskResult:
 
     def _repr_html_(self) -> str:
         heads, columns = zip(*self.answer.columns, strict=True)
-        cells = zip(*columns, strict=True)
         head = "".join(f"<th>{escape(text).replace(chr(10), '<br>')}</th>" for text in heads)
         bold = ' style="font-weight:bold"'
         body = "".join(
             f"<tr{bold if row.is_chosen else ''}>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>"
-            for row, line in zip(self.answer.rows, cells, strict=True)
+            for row, line in zip(self.answer.rows, zip(*columns, strict=True), strict=True)
         )
-        said = [*(f"Caution: {doubt}" for doubt in self.answer.doubts), *(f"Note: {one}" for one in self.answer.notes)]
-        notes = "".join(f"<p><em>{escape(one)}</em></p>" for one in [*said, *filter(None, [self.answer.hint])])
+        notes = "".join(f"<p><em>{escape(one)}</em></p>" for one in self.answer.remarks)
         figure = ""
         if self.record.sweep is not None:
             from lm_eval_lora_drop.show.figures.style import image_element

@@ -70,7 +70,7 @@ def choice(args: argparse.Namespace, command: str) -> ExportSource:
         )
     if args.results is not None:
         from lm_eval_lora_drop.adapter.export import adapter_of_choice
-        from lm_eval_lora_drop.show.publishing.publication import origin_of
+        from lm_eval_lora_drop.show.model_card import origin_of
 
         run, task, record = _recorded(args.results, args.task)
         assert run.record is not None
@@ -137,7 +137,7 @@ def _export(args: argparse.Namespace) -> int:
     evaluated = None
     # Another base model has other scores than the one that was evaluated.
     if made.run is not None and made.task is not None and not (args.merge and args.pretrained):
-        from lm_eval_lora_drop.show.publishing.publication import card_results
+        from lm_eval_lora_drop.show.model_card import card_results
 
         evaluated = card_results(made.run, made.task)
     said: dict[str, Any] = {"origin": made.origin, "evaluated": evaluated}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
+import sysconfig
 from typing import Any
 
 from lm_eval_lora_drop.commands.options import command
@@ -49,7 +51,8 @@ def _sweep(args: argparse.Namespace) -> int:
     words = words_of(args)
     print(f"lm_eval {shlex.join(words)}", file=sys.stderr, flush=True)
     # In place of this process, so that signals and the exit status are those of lm_eval.
-    os.execv(sys.executable, [sys.executable, "-m", "lm_eval", *words])  # noqa: S606
+    program = shutil.which("lm_eval", path=sysconfig.get_path("scripts")) or "lm_eval"
+    os.execvp(program, [program, *words])  # noqa: S606
     return 0
 
 

@@ -43,10 +43,8 @@ def render_run(results: Mapping[str, Any], tracker: Any) -> str:
 
 def _answer(answer: TaskVerdict) -> str:
     headings, columns = zip(*answer.columns, strict=True)
-    said = [answer.verdict, *(f"Caution: {doubt}" for doubt in answer.doubts)]
-    said += [*(f"Note: {note}" for note in answer.notes), *([answer.hint] if answer.hint else [])]
     rows = table(headings, list(zip(*columns, strict=True)), left=["kept"])
-    return "\n".join([answer.task, rows, "", *map(paragraph, said)])
+    return "\n".join([answer.task, rows, "", *map(paragraph, [answer.verdict, *answer.remarks])])
 
 
 def _one_line_each(found: Sequence[TaskVerdict]) -> str:

@@ -24,17 +24,11 @@ MOST_NOTES = 3
 
 @dataclass(frozen=True)
 class EvaluatedScore:
-    """A task's score on its evaluated split, as the harness has it; `documents` were evaluated, of `available`."""
+    """A task's score on its evaluated split, as the harness has it."""
 
     metric: MetricSpec
     score: Score
     documents: int | None
-    available: int | None
-
-    @property
-    def is_whole_split(self) -> bool:
-        """Whether every document of the split was evaluated."""
-        return self.documents is not None and self.documents == self.available
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,12 @@ class TaskVerdict:
     notes: tuple[str, ...]
     hint: str | None
     is_smaller: bool
+
+    @property
+    def remarks(self) -> list[str]:
+        """What stands below the verdict."""
+        said = [*(f"Caution: {doubt}" for doubt in self.doubts), *(f"Note: {note}" for note in self.notes)]
+        return [*said, *([self.hint] if self.hint else [])]
 
     @property
     def chosen(self) -> TableRow:
@@ -100,7 +100,7 @@ def evaluated_score(results: Mapping[str, Any], name: str, task: TaskRecord) -> 
         better = ((results.get("higher_is_better") or {}).get(name) or {}).get(first)
         metric = MetricSpec(first, filter_name, better is not False)
     counts = (results.get("n-samples") or {}).get(name) or {}
-    return EvaluatedScore(metric, scores[metric.name, metric.filter], counts.get("effective"), counts.get("original"))
+    return EvaluatedScore(metric, scores[metric.name, metric.filter], counts.get("effective"))
 
 
 def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> TaskVerdict:

@@ -1,11 +1,5 @@
-"""Model card and the Hub's evaluation files of a run. Makes text, sends nothing.
-
-- `README.md`: a table, and `model-index` in the front matter (huggingface/hub-docs, modelcard.md).
-- `.eval_results/<benchmark>.yaml`: scores that the Hub shows on a benchmark's leaderboard (huggingface/hub-docs,
-  eval_results.yaml), for datasets that are registered there, evaluated on their full split.
-
-Both name adapter digest, variant, metric and interval.
-"""
+"""The model card of a run: a table, and `model-index` in the front matter (huggingface/hub-docs, modelcard.md). It
+names adapter digest, variant, metric and interval. Makes text, sends nothing."""
 
 from __future__ import annotations
 
@@ -19,10 +13,8 @@ import yaml
 
 from lm_eval_lora_drop.adapter.card import CardResults
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.runs import Run, Score, TaskRun
 from lm_eval_lora_drop.record.schema import RunRecord, TaskRecord
-from lm_eval_lora_drop.show.figures.style import file_name
 from lm_eval_lora_drop.show.signature import signature
 from lm_eval_lora_drop.show.verdict.answer import EvaluatedScore, TaskVerdict, answers, evaluated_score
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
@@ -30,26 +22,6 @@ from lm_eval_lora_drop.text import NOTHING, decimals_for, markdown, markdown_cod
 
 START, END = "<!-- lora-drop results -->", "<!-- /lora-drop results -->"
 """Between them stands what a later `publish` replaces in a card."""
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A task of a dataset that the Hub keeps a leaderboard of. `percent` says that its scores run to 100."""
-
-    task_id: str
-    percent: bool
-
-
-REGISTERED: Mapping[tuple[str, str | None], Benchmark] = {
-    # hub-docs, docs/hub/eval-results.md names the registered datasets. Task and scale of GSM8K: the published example
-    # of evaleval/every_eval_ever (community evals), of GPQA: hub-docs, eval_results.yaml. MMLU-Pro is left out: lm-eval
-    # evaluates it in fourteen parts, each with a variant of its own, and none of them is the benchmark.
-    ("openai/gsm8k", "main"): Benchmark("gsm8k", percent=True),
-    **{
-        ("Idavidrein/gpqa", name): Benchmark(name, percent=False)
-        for name in ("gpqa_diamond", "gpqa_main", "gpqa_extended")
-    },
-}
 
 
 NORMAL_95 = 1.959964
@@ -67,12 +39,6 @@ class Dataset:
     id: str | None
     config: str | None
     split: str | None
-    revision: str | None
-
-    def __str__(self) -> str:
-        if self.id is None:
-            return "not from the Hub"
-        return f"{self.id}, {self.config}" if self.config else self.id
 
 
 def dataset_of(task: TaskRun) -> Dataset:
@@ -83,8 +49,7 @@ def dataset_of(task: TaskRun) -> Dataset:
     local = given.get("data_dir") or given.get("data_files")
     if local or path in (None, "", "json", "csv", "parquet", "text", "arrow"):
         path, name = (None, None) if local else (given.get("hub"), given.get("hub_config"))
-    revision = given.get("revision") or given.get("hub_revision")
-    return Dataset(*(None if part in (None, "") else str(part) for part in (path, name, split, revision)))
+    return Dataset(*(None if part in (None, "") else str(part) for part in (path, name, split)))
 
 
 def interval(metric: str, score: Score) -> tuple[float, float] | None:
@@ -100,22 +65,8 @@ def interval(metric: str, score: Score) -> tuple[float, float] | None:
     return low, high
 
 
-@dataclass(frozen=True)
-class Publication:
-    """Files by their path in the repository, and sentences on what was left out."""
-
-    files: Mapping[str, str]
-    notes: tuple[str, ...]
-
-    def write(self, folder: Path) -> list[Path]:
-        """Write the files below `folder`; returns their paths."""
-        for name, text in self.files.items():
-            write_atomically(folder / name, text)
-        return [folder / name for name in self.files]
-
-
-def publication(run: Run, repo: str | None = None, *, task: str | None = None, card: str | None = None) -> Publication:
-    """Everything that is published of a run.
+def model_card(run: Run, repo: str | None = None, *, task: str | None = None, card: str | None = None) -> str:
+    """The model card of a run.
 
     Args:
         run: a run of `hf-lora-drop` with its results.
@@ -124,16 +75,32 @@ def publication(run: Run, repo: str | None = None, *, task: str | None = None, c
         card: the text of a model card to put the results into; None makes a new one.
 
     Raises:
-        ArgumentError: a run of another model type, one without scores, or a task it does not have.
+        ArgumentError: a run of another model type, one without scores, a task it does not have, or a damaged card.
     """
-    record, found = _published(run, task)
-    notes: list[str] = []
-    files = {"README.md": _card(run, record, found, repo or Path(record.adapter.path or "lora-adapter").name, card)}
-    for one in found:
-        entry = _leaderboard(run, record, one, notes)
-        if entry is not None:
-            files[f".eval_results/{file_name(one.name)}.yaml"] = entry
-    return Publication(files, tuple(notes))
+    record = run.record
+    if record is None or not record.tasks:
+        raise ArgumentError(f"{run.path} is no run of hf-lora-drop, and only such are published. Evaluate with it.")
+    if task is not None and task not in record.tasks:
+        raise ArgumentError(f"--task must be a task of {run.path}, got {task}. There are: {', '.join(record.tasks)}.")
+    found = _scored(run, record, task)
+    if not found:
+        raise ArgumentError(f"{run.path} holds no score to publish: evaluate without --predict_only.")
+    name = repo or Path(record.adapter.path or "lora-adapter").name
+    head, body = _split(card)
+    base = record.adapter.base_model or record.base.name
+    head = {"base_model": base, "library_name": "peft", **head}
+    head["tags"] = list(dict.fromkeys([*(head.get("tags") or []), "lora", "lora-drop"]))
+    head["model-index"] = _model_index(record, found, name)
+    section = _section(run, record, found)
+    if card is None:
+        what = f"A LoRA adapter for {markdown_code(base)}, evaluated with the layers that the table names."
+        body = f"\n# {markdown(name)}\n\n{what}\n\n{section}\n"
+    elif START in body and END in body:
+        before, _, rest = body.partition(START)
+        body = before + section + rest.partition(END)[2]
+    else:
+        body = f"{body.rstrip()}\n\n{section}\n"
+    return f"---\n{visible(yaml.safe_dump(head, sort_keys=False, allow_unicode=True))}---\n{body}"
 
 
 def card_results(run: Run, task: str) -> CardResults | None:
@@ -164,18 +131,6 @@ class _Task:
     answer: TaskVerdict
 
 
-def _published(run: Run, task: str | None) -> tuple[RunRecord, list[_Task]]:
-    record = run.record
-    if record is None or not record.tasks:
-        raise ArgumentError(f"{run.path} is no run of hf-lora-drop, and only such are published. Evaluate with it.")
-    if task is not None and task not in record.tasks:
-        raise ArgumentError(f"--task must be a task of {run.path}, got {task}. There are: {', '.join(record.tasks)}.")
-    found = _scored(run, record, task)
-    if not found:
-        raise ArgumentError(f"{run.path} holds no score to publish: evaluate without --predict_only.")
-    return record, found
-
-
 def _scored(run: Run, record: RunRecord, task: str | None) -> list[_Task]:
     said = {answer.task: answer for answer in answers(run.data, record)}
     found = []
@@ -184,27 +139,6 @@ def _scored(run: Run, record: RunRecord, task: str | None) -> list[_Task]:
         if task in (None, name) and score is not None and name in run.tasks:
             found.append(_Task(name, run.tasks[name], one, score, said[name]))
     return found
-
-
-# The card.
-
-
-def _card(run: Run, record: RunRecord, found: list[_Task], name: str, given: str | None) -> str:
-    head, body = _split(given)
-    base = record.adapter.base_model or record.base.name
-    head = {"base_model": base, "library_name": "peft", **head}
-    head["tags"] = list(dict.fromkeys([*(head.get("tags") or []), "lora", "lora-drop"]))
-    head["model-index"] = _model_index(record, found, name)
-    section = _section(run, record, found)
-    if given is None:
-        what = f"A LoRA adapter for {markdown_code(base)}, evaluated with the layers that the table names."
-        body = f"\n# {markdown(name)}\n\n{what}\n\n{section}\n"
-    elif START in body and END in body:
-        before, _, rest = body.partition(START)
-        body = before + section + rest.partition(END)[2]
-    else:
-        body = f"{body.rstrip()}\n\n{section}\n"
-    return f"---\n{visible(yaml.safe_dump(head, sort_keys=False, allow_unicode=True))}---\n{body}"
 
 
 def _split(card: str | None) -> tuple[dict[str, Any], str]:
@@ -253,10 +187,9 @@ def _section(run: Run, record: RunRecord, found: list[_Task]) -> str:
     return "\n".join([START, "## Results", "", *rows, "", *verdicts, "", *facts, END])
 
 
-def _bounds(score: Score, bounds: tuple[float, float], scale: int = 1) -> str:
+def _bounds(score: Score, bounds: tuple[float, float]) -> str:
     """The interval, to the digits that its score is shown with."""
-    places = decimals_for(None if score.stderr is None else scale * score.stderr, scale * score.value)
-    return " to ".join(number(scale * end, places) for end in bounds)
+    return " to ".join(number(end, decimals_for(score.stderr, score.value)) for end in bounds)
 
 
 def day_of(run: Run) -> str:
@@ -297,39 +230,3 @@ def _model_index(record: RunRecord, found: list[_Task], name: str) -> list[dict[
         )
     index: list[dict[str, Any]] = eval_results_to_model_index(name, results)
     return index
-
-
-# The Hub's leaderboards.
-
-
-def _leaderboard(run: Run, record: RunRecord, one: _Task, notes: list[str]) -> str | None:
-    """The file for a registered dataset; where there is none, a note says why."""
-    dataset, score = dataset_of(one.run), one.score
-    benchmark = REGISTERED.get((dataset.id or "", dataset.config))
-    if benchmark is None:
-        notes.append(f"{one.name}: no .eval_results file, since its dataset ({dataset}) has no leaderboard on the Hub.")
-        return None
-    if not score.is_whole_split:
-        counted = f"{score.documents} of {score.available} documents"
-        notes.append(f"{one.name}: no .eval_results file, since {counted} were evaluated. Evaluate without --limit.")
-        return None
-    scale = 100 if benchmark.percent else 1
-    bounds = interval(score.metric.name, score.score)
-    said = [
-        f"LoRA of {one.record.kept.label} of {one.record.num_layers} layers ({one.record.variant})",
-        f"adapter {record.adapter.fingerprint}",
-        str(score.metric),
-        f"95 % interval {_bounds(score.score, bounds, scale)}" if bounds else "no interval",
-        f"{one.run.num_fewshot}-shot" if one.run.num_fewshot is not None else "",
-        f"lm-eval {run.lm_eval_version} task {one.name}",
-    ]
-    entry: dict[str, Any] = {
-        "dataset": {"id": dataset.id, "task_id": benchmark.task_id},
-        "value": round(score.score.value * scale, 4),
-        "notes": "; ".join(filter(None, said)),
-    }
-    if dataset.revision is not None:
-        entry["dataset"]["revision"] = dataset.revision
-    if isinstance(run.data.get("date"), int | float):
-        entry["date"] = day_of(run)
-    return visible(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True, width=10_000))

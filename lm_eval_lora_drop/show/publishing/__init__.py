@@ -1,1 +1,0 @@
-"""What is published of a run: model card and the Hub's evaluation files. Reads the record only."""
