@@ -25,7 +25,7 @@ METRIC = ("exact_match", "strict-match")
 OUT = Path("out") / "demo"
 SWEEP = "sweep_limit=48,sweep_dir=.demo/sweeps"
 NOTE = """
-The adapter has LoRA on all 30 layers. Which of them does it need? First the test documents are answered with the whole
+The adapter has LoRA on all 30 layers. Which of them does it need? First the test documents are answered with the full
 adapter and with the base model. Then all 31 boundaries are tried on 48 validation documents, and the test documents are
 answered with the one that is chosen. Two to four minutes on two quiet cores."""
 

@@ -6,6 +6,7 @@ The harness finds the model types and the tasks by itself (see `harness.hooks`).
 
     result = lora_drop.sweep("org/base", "./my-adapter", "gsm8k")   # or a loaded PeftModel, without the adapter
     result = lora_drop.read("out/")                                 # or what lm_eval has written
+    print(lora_drop.compare("out/full", "out/k24"))                 # paired tests; also stability, report
 
 Importing the package imports nothing else: a name is fetched when it is first used.
 """
@@ -19,7 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lm_eval_lora_drop.api import Result as Result
     from lm_eval_lora_drop.api import TaskResult as TaskResult
+    from lm_eval_lora_drop.api import compare as compare
     from lm_eval_lora_drop.api import read as read
+    from lm_eval_lora_drop.api import report as report
+    from lm_eval_lora_drop.api import stability as stability
     from lm_eval_lora_drop.api import sweep as sweep
     from lm_eval_lora_drop.errors import AdapterError as AdapterError
     from lm_eval_lora_drop.errors import ArgumentError as ArgumentError
@@ -29,8 +33,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "sweep": "api",
-    "read": "api",
+    **dict.fromkeys(("sweep", "read", "compare", "stability", "report"), "api"),
     "Result": "api",
     "TaskResult": "api",
     "Variant": "variant",
@@ -46,7 +49,10 @@ __all__ = [
     "TaskResult",
     "Variant",
     "__version__",
+    "compare",
     "read",
+    "report",
+    "stability",
     "sweep",
 ]
 

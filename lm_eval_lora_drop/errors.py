@@ -1,4 +1,4 @@
-"""The two things that go wrong by the user's hand; everything else is a bug and keeps its own exception."""
+"""User errors; everything else is a bug and keeps its own exception."""
 
 from __future__ import annotations
 

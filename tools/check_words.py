@@ -3,8 +3,7 @@
     python tools/check_words.py            # prints what it found, a line each; exit status 1 if anything
 
 Read are the prose of every page (without code), and the string literals and docstrings of
-the package. `PENDING` names the parts of the package that are not rewritten yet. A part without a finding must leave
-it, so the list only gets shorter.
+the package.
 """
 
 from __future__ import annotations
@@ -51,8 +50,6 @@ SOURCES_SKIPPED = (
 """Generated pages and appendices of tables: their words are those of the programs that print them."""
 NAMES = {"retired_after", "hopeless"}
 """Fields of the record and modules, which keep their name."""
-PENDING = ("api.py", "show/")
-"""Files and folders of the package whose texts are not rewritten yet."""
 HARNESS_ONLY = re.compile(r"--[a-z]+_[a-z_]+")
 
 
@@ -142,16 +139,9 @@ def main() -> int:
         text = page.read_text(encoding="utf-8")
         for number, problem in [*wrong_words(prose(text)), *wrong_options(text), *wrong_headings(text)]:
             found.append(f"{page.relative_to(ROOT)}:{number}: {problem}")
-    by_file = {
-        file.relative_to(PACKAGE).as_posix(): list(wrong_words(literals(file.read_text(encoding="utf-8"))))
-        for file in sorted(PACKAGE.rglob("*.py"))
-    }
-    for name, problems in by_file.items():
-        if not name.startswith(PENDING):
-            found += [f"{PACKAGE.name}/{name}:{number}: {problem}" for number, problem in problems]
-    for part in PENDING:
-        if not any(problems for name, problems in by_file.items() if name.startswith(part)):
-            found.append(f"{part} has nothing left to rewrite: remove it from PENDING")
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for number, problem in wrong_words(literals(file.read_text(encoding="utf-8"))):
+            found.append(f"{file.relative_to(ROOT)}:{number}: {problem}")
     print("\n".join(found) or "words: nothing found")
     return int(bool(found))
 

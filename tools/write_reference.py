@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,12 +24,16 @@ def commands() -> str:
     parts = [
         "# Commands",
         f"{MADE}\n`lora-drop COMMAND --help` prints the same. An interrupted command can be repeated.",
+        "Completion in the shell: `pip install '.[completion]'`, and in its start-up file "
+        '`eval "$(register-python-argcomplete lora-drop)"`.',
     ]
     for name, parser in _parsers("lora-drop", make_parser()):
         rows = [
             _row(action) for action in parser._actions if action.help != argparse.SUPPRESS and action.dest != "help"
         ]
         parts += [f"## {name}", " ".join((parser.description or "").split())]
+        # Indented by four, so that a test parses them.
+        parts += [textwrap.indent(textwrap.dedent((parser.epilog or "").partition("\n")[2]), "    ")]
         parts += ["\n".join(["| argument | meaning |", "|---|---|", *rows])] if rows else []
     return "\n\n".join(parts) + "\n"
 

@@ -17,6 +17,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _candidates(args: argparse.Namespace) -> int:
     """Prints the candidates of sweep_candidates=NAME+... for an adapter, in the notation of variants: a file to
     shorten or extend by hand. See docs/howto/other-candidates.md.
+
+    lora-drop candidates upper --peft ./my-adapter
+    lora-drop candidates window strength --peft ./my-adapter > mine.txt
+    lora-drop candidates module --peft ./my-adapter --pretrained org/base
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names

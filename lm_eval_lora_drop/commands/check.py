@@ -50,9 +50,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 @command("check", "compare PEFT, merged weights, an export and vLLM on a few prompts", _add_options)
 def _check(args: argparse.Namespace) -> int:
-    """Looks whether the adapter is in order and applied, and compares what is evaluated with merged weights, with an
-    export (by default one made now), with vLLM where it is installed, and with a server. Exit code 1 where they differ.
-    Also names what usually makes a LoRA score below its base model (chat template, first and last token, base model).
+    """Checks that the adapter is valid and takes effect, and compares what is evaluated with merged weights, with an
+    export (by default one made now), with vLLM where it is installed, and with a server. Exit status 1 where they
+    differ. Also names what usually makes a LoRA score below its base model (chat template, first and last token, base
+    model).
+
+    lora-drop check --peft ./my-adapter --boundary full
+    lora-drop check --results out --export ./smaller --prompts out/samples_gsm8k.jsonl
+    lora-drop check --peft ./my-adapter --boundary 20 --server http://localhost:8000/v1 --served-model smaller
     """
     if args.dtype not in DTYPES:
         raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {args.dtype[:80]!r}.")
@@ -82,7 +87,7 @@ def _check(args: argparse.Namespace) -> int:
     if args.server is not None:
         from lm_eval_lora_drop.commands.served import ask_server
 
-        # Before the model is loaded: a wrong address shall not cost minutes.
+        # Before the model is loaded, which takes minutes: the address may be wrong.
         served = ask_server(args.server, args.served_model, asked, args.tokens)
     with tempfile.TemporaryDirectory(prefix="lora-drop-") as scratch:
         found = check_agreement(

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import adapter_sources, source_of
-from lm_eval_lora_drop.text import markdown_code, with_error
 from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.record.runs import Run
-    from lm_eval_lora_drop.record.schema import CandidateRecord, TaskRecord
+    from lm_eval_lora_drop.record.schema import TaskRecord
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -71,11 +70,12 @@ def choice(args: argparse.Namespace, command: str) -> ExportSource:
         )
     if args.results is not None:
         from lm_eval_lora_drop.adapter.export import adapter_of_choice
+        from lm_eval_lora_drop.show.model_card import origin_of
 
         run, task, record = _recorded(args.results, args.task)
         assert run.record is not None
         where, part = adapter_of_choice(run.record.adapter, record.kept, args.peft, "--peft FOLDER")
-        return ExportSource(where, part, _origin(task, record, run.path), run, task)
+        return ExportSource(where, part, origin_of(task, record, run.path), run, task)
     if args.peft is None:
         raise ArgumentError("--peft must name the full adapter, got none. Give its folder or Hub id.")
     spec = parse_layers(args.layers) if args.layers is not None else parse_boundary(args.boundary)
@@ -121,7 +121,12 @@ def num_layers(source: str, pretrained: str | None) -> int:
 
 @command("export", "write a smaller adapter, or the merged model", _add_options)
 def _export(args: argparse.Namespace) -> int:
-    """Writes one plain PEFT adapter of the kept part (layers, strengths, modules, ranks), or the merged model."""
+    """Writes one plain PEFT adapter of the kept part (layers, strengths, modules, ranks), or the merged model.
+
+    lora-drop export --results out -o smaller
+    lora-drop export --peft ./my-adapter --boundary 20 -o my-adapter-K20
+    lora-drop export --results out --task gsm8k --merge --dtype bfloat16 -o merged
+    """
     from lm_eval_lora_drop.adapter.export import export_adapter
     from lm_eval_lora_drop.adapter.files import check_new
     from lm_eval_lora_drop.adapter.merge import check_dtype, merge_adapter
@@ -132,7 +137,7 @@ def _export(args: argparse.Namespace) -> int:
     evaluated = None
     # Another base model has other scores than the one that was evaluated.
     if made.run is not None and made.task is not None and not (args.merge and args.pretrained):
-        from lm_eval_lora_drop.show.publishing.publication import card_results
+        from lm_eval_lora_drop.show.model_card import card_results
 
         evaluated = card_results(made.run, made.task)
     said: dict[str, Any] = {"origin": made.origin, "evaluated": evaluated}
@@ -162,24 +167,3 @@ def _recorded(path: Path, task: str | None) -> tuple[Run, str, TaskRecord]:
     if task is None or task not in records:
         raise ArgumentError(f"{run.path} holds the tasks {', '.join(records)}; --task must be one of them, got {task}.")
     return run, task, records[task]
-
-
-def _origin(task: str, record: TaskRecord, path: Path) -> str:
-    run = f"run {markdown_code(path.name)}, task {markdown_code(task)}"
-    sweep = record.sweep
-    if sweep is None or record.metric is None or record.validation is None:
-        how = {"given": "given by hand", "default": "the paper's default", "probe": "the probe's rise point"}
-        return f"{how.get(record.method, record.method)} ({run})."
-    chosen = sweep.candidate(sweep.chosen)
-    full = sweep.candidate(str(Variant.full(record.num_layers)))
-    assert chosen is not None
-    beside = "" if full is None or full is chosen else f"; the full adapter scored {score_text(full)}"
-    return (
-        f"a sweep over {len(sweep.candidates)} candidates ({sweep.candidate_set}) on {chosen.documents} documents of "
-        f"split `{record.validation.split}` by {record.metric}: {score_text(chosen)}{beside} ({run})."
-    )
-
-
-def score_text(row: CandidateRecord) -> str:
-    """A candidate's score with its standard error."""
-    return with_error(row.score, row.stderr)

@@ -22,12 +22,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 @command("figures", "draw the sweeps and probes of a results file", _add_options)
 def _figures(args: argparse.Namespace) -> int:
-    """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json."""
+    """Draws the sweeps and probes of a results file of lm_eval --model hf-lora-drop, or a probe.json.
+
+    lora-drop figures out
+    lora-drop figures out --task gsm8k --formats pdf -o figures
+    lora-drop figures probe/probe.json
+    """
     from lm_eval_lora_drop.record.find import only_run
-    from lm_eval_lora_drop.show.figures.family import save_figure_of
+    from lm_eval_lora_drop.show.figures.candidates import save_figures_of
     from lm_eval_lora_drop.show.figures.probe import save_probe_figures
-    from lm_eval_lora_drop.show.figures.style import check_formats, file_name, save_figure
-    from lm_eval_lora_drop.show.figures.trade import trade_figure
+    from lm_eval_lora_drop.show.figures.style import check_formats, file_name
 
     alone = _probe_alone(args.results)
     record = None if alone else only_run(args.results).record
@@ -41,10 +45,7 @@ def _figures(args: argparse.Namespace) -> int:
     paths: list[Path] = []
     for task in [args.task] if args.task is not None else names:
         if task in tasks and tasks[task].sweep is not None:
-            paths += save_figure_of(task, tasks[task], folder, formats)
-            if tasks[task].also:
-                stem = folder / f"trade-{file_name(task)}"
-                paths += save_figure(trade_figure(task, tasks[task]), stem, formats)
+            paths += save_figures_of(task, tasks[task], folder / f"sweep-{file_name(task)}", formats)
         if task in probes:
             try:
                 paths += save_probe_figures(task, probes[task], folder, formats)

@@ -42,6 +42,12 @@ def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
 
 @command("rescore", "fill GPT-Scores into a results file, or score saved outputs", _add_rescore_options, KEPT)
 def _rescore(args: argparse.Namespace) -> int:
+    """Scores logged outputs by a panel of judges and writes GPT-Scores into the results file.
+
+    lora-drop judge rescore out --panel panel.yaml --dry-run
+    lora-drop judge rescore out --panel panel.yaml --max-spend 5
+    lora-drop judge rescore out --panel current --rubric rubric.yaml
+    """
     from contextlib import closing
 
     from lm_eval_lora_drop.judge.cache import Cache
@@ -100,6 +106,12 @@ def _add_pairwise_options(parser: argparse.ArgumentParser) -> None:
 
 @command("pairwise", "which of two runs' outputs a panel prefers", _add_pairwise_options, KEPT)
 def _pairwise(args: argparse.Namespace) -> int:
+    """Asks a panel which of two runs' outputs is better, each pair in both orders.
+
+    lora-drop judge pairwise full=out/full K24=out/k24 --panel panel.yaml
+    lora-drop judge pairwise out/full out/k24 --panel panel.yaml --dry-run
+    lora-drop judge pairwise out/full out/k24 --task lora_drop_samsum --json preferences.json
+    """
     from contextlib import closing
 
     from lm_eval_lora_drop.judge.cache import Cache
@@ -144,6 +156,12 @@ def _add_sheet_options(parser: argparse.ArgumentParser) -> None:
 
 @command("sheet", "write a blinded CSV and an HTML form for human raters", _add_sheet_options)
 def _sheet(args: argparse.Namespace) -> int:
+    """Writes pairs of outputs in random order, without the names of the runs, for people to rate.
+
+    lora-drop judge sheet full=out/full K24=out/k24 -o sheet
+    lora-drop judge sheet out/full out/k24 -o sheet --number 50
+    lora-drop judge sheet out/full out/k24 -o sheet --task lora_drop_samsum --seed 1
+    """
     from lm_eval_lora_drop.judge.people.sheets import write_sheets
 
     labels, pairs = _pairs(args)
@@ -163,6 +181,12 @@ def _add_collect_options(parser: argparse.ArgumentParser) -> None:
 
 @command("collect", "win rate and agreement from filled sheets", _add_collect_options)
 def _collect(args: argparse.Namespace) -> int:
+    """Reads completed sheets: win rate with its interval, and the agreement of the raters.
+
+    lora-drop judge collect sheet/key.json anna.csv bo.csv
+    lora-drop judge collect sheet/key.json anna.csv --json people.json
+    lora-drop judge collect sheet/key.json anna.csv --judged preferences.json
+    """
     from lm_eval_lora_drop.judge.people.sheets import collect
 
     found = collect(args.key, args.sheets, args.judged)

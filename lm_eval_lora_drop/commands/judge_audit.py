@@ -42,7 +42,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 @command("audit", "test judges: repeat, drift, length, injection, order", _add_options, KEPT)
 def audit(args: argparse.Namespace) -> int:
-    """Prints the cost, asks the judges, and prints how far scores move for reasons other than quality."""
+    """Prints the cost, asks the judges, and prints how far scores move for reasons other than quality.
+
+    lora-drop judge audit out/full --panel panel.yaml
+    lora-drop judge audit out/full out/k24 --panel panel.yaml --number 50
+    lora-drop judge audit out/full --panel panel.yaml --dry-run
+    """
     from contextlib import closing
 
     from lm_eval_lora_drop.judge.audit import Audit, same_outputs

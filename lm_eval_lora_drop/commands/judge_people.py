@@ -36,7 +36,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 @command("people", "prediction-powered intervals from human scores and a panel's", _add_options)
 def people(args: argparse.Namespace) -> int:
-    """Intervals, the agreement of each judge with people, documents to read next."""
+    """Prints intervals, the agreement of each judge with people, and the documents to rate next.
+
+    lora-drop judge people out/full --humans anna.csv
+    lora-drop judge people out/full out/k24 --humans full.csv k24.csv
+    lora-drop judge people out/full --humans anna.csv --plot people.png --json people.json
+    """
     import numpy as np
 
     from lm_eval_lora_drop.judge.people import correlation, filled, next_documents, powered_mean, read_people

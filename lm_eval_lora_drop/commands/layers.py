@@ -11,6 +11,7 @@ from typing import Any
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.commands.probe import add_task_arguments, draw_pairs, load_task
 from lm_eval_lora_drop.files import check_writable, write_atomically
+from lm_eval_lora_drop.show.tables import table
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +28,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _layers(args: argparse.Namespace) -> int:
     """Per decoder layer: norm of the update and share of its largest singular value (from the files), the norm of the
     LoRA's output on data (LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model
-    (arXiv 2602.05988), and the rise of the reference's probability (logit lens). Without --task only the first two, and
-    no model is loaded.
+    (Kornblith et al., 2019), and the rise of the reference's probability (logit lens). Without --task only the first
+    two, and no model is loaded.
+
+    lora-drop layers --peft ./my-adapter
+    lora-drop layers --peft ./my-adapter --task gsm8k --limit 50
+    lora-drop layers --peft ./my-adapter --task gsm8k -o layers --device cpu
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names
@@ -69,7 +74,7 @@ add_parser = _layers.add_parser
 
 
 def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any], int]:
-    # The task before the model: a misspelt name shall not cost the minutes of loading.
+    # The task before the model, which takes minutes: the name may be misspelt.
     task = load_task(args.task, args.include_path, args.metadata)
     lm, _, pairs = draw_pairs(pretrained, task, args)
     return dict(lm.layer_scores(pairs)), len(pairs)
@@ -82,8 +87,8 @@ def scores_table(scores: Mapping[str, Sequence[float]]) -> str:
         name: {layer: rank for rank, layer in enumerate(sorted(range(len(v)), key=lambda one: -v[one]), 1)}
         for name, v in columns.items()
     }
-    lines = ["layer" + "".join(f"  {name:>12} rank" for name in columns)]
-    for layer in range(len(next(iter(columns.values())))):
-        cells = (f"  {values[layer]:>12.4g} {ranks[name][layer]:>4d}" for name, values in columns.items())
-        lines.append(f"{layer:5d}" + "".join(cells))
-    return "\n".join(lines)
+    rows = [
+        [str(layer), *(cell for name, v in columns.items() for cell in (f"{v[layer]:.4g}", str(ranks[name][layer])))]
+        for layer in range(len(next(iter(columns.values()))))
+    ]
+    return table(["layer", *(heading for name in columns for heading in (name, "rank"))], rows, left=())

@@ -16,6 +16,7 @@ from lm_eval_lora_drop.endings import last_line, raise_on_signals
 from lm_eval_lora_drop.text import VisibleStream, never_raise_on_print, visible
 
 COMMANDS: tuple[str, ...] = (
+    "lm_eval_lora_drop.commands.sweep",
     "lm_eval_lora_drop.commands.report",
     "lm_eval_lora_drop.commands.view",
     "lm_eval_lora_drop.commands.plan",
@@ -42,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         raise_on_signals()
     try:
-        make_parser().parse_args(argv, args)
+        parser = make_parser()
+        # Optional: completion of the shell (docs/reference/commands.md).
+        if "_ARGCOMPLETE" in os.environ:
+            importlib.import_module("argcomplete").autocomplete(parser)
+        parser.parse_args(argv, args)
         check_written(args)
         with contextlib.redirect_stdout(cast(TextIO, VisibleStream(sys.stdout))):
             return int(args.func(args))

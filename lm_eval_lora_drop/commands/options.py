@@ -1,13 +1,15 @@
-"""What a command is, what options of several commands are read by, and how commands write and warn."""
+"""What a command is, how options of several commands are parsed, and how commands write and warn."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.show.tables import paragraph
 from lm_eval_lora_drop.text import visible
 
 CommandFunction = Callable[[argparse.Namespace], int]
@@ -22,7 +25,8 @@ CommandFunction = Callable[[argparse.Namespace], int]
 
 @dataclass(frozen=True)
 class Command:
-    """A command of `lora-drop`; the docstring of `run` is what its `--help` says first.
+    """A command of `lora-drop`. The first paragraph of the docstring of `run` is its description in `--help`, the lines
+    after it are examples.
 
     `help` is its line among the others, `kept` a sentence on what an interruption leaves for the next time.
     """
@@ -33,11 +37,19 @@ class Command:
     kept: str
     run: CommandFunction
 
-    def add_parser(self, subparsers: Any) -> None:
+    def add_parser(self, subparsers: Any) -> argparse.ArgumentParser:
         """Add it to `lora-drop`, or to a command that has commands of its own."""
-        parser = subparsers.add_parser(self.name, help=self.help, description=self.run.__doc__)
+        about, _, examples = inspect.cleandoc(self.run.__doc__ or "").partition("\n\n")
+        parser: argparse.ArgumentParser = subparsers.add_parser(
+            self.name,
+            help=self.help,
+            description=paragraph(about),
+            epilog="examples:\n" + textwrap.indent(examples, "  "),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         self.add_options(parser)
         parser.set_defaults(func=self.run, kept=self.kept)
+        return parser
 
 
 def command(
@@ -75,7 +87,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def warn(issues: Iterable[object]) -> None:
-    """What was wrong with the files, once each, on standard error."""
+    """Print what was wrong with the files on standard error, once each."""
     for issue in dict.fromkeys(map(str, issues)):
         print(f"warning: {visible(issue)}", file=sys.stderr)
 
@@ -87,7 +99,7 @@ def add_output(parser: argparse.ArgumentParser, *flags: str, **options: Any) -> 
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option that `write_json` obeys."""
+    """The option that names the file of `write_json`."""
     add_output(parser, "--json", help="also write all results to this file, as JSON")
 
 

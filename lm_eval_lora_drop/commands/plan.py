@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import add_json, command, natural, warn, write_json
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.show.tables import table
 from lm_eval_lora_drop.text import duration_text, percent, significant
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.record.schema import TaskRecord
     from lm_eval_lora_drop.statistics.power import PairedVariation
-    from lm_eval_lora_drop.variant import Variant
 
 _SIZES = (50, 100, 200, 500, 1000, 2000)
 _DIFFERENCES = (0.01, 0.02, 0.05, 0.1)
@@ -63,6 +63,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _plan(args: argparse.Namespace) -> int:
     """Prints the minimum detectable difference of two candidates for a number of documents, and the documents needed
     for a difference, from how much the candidates differ per document.
+
+    lora-drop plan out --difference 0.02
+    lora-drop plan --pilot out/full out/k24
+    lora-drop plan --discordance 0.1 --documents 100 500
     """
     if not 0 < args.power < 1:
         raise ArgumentError(f"--power is a share between 0 and 1, got {args.power:g}.")
@@ -113,64 +117,35 @@ def _guesses(args: argparse.Namespace) -> list[Pilot]:
 def _sweeps(args: argparse.Namespace) -> list[Pilot]:
     if not args.paths:
         return []
-    from lm_eval_lora_drop.record.find import find_runs
-    from lm_eval_lora_drop.show.verdict.stability import swept_tasks
+    from lm_eval_lora_drop.show.verdict.stability import sweeps_in
 
-    runs, issues = find_runs(args.paths)
+    found, issues = sweeps_in(args.paths, args.task)
     warn(issues)
-    records = [(task, record) for run in runs for task, record in swept_tasks(run).items()]
-    names = {task for task, _ in records}
-    unknown = [task for task in args.task if task not in names]
-    if unknown or not records:
-        there = f"There are sweeps of: {', '.join(sorted(names))}." if names else "Evaluate with boundary=auto."
-        raise ArgumentError(f"no sweep{' of ' + ', '.join(unknown) if unknown else ''} in these files. {there}")
-    return [pilot for task, record in records if not args.task or task in args.task for pilot in _sweep(task, record)]
+    return [pilot for _, task, record in found for pilot in _sweep(task, record)]
 
 
 def _sweep(task: str, record: TaskRecord) -> list[Pilot]:
-    """The chosen candidate against full (or against the next best, where full was chosen or not swept), and the one
-    that differs most: between them lies what a sweep compares."""
     import numpy as np
 
-    from lm_eval_lora_drop.statistics.clusters import codes_at
-    from lm_eval_lora_drop.statistics.power import variation
+    from lm_eval_lora_drop.show.verdict.planning import variations
     from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 
+    assert record.sweep is not None
     recorded = RecordedSweep.from_record(record)
-    values = {
-        variant: recorded.aggregation.per_document(items)
-        for variant, items in zip(recorded.candidates, recorded.items, strict=True)
-    }
-    whole = recorded.full if recorded.full in values else recorded.chosen
-    assert whole is not None
-    others = [variant for variant in values if variant != whole]
-    if not others:
-        raise ArgumentError(
-            f"task {task}: only one candidate of the sweep has all documents, so there is nothing to compare."
-        )
-    scores = dict(
-        zip(recorded.candidates, recorded.scores(np.ones((1, recorded.documents), dtype=int))[0], strict=True)
-    )
-    chosen = recorded.chosen if recorded.chosen != whole else max(others, key=lambda variant: scores[variant])
-
-    def known(variant: Variant) -> PairedVariation:
-        both = ~np.isnan(values[variant]) & ~np.isnan(values[whole])
-        clusters = codes_at(recorded.codes, np.flatnonzero(both).tolist()) if recorded.clusters else None
-        return variation(values[whole][both], values[variant][both], clusters)
-
-    rows = record.sweep.candidates if record.sweep else ()
-    time = record.sweep.seconds_per_pair if record.sweep else None
-    largest = max(float(np.nanmax(np.abs(column))) for column in values.values())
-    widest = max(others, key=lambda variant: known(variant).spread)
+    try:
+        found = variations(recorded)
+    except ArgumentError as error:
+        raise ArgumentError(f"task {task}: {error}") from error
+    time = record.sweep.seconds_per_pair
     return [
         Pilot(
-            f"{task}, {record.metric}: {variant.label} against {whole.label}",
-            known(variant),
-            scale=100.0 if largest > 1.5 else 1.0,
-            candidates=len(rows),
+            f"{task}, {record.metric}: {variant.label} against {reference.label}",
+            known,
+            scale=100.0 if float(np.nanmax(np.abs(recorded.values))) > 1.5 else 1.0,
+            candidates=len(record.sweep.candidates),
             pairs_per_second=1 / time if time else None,
         )
-        for variant in dict.fromkeys([chosen, widest])
+        for variant, reference, known in found
     ]
 
 
@@ -243,8 +218,6 @@ def _table(pilot: Pilot, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _render(plan: dict[str, Any], power: float) -> str:
-    from tabulate import tabulate
-
     timed = plan["candidates"] and plan["pairs_per_second"]
     heads = ["documents", "difference"] + ([f"sweep of {plan['candidates']} candidates"] if timed else [])
 
@@ -260,5 +233,5 @@ def _render(plan: dict[str, Any], power: float) -> str:
     ]
     parts = [f"{plan['pilot']}{seen}: {plan['assumed']}"]
     for title, rows in tables:
-        parts.append(f"{title}\n\n{tabulate([line(row) for row in rows], heads, disable_numparse=True)}")
+        parts.append(f"{title}\n\n{table(heads, [line(row) for row in rows], left=())}")
     return "\n\n".join(parts)

@@ -54,6 +54,10 @@ def _probe(args: argparse.Namespace) -> int:
     """Reads the probability of the first reference tokens at every decoder layer (logit lens) on a task's validation
     documents: for the full adapter, the base model, and the boundaries given (default: the one after the rise point).
     Writes probe.json, probe.txt and figures.
+
+    lora-drop probe --pretrained org/base --peft ./my-adapter --task gsm8k -o probe
+    lora-drop probe --pretrained org/base --peft ./my-adapter --task gsm8k -o probe --boundary 20 --limit 50
+    lora-drop probe --pretrained org/base --peft ./my-adapter --task gsm8k -o probe --tokens 8 --formats pdf
     """
     specs = [*map(parse_boundary, args.boundary), *map(parse_layers, args.layers)]
     for spec in specs:
@@ -66,7 +70,7 @@ def _probe(args: argparse.Namespace) -> int:
 
     formats = check_formats(args.formats.split(","))
     check_writable(args.output, "--output")
-    # The task before the model: a misspelt name shall not cost the minutes of loading.
+    # The task before the model, which takes minutes: the name may be misspelt.
     task = load_task(args.task, args.include_path, args.metadata)
 
     import msgspec

@@ -1,17 +1,13 @@
-"""`lora-drop publish`: model card, evaluation files of the Hub, Every Eval Ever record. Sends only when asked."""
+"""`lora-drop publish`: the model card of a run. Sends only when asked."""
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from lm_eval_lora_drop.show.publishing.publication import Publication
+from lm_eval_lora_drop.files import write_atomically
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,60 +18,49 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--card", type=Path, metavar="FILE", help="add the results to this model card (README.md)")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="output folder")
     parser.add_argument("--repo", metavar="OWNER/NAME", help="model repository on the Hub")
-    parser.add_argument(
-        "--organization", metavar="NAME", help="organization that evaluated (default: the owner of --repo)"
-    )
-    parser.add_argument(
-        "--relationship",
-        choices=("first_party", "third_party", "collaborative", "other"),
-        default="first_party",
-        help="relationship of the evaluator to the adapter (default: first_party)",
-    )
-    parser.add_argument("--push", action="store_true", help="send the files to --repo")
+    parser.add_argument("--push", action="store_true", help="send the card to --repo")
     parser.add_argument("--create-pr", action="store_true", help="with --push: as a pull request")
 
 
-@command("publish", "model card and evaluation files of a run; sends them with --push", _add_options)
+@command("publish", "model card of a run; sends it with --push", _add_options)
 def _publish(args: argparse.Namespace) -> int:
-    """Makes a model card with the scores, the Hub's .eval_results files and an Every Eval Ever record. Without -o and
-    --push they are only printed.
+    """Makes a model card with the scores, or adds them to one. Without -o and --push it is only printed.
+
+    lora-drop publish out
+    lora-drop publish out -o published --card README.md
+    lora-drop publish out --repo me/my-adapter --push --create-pr
     """
     from lm_eval_lora_drop.record.find import only_run
-    from lm_eval_lora_drop.show.publishing.common import Publisher
-    from lm_eval_lora_drop.show.publishing.publication import publication
+    from lm_eval_lora_drop.show.model_card import model_card
 
     if args.push and not args.repo:
-        raise ArgumentError("--push needs --repo OWNER/NAME: where to send the files.")
+        raise ArgumentError("--push needs --repo OWNER/NAME: where to send the card.")
     if args.create_pr and not args.push:
         raise ArgumentError("--create-pr says how --push sends; give both.")
     if args.repo and (args.repo.count("/") != 1 or not all(args.repo.split("/"))):
         raise ArgumentError(f"--repo must be OWNER/NAME, a model repository on the Hub, got {args.repo!r}.")
     if args.card is not None and not args.card.is_file():
         raise ArgumentError(f"--card must be a model card, a file, got {args.card}.")
-    owner = args.repo.split("/")[0] if args.repo else "unknown"
-    publisher = Publisher(args.repo, args.organization or owner, args.relationship, time.time())
     card = None if args.card is None else args.card.read_text(encoding="utf-8")
-    made = publication(only_run(args.results), publisher, task=args.task, card=card)
+    made = model_card(only_run(args.results), args.repo, task=args.task, card=card)
     if args.output is not None:
-        print("\n".join(map(str, made.write(args.output))))
+        write_atomically(args.output / "README.md", made)
+        print(args.output / "README.md")
     elif not args.push:
-        for name, text in made.files.items():
-            print(f"==> {name}\n{text}")
-    for note in made.notes:
-        print(f"Note: {note}")
+        print(made)
     if args.push:
         print(f"Sent: {_push(made, args.repo, create_pr=args.create_pr)}")
     else:
         flags = "--push" if args.repo else "--repo OWNER/NAME --push"
-        print(f"Nothing was sent. Add {flags} to send the files to the Hub.")
+        print(f"Nothing was sent. Add {flags} to send the card to the Hub.")
     return 0
 
 
 add_parser = _publish.add_parser
 
 
-def _push(made: Publication, repo: str, *, create_pr: bool) -> str:
-    """Send all files in one commit; returns its address.
+def _push(card: str, repo: str, *, create_pr: bool) -> str:
+    """Send the card in one commit; returns its address.
 
     Raises:
         ArgumentError: the Hub refused.
@@ -83,20 +68,15 @@ def _push(made: Publication, repo: str, *, create_pr: bool) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    operations = [CommitOperationAdd(name, text.encode("utf-8")) for name, text in made.files.items()]
+    operation = CommitOperationAdd("README.md", card.encode("utf-8"))
+    message = "Evaluation results by lm-eval-lora-drop"
     try:
-        sent = HfApi().create_commit(
-            repo,
-            operations,
-            commit_message="Evaluation results by lm-eval-lora-drop",
-            repo_type="model",
-            create_pr=create_pr,
-        )
+        sent = HfApi().create_commit(repo, [operation], commit_message=message, repo_type="model", create_pr=create_pr)
     except RepositoryNotFoundError as error:
         raise ArgumentError(
             f"--repo {repo} is no model repository that you may write to. Make it on the Hub, or log in with "
             "`hf auth login`."
         ) from error
     except (HfHubHTTPError, OfflineModeIsEnabled) as error:
-        raise ArgumentError(f"the Hub did not take the files for {repo}: {error}") from error
+        raise ArgumentError(f"the Hub did not take the card for {repo}: {error}") from error
     return str(sent.pr_url or sent.commit_url)

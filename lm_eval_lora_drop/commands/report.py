@@ -32,28 +32,25 @@ def _add_compare_options(parser: argparse.ArgumentParser) -> None:
 
 @command("compare", "paired tests between runs", _add_compare_options)
 def _compare(args: argparse.Namespace) -> int:
-    """Compares runs of the same tasks by paired tests over documents; the first run is the baseline."""
-    from lm_eval_lora_drop.show.report.compare import all_issues, compare
-    from lm_eval_lora_drop.show.report.compare_text import render
-    from lm_eval_lora_drop.show.report.systems import open_system
+    """Compares runs of the same tasks by paired tests over documents; the first run is the baseline.
 
-    if len(args.systems) < 2:
-        raise ArgumentError(f"compare needs at least two systems, got {len(args.systems)}. Give the baseline first.")
-    opened = [open_system(argument) for argument in args.systems]
-    systems = [system for system, _ in opened]
-    for index, system in enumerate(systems):
-        if any(system.label == other.label for other in systems[:index]):
-            system.label = f"{system.label} [{args.systems[index]}]"
-    found = compare(systems, metrics=args.metric, resamples=args.resamples, seed=args.seed, show=args.show)
+    lora-drop compare full=out/full K24=out/k24
+    lora-drop compare out/full out/k24 out/base --metric rouge_l
+    lora-drop compare out/full out/k24 --show 0 --json comparison.json
+    """
+    from lm_eval_lora_drop.show.report.compare import compare_paths
+
+    given = {"metrics": args.metric, "resamples": args.resamples, "seed": args.seed, "show": args.show}
+    found, issues = compare_paths(args.systems, **given)
     write_json(args.json, found.to_json(), allow_nan=False)
-    print(render(found))
-    warn([*(issue for _, issues in opened for issue in issues), *all_issues(systems)])
+    print(found)
+    warn(issues)
     return 1 if found.refused else 0
 
 
 def _add_stability_options(parser: argparse.ArgumentParser) -> None:
     _add_paths(parser)
-    parser.add_argument("--task", action="append", help="this task only (may be repeated)")
+    parser.add_argument("--task", action="append", default=[], help="this task only (may be repeated)")
     parser.add_argument("--sizes", type=natural, nargs="+", metavar="N", help="subset sizes (default 10 20 50 100 ...)")
     parser.add_argument("--seed", type=natural, default=0, help="seed of the resampling (default 0)")
     add_json(parser)
@@ -61,29 +58,18 @@ def _add_stability_options(parser: argparse.ArgumentParser) -> None:
 
 @command("stability", "how sure is the choice of K? resamples the scores of a sweep", _add_stability_options)
 def _stability(args: argparse.Namespace) -> int:
-    """Repeats the choice of a sweep on resampled validation documents. No model runs."""
-    from lm_eval_lora_drop.record.find import find_runs
-    from lm_eval_lora_drop.show.verdict.stability import assess, render, swept_tasks
+    """Repeats the choice of a sweep on resampled validation documents. No model runs.
 
-    runs, issues = find_runs(args.paths)
-    swept = [(run, task, record) for run in runs for task, record in swept_tasks(run).items()]
-    names = sorted({task for _, task, _ in swept})
-    if swept and (unknown := [task for task in args.task or () if task not in names]):
-        raise ArgumentError(
-            f"--task must name a task with a sweep in these files, got {', '.join(unknown)}. There are: "
-            f"{', '.join(names)}."
-        )
-    if not swept:
-        warn(issues)
-        raise ArgumentError("no sweep in these files. Evaluate with --model hf-lora-drop and boundary=auto.")
-    found = [
-        (run, assess(task, record, args.sizes, args.seed))
-        for run, task, record in swept
-        if not args.task or task in args.task
-    ]
-    write_json(args.json, [{"file": str(run.path), **one.to_json()} for run, one in found])
+    lora-drop stability out
+    lora-drop stability out --task gsm8k --sizes 20 50
+    lora-drop stability out --json stability.json
+    """
+    from lm_eval_lora_drop.show.verdict.stability import stabilities
+
+    found, issues = stabilities(args.paths, args.task, args.sizes, args.seed)
+    write_json(args.json, [one.to_json() for one in found])
     warn(issues)
-    print("\n\n".join(f"{run.path}\n{render(one)}" for run, one in found))
+    print(*found, sep="\n\n")
     return 0
 
 
@@ -102,7 +88,12 @@ def _add_leaderboard_options(parser: argparse.ArgumentParser) -> None:
 
 @command("leaderboard", "all runs as one table, systems by tasks", _add_leaderboard_options)
 def _leaderboard(args: argparse.Namespace) -> int:
-    """Shows all runs in one table, systems by tasks, with mean rank and significance marks."""
+    """Shows all runs in one table, systems by tasks, with mean rank and significance marks.
+
+    lora-drop leaderboard out
+    lora-drop leaderboard out --baseline boundary=full --metric rouge_l
+    lora-drop leaderboard out --format latex -o table.tex
+    """
     from lm_eval_lora_drop.show.report.leaderboard import leaderboard
     from lm_eval_lora_drop.show.report.leaderboard_text import FORMATS, legend
 
@@ -136,7 +127,12 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 @command("report", "one self-contained HTML page of all runs", _add_report_options)
 def _report(args: argparse.Namespace) -> int:
-    """Writes one HTML page: summary, leaderboard, sweeps, stability, outputs side by side, settings."""
+    """Writes one HTML page: summary, leaderboard, sweeps, stability, outputs side by side, settings.
+
+    lora-drop report out -o report.html
+    lora-drop report out/full out/auto -o report.html --baseline boundary=full
+    lora-drop report out -o report.html --documents 200 --title "Adapter A"
+    """
     from lm_eval_lora_drop.show.report.page import write_report
 
     page, issues = write_report(

@@ -48,6 +48,10 @@ def _add_study_options(parser: argparse.ArgumentParser) -> None:
 def _study(args: argparse.Namespace) -> int:
     """Trains the adapters that a study names and that are missing, evaluates every choice of what to keep of them as
     an ordinary run of lm_eval, and writes a report. Resumes when repeated. See docs/howto/study.md.
+
+    lora-drop study --config study.yaml
+    lora-drop study --config study.yaml --dry-run
+    lora-drop study --config study.yaml --only report
     """
     from lm_eval_lora_drop.study.config import read_study
 
@@ -70,6 +74,10 @@ def _add_reproduce_options(parser: argparse.ArgumentParser) -> None:
 def _reproduce(args: argparse.Namespace) -> int:
     """The study of configs/studies/paper.yaml (Llama-3.1-8B-Instruct, one GPU), or with --small the same on
     SmolLM2-135M and generated tasks (a CPU). The report has the paper's own numbers. See docs/howto/study.md.
+
+    lora-drop reproduce --small --dry-run
+    lora-drop reproduce --small --output out/small
+    lora-drop reproduce --tasks gsm8k --pretrained org/base
     """
     from lm_eval_lora_drop.study.config import read_study
 

@@ -62,9 +62,13 @@ def _train(args: argparse.Namespace) -> int:
     loss on the answer only, and excludes documents of the evaluated split and of the sweep. The same command resumes
     from the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ... Needs the
     extra [train].
+
+    lora-drop train --pretrained org/base --task lora_drop_gsm8k -o my-adapter
+    lora-drop train --pretrained org/base --task lora_drop_gsm8k -o my-adapter --rank 16 --epochs 1 --limit 1000
+    lora-drop train --pretrained org/base --task lora_drop_gsm8k -o my-adapter --sweep-checkpoints 100
     """
     file = _file(args.config)
-    read_settings(file, str(args.config))  # what is wrong in the file is said of the file
+    read_settings(file, str(args.config))  # so that a message names the file
     given = {name: getattr(args, name) for name in declared(TrainingOptions) if getattr(args, name) is not None}
     settings = read_settings({**file, **given})
     require_trl()

@@ -45,7 +45,12 @@ def _port(text: str) -> int:
 
 @command("view", "the report page in a browser, refreshed while runs arrive", _add_options)
 def _view(args: argparse.Namespace) -> int:
-    """Serves the report page on this machine only, until Ctrl-C. From another machine: ssh -L."""
+    """Serves the report page on this machine only, until Ctrl-C. From another machine: ssh -L.
+
+    lora-drop view out
+    lora-drop view out/full out/auto --baseline boundary=full
+    lora-drop view out --port 8000 --documents 200
+    """
     server = Viewer(args.paths, port=args.port, baseline=args.baseline, documents=args.documents)
     print(f"{', '.join(map(str, args.paths))}: {server.url} (Ctrl-C ends it)", flush=True)
     with server:

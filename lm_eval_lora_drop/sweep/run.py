@@ -194,7 +194,7 @@ def _take_in(
     peers: Peers,
     listeners: Broadcast,
 ) -> None:
-    """Take answers that every process has got by itself, as the first one has them."""
+    """Use rank 0's copy of answers that were computed on all ranks."""
     position_of = {document.key: position for position, document in enumerate(documents)}
 
     def first() -> list[tuple[Variant, int, Any]]:

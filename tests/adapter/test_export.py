@@ -230,7 +230,8 @@ def test_command_takes_the_boundary_of_a_run(tiny_base, tiny_adapter, tmp_path, 
     assert "boundary 3" in said
     assert "parameters dropped" in said
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "40 documents of split `validation` by exact_match: 0.650 ± 0.070; the full adapter scored 0.500" in card
+    assert "not compared with the full adapter on 40 validation documents." in card
+    assert "Task `t`, split `validation` by exact\\_match, run" in card
     want = under(tiny_base, tiny_adapter, Variant.below(3, LAYERS))
     assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
     other = make_adapter(tiny_base, tmp_path / "other", seed=9)

@@ -1,6 +1,7 @@
 """The Python interface, on files that were written; sweeps themselves are run in test_sweep.py."""
 
 import base64
+import copy
 import re
 import struct
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import lm_eval_lora_drop as lora_drop
@@ -21,7 +23,9 @@ WILD = "<script>alert(1)&\"'"
 
 @pytest.fixture
 def saved(tmp_path):
-    record = run_record({"samsum": task_record(sweep_record(), warnings=(WILD,)), WILD: task_record(variant="0-4")})
+    parameters = {row.variant: 100 * k for k, row in zip(range(10, -1, -1), curve(), strict=True)}
+    found = task_record(sweep_record(), warnings=(WILD,), candidate_parameters=parameters)
+    record = run_record({"samsum": found, WILD: task_record(variant="0-4")})
     return write_results(tmp_path / "out" / "model", results_of(record))
 
 
@@ -45,6 +49,14 @@ def test_the_table_is_that_of_the_record(saved):
     assert frame.boundary.tolist() == list(range(10, -1, -1))
     assert frame.score.tolist() == [row.score for row in curve()]
     assert frame[frame.chosen].variant.tolist() == ["0-6"]
+    # Paired: mean difference of the items of each document to those of full; the two that were eliminated have none.
+    paired = [np.mean([a - b for a, b in zip(row.items, curve()[0].items, strict=True)]) for row in curve()[:9]]
+    assert frame.difference.tolist()[:9] == pytest.approx(paired)
+    assert frame.difference.isna().tolist() == [False] * 9 + [True] * 2
+    inside = frame.dropna(subset="difference")
+    assert (inside.difference_low <= inside.difference).all()
+    assert (inside.difference <= inside.difference_high).all()
+    assert frame.kept_parameters.tolist() == [100 * k for k in range(10, -1, -1)]
     both = result.to_pandas()
     assert len(both) == 12
     assert both.task.unique().tolist() == ["samsum", WILD]
@@ -107,11 +119,21 @@ def test_the_display_holds_table_figure_and_verdict_and_escapes_every_name(saved
 
 def test_of_several_tasks_one_must_be_named(saved, tmp_path):
     result = lora_drop.read(saved)
-    for use in (result.plot, lambda: result.boundary, lambda: result.export(tmp_path / "x")):
+    for use in (
+        lambda: result.plot(),
+        lambda: result.boundary,
+        lambda: result.score,
+        lambda: result.export(tmp_path / "x"),
+    ):
         with pytest.raises(ArgumentError, match=r"2 tasks .*result\['samsum'\]"):
             use()
     only = api.from_results(results_of(run_record({"t": task_record(sweep_record())})))
     assert (only.boundary, str(only.variant), only.verdict) == (7, "0-6", only["t"].verdict)
+    assert (only.score, only.record, only.test) == (33.04, only["t"].record, only["t"].test)
+    assert {"boundary", "plot", "test", "score", "keys"} <= set(dir(only))
+    with pytest.raises(AttributeError, match="no attribute 'boundry'"):
+        getattr(only, "boundry")  # noqa: B009
+    assert copy.deepcopy(only).boundary == 7
     assert only.path is None
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.show.figures.family import MOST, family_figure, figure_of, save_figure_of
+from lm_eval_lora_drop.show.figures.candidates import MOST, candidates_figure, figure_of, save_figures_of
 from lm_eval_lora_drop.show.figures.style import image_element
 from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.variant import AdapterShape, Variant
@@ -29,7 +28,7 @@ def dots(figure):
 def test_dots_are_paired_differences_from_best_to_worst(higher):
     candidate_set = make_candidates(["window"], AdapterShape(12))
     record = recorded(candidate_set, documents=40, higher_is_better=higher)
-    figure = family_figure("task", record)
+    figure = candidates_figure("task", record)
     full = np.array(record.sweep.candidate("0-11").items)
     for row in record.sweep.candidates:
         label = Variant.parse(row.variant, 12).label
@@ -41,12 +40,12 @@ def test_dots_are_paired_differences_from_best_to_worst(higher):
 
 def test_ordered_sets_keep_their_order_and_large_ones_their_marks():
     record = recorded(make_candidates(["strength"], AdapterShape(4)), documents=20)
-    shown = labels(family_figure("task", record))
+    shown = labels(candidates_figure("task", record))
     assert shown[0] == "0-3x1.5"
     assert shown.index("K = 4") == 4
     assert shown[-1] == "K = 0"
     many = recorded(make_candidates(["window", "slope", "soft", "upper"], AdapterShape(30)), documents=20)
-    shown = labels(family_figure("task", many))
+    shown = labels(candidates_figure("task", many))
     assert len(shown) == MOST
     assert {"K = 30", "K = 0"} <= set(shown)
 
@@ -56,9 +55,10 @@ def test_boundaries_stay_on_their_axis_and_a_sweep_without_full_is_drawn_otherwi
     assert any("boundary K" in axes.get_xlabel() for axes in figure_of("task", record).axes)
     candidate_set = make_candidates(["window"], AdapterShape(4))
     without = recorded(type(candidate_set)(candidate_set.name, candidate_set.variants[1:], False), documents=20)
-    with pytest.raises(ArgumentError, match="was not among the candidates"):
-        family_figure("task", without)
-    assert figure_of("task", without).axes[0].get_xlabel() == "layers that keep their LoRA"
-    files = save_figure_of("a task", recorded(candidate_set, documents=20), tmp_path, ["png", "svg"])
-    assert [file.name for file in files] == ["sweep-a_task.png", "sweep-a_task.svg"]
+    figure = figure_of("task", without)
+    assert figure.axes[0].get_xlabel().endswith("validation score, higher is better")
+    scores = {Variant.parse(row.variant, 4).label: row.score for row in without.sweep.candidates}
+    assert dots(figure) == pytest.approx(scores)
+    files = save_figures_of("a task", recorded(candidate_set, documents=20), tmp_path / "mine", ["png", "svg"])
+    assert [file.name for file in files] == ["mine.png", "mine.svg"]
     assert image_element(figure_of("task", recorded(candidate_set, documents=20)), "sweep").startswith("<img")

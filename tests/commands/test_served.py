@@ -1,4 +1,4 @@
-"""`lora-drop check --server`: the adapter that is served is told from the base model and from another adapter."""
+"""`lora-drop check --server`: a server of another adapter, or of the base model alone, is recognised."""
 
 import re
 

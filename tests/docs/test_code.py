@@ -44,7 +44,8 @@ def wrong_python(text):
         target = node.func if isinstance(node, ast.Call) else node
         if not isinstance(target, ast.Attribute) or not isinstance(target.value, ast.Name):
             continue
-        owner = {"lora_drop": api, "result": api.Result, "again": api.Result}.get(target.value.id)
+        # A result of one task has what the task's has.
+        owner = {"lora_drop": api, "result": api.TaskResult, "again": api.TaskResult}.get(target.value.id)
         if owner is None:
             continue
         if not hasattr(owner, target.attr):

@@ -181,4 +181,4 @@ def test_the_last_thing_lm_eval_prints_is_the_answer(tmp_path):
     assert "K = 7 (chosen)" in ours
     assert "Keep the bottom 7 of 10 layers, 30 % smaller" in ours
     last = ours.strip().splitlines()[-1]
-    assert last == f"Export   lora-drop export --results {results} --output mine-0-6"
+    assert last == f"Export   lora-drop export --results {results} --output mine-K7"

@@ -98,7 +98,7 @@ def test_the_screen_of_lm_eval(run):
     text = render_run(data, SimpleNamespace(output_path=None, date_id=None))
     assert "click" in text
     assert not SEEN.search(text)
-    assert "[red]z[/red]" in text  # as it came, not obeyed by rich
+    assert "[red]z[/red]" in text
 
 
 def test_the_front_matter_of_a_card_is_yaml(run, tmp_path):

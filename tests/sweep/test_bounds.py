@@ -163,17 +163,17 @@ def test_where_nothing_fits_the_whole_adapter_is_kept_and_said():
     assert found.sweep.chosen == full
     assert "no candidate is within all bounds of sweep_select=smallest:0.9:base+0.9@other" in found.sweep.warnings[-1]
     assert [one.met for one in found.sweep.bounds] == [False, True]
-    assert "not kept" in sweep_table(found)
+    assert "not met" in sweep_table(found)
 
 
 def test_the_text_says_how_a_bound_was_judged_and_the_record_is_read_back():
     record = bounded(a_task(0), parse_bounded("smallest:0.8+0.9@other"))
     table = sweep_table(record)
-    said = [line for line in table.splitlines() if line.startswith("Bound")]
+    said = [line for line in table.splitlines() if line.startswith("Threshold")]
     assert len(said) == 2
     assert "other acc" in said[1]
     for line, told in zip(said, record.sweep.bounds, strict=True):
-        assert ("is the lower limit for all candidates" in line) is (told.difference is not None)
+        assert ("Lower 95 % confidence limit" in line) is (told.difference is not None)
     assert "by sweep_select=smallest:0.8+0.9@other" in table
     assert "the choice is by sweep_select" in trade_table(record)
     assert verdict(record).startswith("Keep")

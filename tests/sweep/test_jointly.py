@@ -140,7 +140,7 @@ def test_the_table_says_so():
     records = {name: recorded(CANDIDATE_SET, documents=15, seed=i) for i, name in enumerate("abc")}
     table = sweep_table(jointly(records, "worst")["a"])
     assert "the best worst case over 3 tasks (sweep_jointly, best)" in table
-    assert "by itself this one would have taken" in table
+    assert "this task alone would have chosen" in table
     assert "in standard deviations of a document: b " in table
 
 

@@ -4,7 +4,6 @@
     top_singular  share of that, squared, in the largest singular value of each module: from the files
     lora_output   norm of what the layer's LoRA adds to its modules' outputs on data (LoRA-drop, arXiv 2402.07721)
     cka_distance  1 - linear CKA (Kornblith et al., 2019) of the hidden states behind the layer, base against adapted
-                  (the seed of arXiv 2602.05988)
     probe_rise    by how much the probability of the reference tokens, read through the logit lens, rises in the layer
                   (the curve behind boundary=probe)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -27,6 +27,10 @@ from matplotlib.text import Text
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.text import logger, visible
+from lm_eval_lora_drop.variant import Variant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 log = logger(__name__)
 
@@ -79,6 +83,17 @@ _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
 }
 
+HOLLOW: Any = {
+    "fmt": "o",
+    "color": GREEN,
+    "markerfacecolor": "none",
+    "markersize": 8,
+    "elinewidth": 1,
+    "capsize": 3,
+    "zorder": 5,
+}
+"""An error bar of the test split, among validation scores that are filled."""
+
 
 class NotebookFigure(Figure):
     """A figure that a notebook shows by itself: matplotlib's own are shown only after `%matplotlib inline` or an import
@@ -89,6 +104,26 @@ class NotebookFigure(Figure):
         with mpl.rc_context(STYLE):
             self.savefig(drawn, format="png", dpi=110, metadata=_METADATA["png"])
         return drawn.getvalue()
+
+
+def draw_marks(
+    axes: Axes, points: Sequence[tuple[Variant, float, float]], chosen: str, labels: Mapping[str, str]
+) -> None:
+    """Mark the chosen candidate, the full adapter and the base model among `points` (candidate, x, y).
+
+    `labels` says what the legend calls chosen, full and base. Full is larger and below, so that both show where full
+    was chosen.
+    """
+    for name, marker, colour, size, order in (
+        ("chosen", "D", VERMILLION, 6, 6),
+        ("full", "s", BLUE, 9, 4),
+        ("base", "^", GREY, 7, 4),
+    ):
+        for kept, x, y in points:
+            if {"chosen": str(kept) == chosen, "full": kept.is_full, "base": kept.is_base}[name]:
+                look: Any = {"color": colour, "markersize": size, "zorder": order, "linestyle": "none"}
+                axes.plot([x], [y], marker=marker, clip_on=False, label=labels.get(name), **look)
+                break
 
 
 def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "svg")) -> list[Path]:
@@ -181,7 +216,7 @@ def check_formats(formats: Iterable[str]) -> list[str]:
     """
     wanted = [name.strip() for name in formats]
     if unknown := [name for name in wanted if name not in FORMATS]:
-        raise ArgumentError(f"A figure can be saved as {', '.join(FORMATS)}, got {', '.join(unknown)}.")
+        raise ArgumentError(f"a figure can be saved as {', '.join(FORMATS)}, got {', '.join(unknown)}.")
     return wanted
 
 

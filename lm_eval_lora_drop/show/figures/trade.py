@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter
 
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.show.figures import style
-from lm_eval_lora_drop.show.figures.style import STYLE, clean, shorten
+from lm_eval_lora_drop.show.figures.style import STYLE, clean, draw_marks, shorten
 from lm_eval_lora_drop.show.verdict.trade_text import TradeOffRow, tradeoff_rows
 
 if TYPE_CHECKING:
@@ -61,30 +61,9 @@ def _draw(axes: Axes, rows: Sequence[TradeOffRow], values: Sequence[float | None
         if value is not None and row.score is not None
     ]
     front = sorted(((x, y) for x, y, row in points if row.fronts[panel]), key=lambda point: point[0])
-    axes.plot(
-        [x for x, _ in front],
-        [y for _, y in front],
-        color=style.BLACK,
-        linewidth=1,
-        marker="o",
-        markersize=4,
-        label="Pareto front",
-    )
+    look: Any = {"color": style.BLACK, "linewidth": 1, "marker": "o", "markersize": 4, "label": "Pareto front"}
+    axes.plot([x for x, _ in front], [y for _, y in front], **look)
     behind = [(x, y) for x, y, row in points if not row.fronts[panel]]
     axes.plot([x for x, _ in behind], [y for _, y in behind], "o", color=style.GREY, markersize=3, alpha=0.6, zorder=1)
-    marks = (
-        ("full adapter", lambda row: row.variant.is_full, "s", style.BLUE, 8, 3),
-        ("base model", lambda row: row.variant.is_base, "^", style.GREY, 7, 3),
-        ("chosen", lambda row: str(row.variant) == chosen, "D", style.VERMILLION, 6, 4),
-    )
-    for name, applies, marker, colour, size, order in marks:
-        found = [(x, y) for x, y, row in points if applies(row)][:1]
-        axes.plot(
-            [x for x, _ in found],
-            [y for _, y in found],
-            marker,
-            color=colour,
-            markersize=size,
-            zorder=order,
-            label=name,
-        )
+    labels = {"chosen": "chosen", "full": "full adapter", "base": "base model"}
+    draw_marks(axes, [(row.variant, x, y) for x, y, row in points], chosen, labels)

@@ -155,7 +155,7 @@ class TrackerLog:
             self._log({"decision": module.Markdown("\n".join([f"**{task}**", "", *lines]))})
 
     def _log_sweep(self, module: Any, task: str, record: TaskRecord, *, caption: str) -> None:
-        from lm_eval_lora_drop.show.figures.family import figure_of
+        from lm_eval_lora_drop.show.figures.candidates import figure_of
         from lm_eval_lora_drop.show.figures.style import save_figure
 
         rows = _rows(record)

@@ -1,97 +1,53 @@
 """`lora-drop compare A B ...`: systems B, ... against the baseline A on the same documents, metric by metric.
 
 A p-value says how often a difference as large as this one would appear if the two systems were exchangeable; the
-interval says how large the difference may be. What is corrected together says `show/report/family.py`.
+interval says how large the difference may be. `show/report/family.py` says which tests are corrected together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun
 from lm_eval_lora_drop.show.report import judged
+from lm_eval_lora_drop.show.report.comparison import MetricComparison, SystemComparison, TaskComparison
 from lm_eval_lora_drop.show.report.family import corrected, first_metric
-from lm_eval_lora_drop.show.report.outputs import ErrorAnalysis, analyse, scored_texts
-from lm_eval_lora_drop.show.report.systems import System, common_tasks, differences
+from lm_eval_lora_drop.show.report.outputs import analyse, scored_texts
+from lm_eval_lora_drop.show.report.systems import System, common_tasks, differences, open_system
+from lm_eval_lora_drop.show.signature import signature
 from lm_eval_lora_drop.statistics import corpus, significance
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes, cluster_field, cluster_key
 from lm_eval_lora_drop.statistics.randomisation import RANDOMISATION_DRAWS
 
-Texts = dict[str, tuple[list[Sample], list[Sample]]]
-"""Per filter, the samples of the two systems as far as they have been read."""
 
+def compare_paths(
+    paths: Sequence[str],
+    *,
+    metrics: Sequence[str] = (),
+    resamples: int = RANDOMISATION_DRAWS,
+    seed: int = 0,
+    show: int = 5,
+) -> tuple[SystemComparison, list[Issue]]:
+    """`compare` of the systems that `[LABEL=]PATH` name, the baseline first, and what was wrong with the files.
 
-@dataclass
-class MetricComparison:
-    """One metric of one task, `other` minus `baseline`.
-
-    `gained` and `lost` count the documents on which `other` scores better and worse; None where the metric has no
-    direction or its per-document values are no numbers. `p_holm` is corrected over the tasks that the two systems share
-    and is there for the metric that stands for the task; `p_table` is corrected over all such tests of the comparison.
-    `note` says why there is no test.
+    Raises:
+        ArgumentError: fewer than two, a path without a run or with several systems; as `compare`.
     """
-
-    metric: str
-    filter: str
-    other: str
-    higher_is_better: bool | None
-    baseline_score: float
-    other_score: float
-    difference: float
-    interval: tuple[float, float] | None = None
-    p_value: float | None = None
-    p_holm: float | None = None
-    p_table: float | None = None
-    test: str = ""
-    gained: int | None = None
-    lost: int | None = None
-    note: str = ""
-    represents: bool = False
-    """Whether the task stands for this pair of systems by this metric (`show/report/family.py`)."""
-    clusters: int | None = None
-    bracket: str = ""
-    """Why the two scores are not comparable: both are shown in brackets, and nothing is tested."""
-
-
-@dataclass
-class TaskComparison:
-    """One task: its settings, every metric of every other system that has it, and the error analysis.
-
-    `clusters` counts what was exchanged and resampled as one where the task names a cluster, None where documents are.
-    """
-
-    task: str
-    version: str
-    documents: int
-    clusters: int | None = None
-    metrics: list[MetricComparison] = field(default_factory=list)
-    errors: list[ErrorAnalysis] = field(default_factory=list)
-
-
-@dataclass
-class SystemComparison:
-    """What `compare` found. `refused` maps a task to the reasons why its runs are not comparable; `tests` counts the
-    tests that were corrected."""
-
-    baseline: str
-    others: list[str]
-    tasks: list[TaskComparison] = field(default_factory=list)
-    refused: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    tests: int = 0
-    level: float = 1 - significance.LEVEL
-    resamples: int = RANDOMISATION_DRAWS
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `--json`; NaN, which JSON lacks, becomes null."""
-        plain: dict[str, Any] = _finite(asdict(self))
-        return plain
+    if len(paths) < 2:
+        raise ArgumentError(f"compare needs at least two systems, got {len(paths)}. Give the baseline first.")
+    systems, issues = list[System](), list[Issue]()
+    for path in paths:
+        system, wrong = open_system(path)
+        if any(system.label == other.label for other in systems):
+            system.label = f"{system.label} [{path}]"
+        systems.append(system)
+        issues += wrong
+    found = compare(systems, metrics=metrics, resamples=resamples, seed=seed, show=show)
+    return found, [*issues, *(issue for system in systems for run in system.runs for issue in run.all_issues)]
 
 
 def compare(
@@ -155,126 +111,126 @@ def _release_notes(name: str, baseline: System, others: Sequence[System]) -> lis
     return [f"task {name}: other lm-eval releases ({', '.join(f'{k}: {v}' for k, v in releases.items())})."]
 
 
+@dataclass
+class _Pair:
+    """Two runs of a task on the same documents, how they are tested, and their samples as far as they were read."""
+
+    one: TaskRun
+    two: TaskRun
+    label: str
+    draws: int
+    seed: int
+    _samples: dict[str, tuple[list[Sample], list[Sample]]] = field(default_factory=dict)
+
+    def samples(self, filter_name: str) -> tuple[list[Sample], list[Sample]]:
+        """Of both runs."""
+        if filter_name not in self._samples:
+            self._samples[filter_name] = (self.one.samples(filter_name), self.two.samples(filter_name))
+        return self._samples[filter_name]
+
+    def values(self, row: MetricComparison) -> list[significance.Floats | None]:
+        """Per-document values of both, None where they are no numbers."""
+        found = (task.documents[row.filter].metrics.get(row.metric, ["none"]) for task in (self.one, self.two))
+        return [significance.numbers_or_missing(values) for values in found]
+
+    def compare(self, metric: str, filter_name: str) -> MetricComparison:
+        """One metric of the second run against the first."""
+        before, after = (task.scores[metric, filter_name].value for task in (self.one, self.two))
+        better = self.one.higher_is_better.get(metric, self.two.higher_is_better.get(metric))
+        row = MetricComparison(metric, filter_name, self.label, better, before, after, after - before)
+        _test(row, self)
+        return row
+
+
 def _compare_task(
-    name: str,
-    baseline: System,
-    others: Sequence[System],
-    metrics: Sequence[str],
-    resamples: int,
-    seed: int,
-    show: int,
+    name: str, baseline: System, others: Sequence[System], metrics: Sequence[str], draws: int, seed: int, show: int
 ) -> TaskComparison:
     one = baseline.tasks[name]
     documents = max((len(found.doc_ids) for found in one.documents.values()), default=one.documents_evaluated or 0)
-    result = TaskComparison(name, one.version, documents)
+    settings = {system.label: signature(system.tasks[name]) for system in (baseline, *others)}
+    result = TaskComparison(name, one.version, documents, settings)
     for other in others:
-        two = other.tasks[name]
-        texts: Texts = {}
+        pair = _Pair(one, other.tasks[name], other.label, draws, seed)
+        rows = []
         for metric, filter_name in one.scores:
-            if (metrics and metric not in metrics) or (metric, filter_name) not in two.scores:
-                continue
-            if judged.beside_judged(metric) and metric not in metrics:
-                continue
-            row = compare_metric(
-                one, two, other.label, metric, filter_name, resamples=resamples, seed=seed, texts=texts
-            )
-            row.represents = (metric, filter_name) == first_metric(one, metrics)
-            result.metrics.append(row)
-        analysis = _analyse(result, one, two, other.label, texts, show)
-        if analysis is not None:
-            result.errors.append(analysis)
+            wanted = metric in metrics if metrics else not judged.beside_judged(metric)
+            if wanted and (metric, filter_name) in pair.two.scores:
+                row = pair.compare(metric, filter_name)
+                row.represents = (metric, filter_name) == first_metric(one, metrics)
+                rows.append(row)
+        result.metrics += rows
+        # By the first metric that has a direction and one number per document.
+        first = next((row for row in rows if row.gained is not None and not judged.judged_metric(row.metric)), None)
+        if first is not None:
+            a, b = pair.values(first)
+            assert a is not None
+            assert b is not None
+            losses = np.nan_to_num(a - b if first.higher_is_better else b - a).tolist()
+            result.errors.append(analyse(pair.label, first.metric, *pair.samples(first.filter), losses, show=show))
     result.clusters = max((row.clusters for row in result.metrics if row.clusters is not None), default=None)
     return result
 
 
 def compare_metric(
-    one: TaskRun,
-    two: TaskRun,
-    label: str,
-    metric: str,
-    filter_name: str,
-    *,
-    resamples: int = RANDOMISATION_DRAWS,
-    seed: int = 0,
-    texts: Texts | None = None,
+    one: TaskRun, two: TaskRun, label: str, metric: str, filter_name: str, *, seed: int = 0
 ) -> MetricComparison:
-    """One metric of `two` (called `label`) against `one`, whose documents are known to be the same.
-
-    `texts` keeps the samples read for corpus metrics, per filter, for the next metric.
-    """
-    row = MetricComparison(
-        metric=metric,
-        filter=filter_name,
-        other=label,
-        higher_is_better=one.higher_is_better.get(metric, two.higher_is_better.get(metric)),
-        baseline_score=one.scores[metric, filter_name].value,
-        other_score=two.scores[metric, filter_name].value,
-        difference=two.scores[metric, filter_name].value - one.scores[metric, filter_name].value,
-    )
-    _test(row, one, two, {} if texts is None else texts, resamples, seed)
-    return row
+    """One metric of `two` (called `label`) against `one`, whose documents are known to be the same."""
+    return _Pair(one, two, label, RANDOMISATION_DRAWS, seed).compare(metric, filter_name)
 
 
-def _test(
-    row: MetricComparison,
-    one: TaskRun,
-    two: TaskRun,
-    texts: Texts,
-    resamples: int,
-    seed: int,
-) -> None:
-    left, right = one.documents.get(row.filter), two.documents.get(row.filter)
-    if left is None or right is None:
+def _test(row: MetricComparison, pair: _Pair) -> None:
+    if row.filter not in pair.one.documents or row.filter not in pair.two.documents:
         row.note = "no samples, no test"
         if judged.judged_metric(row.metric):
-            _bracketed(row, [judged.judgement(task, row.metric, row.filter) for task in (one, two)])
+            _bracketed(row, pair)
         return
-    aggregation = one.aggregations.get(row.metric, "mean")
-    a, b = (significance.numbers_or_missing(found.metrics.get(row.metric, ["none"])) for found in (left, right))
-    if len(set(left.doc_ids)) < len(left.doc_ids):
+    doc_ids = pair.one.documents[row.filter].doc_ids
+    if len(set(doc_ids)) < len(doc_ids):
         row.note = "no test: documents are logged more than once, which would count each as independent evidence"
         return
     try:
-        named = cluster_field(one.config.get("metadata")) is not None
-        clusters = clusters_of(one, _texts(row.filter, one, two, texts)[0]) if named else None
+        named = cluster_field(pair.one.config.get("metadata")) is not None
+        clusters = clusters_of(pair.one, pair.samples(row.filter)[0]) if named else None
     except ArgumentError as error:
         row.note = f"no test: {error}"
         return
     row.clusters = None if clusters is None else int(clusters.max()) + 1
+    a, b = pair.values(row)
     if judged.judged_metric(row.metric):
-        _test_judged(row, one, two, clusters, resamples, seed)
+        _judged_test(row, pair, clusters)
     elif a is None or b is None:
-        _corpus_test(row, aggregation, _texts(row.filter, one, two, texts), clusters, resamples, seed)
+        _corpus_test(row, pair, clusters)
     elif significance.is_mean(a, row.baseline_score) and significance.is_mean(b, row.other_score):
-        _compare_means(row, a, b, clusters, resamples, seed)
+        _mean_test(row, a, b, pair, clusters)
     else:
+        aggregation = pair.one.aggregations.get(row.metric, "mean")
         row.note = f"aggregated by {aggregation}, not a mean of documents: no test"
 
 
-def _compare_means(
-    row: MetricComparison, a: significance.Floats, b: significance.Floats, clusters: Codes | None, draws: int, seed: int
+def _mean_test(
+    row: MetricComparison, a: significance.Floats, b: significance.Floats, pair: _Pair, clusters: Codes | None
 ) -> None:
     """The test on the documents where both have a value; the difference is that of these too."""
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         row.note = "no document has a value under both: no test"
         return
-    found = significance.mean_test(a, b, clusters=clusters, draws=draws, seed=seed)
+    found = significance.mean_test(a, b, clusters=clusters, draws=pair.draws, seed=pair.seed)
     _take(row, found)
-    _gains(row, (b - a)[both])
+    if row.higher_is_better is not None:
+        sign = 1 if row.higher_is_better else -1
+        row.gained, row.lost = (int((side * (b - a)[both] > 0).sum()) for side in (sign, -sign))
     if (np.isfinite(a) != np.isfinite(b)).any():
         row.difference = found.difference
         row.test += f", on the {both.sum()} of {len(a)} documents with a value under both"
 
 
-def _test_judged(
-    row: MetricComparison, one: TaskRun, two: TaskRun, clusters: Codes | None, resamples: int, seed: int
-) -> None:
+def _judged_test(row: MetricComparison, pair: _Pair, clusters: Codes | None) -> None:
     """By the documents that every judge scored for both, from which the scores of the row are taken as well."""
-    a, b = sides = [judged.judgement(task, row.metric, row.filter) for task in (one, two)]
-    if _bracketed(row, sides):
+    a, b = sides = _bracketed(row, pair)
+    if row.bracket:
         return
-    found = judged.paired_test(a, b, clusters=clusters, draws=resamples, seed=seed)
+    found = judged.paired_test(a, b, clusters=clusters, draws=pair.draws, seed=pair.seed)
     if found is None:
         row.note = row.bracket = "fewer than two documents that all judges scored for both"
         return
@@ -286,12 +242,14 @@ def _test_judged(
     row.note = judged.sentence(("A", "B"), sides, len(by_document))
 
 
-def _bracketed(row: MetricComparison, sides: Sequence[judged.Judgement]) -> bool:
+def _bracketed(row: MetricComparison, pair: _Pair) -> list[judged.Judgement]:
+    """What judges said of both; the row is put in brackets where that is not comparable."""
+    sides = [judged.judgement(task, row.metric, row.filter) for task in (pair.one, pair.two)]
     reasons = [f"{name}: {reason}" for name, side in zip("AB", sides, strict=True) for reason in side.reasons]
     row.bracket = "; ".join(reasons or judged.differing(*sides))
     if row.bracket:
         row.note = f"not comparable ({row.bracket}); {judged.sentence(('A', 'B'), sides, None)}"
-    return bool(row.bracket)
+    return sides
 
 
 def clusters_of(task: TaskRun, samples: Sequence[Sample]) -> Codes | None:
@@ -308,22 +266,10 @@ def _take(row: MetricComparison, found: significance.PairedTest) -> None:
     row.interval, row.p_value, row.test = found.interval, found.p_value, found.method
 
 
-def _gains(row: MetricComparison, differences_: significance.Floats) -> None:
-    if row.higher_is_better is not None:
-        gains, losses = int((differences_ > 0).sum()), int((differences_ < 0).sum())
-        row.gained, row.lost = (gains, losses) if row.higher_is_better else (losses, gains)
-
-
-def _corpus_test(
-    row: MetricComparison,
-    aggregation: str,
-    samples: tuple[list[Sample], list[Sample]],
-    clusters: Codes | None,
-    resamples: int,
-    seed: int,
-) -> None:
+def _corpus_test(row: MetricComparison, pair: _Pair, clusters: Codes | None) -> None:
+    aggregation = pair.one.aggregations.get(row.metric, "mean")
     metric = corpus.corpus_metric(aggregation)
-    pairs = [scored_texts(side, row.metric) for side in samples]
+    pairs = [scored_texts(side, row.metric) for side in pair.samples(row.filter)]
     if metric is None or pairs[0] is None or pairs[1] is None:
         row.note = f"aggregated by {aggregation}: no test for this kind of metric"
         return
@@ -333,59 +279,14 @@ def _corpus_test(
         if not corpus.reproduces_score(metric, texts, references, score):
             row.note = f"{aggregation} on the logged texts is not the recorded score: no test"
             return
-    _take(row, corpus.corpus_test(metric, one, two, references, clusters=clusters, draws=resamples, seed=seed))
-
-
-def _texts(filter_name: str, one: TaskRun, two: TaskRun, read: Texts) -> tuple[list[Sample], list[Sample]]:
-    if filter_name not in read:
-        read[filter_name] = (one.samples(filter_name), two.samples(filter_name))
-    return read[filter_name]
-
-
-def _analyse(
-    result: TaskComparison,
-    one: TaskRun,
-    two: TaskRun,
-    label: str,
-    texts: Texts,
-    show: int,
-) -> ErrorAnalysis | None:
-    """By the first metric that has a direction and one number per document."""
-    for row in result.metrics:
-        if row.other != label or row.gained is None or judged.judged_metric(row.metric):
-            continue
-        a = significance.numbers_or_missing(one.documents[row.filter].metrics[row.metric])
-        b = significance.numbers_or_missing(two.documents[row.filter].metrics[row.metric])
-        assert a is not None
-        assert b is not None
-        losses = np.nan_to_num(a - b if row.higher_is_better else b - a).tolist()
-        return analyse(label, row.metric, *_texts(row.filter, one, two, texts), losses, show=show)
-    return None
+    found = corpus.corpus_test(metric, one, two, references, clusters=clusters, draws=pair.draws, seed=pair.seed)
+    _take(row, found)
 
 
 def _correct(found: SystemComparison) -> None:
-    correct([row for task in found.tasks for row in task.metrics], found.baseline)
-    found.tests = sum(row.p_holm is not None for task in found.tasks for row in task.metrics)
-
-
-def correct(rows: Sequence[MetricComparison], baseline: str) -> None:
-    """Set the corrected p-values of the rows that stand for their task, all against `baseline`."""
-    tested = [row for row in rows if row.represents and row.p_value is not None]
-    found = corrected([(baseline, row.other) for row in tested], [row.p_value or 0.0 for row in tested])
-    for row, (within, table) in zip(tested, found, strict=True):
-        row.p_holm, row.p_table = within, table
-
-
-def all_issues(systems: Sequence[System]) -> list[Issue]:
-    """What is known by now to be wrong with the files of `systems`."""
-    return list(dict.fromkeys(issue for system in systems for run in system.runs for issue in run.all_issues))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+    """Set the corrected p-values of the rows that stand for their task."""
+    tested = [row for task in found.tasks for row in task.metrics if row.represents and row.p_value is not None]
+    values = corrected([row.other for row in tested], [row.p_value or 0.0 for row in tested])
+    for row, (within, over_all) in zip(tested, values, strict=True):
+        row.p_holm, row.p_table = within, over_all
+    found.tests = len(tested)

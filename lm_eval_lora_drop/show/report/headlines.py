@@ -1,97 +1,78 @@
-"""What a reader wants first: for each task the verdict in one sentence, then what the test documents say."""
+"""What a reader wants first: for each task the verdict in one sentence, then all systems in one table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lm_eval_lora_drop.show.report.compare import MetricComparison, SystemComparison, TaskComparison
+from lm_eval_lora_drop.show.report.comparison import MetricComparison, SystemComparison
 from lm_eval_lora_drop.show.report.family import first_metric
 from lm_eval_lora_drop.show.report.judged import judged_metric, judgement
 from lm_eval_lora_drop.show.report.systems import System
 from lm_eval_lora_drop.show.verdict.answer import task_answer
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
-from lm_eval_lora_drop.statistics import significance
-from lm_eval_lora_drop.text import decimals_of_column, decimals_of_difference, number, p_value, with_error
+from lm_eval_lora_drop.text import decimals_of_column, with_error
+
+HEADINGS = ("system", "metric", "documents", "score", "difference", "95 % interval", "p (Holm)", "p (all)", "test")
 
 
 @dataclass
 class Headline:
-    """One task. `verdicts` are (system, sentence) of every run that searched; `tests` sentences about pairs."""
+    """One task. `verdicts` are (system, sentence) of every run that searched; `rows` the systems, under `HEADINGS`."""
 
     task: str
-    scores: list[tuple[str, str, str]] = field(default_factory=list)
-    """(system, metric, score on the evaluated documents)."""
     verdicts: list[tuple[str, str]] = field(default_factory=list)
-    tests: list[str] = field(default_factory=list)
+    rows: list[tuple[str, ...]] = field(default_factory=list)
     evaluated: list[tuple[str, list[str], list[tuple[str, ...]]]] = field(default_factory=list)
     """(system, headings, rows) of every run that evaluated other variants beside its own (`evaluate=`)."""
 
 
 def headlines(systems: Sequence[System], comparisons: Sequence[SystemComparison]) -> list[Headline]:
-    """A headline for each task, in the order in which they are met."""
-    found: dict[str, Headline] = {}
-    decimals = _decimals(systems)
+    """A headline for each task, in the order in which they are met; differences are to the baseline of each task."""
+    tested: dict[tuple[str, str], MetricComparison | None] = {}
+    for found in comparisons:
+        for compared in found.tasks:
+            tested |= {(compared.task, found.baseline): None}
+            tested |= {(compared.task, row.other): row for row in compared.metrics if row.represents}
+    return [
+        _headline(name, [system for system in systems if name in system.tasks], tested)
+        for name in dict.fromkeys(name for system in systems for name in system.tasks)
+    ]
+
+
+def _headline(name: str, systems: Sequence[System], tested: dict[tuple[str, str], MetricComparison | None]) -> Headline:
+    headline = Headline(name)
+    firsts = {system.label: first_metric(system.tasks[name]) for system in systems}
+    scores = {system.label: system.tasks[name].scores[key] for system in systems if (key := firsts[system.label])}
     for system in systems:
-        for name, task in system.tasks.items():
-            headline = found.setdefault(name, Headline(name))
-            record = task.record
-            # What was given needs no verdict: nobody chose it here.
-            if record is not None and record.method != "given":
-                headline.verdicts.append((system.label, verdict(record)))
-            if record is not None and record.evaluated is not None:
-                headings, columns = zip(*task_answer(task.run.data, name, record).columns, strict=True)
-                headline.evaluated.append((system.label, list(headings), list(zip(*columns, strict=True))))
-            key = first_metric(task)
-            if key is not None:
-                score = task.scores[key]
-                metric = key[0] if key[1] == "none" else ",".join(key)
-                text = with_error(score.value, score.stderr, decimals[name, key])
-                if judged_metric(key[0]):
-                    found_by = judgement(task, *key)
-                    text = f"{f'[{text}]' if found_by.reasons else text} ({found_by})"
-                headline.scores.append((system.label, metric, text))
-    for comparison in comparisons:
-        for compared in comparison.tasks:
-            row = next((metric for metric in compared.metrics if metric.represents), None)
-            if row is not None:
-                found[compared.task].tests.append(_test(comparison, compared, row))
-    return list(found.values())
+        task = system.tasks[name]
+        record = task.record
+        # What was given needs no verdict: nobody chose it here.
+        if record is not None and record.method != "given":
+            headline.verdicts.append((system.label, verdict(record)))
+        if record is not None and record.evaluated is not None:
+            headings, columns = zip(*task_answer(task.run.data, name, record).columns, strict=True)
+            headline.evaluated.append((system.label, list(headings), list(zip(*columns, strict=True))))
+        key = firsts[system.label]
+        if key is None:
+            continue
+        of_metric = [scores[label] for label, other in firsts.items() if other == key]
+        decimals = decimals_of_column((score.value, score.stderr) for score in of_metric)
+        text = with_error(scores[system.label].value, scores[system.label].stderr, decimals)
+        if judged_metric(key[0]):
+            judged = judgement(task, *key)
+            text = f"{f'[{text}]' if judged.reasons else text} ({judged})"
+        metric = key[0] if key[1] == "none" else ",".join(key)
+        documents = str(task.documents_evaluated or "-")
+        headline.rows.append((system.label, metric, documents, text, *_test(tested, name, system)))
+    return headline
 
 
-def _decimals(systems: Sequence[System]) -> dict[tuple[str, tuple[str, str]], int]:
-    """Of each task's metric, the decimals that all systems' scores are shown with."""
-    scores: dict[tuple[str, tuple[str, str]], list[tuple[float, float | None]]] = {}
-    for system in systems:
-        for name, task in system.tasks.items():
-            key = first_metric(task)
-            if key is not None:
-                scores.setdefault((name, key), []).append((task.scores[key].value, task.scores[key].stderr))
-    return {of: decimals_of_column(rows) for of, rows in scores.items()}
-
-
-def _test(found: SystemComparison, task: TaskComparison, row: MetricComparison) -> str:
-    if row.difference == 0:
-        return f"{task.task}: {row.other} and {found.baseline} score the same {row.metric}."
-    digits = decimals_of_difference(row.difference, row.interval)
-    text = (
-        f"{task.task}: {row.other} has {row.metric} {number(row.other_score, digits)}, {found.baseline} "
-        f"{number(row.baseline_score, digits)}, on the same {task.documents} documents"
-    )
-    if row.p_holm is None or row.p_table is None or row.interval is None:
-        return f"{text}; the difference was not tested ({row.note})."
-    if row.higher_is_better is None:
-        side = "higher" if row.difference > 0 else "lower"
-    else:
-        side = "better" if (row.difference > 0) == row.higher_is_better else "worse"
-    said = f"significantly {side}"
-    if row.p_holm >= significance.LEVEL:
-        said = f"{side}, not significant"
-    elif row.p_table >= significance.LEVEL:
-        said += " for this pair alone, not significant after correction for all tests of this page"
-    low, high = row.interval
-    return (
-        f"{text}: {said} (difference {number(row.difference, digits, sign=True)}, 95 % interval "
-        f"{number(low, digits, sign=True)} to {number(high, digits, sign=True)}, p = {p_value(row.p_value)}, "
-        f"corrected {p_value(row.p_holm)}, over the whole page {p_value(row.p_table)})."
-    )
+def _test(tested: dict[tuple[str, str], MetricComparison | None], task: str, system: System) -> tuple[str, ...]:
+    """The cells of a row that come from the comparison with the baseline."""
+    if (task, system.label) not in tested:
+        return ("", "", "", "", "not compared")
+    row = tested[task, system.label]
+    if row is None:
+        return ("", "", "", "", "baseline")
+    return tuple(row.cells[heading] for heading in HEADINGS[4:])

@@ -7,6 +7,7 @@ tasks that the two share; a double mark, that it does even when corrected for al
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, TaskRun
 from lm_eval_lora_drop.show.report import judged
 from lm_eval_lora_drop.show.report.compare import clusters_of, compare_metric
+from lm_eval_lora_drop.show.report.comparison import MetricComparison
 from lm_eval_lora_drop.show.report.family import corrected, first_metric
-from lm_eval_lora_drop.show.report.systems import System, excluding_failed, group
+from lm_eval_lora_drop.show.report.systems import System, from_paths
+from lm_eval_lora_drop.show.signature import signature
 from lm_eval_lora_drop.statistics import significance
-from lm_eval_lora_drop.statistics.clusters import Codes, cluster_field, mean_stderr
+from lm_eval_lora_drop.statistics.clusters import cluster_field, mean_stderr
 
 
 @dataclass
@@ -44,6 +47,8 @@ class ScoreCell:
     p_holm: float | None = None
     p_table: float | None = None
     mark: str = ""
+    settings: str = ""
+    """`show/signature.py`."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +69,16 @@ class Column:
 
 @dataclass
 class Line:
-    """One system: its cell per task (None where it has no run), its mean rank over the tasks it is ranked on."""
+    """One system: its cell for each task that it has a score of, and its mean rank (`_mean_ranks`)."""
 
     system: str
-    cells: dict[str, ScoreCell | None] = field(default_factory=dict)
+    cells: dict[str, ScoreCell] = field(default_factory=dict)
     mean_rank: float | None = None
-    ranked: int = 0
 
 
 @dataclass
 class Leaderboard:
-    """The table, best mean rank first; systems that miss a task come after those that have all."""
+    """The table, best mean rank first."""
 
     columns: list[Column]
     lines: list[Line]
@@ -86,24 +90,15 @@ class Leaderboard:
     """Every metric that any task has."""
 
 
-@dataclass(frozen=True)
-class _Test:
-    column: Column
-    system: str
-    cell: ScoreCell
-    p_value: float
-    difference: float
-
-
 @dataclass
 class _Scored:
-    line: Line
+    """A system on the task of a column. Runs with one `key` are comparable."""
+
+    system: str
     task: TaskRun
+    cell: ScoreCell
     key: int
-    values: significance.Floats | None
-    clusters: Codes | None
-    untestable: bool
-    judged: judged.Judgement | None = None
+    judged: judged.Judgement | None
 
 
 def leaderboard(
@@ -124,16 +119,7 @@ def leaderboard(
     Raises:
         ArgumentError: nothing readable, an unknown or ambiguous baseline.
     """
-    systems, issues = group(paths)
-    if not systems:
-        raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
-
-    def made(some: Sequence[System]) -> Leaderboard:
-        return build(some, issues, baseline=baseline, metrics=metrics, seed=seed)
-
-    table, broken = excluding_failed(systems, made)
-    table.issues += broken
-    return table
+    return from_paths(paths, functools.partial(build, baseline=baseline, metrics=metrics, seed=seed))
 
 
 def build(
@@ -149,32 +135,33 @@ def build(
     lines = {system.label: Line(system.label) for system in systems}
     known_metrics = dict.fromkeys(name for system in systems for run in system.tasks.values() for name, _ in run.scores)
     table = Leaderboard([], list(lines.values()), named, 0, [], [], tuple(known_metrics))
-    tested: list[_Test] = []
+    tested: list[tuple[ScoreCell, MetricComparison]] = []
     for name in dict.fromkeys(task for system in systems for task in system.tasks):
         runs = {system.label: system.tasks[name] for system in systems if name in system.tasks}
-        column = _column(name, next(iter(runs.values())), metrics)
-        if column is None:
+        first = next(iter(runs.values()))
+        chosen = first_metric(first, metrics)
+        if chosen is None:
             table.notes.append(f"task {name}: none of the metrics asked for.")
             continue
+        column = Column(name, *chosen, first.higher_is_better.get(chosen[0]))
         table.columns.append(column)
-        scored = [
-            entry for label, run in runs.items() if (entry := _read(table, lines[label], run, column)) is not None
-        ]
+        scored = [_read(table, label, run, column) for label, run in runs.items() if chosen in run.scores]
+        for one in scored:
+            lines[one.system].cells[name] = one.cell
         _set_apart(table, column, scored, named)
         _judged_alike(table, column, scored)
-        if named is not None:
-            tested += _test(column, [s for s in scored if (c := s.line.cells[name]) and c.comparable], named, seed)
-        _rank(column, scored)
-    adjusted = corrected([test.system for test in tested], [test.p_value for test in tested])
-    for test, (within, over_all) in zip(tested, adjusted, strict=True):
-        test.cell.p_holm, test.cell.p_table = within, over_all
-        if within < significance.LEVEL and test.column.higher_is_better is not None:
-            sign = "*" if (test.difference > 0) == test.column.higher_is_better else "†"
-            test.cell.mark = sign * (2 if over_all < significance.LEVEL else 1)
+        tested += _tests(column, [one for one in scored if one.cell.comparable], named, seed)
+        _rank(column, [one.cell for one in scored if one.cell.comparable])
+        for run in runs.values():  # texts and hashes of 500 runs need not stay in memory
+            run.__dict__.pop("documents", None)
+    adjusted = corrected([row.other for _, row in tested], [row.p_value or 0.0 for _, row in tested])
+    for (cell, row), (within, over_all) in zip(tested, adjusted, strict=True):
+        cell.p_holm, cell.p_table = within, over_all
+        if within < significance.LEVEL and row.higher_is_better is not None:
+            sign = "*" if (row.difference > 0) == row.higher_is_better else "†"
+            cell.mark = sign * (2 if over_all < significance.LEVEL else 1)
     table.tests = len(tested)
-    for line in table.lines:
-        _mean_rank(line, table.columns)
-    table.lines.sort(key=lambda line: (-line.ranked, line.mean_rank is None, line.mean_rank or 0.0, line.system))
+    _mean_ranks(table)
     known = [*issues, *(issue for system in systems for run in system.runs for issue in run.all_issues)]
     table.issues = list(dict.fromkeys(known))
     return table
@@ -195,126 +182,94 @@ def find_system(systems: Sequence[System], name: str) -> System:
     return found[0]
 
 
-def _column(name: str, run: TaskRun, metrics: Sequence[str]) -> Column | None:
-    chosen = first_metric(run, metrics)
-    if chosen is None:
-        return None
-    metric, filter_name = chosen
-    return Column(name, metric, filter_name, run.higher_is_better.get(metric))
-
-
-def _read(table: Leaderboard, line: Line, run: TaskRun, column: Column) -> _Scored | None:
-    score = run.scores.get((column.metric, column.filter))
-    if score is None:
-        line.cells[column.task] = None
-        return None
-    documents = run.documents.get(column.filter)
-    values = significance.numbers(documents.metrics.get(column.metric, [None])) if documents else None
-    if values is not None and not significance.is_mean(values, score.value):
-        values = None
-    identity = (documents.doc_ids, documents.identity) if documents else run.documents_evaluated
-    by_judges = judged.judgement(run, column.metric, column.filter) if judged.judged_metric(column.metric) else None
-    key = hash((run.version, run.num_fewshot, identity, by_judges and judged.key(by_judges)))
-    stderr, clusters, untestable = score.stderr, None, False
+def _read(table: Leaderboard, system: str, run: TaskRun, column: Column) -> _Scored:
+    score, documents = run.scores[column.metric, column.filter], run.documents.get(column.filter)
+    stderr = score.stderr
     try:
         if documents is not None and cluster_field(run.config.get("metadata")) is not None:
+            values = significance.numbers(documents.metrics.get(column.metric, [None]))
             clusters = clusters_of(run, run.samples(column.filter))
-            stderr = mean_stderr(values, clusters) if values is not None and clusters is not None else None
+            is_mean = values is not None and significance.is_mean(values, score.value)
+            stderr = mean_stderr(values, clusters) if is_mean and values is not None and clusters is not None else None
     except ArgumentError as error:
-        table.notes.append(f"task {column.task}, {line.system}: not tested, and no standard error: {error}")
-        stderr, untestable = None, True
-    # Texts and hashes of 500 runs need not stay in memory.
-    run.__dict__.pop("documents", None)
+        table.notes.append(f"task {column.task}, {system}: not tested, and no standard error: {error}")
+        stderr = None
     record = run.record
     found = record.boundary if record is not None and record.method != "given" else None
     count = len(documents.doc_ids) if documents else run.documents_evaluated
-    line.cells[column.task] = ScoreCell(score.value, stderr, count, boundary=found)
-    return _Scored(line, run, key, values, clusters, untestable, by_judges)
+    cell = ScoreCell(score.value, stderr, count, boundary=found, settings=signature(run))
+    by_judges = judged.judgement(run, column.metric, column.filter) if judged.judged_metric(column.metric) else None
+    identity = (documents.doc_ids, documents.identity) if documents else run.documents_evaluated
+    key = hash((run.version, run.num_fewshot, identity, by_judges and judged.key(by_judges)))
+    return _Scored(system, run, cell, key, by_judges)
 
 
 def _set_apart(table: Leaderboard, column: Column, scored: Sequence[_Scored], baseline: str | None) -> None:
     """The column's documents are the baseline's, or those of most systems; the others are shown in brackets."""
-    whole = [s for s in scored if s.judged is None or not s.judged.reasons] or scored
-    with_samples = [s for s in whole if s.task.samples_path is not None] or whole
-    base = [s.key for s in scored if s.line.system == baseline]
-    reference = base[0] if base else Counter(s.key for s in with_samples).most_common(1)[0][0] if scored else 0
-    for entry in scored:
-        cell = entry.line.cells[column.task]
-        assert cell is not None
-        cell.comparable = entry.key == reference
-        if entry.judged is not None and (entry.judged.reasons or not cell.comparable):
-            cell.comparable = False
-            others = [s.judged for s in scored if s.key == reference and s.judged is not None]
-            reasons = (
-                entry.judged.reasons or judged.differing(others[0], entry.judged) or ["other documents or prompts"]
-            )
-            table.notes.append(
-                f"task {column.task}: {entry.line.system} is in brackets and not ranked: {'; '.join(reasons)}."
-            )
-        elif not cell.comparable:
-            table.notes.append(
-                f"task {column.task}: {entry.line.system} ({cell.documents} documents, version {entry.task.version}) "
-                "has other documents, prompts, task version or no samples; its score is in brackets and not ranked."
-            )
+    complete = [one for one in scored if one.judged is None or not one.judged.reasons] or scored
+    with_samples = [one for one in complete if one.task.samples_path is not None] or complete
+    keys = [one.key for one in scored if one.system == baseline] or [one.key for one in with_samples]
+    reference = Counter(keys).most_common(1)[0][0] if keys else 0
+    judged_alike = next((one.judged for one in scored if one.key == reference), None)
+    for one in scored:
+        reasons = list(one.judged.reasons) if one.judged is not None else []
+        if one.key != reference and not reasons:
+            reasons = judged.differing(judged_alike, one.judged) if judged_alike and one.judged else []
+            reasons = reasons or [
+                f"{one.cell.documents} documents, version {one.task.version}: other documents, prompts or task "
+                "version, or no samples"
+            ]
+        one.cell.comparable = not reasons
+        if reasons:
+            table.notes.append(f"task {column.task}: {one.system} is in brackets and not ranked: {'; '.join(reasons)}.")
 
 
 def _judged_alike(table: Leaderboard, column: Column, scored: Sequence[_Scored]) -> None:
     """Take GPT-Scores over the documents that all judges scored for all systems that are compared."""
-    shown = [(entry, entry.judged) for entry in scored if entry.judged is not None]
-    alike = [(e, j) for e, j in shown if (c := e.line.cells[column.task]) and c.comparable and e.task.samples_path]
-    means = judged.panel_means([one for _, one in alike]) if alike else []
+    shown = [(one, one.judged) for one in scored if one.judged is not None]
+    alike = [(one, found) for one, found in shown if one.cell.comparable and one.task.samples_path]
+    means = judged.panel_means([found for _, found in alike]) if alike else []
     number = len(means[0]) if means else None
-    for (entry, _), by_document in zip(alike, means, strict=True):
-        cell = entry.line.cells[column.task]
-        assert cell is not None
+    for (one, _), by_document in zip(alike, means, strict=True):
         if number:
-            cell.score, cell.documents = float(by_document.mean()), number
-            cell.stderr = float(by_document.std(ddof=1) / np.sqrt(number)) if number > 1 else None
+            one.cell.score, one.cell.documents = float(by_document.mean()), number
+            one.cell.stderr = float(by_document.std(ddof=1) / np.sqrt(number)) if number > 1 else None
     if shown:
-        said = judged.sentence([e.line.system for e, _ in shown], [one for _, one in shown], number)
+        said = judged.sentence([one.system for one, _ in shown], [found for _, found in shown], number)
         table.notes.append(f"task {column.task}: {said}")
 
 
-def _test(column: Column, scored: Sequence[_Scored], baseline: str, seed: int) -> list[_Test]:
-    base = next((s for s in scored if s.line.system == baseline), None)
-    others = [s for s in scored if s.line.system != baseline]
-    if base is None or base.untestable:
+def _tests(
+    column: Column, scored: Sequence[_Scored], baseline: str | None, seed: int
+) -> list[tuple[ScoreCell, MetricComparison]]:
+    base = next((one for one in scored if one.system == baseline), None)
+    if base is None:
         return []
-    # Means over documents are tested together, which is fast; what else there is, one by one. The p-values are those of
-    # `compare_metric` either way.
-    together = [s for s in others if base.values is not None and s.values is not None]
-    found: list[tuple[_Scored, float, float]] = []
-    if together:
-        differences = np.stack([s.values - base.values for s in together], axis=1)  # type: ignore[operator]
-        p_values = significance.mean_p_values(differences, clusters=base.clusters, seed=seed)
-        found += zip(together, p_values, differences.mean(axis=0).tolist(), strict=True)
-    for s in others:
-        if base.values is None or s.values is None:
-            row = compare_metric(base.task, s.task, s.line.system, column.metric, column.filter, seed=seed)
-            if row.p_value is not None:
-                found.append((s, row.p_value, row.difference))
-    return [
-        _Test(column, s.line.system, cell, p, difference)
-        for s, p, difference in found
-        if (cell := s.line.cells[column.task]) is not None
-    ]
+    rows = (
+        (one.cell, compare_metric(base.task, one.task, one.system, column.metric, column.filter, seed=seed))
+        for one in scored
+        if one is not base
+    )
+    return [(cell, row) for cell, row in rows if row.p_value is not None]
 
 
-def _rank(column: Column, scored: Sequence[_Scored]) -> None:
-    cells = [cell for s in scored if (cell := s.line.cells[column.task]) is not None and cell.comparable]
+def _rank(column: Column, cells: Sequence[ScoreCell]) -> None:
     if column.higher_is_better is None or not cells:
         return
-    best = (max if column.higher_is_better else min)(cell.score for cell in cells)
-    for cell in cells:
-        cell.best = cell.score == best
-    sign = -1.0 if column.higher_is_better else 1.0
-    ranks = rankdata([sign * cell.score for cell in cells], method="average")
-    for cell, rank in zip(cells, ranks, strict=True):
-        cell.rank = float(rank)
+    scores = [cell.score if column.higher_is_better else -cell.score for cell in cells]
+    ranks = rankdata([-score for score in scores], method="average")
+    for cell, score, rank in zip(cells, scores, ranks, strict=True):
+        cell.best, cell.rank = score == max(scores), float(rank)
 
 
-def _mean_rank(line: Line, columns: Sequence[Column]) -> None:
-    cells = [cell for column in columns if (cell := line.cells.get(column.task)) is not None]
-    ranks = [cell.rank for cell in cells if cell.rank is not None]
-    line.ranked = len(ranks)
-    line.mean_rank = float(np.mean(ranks)) if ranks else None
+def _mean_ranks(table: Leaderboard) -> None:
+    """Over the tasks on which all systems are ranked that are ranked at all: on others some had fewer rivals."""
+    ranks = {
+        line.system: {task: cell.rank for task, cell in line.cells.items() if cell.rank is not None}
+        for line in table.lines
+    }
+    common = set.intersection(*(set(one) for one in ranks.values() if one)) if any(ranks.values()) else set()
+    for line in table.lines:
+        own = [rank for task, rank in ranks[line.system].items() if task in common]
+        line.mean_rank = float(np.mean(own)) if own else None
+    table.lines.sort(key=lambda line: (line.mean_rank is None, line.mean_rank or 0.0, line.system))

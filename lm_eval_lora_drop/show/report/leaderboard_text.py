@@ -11,6 +11,7 @@ import jinja2
 from tabulate import tabulate
 
 from lm_eval_lora_drop.show.report.leaderboard import Leaderboard, ScoreCell
+from lm_eval_lora_drop.show.tables import table as aligned
 from lm_eval_lora_drop.text import decimals_of_column, number, visible, with_error
 
 _LATEX = {
@@ -30,12 +31,13 @@ _TABLE = """<table>
 <td>{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table>
+<ul>{% for line in settings %}<li><code>{{ line }}</code></li>{% endfor %}</ul>
 """
 
 
 def legend(table: Leaderboard) -> str:
     """What the signs mean."""
-    text = "Score ± standard error; best in bold where the format has it; brackets: not comparable, not ranked."
+    text = "Score ± standard error; best in bold where the format has it; [ ]: not comparable, not ranked."
     if table.baseline is None:
         return text
     text += (
@@ -47,22 +49,30 @@ def legend(table: Leaderboard) -> str:
     return text
 
 
+def settings_lines(table: Leaderboard) -> list[str]:
+    """`system: settings` of every score, one line each to copy."""
+    cells = ((line.system, line.cells.get(column.task)) for line in table.lines for column in table.columns)
+    return [f"{visible(system)}: {cell.settings}" for system, cell in cells if cell is not None]
+
+
 def to_terminal(table: Leaderboard) -> str:
-    """Aligned columns."""
+    """Aligned columns, the settings below."""
     heads, rows = _rows(table)
-    return tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
+    return "\n".join([aligned(heads, rows, left=["system"]), "", "Settings", *settings_lines(table)])
 
 
 def to_markdown(table: Leaderboard) -> str:
-    """A GitHub table, best scores bold."""
+    """A GitHub table, best scores bold; the settings as a list below."""
     heads, rows = _rows(table, _escape_markdown, best="**{}**")
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    shown = tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return "\n".join([shown, "", *(f"- `{line.replace('`', '_')}`" for line in settings_lines(table))])
 
 
 def to_latex(table: Leaderboard) -> str:
-    """A booktabs table; needs `\\usepackage{booktabs}`."""
+    """A booktabs table; needs `\\usepackage{booktabs}`. The settings are comments before it."""
     heads, rows = _rows(table, _escape_latex, best=r"\textbf{{{}}}")
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
+    lines = [f"% {' '.join(line.split())}" for line in settings_lines(table)]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
     lines += [" & ".join(heads) + r" \\", r"\midrule"]
     lines += [" & ".join(row) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
@@ -73,16 +83,15 @@ def to_csv(table: Leaderboard) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = ["system", "task", "metric", "filter", "score", "stderr", "documents", "boundary"]
-    writer.writerow([*names, "comparable", "p_holm", "p_table", "mark", "mean_rank"])
+    writer.writerow([*names, "comparable", "p_holm", "p_table", "mark", "mean_rank", "settings"])
     for line in table.lines:
         for column in table.columns:
             cell = line.cells.get(column.task)
             if cell is not None:
                 head = [plain_cell(text) for text in (line.system, column.task, column.metric, column.filter)]
                 numbers = [cell.score, cell.stderr, cell.documents, cell.boundary]
-                writer.writerow(
-                    [*head, *numbers, cell.comparable, cell.p_holm, cell.p_table, cell.mark, line.mean_rank]
-                )
+                tests = [cell.comparable, cell.p_holm, cell.p_table, cell.mark, line.mean_rank]
+                writer.writerow([*head, *numbers, *tests, plain_cell(cell.settings)])
     return out.getvalue().rstrip("\n")
 
 
@@ -93,7 +102,7 @@ def plain_cell(text: str) -> str:
 
 
 def to_html(table: Leaderboard) -> str:
-    """A `<table>`, escaped."""
+    """A `<table>` and the settings as a list, escaped."""
     heads, shown = _rows(table)
     rows = []
     for line, (name, *texts, rank) in zip(table.lines, shown, strict=True):
@@ -101,7 +110,7 @@ def to_html(table: Leaderboard) -> str:
         best = [cell is not None and cell.best for cell in cells]
         rows.append([name, *zip(texts, best, strict=True), (rank, False)])
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_TABLE)
-    return template.render(heads=heads, rows=rows)
+    return template.render(heads=heads, rows=rows, settings=settings_lines(table))
 
 
 FORMATS: dict[str, Callable[[Leaderboard], str]] = {

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,24 @@ from matplotlib.figure import Figure
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.runs import Issue
+from lm_eval_lora_drop.record.runs import Issue, Sample
 from lm_eval_lora_drop.record.schema import TaskRecord
-from lm_eval_lora_drop.show.figures.family import figure_of
+from lm_eval_lora_drop.show.figures.candidates import figure_of
 from lm_eval_lora_drop.show.figures.style import data_uri
 from lm_eval_lora_drop.show.figures.trade import trade_figure
-from lm_eval_lora_drop.show.report.compare import SystemComparison, compare
-from lm_eval_lora_drop.show.report.headlines import headlines
+from lm_eval_lora_drop.show.report.compare import compare
+from lm_eval_lora_drop.show.report.comparison import MetricComparison, SystemComparison, error_sentences
+from lm_eval_lora_drop.show.report.headlines import HEADINGS, headlines
 from lm_eval_lora_drop.show.report.judged import judged_metric
 from lm_eval_lora_drop.show.report.leaderboard import build, find_system
 from lm_eval_lora_drop.show.report.leaderboard_text import legend, to_html
 from lm_eval_lora_drop.show.report.outputs import marked
-from lm_eval_lora_drop.show.report.over_k import over_k
-from lm_eval_lora_drop.show.report.systems import System, excluding_failed, group
+from lm_eval_lora_drop.show.report.systems import System, from_paths
 from lm_eval_lora_drop.show.verdict.stability import assess, sentences, swept_tasks
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
 from lm_eval_lora_drop.statistics import significance
-from lm_eval_lora_drop.text import decimals_of_difference, number, p_value, percent, significant, visible
+from lm_eval_lora_drop.text import number, significant, visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -76,6 +75,16 @@ class SearchSection:
     trade_table: str = ""
     stability: list[str] = field(default_factory=list)
 
+    @property
+    def scores(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows of every candidate."""
+        assert self.record.sweep is not None
+        decimals = sweep_decimals(self.record.sweep)
+        return ["kept layers", "score", "standard error", "documents"], [
+            [row.variant, number(row.score, decimals), number(row.stderr, decimals), str(row.documents)]
+            for row in self.record.sweep.candidates
+        ]
+
 
 def write_report(
     paths: Sequence[Path],
@@ -90,7 +99,7 @@ def write_report(
 
     Args:
         paths: folders or results files.
-        baseline: (part of) the name of the system the others are held against; else the full adapter, if it is there.
+        baseline: (part of) the name of the system the others are compared with; else the full adapter, if it is there.
         title: of the page.
         documents: how many documents to show side by side for each pair of systems and task.
         seed: of the resampling.
@@ -100,58 +109,28 @@ def write_report(
     Raises:
         ArgumentError: nothing readable, an unknown baseline.
     """
-    systems, issues = group(paths)
-    if not systems:
-        raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
 
-    def made(some: Sequence[System]) -> tuple[str, list[Issue]]:
-        return _page(some, issues, baseline=baseline, title=title, documents=documents, seed=seed, state=state)
-
-    (page, known), broken = excluding_failed(systems, made)
-    if broken:
-        # Once more, so that the page itself lists what it had to leave out.
-        gone = {issue.path for issue in broken}
-        rest = [system for system in systems if not gone & {run.path for run in system.runs}]
-        page, known = _page(
-            rest,
-            [*issues, *broken],
-            baseline=baseline,
-            title=title,
-            documents=documents,
-            seed=seed,
+    def page(systems: Sequence[System], issues: list[Issue]) -> tuple[str, list[Issue]]:
+        bases = [find_system(systems, baseline)] if baseline is not None else _full_first(systems)
+        table = build(systems, issues, baseline=bases[0].label, seed=seed)
+        comparisons, refused = _compare_all(systems, bases, seed)
+        shown = render(
+            "report.html.j2",
             state=state,
+            title=title,
+            headlines=headlines(systems, comparisons),
+            headings=HEADINGS,
+            leaderboard=Markup(to_html(table)),  # noqa: S704 - escaped by its own template
+            legend=legend(table),
+            comparisons=comparisons,
+            searches=_searches(systems, seed),
+            pairs=_pairs(systems, comparisons, documents),
+            systems=systems,
+            notes=[*table.notes, *refused, *map(str, table.issues)],
         )
-    return page, known
+        return shown, table.issues
 
-
-def _page(
-    systems: Sequence[System],
-    issues: Sequence[Issue],
-    *,
-    baseline: str | None,
-    title: str,
-    documents: int,
-    seed: int,
-    state: str | None,
-) -> tuple[str, list[Issue]]:
-    bases = [find_system(systems, baseline)] if baseline is not None else _whole_first(systems)
-    table = build(systems, issues, baseline=bases[0].label, seed=seed)
-    comparisons, refused = _compare_all(systems, bases, seed)
-    page = render(
-        "report.html.j2",
-        state=state,
-        title=title,
-        headlines=headlines(systems, comparisons),
-        leaderboard=Markup(to_html(table)),  # noqa: S704 - escaped by its own template
-        legend=legend(table),
-        comparisons=[_rows(found) for found in comparisons],
-        searches=_searches(systems, seed),
-        sliders=over_k(systems, documents),
-        pairs=_pairs(systems, comparisons, documents),
-        settings=[_settings(system) for system in systems],
-        notes=[*table.notes, *refused, *map(str, table.issues)],
-    )
-    return page, table.issues
+    return from_paths(paths, page)
 
 
 def render(template: str, *, state: str | None, **shown: Any) -> str:
@@ -165,7 +144,7 @@ def render(template: str, *, state: str | None, **shown: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(number=number, percent=percent, significant=significant, sweep_decimals=sweep_decimals)
+    environment.globals.update(significant=significant, error_sentences=error_sentences)
     # What a run says may not reorder what the page says (bidirectional overrides).
     page = environment.get_template(template).render(
         version=__version__,
@@ -179,8 +158,8 @@ def render(template: str, *, state: str | None, **shown: Any) -> str:
     return visible(page)
 
 
-def _whole_first(systems: Sequence[System]) -> list[System]:
-    """Whole adapters first: what the others are held against, each against the first that shares a task with it."""
+def _full_first(systems: Sequence[System]) -> list[System]:
+    """Full adapters first; each system is compared with the first of these that shares a task with it."""
     full = [s for s in systems if s.label.split(" (")[0].endswith("boundary=full")]
     stock = [s for s in systems if s.runs[0].record is None and "peft" in s.runs[0].model_args]
     return [*full, *stock, *(system for system in systems if system not in full and system not in stock)]
@@ -203,16 +182,6 @@ def _compare_all(
     for row, adjusted in zip(rows, significance.holm([row.p_value or 0.0 for row in rows]), strict=True):
         row.p_table = adjusted
     return found, refused
-
-
-def _rows(found: SystemComparison) -> dict[str, Any]:
-    plain = asdict(found)
-    for task in plain["tasks"]:
-        for row in task["metrics"]:
-            row["p_text"], row["p_holm_text"] = p_value(row["p_value"]), p_value(row["p_holm"])
-            row["p_table_text"] = p_value(row["p_table"])
-            row["places"] = decimals_of_difference(row["difference"], row["interval"])
-    return plain
 
 
 def _searches(systems: Sequence[System], seed: int) -> list[SearchSection]:
@@ -248,17 +217,11 @@ def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], l
             one, two = base.tasks[task.task], other.tasks[task.task]
             row = next((r for r in task.metrics if r.gained is not None and not judged_metric(r.metric)), None)
             name = row.filter if row is not None else None
-            sign = -1.0 if row is not None and row.higher_is_better is False else 1.0
             # Without logged samples, or with others in one run than in the other, there is nothing to set side by side.
             left, right = one.samples(name), two.samples(name)
             if [sample.doc_id for sample in left] != [sample.doc_id for sample in right]:
                 continue
-            documents = []
-            for a, b in zip(left, right, strict=True):
-                gain = 0.0
-                if row is not None:
-                    gain = sign * (float(b.metrics[row.metric]) - float(a.metrics[row.metric]))
-                documents.append((gain, a, b))
+            documents = [(_gain(row, a, b), a, b) for a, b in zip(left, right, strict=True)]
             # The largest changes first, in either direction: they are what one wants to read.
             documents.sort(key=lambda entry: (-abs(entry[0]), entry[1].doc_id))
             shown = [_document(gain, a, b, row.metric if row else None) for gain, a, b in documents[:limit]]
@@ -268,7 +231,15 @@ def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], l
     return pairs
 
 
-def _document(gain: float, a: Any, b: Any, metric: str | None) -> dict[str, Any]:
+def _gain(row: MetricComparison | None, a: Sample, b: Sample) -> float:
+    """How much better the second scores on a document; 0 where one has no value."""
+    before, after = (None if row is None else sample.metrics[row.metric] for sample in (a, b))
+    if row is None or before is None or after is None:
+        return 0.0
+    return (float(after) - float(before)) * (-1.0 if row.higher_is_better is False else 1.0)
+
+
+def _document(gain: float, a: Sample, b: Sample, metric: str | None) -> dict[str, Any]:
     left, right = marked(a.raw, b.raw)
     return {
         "doc_id": a.doc_id,
@@ -280,28 +251,6 @@ def _document(gain: float, a: Any, b: Any, metric: str | None) -> dict[str, Any]
         "left_score": a.metrics.get(metric) if metric else None,
         "right_score": b.metrics.get(metric) if metric else None,
     }
-
-
-def _settings(system: System) -> dict[str, Any]:
-    runs = []
-    for run in system.runs:
-        record = run.record
-        runs.append(
-            {
-                "file": run.path.name,
-                "model": run.model_type,
-                "lm_eval": run.lm_eval_version or "unknown",
-                "arguments": json.dumps(dict(run.model_args), ensure_ascii=False, indent=1),
-                "adapter": record and record.adapter.fingerprint,
-                "base": record and record.base.fingerprint,
-                "fingerprint": record and record.fingerprint,
-                "libraries": record.libraries if record else {},
-                "tasks": [
-                    (name, task.version, task.documents_evaluated, task.record) for name, task in run.tasks.items()
-                ],
-            }
-        )
-    return {"label": system.label, "runs": runs}
 
 
 def _digest(text: str) -> str:

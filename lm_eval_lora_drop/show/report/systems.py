@@ -37,7 +37,7 @@ def open_system(argument: str) -> tuple[System, list[Issue]]:
         ArgumentError: nothing there, or runs of several systems.
     """
     label, separator, rest = argument.partition("=")
-    # A path may contain "=" (boundary=27/results.json): it is a path when it exists as it stands.
+    # A path may contain "=" (boundary=27/results.json): an existing path has no label.
     path = Path(argument) if not separator or Path(argument).exists() else Path(rest)
     systems, issues = group([path])
     if not systems:
@@ -72,46 +72,37 @@ def group(paths: Iterable[Path]) -> tuple[list[System], list[Issue]]:
     return [system for system in systems.values() if system.tasks], issues
 
 
-def excluding_failed(systems: Sequence[System], make: Callable[[Sequence[System]], Made]) -> tuple[Made, list[Issue]]:
-    """What `make` makes of the systems, and those it could not be made of: one bad run must not take the rest along.
+def from_paths(paths: Iterable[Path], make: Callable[[Sequence[System], list[Issue]], Made]) -> Made:
+    """What `make` makes of the systems below `paths` and of what is wrong with the files; a run that it fails on is
+    left out and named.
 
-    What is known to go wrong in a file is found where it is read. This is for what is not known: where `make` fails,
-    each system is tried alone, then they are put together one by one.
+    Known damage is found where a file is read. This is for the unknown: systems are then added one by one.
 
     Raises:
-        LoraDropError: whatever `make` raises for all of them: it speaks of the command, not of a run.
-        ArgumentError: nothing can be made of any of them.
+        LoraDropError: as `make` raises it for all systems: it concerns the command, not a run.
+        ArgumentError: no run can be used.
     """
+    systems, issues = group(paths)
+    if not systems:
+        raise ArgumentError("none of the files could be read: " + "; ".join(map(str, issues)))
+    kept: list[System] = []
     try:
-        return make(systems), []
+        return make(systems, issues)
     except LoraDropError:
         raise
     except Exception:  # noqa: BLE001  any: what a damaged file may cause cannot be listed
-        kept, issues = _sound(systems, make)
+        for system in systems:
+            try:
+                make([*kept, system], issues)
+                kept.append(system)
+            except LoraDropError:
+                kept.append(system)
+            except Exception as error:  # noqa: BLE001  as above
+                why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                issues += [Issue(run.path, f"cannot be used ({why}); left out.") for run in system.runs]
     if not kept:
         raise ArgumentError("none of the runs can be used: " + "; ".join(map(str, issues[:3])))
-    return make(kept), issues
-
-
-def _sound(systems: Sequence[System], make: Callable[[Sequence[System]], object]) -> tuple[list[System], list[Issue]]:
-    def reason(some: Sequence[System]) -> str | None:
-        try:
-            make(some)
-        except LoraDropError:
-            return None
-        except Exception as error:  # noqa: BLE001  as above
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        return None
-
-    kept: list[System] = []
-    issues: list[Issue] = []
-    for system in systems:
-        why = reason([system]) or (reason([*kept, system]) if kept else None)
-        if why is None:
-            kept.append(system)
-        else:
-            issues += [Issue(run.path, f"cannot be used ({why}); left out.") for run in system.runs]
-    return kept, issues
+    return make(kept, issues)
 
 
 def _identity(run: Run) -> tuple[str, ...]:

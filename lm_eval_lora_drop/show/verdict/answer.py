@@ -1,6 +1,6 @@
 """The answer of a run, task by task: what was kept, its scores beside full and base, and the verdict.
 
-One place for what the screen, a notebook and a model card show.
+The screen, a notebook, the report and a model card show what is made here.
 """
 
 from __future__ import annotations
@@ -24,26 +24,19 @@ MOST_NOTES = 3
 
 @dataclass(frozen=True)
 class EvaluatedScore:
-    """A task's score on its evaluated split, as the harness has it; `documents` were evaluated, of `available`."""
+    """A task's score on its evaluated split, as the harness has it."""
 
     metric: MetricSpec
     score: Score
     documents: int | None
-    available: int | None
-
-    @property
-    def is_whole_split(self) -> bool:
-        """Whether every document of the split was evaluated."""
-        return self.documents is not None and self.documents == self.available
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A line of the table: scores are text, `-` where they are not known; `difference` is that of the test scores to
-    the full adapter's."""
+    """A line of the table: scores are text, `-` if unknown; `difference` is that of the test score to the full
+    adapter's."""
 
     name: str
-    short: str
     validation: str
     test: str
     difference: str
@@ -52,17 +45,23 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TaskVerdict:
-    """What is said of one task."""
+    """Table, verdict and notes of one task."""
 
     task: str
     headings: tuple[str, str, str]
     rows: tuple[TableRow, ...]
     verdict: str
     doubts: tuple[str, ...]
-    """Why the choice should not be taken as it stands."""
+    """Reasons against the choice, each with what to do."""
     notes: tuple[str, ...]
     hint: str | None
     is_smaller: bool
+
+    @property
+    def remarks(self) -> list[str]:
+        """What stands below the verdict."""
+        said = [*(f"Caution: {doubt}" for doubt in self.doubts), *(f"Note: {note}" for note in self.notes)]
+        return [*said, *([self.hint] if self.hint else [])]
 
     @property
     def chosen(self) -> TableRow:
@@ -71,20 +70,15 @@ class TaskVerdict:
 
     @property
     def columns(self) -> list[tuple[str, list[str]]]:
-        """(heading, cells) of the table. A column of dashes would ask what should have stood there."""
+        """(heading, cells) of the table; the test scores and every other column that holds something."""
         validation, test, difference = self.headings
-        compared = self._unless_empty(difference, [row.difference for row in self.rows])
-        if compared:  # four columns must hold in 80
-            validation, test = (heading.replace(", ", "\n").replace(",", "\n") for heading in (validation, test))
-        return [
+        columns = [
             ("kept", [row.name for row in self.rows]),
-            *self._unless_empty(validation, [row.validation for row in self.rows]),
+            (validation, [row.validation for row in self.rows]),
             (test, [row.test for row in self.rows]),
-            *compared,
+            (difference, [row.difference for row in self.rows]),
         ]
-
-    def _unless_empty(self, heading: str, cells: list[str]) -> list[tuple[str, list[str]]]:
-        return [(heading, cells)] if any(cell != NOTHING for cell in cells) else []
+        return [one for one in columns if one[0] == test or any(cell != NOTHING for cell in one[1])]
 
 
 def answers(results: Mapping[str, Any], record: RunRecord) -> list[TaskVerdict]:
@@ -106,7 +100,7 @@ def evaluated_score(results: Mapping[str, Any], name: str, task: TaskRecord) -> 
         better = ((results.get("higher_is_better") or {}).get(name) or {}).get(first)
         metric = MetricSpec(first, filter_name, better is not False)
     counts = (results.get("n-samples") or {}).get(name) or {}
-    return EvaluatedScore(metric, scores[metric.name, metric.filter], counts.get("effective"), counts.get("original"))
+    return EvaluatedScore(metric, scores[metric.name, metric.filter], counts.get("effective"))
 
 
 def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> TaskVerdict:
@@ -117,7 +111,7 @@ def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> Task
     if sweep is not None:
         candidates = [Variant.parse(row.variant, task.num_layers) for row in sweep.candidates]
         ends = ([one for one in candidates if one.is_full], [one for one in candidates if one.is_base])
-        # Of several adapters the first is what the others are held against.
+        # Of several adapters the first is the reference.
         shown += [end[0] for end in ends if end and end[0] != kept]
     if task.evaluated is not None:
         evaluated = (Variant.parse(row.variant, task.num_layers) for row in task.evaluated.rows)
@@ -131,8 +125,8 @@ def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> Task
         task=name,
         headings=(
             _heading("validation", task.metric if sweep else None, _documents(sweep)),
-            _test_heading(test),
-            _difference_heading(test),
+            _heading("test", test.metric, test.documents) if test else "test",
+            "difference to full\npaired, 95 % CI" + ("" if test and test.metric.higher_is_better else "\n> 0: better"),
         ),
         rows=tuple(_row(variant, task, scores) for variant in shown),
         verdict=verdict(task),
@@ -162,12 +156,11 @@ def _row(variant: Variant, task: TaskRecord, scores: TestScores) -> TableRow:
     chosen = variant == task.kept
     how = "chosen" if task.sweep or task.method == "probe" else task.method
     marks = [word for word, is_so in (("full", variant.is_full), ("base", variant.is_base), (how, chosen)) if is_so]
-    boundary, found = variant.boundary, scores[variant]
+    found = scores[variant]
     known = [one for one in scores.values() if one is not None]
     decimals = decimals_of_column((value, stderr) for value, stderr, _ in known) if len(known) > 1 else None
     return TableRow(
         name=f"{variant.label} ({', '.join(marks)})",
-        short=str(variant) if boundary is None else f"{boundary} of {variant.num_layers}",
         validation=_validation(variant, task.sweep),
         test=with_error(found[0], found[1], decimals) if found else NOTHING,
         difference=difference_text(found[2]) if found else NOTHING,
@@ -205,15 +198,6 @@ def _documents(sweep: SweepRecord | None) -> int | None:
 
 
 def _heading(split: str, metric: MetricSpec | None, documents: int | None) -> str:
-    parts = [str(metric)] if metric else []
-    parts += [f"{documents:,} docs"] if documents is not None else []
-    return f"{split}\n{', '.join(parts)}" if parts else split
-
-
-def _test_heading(test: EvaluatedScore | None) -> str:
-    return _heading("test", test.metric, test.documents) if test else "test"
-
-
-def _difference_heading(test: EvaluatedScore | None) -> str:
-    better = "" if test is None or test.metric.higher_is_better else ", > 0: better"
-    return f"difference to full\npaired, 95 % CI{better}"
+    """Four such columns must hold in 80, so metric, filter and number of documents have a line each."""
+    parts = str(metric).split(",") if metric else []
+    return "\n".join([split, *parts, *([f"{documents:,} docs"] if documents is not None else [])])

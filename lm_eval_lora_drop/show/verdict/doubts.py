@@ -8,6 +8,7 @@ from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
 from lm_eval_lora_drop.text import decimals_of_column, number
+from lm_eval_lora_drop.variant import Variant
 
 _LOOK = "Check the prompt, the task's filter and max_gen_toks (--log_samples shows the outputs)"
 _FAR = 2.0
@@ -34,9 +35,9 @@ def says_nothing(sweep: SweepRecord) -> str | None:
 
 
 def doubts(task: TaskRecord, metric: MetricSpec | None, test: Score | None, documents: int | None) -> list[str]:
-    """A sentence for each reason not to take the choice as it stands, with what to do.
+    """A sentence for each reason against the choice, with what to do.
 
-    `test` is the score on so many evaluated documents by `metric`; None where there is none.
+    `test` is the score by `metric` on `documents` documents of the test split; None if there is none.
     """
     found = []
     for bound in task.sweep.bounds if task.sweep is not None else ():
@@ -51,7 +52,7 @@ def doubts(task: TaskRecord, metric: MetricSpec | None, test: Score | None, docu
     if test is None or metric is None or task.kept.is_base or (task.sweep is not None and says_nothing(task.sweep)):
         return found
     if test.value == 0 and metric.higher_is_better:
-        beside = "" if task.kept.is_full else " Evaluate boundary=full beside it."
+        beside = "" if task.kept.is_full else f" {_beside_full(task)}."
         return [*found, f"The test score is 0. {_LOOK}.{beside}"]
     row = task.sweep.candidate(task.sweep.chosen) if task.sweep is not None else None
     if row is None or row.score is None or row.stderr is None or metric != task.metric:
@@ -63,7 +64,15 @@ def doubts(task: TaskRecord, metric: MetricSpec | None, test: Score | None, docu
     # Two splits of one data set may differ a little in how hard they are; of many documents that is significant too.
     if both > 0 and loss > max(_FAR * both, _LARGE * abs(row.score)):
         found.append(
-            f"The test score is {loss / both:.1f} standard errors worse than the validation score. Evaluate "
-            "boundary=full on the same test documents before using this choice."
+            f"The test score is {loss / both:.1f} standard errors worse than the validation score."
+            + ("" if task.kept.is_full else f" {_beside_full(task)} before using this choice.")
         )
     return found
+
+
+def _beside_full(task: TaskRecord) -> str:
+    """How to see what the full adapter scores on the same test documents."""
+    rows = task.evaluated.rows if task.evaluated is not None else ()
+    if any(Variant.parse(row.variant, task.num_layers).is_full for row in rows):
+        return "Compare it with the test score of the full adapter in the table"
+    return "Evaluate boundary=full on the same test documents"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from lm_eval_lora_drop.record.runs import Run
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.find import find_runs
+from lm_eval_lora_drop.record.runs import Issue, Run
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
+from lm_eval_lora_drop.show.tables import table
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import SubsetStability, Trust, stability, trust
@@ -19,12 +21,14 @@ from lm_eval_lora_drop.variant import Variant
 
 @dataclass(frozen=True)
 class Stability:
-    """The bootstrap of one task's choice, and the choices on smaller validation sets."""
+    """The bootstrap of one task's choice, and the choices on smaller validation sets; `print` shows both."""
 
     task: str
     record: TaskRecord
     trust: Trust
     sizes: tuple[SubsetStability, ...]
+    path: Path | None = None
+    """The results file."""
 
     @property
     def sweep(self) -> SweepRecord:
@@ -35,6 +39,7 @@ class Stability:
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""
         return {
+            "file": str(self.path),
             "task": self.task,
             "metric": str(self.record.metric),
             "chosen": self.sweep.chosen,
@@ -44,6 +49,60 @@ class Stability:
             "sizes": [size.to_json() for size in self.sizes],
         }
 
+    def __str__(self) -> str:
+        decimals, label = sweep_decimals(self.sweep), self.record.kept.label
+        head = f"Task {self.task}, {self.record.metric}, {label} of {self.record.num_layers} layers"
+        parts = [*([str(self.path)] if self.path else []), head, "\n".join(sentences(self))]
+        rows = [
+            [
+                str(size.documents),
+                _shares(size.choice_share),
+                percent(size.same_choice),
+                *(number(value, decimals) for value in (size.regret, size.regret_95, size.unseen)),
+            ]
+            for size in self.sizes
+        ]
+        if rows:
+            headings = ["documents", "chosen (share)", "same choice", "mean loss", "95 % of losses", "unseen score"]
+            parts += [
+                "The same choice on random subsets of the validation documents:",
+                table(headings, rows, left=["chosen (share)"]),
+                "mean loss: score lost against the best candidate, on all documents. 95 % of losses: at most this. "
+                "unseen score: on the documents outside the subset.",
+            ]
+        return "\n\n".join(parts)
+
+
+def stabilities(
+    paths: Sequence[Path], tasks: Sequence[str] = (), sizes: Sequence[int] | None = None, seed: int = 0
+) -> tuple[list[Stability], list[Issue]]:
+    """The stability of every sweep below `paths` (of `tasks` only, if given), and what was wrong with the files.
+
+    Raises:
+        ArgumentError: as `sweeps_in`; a size that is too large, or too few documents.
+    """
+    found, issues = sweeps_in(paths, tasks)
+    return [assess(task, record, sizes, seed, run.path) for run, task, record in found], issues
+
+
+def sweeps_in(
+    paths: Sequence[Path], tasks: Sequence[str] = ()
+) -> tuple[list[tuple[Run, str, TaskRecord]], list[Issue]]:
+    """Run, task and record of every sweep below `paths` (of `tasks` only, if given), and what was wrong with the files.
+
+    Raises:
+        ArgumentError: no sweep there, or a task without one.
+    """
+    runs, issues = find_runs(paths)
+    found = [(run, task, record) for run in runs for task, record in swept_tasks(run).items()]
+    names = sorted({task for _, task, _ in found})
+    unknown = [task for task in tasks if task not in names]
+    if unknown or not found:
+        there = f"There are sweeps of: {', '.join(names)}." if names else "Evaluate with boundary=auto."
+        wrong = "".join(f" {issue}" for issue in issues[:3])
+        raise ArgumentError(f"no sweep{' of ' + ', '.join(unknown) if unknown else ''} in these files. {there}{wrong}")
+    return [one for one in found if not tasks or one[1] in tasks], issues
+
 
 def swept_tasks(run: Run) -> dict[str, TaskRecord]:
     """The records of the tasks of a run whose variant was found by a sweep."""
@@ -51,14 +110,16 @@ def swept_tasks(run: Run) -> dict[str, TaskRecord]:
     return {name: record for name, record in records.items() if record is not None and record.sweep is not None}
 
 
-def assess(task: str, record: TaskRecord, sizes: Sequence[int] | None = None, seed: int = 0) -> Stability:
+def assess(
+    task: str, record: TaskRecord, sizes: Sequence[int] | None = None, seed: int = 0, path: Path | None = None
+) -> Stability:
     """Resample the recorded scores of one task's sweep.
 
     Raises:
         ArgumentError: too few documents, no sweep, or an aggregation that only the task knows.
     """
     recorded = RecordedSweep.from_record(record)
-    return Stability(task, record, trust(recorded, seed=seed), tuple(stability(recorded, sizes, seed=seed)))
+    return Stability(task, record, trust(recorded, seed=seed), tuple(stability(recorded, sizes, seed=seed)), path)
 
 
 def sentences(found: Stability) -> list[str]:
@@ -70,41 +131,14 @@ def sentences(found: Stability) -> list[str]:
         verdict(found.record),
         f"{chosen.label} is chosen in {percent(share)} of {trusted.resamples} resamples of the {trusted.documents} "
         f"validation documents; most often: {_shares(trusted.choice_share)}.",
-        f"Its validation score is {number(trusted.apparent, decimals)}; on new documents expect about "
-        f"{number(trusted.corrected, decimals)}, because the best of many looks better than it is "
-        f"(by {number(trusted.optimism, decimals)}).",
+        f"Its validation score is {number(trusted.apparent, decimals)}. Expected on new documents: "
+        f"{number(trusted.corrected, decimals)}; the best of many scores is optimistically biased by "
+        f"{number(trusted.optimism, decimals)}.",
     ]
     if chosen.is_full or trusted.corrected_gain is None:
         return said
     gain = number(trusted.corrected_gain, decimals, sign=True)
-    return [*said, f"Chosen on some documents and scored on others, it gains {gain} on the full adapter."]
-
-
-def render(found: Stability) -> str:
-    """For the terminal."""
-    decimals = sweep_decimals(found.sweep)
-    rows = [
-        [
-            size.documents,
-            _shares(size.choice_share),
-            percent(size.same_choice),
-            number(size.regret, decimals),
-            number(size.regret_95, decimals),
-            number(size.unseen, decimals),
-        ]
-        for size in found.sizes
-    ]
-    said = "\n".join(sentences(found))
-    layers = found.record.num_layers
-    head = f"Task {found.task}, {found.record.metric}, {found.record.kept.label} of {layers} layers\n\n{said}"
-    if not rows:
-        return head
-    heads = ["documents", "chosen (share)", "same choice", "regret", "regret, 95 %", "score on the others"]
-    table = tabulate(rows, heads, tablefmt="simple", disable_numparse=True)
-    return (
-        f"{head}\n\nThe same choice on random subsets of the validation documents:\n\n{table}\n\n"
-        "regret: how much worse the choice is, on all documents, than the best candidate there."
-    )
+    return [*said, f"Cross-validated gain over the full adapter: {gain}."]
 
 
 def _shares(shares: Mapping[Variant, float], shown: int = 4) -> str:

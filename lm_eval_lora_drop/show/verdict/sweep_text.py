@@ -1,13 +1,14 @@
-"""A sweep in text: a line per candidate, what may be said of the choice, and the verdict in one sentence."""
+"""A sweep in text: a line per candidate, sentences on the choice, and the verdict in one sentence."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.schema import CandidateRecord, JointRecord, SweepRecord, TaskRecord
+from lm_eval_lora_drop.record.schema import AlsoRecord, CandidateRecord, JointRecord, SweepRecord, TaskRecord
+from lm_eval_lora_drop.show.tables import table
 from lm_eval_lora_drop.show.verdict.doubts import says_nothing
-from lm_eval_lora_drop.text import decimals_for, decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.text import decimals_of_column, decimals_of_difference, number, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -15,31 +16,28 @@ if TYPE_CHECKING:
 
 
 def sweep_table(task: TaskRecord) -> str:
-    """A line per candidate, in their order, then sentences about the choice, what so many documents can show, and the
-    warnings.
+    """A line per candidate, in their order, then the choice, what can be planned from these documents, and warnings.
 
     Raises:
         ValueError: the task had no sweep.
     """
+    # numpy and scipy, for which a reader of a file's verdict need not wait.
+    from lm_eval_lora_drop.show.verdict.planning import planning
+
     sweep = task.sweep
     if sweep is None or task.metric is None:
         raise ValueError("a table needs a sweep")
     decimals = sweep_decimals(sweep)
-    name = str(task.metric)
-    width = max(len(name), 10)
     boundaries = sweep.candidate_set == "boundary"
-    variants = {row.variant: Variant.parse(row.variant, task.num_layers) for row in sweep.candidates}
-    shown = {text: str(kept.boundary) if boundaries else kept.label for text, kept in variants.items()}
-    first = max(4, *map(len, shown.values()))
-    lines = [f"{'K' if boundaries else 'kept':>{first}}  {name:>{width}}  {'std. error':>10}  {'documents':>9}"]
+    rows = []
     for row in sweep.candidates:
-        score, stderr = number(row.score, decimals), number(row.stderr, decimals)
-        marks = ", ".join(candidate_marks(row, sweep, variants[row.variant]))
-        line = f"{shown[row.variant]:>{first}}  {score:>{width}}  {stderr:>10}  {row.documents:9d}  {marks}"
-        lines.append(line.rstrip())
-    plan = planning(task)
-    notes = [f"Note: {warning}" for warning in sweep.warnings]
-    return "\n".join([*lines, *remarks(task), *([plan] if plan else []), *notes])
+        kept = Variant.parse(row.variant, task.num_layers)
+        marks = ", ".join(candidate_marks(row, sweep, kept))
+        name = str(kept.boundary) if boundaries else kept.label
+        rows.append([name, number(row.score, decimals), number(row.stderr, decimals), str(row.documents), marks])
+    headings = ["K" if boundaries else "kept", str(task.metric), "std. error", "documents", ""]
+    said = [*remarks(task), planning(task), *(f"Note: {warning}" for warning in sweep.warnings)]
+    return "\n".join([table(headings, rows, left=["kept", ""]), *filter(None, said)])
 
 
 def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> list[str]:
@@ -58,16 +56,15 @@ def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> 
     ]
 
 
-def sweep_decimals(sweep: SweepRecord) -> int:
-    """How many decimals the sweep's scores are shown with, everywhere."""
+def sweep_decimals(sweep: SweepRecord | AlsoRecord) -> int:
+    """How many decimals the scores of the candidates are shown with, everywhere."""
     return decimals_of_column((row.score, row.stderr) for row in sweep.candidates)
 
 
 def remarks(task: TaskRecord) -> list[str]:
-    """Sentences about the choice."""
+    """Sentences about the choice: the rule, what it rests on, the verdict."""
     sweep = task.sweep
     assert sweep is not None
-    decimals = sweep_decimals(sweep)
     chosen = sweep.candidate(sweep.chosen)
     assert chosen is not None
     kept = Variant.parse(sweep.chosen, task.num_layers)
@@ -81,141 +78,90 @@ def remarks(task: TaskRecord) -> list[str]:
     said += bound_sentences(task)
     clusters = _clusters(task)
     if clusters is not None:
-        said.append(f"Its documents are {clusters} clusters: standard errors are by cluster.")
+        said.append(f"The documents form {clusters} clusters; standard errors are by cluster.")
     if sweep.greedy is not None:
         tried = sum(one.candidates for one in sweep.greedy.rounds)
         said.append(
-            f"They stand on the {sweep.greedy.direction} way of {len(sweep.greedy.rounds)} greedy rounds over {tried} "
+            f"The candidates come from {len(sweep.greedy.rounds)} {sweep.greedy.direction} greedy rounds over {tried} "
             f"candidates, on {len(sweep.greedy.doc_ids)} other documents."
         )
-    reference = _reference(task, sweep)
-    if nothing := says_nothing(sweep):
-        return [*said, nothing]
-    if kept == reference:
-        return [*said, "This is the full adapter: the rule prefers no candidate with fewer layers on these documents."]
-    gain, full = sweep.gain_over_full, f"{(reference or Variant.full(task.num_layers)).label} (full)"
-    if gain is None:
-        return [*said, f"{full} was not among the candidates: nothing is said about a gain."]
-    if gain.difference is None:
-        return [*said, f"It has no document in common with {full}: nothing is said about a gain."]
-    side = "better" if gain.difference > 0 else "worse"
-    # Its standard error may be far smaller than those of the scores: "0.0 better, with a standard error of 0.0".
-    if gain.stderr and round(gain.stderr, decimals) == 0:
-        decimals = decimals_for(gain.stderr)
-    text = f"It scores {number(abs(gain.difference), decimals)} {side} than {full} on the same documents"
-    if gain.difference == 0:
-        text = f"It scores the same as {full} on the same documents"
-    if gain.stderr is None:
-        return [*said, f"{text}; one document says nothing about how sure that is."]
-    return [*said, f"{text}, with a standard error of {number(gain.stderr, decimals)} (paired)."]
+    return [*said, verdict(task)]
 
 
 def _jointly(task: TaskRecord, sweep: SweepRecord, jointly: JointRecord) -> str:
     tasks = ", ".join(f"{name} {number(one[sweep.chosen], 2, sign=True)}" for name, one in jointly.others.items())
     alone = Variant.parse(jointly.alone, task.num_layers).label
     by_itself = "the same" if jointly.alone == sweep.chosen else alone
-    beside = f" Against the full adapter, in standard deviations of a document: {tasks}." if tasks else ""
-    return f"All tasks are answered with it; by itself this one would have taken {by_itself}.{beside}"
+    beside = f" Difference to the full adapter, in standard deviations of a document: {tasks}." if tasks else ""
+    return f"All tasks are answered with it; this task alone would have chosen {by_itself}.{beside}"
 
 
 def bound_sentences(task: TaskRecord) -> list[str]:
-    """How the choice stands to each bound of `sweep_select`, by which numbers that was judged, and how sure it is."""
+    """Whether the choice meets each threshold of `sweep_select`, with the numbers and the confidence limit."""
     sweep = task.sweep
     assert sweep is not None
     said = []
     for bound in sweep.bounds:
         also = next((one for one in task.also if one.task == bound.task), None)
-        rows = sweep.candidates if also is None else also.candidates
-        decimals = decimals_of_column((row.score, row.stderr) for row in rows)
+        decimals = sweep_decimals(also or sweep)
         metric = str(task.metric) if also is None else f"{also.task} {also.metric}"
         of = "full adapter" if bound.of == "full" else "base model"
         text = (
-            f"Bound {bound.share:g}: {metric} {number(bound.score, decimals)}, where the {of} has "
-            f"{number(bound.reference, decimals)} and {number(bound.limit, decimals)} would do: "
-            f"{'kept' if bound.met else 'not kept'}"
+            f"Threshold {100 * bound.share:g} % of the {of}: {'met' if bound.met else 'not met'} ({metric} "
+            f"{number(bound.score, decimals)}, needed {number(bound.limit, decimals)}, {of} "
+            f"{number(bound.reference, decimals)})"
         )
         if bound.difference is None:
-            said.append(f"{text}, being the {of} itself.")
-            continue
-        if bound.lower is None:
-            said.append(f"{text}; how sure that is cannot be computed.")
-            continue
-        low = number(bound.lower, decimals)
-        limits = f"{low} is the lower limit for all candidates together (95 %, one-sided)"
-        risk = (
-            "so the bound is shown to hold on documents like these"
-            if bound.shown
-            else "so these documents do not show that the bound holds on new ones; "
-            "sweep_select=smallest_confident:SHARE takes only what they show"
-        )
-        said.append(f"{text}. {limits}, {risk}.")
+            said.append(f"{text}. This is the {of} itself.")
+        elif bound.lower is None:
+            said.append(f"{text}. No confidence limit can be computed.")
+        else:
+            meets = "meets the threshold" if bound.shown else "does not meet it"
+            more = "" if bound.shown else " sweep_select=smallest_confident:SHARE requires it."
+            limit = f"Lower 95 % confidence limit, simultaneous over candidates: {number(bound.lower, decimals)}"
+            said.append(f"{text}. {limit}, which {meets}.{more}")
     return said
 
 
-def planning(task: TaskRecord) -> str | None:
-    """Which difference of two candidates these documents can show, and how many half of that takes.
-
-    From the chosen candidate against the full adapter; where that is the same, from the best other one. None where the
-    record does not say how much they differ: one document, one candidate, an aggregation of the user's own.
-    """
-    # As in `_gain`: whoever only reads a file need not wait for lm-eval's import.
-    import numpy as np
-
-    from lm_eval_lora_drop.statistics.clusters import codes_at
-    from lm_eval_lora_drop.statistics.power import detectable_difference, sentence, variation
-    from lm_eval_lora_drop.sweep.recorded import RecordedSweep
-
-    try:
-        recorded = RecordedSweep.from_record(task)
-    except ArgumentError:
-        return None
-    whole = recorded.candidates.index(recorded.full or recorded.chosen)
-    others = [row for row in range(len(recorded.candidates)) if row != whole]
-    if not others or recorded.units < 2:
-        return None
-    values = recorded.values
-    chosen = recorded.candidates.index(recorded.chosen)
-    other = chosen if chosen != whole else max(others, key=lambda row: float(np.nanmean(values[row])))
-    both = np.isfinite(values[whole]) & np.isfinite(values[other])
-    codes = codes_at(recorded.codes, np.flatnonzero(both).tolist())
-    if not len(codes) or codes.max() < 1:
-        return None
-    known = variation(values[whole][both], values[other][both], codes)
-    if not known.spread > 0:
-        return None
-    documents = int(both.sum())
-    found = detectable_difference(documents, known)
-    # One digit, as it is shown: nobody plans for a difference of 0.0617.
-    example = float(f"{known.size / 10 if found is None else found / 2:.0e}")
-    return sentence(documents, known, example)
-
-
 def verdict(task: TaskRecord) -> str:
-    """One sentence: what is kept, how much smaller that is, and what may be said of it against the full adapter.
+    """One sentence: what is kept, how much smaller that is, and its difference to the full adapter.
 
-    Every place that shows a verdict asks here. What it claims holds for all candidates together (`sweep.trust`), so it
-    holds for the one that was chosen as the best of many.
+    Every place that shows a verdict calls this. The difference is tested simultaneously over all candidates
+    (`sweep.trust`), so the claim holds for the one that was chosen as the best of many.
     """
     kept = task.kept
-    what = _what(kept)
+    what = f"{_what(kept)}{_smaller(task)}"
     if task.sweep is None:
+        boundary = "full" if kept.is_full else "base" if kept.is_base else task.boundary
+        option = f"layers={task.variant}" if boundary is None or kept.adapter else f"boundary={boundary}"
         origin = {
-            "given": "as given",
-            "default": "the paper's default, found on no document",
-            "probe": "found by the probe of the layers, without comparing scores",
-            "recorded": "as another run chose",
+            "given": f" ({option})",
+            "default": ": the paper's default boundary; no documents were used",
+            "probe": ": chosen by the probe; no scores were compared",
+            "recorded": ": the choice of another run",
         }
-        return f"{what}{_smaller(task)}: {origin.get(task.method, task.method)}."
+        return f"{what}{origin.get(task.method, f': {task.method}')}."
     if nothing := says_nothing(task.sweep):
         return nothing
     documents = _documents(task.sweep)
     if kept == _reference(task, task.sweep):
-        return f"{what}: on {documents} the rule prefers no {'other candidate' if kept.adapter else 'smaller part'}."
-    return f"{what}{_smaller(task)}, {_against_full(task, task.sweep, documents)}.{_fewer_values(task, task.sweep)}"
+        return f"{what}: {_why_full(task, task.sweep)} on {documents}."
+    return f"{what}, {_against_full(task, task.sweep, documents)}.{_fewer_values(task, task.sweep)}"
+
+
+def _why_full(task: TaskRecord, sweep: SweepRecord) -> str:
+    """Rules that smooth scores, or allow for chance, may choose full although another scored higher."""
+    full = sweep.candidate(sweep.chosen)
+    assert task.metric is not None
+    if full is None or full.score is None:
+        return "the full adapter was chosen"
+    higher = [row for row in sweep.candidates if row.score is not None and task.metric.better(row.score, full.score)]
+    other = "K" if sweep.candidate_set == "boundary" else "candidate"
+    return f"sweep_select={sweep.select} chose the full adapter" if higher else f"no other {other} scored higher"
 
 
 def _fewer_values(task: TaskRecord, sweep: SweepRecord) -> str:
-    """What has to be said of a choice that has a value on fewer documents than full."""
+    """A warning where the choice has a value on fewer documents than full."""
     reference = _reference(task, sweep)
     chosen, full = sweep.candidate(sweep.chosen), sweep.candidate(str(reference)) if reference else None
     if chosen is None or full is None or chosen.documents >= full.documents:
@@ -236,7 +182,7 @@ def _clusters(task: TaskRecord) -> int | None:
 
 def _gain(task: TaskRecord) -> Gain | None:
     """The choice's difference to the full adapter with the simultaneous band; None where it cannot be computed."""
-    # Resampling knows the harness's aggregations; whoever only reads a file need not wait for lm-eval's import.
+    # numpy and scipy, for which a reader of a file's record need not wait.
     from lm_eval_lora_drop.sweep.recorded import RecordedSweep
     from lm_eval_lora_drop.sweep.trust import gains_over_full
 
@@ -249,7 +195,7 @@ def _gain(task: TaskRecord) -> Gain | None:
 
 
 def _reference(task: TaskRecord, sweep: SweepRecord) -> Variant | None:
-    """The full adapter that the others are held against: of several the first."""
+    """The full adapter among the candidates; of several adapters the first."""
     candidates = (Variant.parse(row.variant, task.num_layers) for row in sweep.candidates)
     return next((one for one in candidates if one.is_full), None)
 
@@ -297,6 +243,8 @@ def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
     }[gain.evidence.value]
     if gain.evidence.value == "too few documents" and not gain.documents:
         return f"no document of the {documents} has a value under it and the full adapter: they cannot be compared"
+    if gain.value and round(gain.value, decimals) == 0:  # scores of ten points, a difference of a hundredth
+        decimals = decimals_of_difference(gain.value, (gain.low, gain.high))
     value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
     # No test sees what the documents lack (docs/explanation/statistics.md): a share
     # of 3 / n is missed in one of twenty samples.

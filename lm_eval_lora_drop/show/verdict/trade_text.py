@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lm_eval_lora_drop.record.schema import CandidateRecord, TaskRecord
+from lm_eval_lora_drop.record.schema import TaskRecord
+from lm_eval_lora_drop.show.tables import table
+from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals
 from lm_eval_lora_drop.sweep.tradeoffs.pareto import pareto_front
-from lm_eval_lora_drop.text import decimals_of_column, number
+from lm_eval_lora_drop.text import number
 from lm_eval_lora_drop.variant import Variant
 
 
@@ -24,7 +26,7 @@ class TradeOffRow:
 
 
 def tradeoff_rows(task: TaskRecord) -> list[TradeOffRow]:
-    """The candidates of a sweep that were carried to the end, in their order.
+    """The candidates of a sweep that were not eliminated, in their order.
 
     Raises:
         ValueError: the task had no sweep.
@@ -54,39 +56,23 @@ def tradeoff_rows(task: TaskRecord) -> list[TradeOffRow]:
 
 
 def trade_table(task: TaskRecord) -> str:
-    """A line per candidate: parameters, the optimised score, and the score on each other task; `*` behind a number says
-    that no other candidate is better in both the optimised score and this."""
+    """A line per candidate: parameters, the optimised score, and the score on each other task; `*` marks the Pareto
+    front: no other candidate is better in both the optimised score and this."""
     rows = tradeoff_rows(task)
     assert task.sweep is not None
-    decimals = decimals_of_column((row.score, row.stderr) for row in task.sweep.candidates)
-    first = max(4, *(len(row.variant.label) for row in rows))
-    headings = [str(task.metric), "parameters", *(f"{also.task} {also.metric}" for also in task.also)]
-    widths = [max(11, len(heading) + 1) for heading in headings]
-    lines = [f"{'kept':>{first}}" + "".join(f"  {h:>{w}}" for h, w in zip(headings, widths, strict=True))]
-    places = [_decimals(also.candidates) for also in task.also]
+    places = [sweep_decimals(task.sweep), *map(sweep_decimals, task.also)]
+    lines = []
     for row in rows:
-        cells = [
-            f"{number(row.score, decimals)} ",
-            f"{'-' if row.kept is None else format(row.kept, ',')}{_star(row, 0)}",
-        ]
-        cells += [f"{number(value, places[place])}{_star(row, place + 1)}" for place, value in enumerate(row.others)]
-        chosen = "  chosen" if str(row.variant) == task.sweep.chosen else ""
-        lines.append(
-            f"{row.variant.label:>{first}}"
-            + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=True))
-            + chosen
-        )
+        stars = ["*" if front else "" for front in row.fronts]
+        kept = "-" if row.kept is None else format(row.kept, ",")
+        others = (number(value, decimals) for value, decimals in zip(row.others, places[1:], strict=True))
+        chosen = "chosen" if str(row.variant) == task.sweep.chosen else ""
+        cells = [f"{star}{cell}" for cell, star in zip((kept, *others), stars, strict=True)]
+        lines.append([row.variant.label, number(row.score, places[0]), *cells, chosen])
+    headings = ["kept", str(task.metric), "parameters", *(f"{also.task} {also.metric}" for also in task.also), ""]
     chosen_by = f"the choice is by sweep_select={task.sweep.select}" if task.sweep.bounds else "nothing is chosen by it"
-    lines.append(f"* no candidate is better in both the optimised score and this (Pareto front); {chosen_by}.")
-    return "\n".join(lines)
-
-
-def _decimals(rows: tuple[CandidateRecord, ...]) -> int:
-    return decimals_of_column((row.score, row.stderr) for row in rows)
-
-
-def _star(row: TradeOffRow, front: int) -> str:
-    return "*" if row.fronts[front] else " "
+    legend = f"* no candidate is better in both the optimised score and this (Pareto front); {chosen_by}."
+    return f"{table(headings, lines, left=['kept', ''])}\n{legend}"
 
 
 def _signed(value: float | None, sign: int) -> float:

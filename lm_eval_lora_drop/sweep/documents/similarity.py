@@ -32,7 +32,8 @@ NUMBERS_THRESHOLD = 0.95
 FIELD_THRESHOLD = 0.3
 """What each single field must reach: one dialogue with two different replies is two documents."""
 SHORTEST = 40
-"""Characters (a Chinese one counts twice) that both texts must have; in a shorter one every word tells."""
+"""Characters (a Chinese one counts twice) that both texts must have; short texts give unreliable
+similarity."""
 RARE_SHARE, RARE_COUNT = 0.01, 6
 """An n-gram in more than 1 % of the documents, and in more than six, is wording they share and says nothing."""
 FEWEST = 20

@@ -11,6 +11,7 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.show.figures.axes import ticks_with_ends
+from lm_eval_lora_drop.show.figures.candidates import figure_of, save_figures_of
 from lm_eval_lora_drop.show.figures.probe import (
     difference_figure,
     maximum_figure,
@@ -19,7 +20,7 @@ from lm_eval_lora_drop.show.figures.probe import (
     tokens_figure,
 )
 from lm_eval_lora_drop.show.figures.style import file_name, save_figure
-from lm_eval_lora_drop.show.figures.sweep import save_sweep_figure, sweep_figure
+from lm_eval_lora_drop.show.figures.sweep import sweep_figure
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import gains_over_full
 from lm_eval_lora_drop.variant import Variant
@@ -147,17 +148,22 @@ def test_the_rule_is_named_where_it_need_not_choose_the_best():
     assert "chosen (one_se), K = 6: 26.0 ± 1.5" in legend(sweep_figure("task", entry(chosen=6, select="one_se")))
 
 
-def test_candidates_that_are_no_boundaries_stand_side_by_side_under_their_names():
+@pytest.mark.parametrize("higher", [True, False])
+def test_candidates_that_are_no_boundaries_stand_from_best_to_worst_under_their_names(higher):
+    """Without items to pair, their scores are drawn, with a standard error of 1.5."""
     names = ["0-9", "0-9x0.5", "0-9.attention", "5-9", "none"]
-    rows = tuple(candidate(Variant.parse(name, 10), score) for name, score in zip(names, [3, 5, 2, 4, 1], strict=True))
-    figure = sweep_figure(
-        "task", entry(candidates=rows, chosen=Variant.parse("0-9x0.5", 10), candidate_set="mixed", ordered=False)
-    )
+    scores = dict(zip(names, [3.0, 5.0, 2.0, 4.0, 1.0], strict=True))
+    rows = tuple(candidate(Variant.parse(name, 10), score) for name, score in scores.items())
+    chosen = Variant.parse("0-9x0.5", 10)
+    record = entry(candidates=rows, chosen=chosen, candidate_set="mixed", ordered=False)
+    figure = figure_of("task", replace(record, metric=MetricSpec("m", "none", higher)))
     axes = figure.axes[0]
-    assert [label.get_text() for label in axes.get_xticklabels()] == names[::-1]
-    assert [[0, 1], [1, 4], [2, 2], [3, 5], [4, 3]] in [line.get_xydata().tolist() for line in axes.lines]
-    assert "chosen, 0-9x0.5: 5.0 ± 1.5" in legend(figure)
-    assert "full, K = 10: 3.0 ± 1.5" in legend(figure)
+    order = sorted(names, key=lambda name: scores[name], reverse=higher)
+    assert [text.get_text() for text in axes.get_yticklabels()] == [Variant.parse(name, 10).label for name in order]
+    drawn = {tuple(point) for line in axes.lines for point in line.get_xydata().tolist()}
+    assert drawn == {(scores[name], float(place)) for place, name in enumerate(order)}
+    segments = [line.tolist() for line in axes.collections[0].get_segments()]
+    assert segments == [[[scores[n] - 1.5, y], [scores[n] + 1.5, y]] for y, n in enumerate(order)]
 
 
 def test_a_record_without_a_sweep_is_refused():
@@ -167,7 +173,7 @@ def test_a_record_without_a_sweep_is_refused():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_is_drawn_as_text_and_gives_a_file(name, tmp_path):
-    paths = save_sweep_figure(name, replace(entry(), metric=MetricSpec(name, "none", True)), tmp_path)
+    paths = save_figures_of(name, replace(entry(), metric=MetricSpec(name, "none", True)), tmp_path / file_name(name))
     paths += save_probe_figures(name, probed(), tmp_path)
     assert all(path.parent == tmp_path and path.stat().st_size > 5000 for path in paths)
     assert {path.suffix for path in paths} == {".png", ".svg", ".pdf"}
@@ -184,7 +190,7 @@ def test_a_long_or_wild_name_still_makes_a_file_name():
 
 def test_drawing_again_gives_the_same_files(tmp_path):
     for folder in ("one", "two"):
-        save_sweep_figure("task", entry(), tmp_path / folder)
+        save_figures_of("task", entry(), tmp_path / folder / "sweep")
         save_probe_figures("task", probed(), tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(names) == 15

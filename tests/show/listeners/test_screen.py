@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from lm_eval_lora_drop.harness.evaluation import results_file
 from lm_eval_lora_drop.record.evaluated import (
@@ -17,7 +15,8 @@ from lm_eval_lora_drop.record.evaluated import (
     EvaluatedVariantRecord,
     PairedRecord,
 )
-from lm_eval_lora_drop.show.listeners.screen import show_run
+from lm_eval_lora_drop.record.metric import MetricSpec
+from lm_eval_lora_drop.show.listeners.screen import render_run
 from lm_eval_lora_drop.variant import Variant
 from testing.recorded_runs import (
     L,
@@ -39,13 +38,13 @@ def tracker(folder=None, date="2026-01-01T00-00-00.000000", model="adapters__min
     )
 
 
-def screen(results, where=None, *, width=80, terminal=False):
-    out = io.StringIO()
-    console = Console(
-        file=out, width=width, highlight=False, force_terminal=terminal, color_system="standard" if terminal else None
-    )
-    show_run(results, where or tracker(), console)
-    return out.getvalue()
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+def screen(results, where=None):
+    return render_run(results, where or tracker())
 
 
 def test_table_verdict_places_and_command():
@@ -57,15 +56,15 @@ def test_table_verdict_places_and_command():
         ["K = 10 (full)", "28.2 ± 1.5", "-"],
         ["K = 0 (base)", "20.0 ± 1.5 on 8", "-"],
     ]
-    assert "rouge_l, 32 docs" in " ".join(lines)
-    assert "rouge_l, 200 docs" in " ".join(lines)
+    heads = [line.split() for line in lines[4:7]]
+    assert heads == [["validation", "test"], ["rouge_l", "rouge_l"], ["kept", "32", "docs", "200", "docs"]]
     text = " ".join(lines)
     assert (
         "Keep the bottom 7 of 10 layers, 30 % smaller, not significantly different from the full adapter"
         in " ".join(text.split())
     )
     assert "Journal  /c/samsum.jsonl" in lines
-    assert lines[-1] == "Export   lora-drop export --peft adapters/mine --boundary 7 --output mine-0-6"
+    assert lines[-1] == "Export   lora-drop export --peft adapters/mine --boundary 7 --output mine-K7"
 
 
 def evaluated(metric, **variants):
@@ -91,7 +90,7 @@ def test_three_rows_of_test_scores_with_the_paired_difference_to_full():
         ["K = 10 (full)", "28.2 ± 1.5", "33.8 ± 2.0", "-"],
         ["K = 0 (base)", "20.0 ± 1.5 on 8", "12.2 ± 1.5", "-21.5 [-25.0, -18.0]"],
     ]
-    assert max(map(len, out.splitlines()[:12])) <= 80
+    assert max(map(len, out.splitlines()[:14])) <= 80
     assert "Not evaluated" not in out
 
 
@@ -113,7 +112,7 @@ def test_many_tasks_show_the_difference_too():
     tasks = {f"task{number}": replace(task, evaluated=found if number else None) for number in range(5)}
     out = screen(results_of(run_record(tasks)))
     assert out.count("-0.8 [-2.9, +1.3]") == 4
-    assert max(map(len, out.splitlines()[:10])) <= 80
+    assert max(map(len, out.splitlines()[:12])) <= 80
 
 
 def test_with_an_output_path_everything_lies_there(tmp_path):
@@ -126,8 +125,8 @@ def test_with_an_output_path_everything_lies_there(tmp_path):
     assert figure.with_suffix(".svg").is_file()
     assert f"Results  {path}" in out
     assert f"Figure   {figure}" in out
-    assert f"Export   lora-drop export --results {path} --task 'a/b c' --output mine-0-6" in out
-    assert f"Export   lora-drop export --results {path} --task given --output mine-0-2" in out
+    assert f"Export   lora-drop export --results {path} --task 'a/b c' --output mine-K7" in out
+    assert f"Export   lora-drop export --results {path} --task given --output mine-K3" in out
 
 
 @pytest.mark.parametrize("suffix", ["", ".json"])
@@ -143,36 +142,38 @@ def test_the_file_is_the_one_the_harness_wrote(tmp_path, suffix):
     assert results_file(saved) == written
 
 
-def test_it_fits_80_columns_except_what_is_there_to_be_copied(tmp_path):
-    task = "a_task_with_a_name_that_is_longer_than_the_eighty_columns_of_a_plain_log_and_then_some_more"
+LONG = "a_task_with_a_name_that_is_longer_than_the_eighty_columns_of_a_plain_log_and_then_some_more"
+
+
+@pytest.mark.parametrize("columns", [None, 80, 120, 200])
+def test_paragraphs_are_as_wide_as_the_terminal_and_nothing_to_be_copied_is_broken(columns, monkeypatch):
+    """COLUMNS is how a terminal's width is told (shutil.get_terminal_size); without a terminal it is 80."""
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
     rows = boundaries({k: 12_345.678 + k for k in range(11)}, stderr=0.001)
-    long = task_record(sweep_record(rows), journal="/" + "x" * 100, warnings=("a long warning " * 20,))
-    results = results_of(run_record({task: long}))
-    for width in (80, 200):
-        lines = screen(results, width=width).splitlines()
-        wide = [line for line in lines if len(line) > 80]
-        assert wide == [task, "Journal  /" + "x" * 100]
-    some = dict.fromkeys([task, "b", "c", "d"], task_record(sweep_record()))
-    assert max(map(len, screen(results_of(run_record(some))).splitlines())) <= 80
+    long = task_record(sweep_record(rows), journal="/x" * 150, warnings=("a long warning " * 40,))
+    lines = screen(results_of(run_record({LONG: long}))).splitlines()
+    width = columns or 80
+    assert [line for line in lines if len(line) > width] == [*[LONG] * (width < len(LONG)), "Journal  " + "/x" * 150]
+    assert width - 15 <= max(len(line) for line in lines if "long warning" in line) <= width
 
 
-def test_colour_only_on_a_terminal():
-    results = results_of(run_record({"t": task_record(sweep_record())}))
-    assert "\x1b[" not in screen(results)
-    assert "\x1b[" in screen(results, terminal=True)
-
-
-def test_markup_in_names_is_text():
-    record = run_record({"[red]t[/red]": task_record(sweep_record(), warnings=("[/bold] [link=x]",))})
-    out = screen(results_of(record))
-    assert "[red]t[/red]" in out
-    assert "[/bold] [link=x]" in out
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_heading_is_broken_at_any_width(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    metric = MetricSpec("a_metric_with_a_long_name_of_its_own", "a_filter_with_a_long_name_too", True)
+    task = replace(task_record(sweep_record()), metric=metric)
+    some = dict.fromkeys([LONG, "b", "c", "d"], task)
+    for tasks in ({"t": task}, some):
+        text = screen(results_of(run_record(tasks)))
+        for name in (*tasks, *([metric.name, metric.filter] if len(tasks) == 1 else ())):
+            assert any(name in line for line in text.splitlines()), name
 
 
 def test_many_tasks_get_a_line_each():
     record = run_record({f"task{i}": task_record(sweep_record()) for i in range(60)})
     out = screen(results_of(record))
-    assert out.count("7 of 10") == 60
+    assert out.count("K = 7 (chosen)") == 60
     assert len(out.splitlines()) < 75
     assert "and so on for 59 more tasks" in out
 
@@ -181,9 +182,12 @@ def test_many_tasks_get_a_line_each():
     ("task", "said"),
     [
         (task_record(variant="0-4", method="default"), "the paper's default"),
-        (task_record(variant="0-4", method="probe"), "found by the probe"),
-        (task_record(variant="0-4+7"), "Keep 0-4+7 (6 of 10 layers), 30 % smaller: as given."),
-        (task_record(sweep_record(chosen=L), dropped_parameters=0), "prefers no smaller part"),
+        (task_record(variant="0-4", method="probe"), "chosen by the probe; no scores were compared"),
+        (task_record(variant="0-4+7"), "Keep 0-4+7 (6 of 10 layers), 30 % smaller (layers=0-4+7)."),
+        (
+            task_record(sweep_record(boundaries({10: 1.0, 7: 2.0}), chosen=L, select="one_se"), dropped_parameters=0),
+            "Keep all 10 layers: sweep_select=one_se chose the full adapter on 32 validation documents.",
+        ),
         (task_record(sweep_record(chosen=0)), "Keep no layer, the base model alone"),
     ],
 )
@@ -212,8 +216,6 @@ def test_unknown_scores_are_dashes():
 
 
 def test_the_test_score_is_that_of_the_metric_and_filter_of_the_choice():
-    from lm_eval_lora_drop.record.metric import MetricSpec
-
     record = run_record({"t": task_record(sweep_record(), metric=MetricSpec("exact_match", "flexible", True))})
     results = results_of(record)
     results["results"]["t"] = {
@@ -224,7 +226,8 @@ def test_the_test_score_is_that_of_the_metric_and_filter_of_the_choice():
     }
     out = screen(results)
     assert "0.256 ± 0.031" in out
-    assert "exact_match,flexible, 200 docs" in out
+    heads = [line.split()[-1] for line in out.splitlines()[4:8]]
+    assert heads == ["test", "exact_match", "flexible", "docs"]
 
 
 def test_nothing_is_written_where_nothing_was_saved(tmp_path, monkeypatch):

@@ -13,10 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
-from huggingface_hub import ModelCard, parse_eval_result_entries
+from huggingface_hub import ModelCard
 
 import lm_eval_lora_drop as lora_drop
 from lm_eval_lora_drop.adapter.files import open_adapter
@@ -24,13 +23,11 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import read_run
 from lm_eval_lora_drop.record.runs import Score
-from lm_eval_lora_drop.show.publishing.common import Publisher, interval
-from lm_eval_lora_drop.show.publishing.publication import END, START, publication
+from lm_eval_lora_drop.show.model_card import END, START, interval, model_card
 from testing.recorded_runs import results_of, run_record, sweep_record, task_record, write_results
 
 SCHEMAS = Path(__file__).parent / "schemas"
 DIGEST = "sha256:" + "ab" * 32
-WHO = Publisher("me/smaller", "me", "first_party", 1_767_300_000.0)
 NAMES = ["gsm8k", "lora_drop_samsum", "a|b\n<c> é"]
 
 
@@ -51,18 +48,13 @@ def results(names: list[str] = NAMES, **more: Any) -> dict[str, Any]:
     return found
 
 
-def made(folder: Path, found: dict[str, Any] | None = None, publisher: Publisher = WHO, **options: Any):
+def made(folder: Path, found: dict[str, Any] | None = None, **options: Any):
     run = read_run(write_results(folder, results() if found is None else found))
-    return publication(run, publisher, **options)
+    return model_card(run, "me/smaller", **options)
 
 
 def front(card: str) -> dict[str, Any]:
     return yaml.safe_load(card.split("---\n")[1])
-
-
-def the_record(files: dict[str, str]) -> dict[str, Any]:
-    (text,) = [text for name, text in files.items() if name.startswith("every_eval_ever/")]
-    return json.loads(text)
 
 
 # The Hub's specifications are templates: `key: {value}   # Required ...`.
@@ -98,8 +90,6 @@ def assert_fits(value: Any, shape: Any, required: set[str], path: str = "") -> N
 
 
 def test_the_reader_of_the_templates_knows_what_they_require():
-    _, required = template("eval_results.yaml")
-    assert {"dataset.id", "dataset.task_id", "value"} == {path for path in required if "source" not in path}
     shape, required = template("model_index.yaml")
     needed = {"results.task.type", "results.dataset.type", "results.dataset.name", "results.metrics.type"}
     assert {f"model-index.{path}" for path in needed} <= required
@@ -111,7 +101,7 @@ def test_the_reader_of_the_templates_knows_what_they_require():
 
 
 def test_the_card_has_a_table_and_a_model_index_of_the_hubs_shape(tmp_path):
-    card = made(tmp_path).files["README.md"]
+    card = made(tmp_path)
     head = front(card)
     assert_fits({"model-index": head["model-index"]}, *template("model_index.yaml"))
     assert (head["base_model"], head["library_name"]) == ("org/base", "peft")
@@ -130,6 +120,8 @@ def test_the_card_has_a_table_and_a_model_index_of_the_hubs_shape(tmp_path):
     assert "K = 7 (`0-6`) | rouge_l | 33.0 ± 2.1 | 28.9 to 37.2 | 200 | 27.0 ± 1.5 |" in table[1]
     assert DIGEST in card
     assert "Keep the bottom 7 of 10 layers" in card
+    settings = "adapter:abababab|K:7|by:best|base:cdcdcdcd|dtype:float32|task:gsm8k|version:1.0|n:200|fewshot:0"
+    assert f"`{settings}|lm-eval:0.4.13|v:0.1.0`" in card
 
 
 @pytest.fixture
@@ -161,7 +153,7 @@ def test_an_exports_card_has_the_scores_of_what_it_holds_and_publish_finds_its_p
     assert "| rouge_l | 33.0 ± 2.1 |" in card
     assert ("before the LoRA was folded in" in card) == merge
     # The same place in the card: a later publish replaces it.
-    again = made(tmp_path / "b", card=card).files["README.md"]
+    again = made(tmp_path / "b", card=card)
     assert again.count(START) == again.count(END) == 1
     # The same from Python.
     from_python = tmp_path / "python" / "smaller"
@@ -194,83 +186,21 @@ def test_an_export_claims_no_score_that_was_not_its_own(swept_adapter, tiny_base
 
 def test_results_go_into_a_card_once(tmp_path):
     old = "---\nlicense: mit\ntags: [mine]\n---\n# Mine\n\nText by hand.\n"
-    once = made(tmp_path / "a", card=old).files["README.md"]
+    once = made(tmp_path / "a", card=old)
     assert front(once)["license"] == "mit"
     assert front(once)["tags"] == ["mine", "lora", "lora-drop"]
     assert "Text by hand." in once
     better = results(score=44.0)
-    twice = made(tmp_path / "b", better, card=once + "\nMore by hand.\n").files["README.md"]
+    twice = made(tmp_path / "b", better, card=once + "\nMore by hand.\n")
     assert twice.count(START) == twice.count(END) == 1
     assert "44.0 ± 2.1" in twice
     assert "33.0 ± 2.1" not in twice
     assert "Text by hand." in twice
     assert "More by hand." in twice
-    assert front(made(tmp_path / "c", card="no front matter").files["README.md"])["library_name"] == "peft"
+    assert front(made(tmp_path / "c", card="no front matter"))["library_name"] == "peft"
     for broken in ("---\na: [\n---\n", "---\n- a\n---\n", "---\na: 1\n"):
         with pytest.raises(ArgumentError, match="front matter"):
             made(tmp_path / "d", card=broken)
-
-
-def test_the_hubs_evaluation_file_is_for_registered_datasets_on_their_whole_split(tmp_path):
-    done = made(tmp_path / "a")
-    assert [name for name in done.files if name.startswith(".eval")] == [".eval_results/gsm8k.yaml"]
-    entries = yaml.safe_load(done.files[".eval_results/gsm8k.yaml"])
-    assert_fits(entries, *template("eval_results.yaml"))
-    (entry,) = parse_eval_result_entries(entries)
-    assert (entry.dataset_id, entry.task_id, entry.date) == ("openai/gsm8k", "gsm8k", "2026-01-01")
-    assert entry.value == 3304.0  # the made-up score of 33.04, as a percentage
-    for said in (DIGEST, "0-6", "K = 7", "rouge_l", "95 % interval 2887 to 3721", "0-shot"):
-        assert said in entry.notes
-    assert sum("has no leaderboard" in note for note in done.notes) == 2
-    some = results()
-    some["n-samples"]["gsm8k"]["effective"] = 199
-    done = made(tmp_path / "b", some)
-    assert not [name for name in done.files if name.startswith(".eval")]
-    assert any("199 of 200 documents" in note for note in done.notes)
-    local = results()
-    local["configs"]["gsm8k"]["dataset_kwargs"] = {"data_dir": "/somewhere"}
-    assert not [name for name in made(tmp_path / "c", local).files if name.startswith(".eval")]
-
-
-@pytest.mark.parametrize("stderr", [2.13, "N/A"])
-@pytest.mark.parametrize("repo", [None, "me/smaller"])
-def test_the_every_eval_ever_record_fits_its_schema(tmp_path, stderr, repo):
-    schema = json.loads((SCHEMAS / "eval.schema.json").read_text(encoding="utf-8"))
-    validator = jsonschema.validators.validator_for(schema)(schema)
-    who = Publisher(repo, "me", "first_party", 1.0)
-    record = the_record(made(tmp_path, results(stderr=stderr), who).files)
-    assert list(validator.iter_errors(record)) == []
-    assert record["schema_version"] == schema["version"]
-    assert record["model_info"]["id"] == (repo or "mine")
-    assert record["model_info"]["additional_details"]["adapter_digest"] == DIGEST
-    found = {one["evaluation_result_id"]: one for one in record["evaluation_results"]}
-    # `words` has no direction: it is no score.
-    assert len(found) == 2 * len(NAMES)
-    rouge, exact = found["lora_drop_samsum/rouge_l/none"], found["lora_drop_samsum/exact_match/strict"]
-    assert rouge["score_details"]["details"]["variant"] == "0-6"
-    assert rouge["score_details"]["details"]["adapter_digest"] == DIGEST
-    assert rouge["score_details"]["details"]["chosen_on_documents"] == "32"
-    assert ("standard_error" in rouge["score_details"]["uncertainty"]) == (stderr != "N/A")
-    assert exact["score_details"]["uncertainty"]["confidence_interval"]["upper"] == 1.0
-    assert exact["metric_config"]["max_score"] == 1.0
-    assert rouge["source_data"]["hf_repo"] == "knkarthick/samsum"
-    assert rouge["generation_config"]["generation_args"] == {"temperature": 0.0, "max_tokens": 96}
-
-
-def test_a_record_that_lacks_a_required_field_would_be_noticed(tmp_path):
-    schema = json.loads((SCHEMAS / "eval.schema.json").read_text(encoding="utf-8"))
-    record = the_record(made(tmp_path).files)
-    for key in schema["required"]:
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({name: value for name, value in record.items() if name != key}, schema)
-
-
-def test_publishing_twice_gives_the_same_file_names(tmp_path):
-    first = made(tmp_path).files
-    assert list(first) == list(made(tmp_path, publisher=Publisher("me/smaller", "me", "first_party", 9.0)).files)
-    other = results()
-    other["config"]["lora_drop"]["fingerprint"] = "sha256:another"
-    assert list(first) != list(made(tmp_path / "b", other).files)
 
 
 def test_the_interval_is_cut_where_the_metric_ends():
@@ -285,16 +215,8 @@ def test_documents_that_all_score_alike_have_no_interval_of_a_point(tmp_path):
     """0 of 200 right has a standard error of 0, and is no proof that the next document is wrong."""
     assert interval("exact_match", Score(0.0, 0.0)) is None
     done = made(tmp_path, results(score=0.0, stderr=0.0))
-    assert "| rouge_l | 0.000 ± 0.000 | - | 200 |" in done.files["README.md"]
-    assert (
-        front(done.files["README.md"])["model-index"][0]["results"][0]["metrics"][0]["args"].get(
-            "confidence_interval_95"
-        )
-        is None
-    )
-    found = {one["evaluation_result_id"]: one for one in the_record(done.files)["evaluation_results"]}
-    uncertainty = found["lora_drop_samsum/rouge_l/none"]["score_details"]["uncertainty"]
-    assert "confidence_interval" not in uncertainty
+    assert "| rouge_l | 0.000 ± 0.000 | - | 200 |" in done
+    assert front(done)["model-index"][0]["results"][0]["metrics"][0]["args"].get("confidence_interval_95") is None
 
 
 @pytest.fixture
@@ -302,22 +224,19 @@ def saved(tmp_path):
     return write_results(tmp_path / "out", results())
 
 
-def test_dry_run_shows_everything_and_writes_nothing(saved, capsys, monkeypatch, tmp_path):
+def test_a_dry_run_prints_the_card_and_writes_nothing(saved, capsys, monkeypatch, tmp_path):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     assert main(["publish", str(saved.parent)]) == 0
     out = capsys.readouterr().out
-    shown = re.findall(r"^==> (.*)$", out, re.M)
-    assert shown[:2] == ["README.md", ".eval_results/gsm8k.yaml"]
-    assert re.fullmatch(r"every_eval_ever/[0-9a-f-]{36}\.json", shown[2])
+    assert front(out)["library_name"] == "peft"
     assert "Nothing was sent." in out
     assert not list(Path().iterdir())
 
 
-def test_files_are_written_where_told(saved, tmp_path, capsys):
+def test_the_card_is_written_where_told(saved, tmp_path, capsys):
     assert main(["publish", str(saved), "-o", str(tmp_path / "new"), "--task", "gsm8k"]) == 0
-    written = {str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file()}
-    assert {"README.md", ".eval_results/gsm8k.yaml"} < written
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["README.md"]
     assert "Nothing was sent." in capsys.readouterr().out
     assert "samsum" not in (tmp_path / "new" / "README.md").read_text()
 
@@ -402,7 +321,7 @@ def publish(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def test_push_sends_the_files_in_one_commit_and_only_when_asked(saved, hub):
+def test_push_sends_the_card_in_one_commit_and_only_when_asked(saved, hub):
     address, sent = hub
     assert publish(address, str(saved), "--repo", "me/smaller").returncode == 0
     assert sent == []
@@ -412,7 +331,7 @@ def test_push_sends_the_files_in_one_commit_and_only_when_asked(saved, hub):
     (body,) = [body for path, body in sent if path.startswith("/api/models/me/smaller/commit/main")]
     lines = [json.loads(line) for line in body.splitlines()]
     files = {one["value"]["path"]: base64.b64decode(one["value"]["content"]) for one in lines if one["key"] == "file"}
-    assert {"README.md", ".eval_results/gsm8k.yaml"} < set(files)
+    assert set(files) == {"README.md"}
     assert DIGEST.encode() in files["README.md"]
 
 

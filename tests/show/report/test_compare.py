@@ -7,6 +7,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 from scipy import stats
 
+import lm_eval_lora_drop as lora_drop
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH, CHRF2
@@ -129,7 +130,10 @@ def test_clusters_named_by_the_task(tmp_path, capsys):
     assert "cluster: chapter, which this document does not have. Its fields: question, passage" in row.note
     two(tmp_path, {"em": [0] * 12}, {"em": [1] * 12}, docs=docs, metadata={"cluster": "passage"})
     assert cli.main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert "12 documents in 3 clusters" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "12 documents in 3 clusters" in said
+    assert "A: model:one|task:t|version:1.0|n:12|fewshot:0|lm-eval:0.4.13" in said
+    assert f"{lora_drop.compare(tmp_path / 'a', tmp_path / 'b')}\n" == said
 
 
 def test_a_score_that_the_texts_do_not_give_is_not_tested(tmp_path):

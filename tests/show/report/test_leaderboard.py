@@ -1,6 +1,7 @@
 """`lora-drop leaderboard`: what is comparable is ranked and tested, the rest is shown apart; five formats."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -36,14 +37,15 @@ def runs(tmp_path):
 
 
 def test_ranks_marks_and_order(runs):
-    """Mean rank by each metric's direction; Holm over a pair's tasks, doubled marks over all; the incomplete last."""
+    """Mean rank by each metric's direction, over the tasks that all have; Holm over a pair's tasks, doubled marks over
+    all."""
     table = leaderboard([runs], baseline="base")
     assert [column.title for column in table.columns] == ["qa em ↑", "mt cost ↓"]
     cells = {line.system: line.cells for line in table.lines}
-    assert [(line.system, line.mean_rank, line.ranked) for line in table.lines] == [
-        ("base_line", 1.5, 2),
-        ("low", 2.5, 2),
-        ("high", 1.0, 1),
+    assert [(line.system, line.mean_rank) for line in table.lines] == [("high", 1.0), ("base_line", 2.0), ("low", 3.0)]
+    assert [(line.system, line.mean_rank) for line in leaderboard([runs / "low", runs / "base_line"]).lines] == [
+        ("base_line", 1.0),
+        ("low", 2.0),
     ]
     assert table.tests == 3
     assert cells["high"]["qa"].mark == "**"
@@ -87,9 +89,11 @@ def test_a_pair_has_one_p(tmp_path):
                 assert row.p_holm == pytest.approx(cell.p_holm, rel=1e-12)
                 assert row.p_table == cell.p_table
                 assert bool(cell.mark) == (row.p_holm < 0.05)
-                verdict = rf"{task.task}: {name} has .*?corrected ([\d.e-]+), over the whole page ([\d.e-]+)"
-                said = re.findall(verdict, page)
-                assert said == ([(p_value(row.p_holm), p_value(row.p_table))] if row.difference else [])
+                table = page.partition(f'aria-label="All systems, {task.task}"')[2].partition("</table>")[0]
+                (line,) = re.findall(rf'<th scope="row">{name}</th>(.*?)</tr>', table)
+                said = re.findall("<td>(.*?)</td>", line)
+                assert said[5:7] == [p_value(row.p_holm), p_value(row.p_table)]
+                assert said[3] == row.cells["difference"]
                 seen += 1
     assert seen == 5
     assert any(cell.mark for cell in cells.values())
@@ -110,7 +114,7 @@ def test_other_documents_are_bracketed(runs, capsys):
     table = leaderboard([runs], baseline="base")
     (short,) = [line for line in table.lines if line.system == "short"]
     assert (short.cells["qa"].comparable, short.mean_rank, short.cells["qa"].p_holm) == (False, None, None)
-    assert any("short (5 documents, version 1.0)" in note for note in table.notes)
+    assert any("short is in brackets and not ranked: 5 documents" in note for note in table.notes)
     assert cli.main(["leaderboard", str(runs)]) == 0
     said = capsys.readouterr()
     assert "[1.000]" in said.out
@@ -134,13 +138,23 @@ def test_formats(runs):
     shown = {name: show(table) for name, show in FORMATS.items()}
     assert r"\toprule" in shown["latex"]
     assert r"<b>\&\_|50\%" in shown["latex"]
-    assert r"base\_line & 0.500 & \textbf{2.09} & 2.00" in shown["latex"]
+    assert r"base\_line & 0.500 & \textbf{2.09} & 3.00" in shown["latex"]
     assert r"\<b\>&\_\|50%" in shown["markdown"]
     assert "**" in shown["markdown"]
     assert "&lt;b&gt;&amp;_|50%" in shown["html"]
     assert "<b>" not in shown["html"]
     rows = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert len(rows) == 6
+    settings = [
+        line.cells[column.task].settings
+        for line in table.lines
+        for column in table.columns
+        if line.cells.get(column.task)
+    ]
+    assert "model:base_line|task:qa|version:1.0|n:20|fewshot:0|lm-eval:0.4.13" in settings
+    assert [row["settings"] for row in rows] == settings
+    for name in ("text", "markdown", "latex", "html"):
+        assert all(html.escape(one) in shown[name] or one in shown[name] for one in settings), name
     assert {row["score"] for row in rows if row["system"] == "low"} == {
         "0.25",
         str(sum(3 + i / 100 for i in range(20)) / 20),

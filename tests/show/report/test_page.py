@@ -1,7 +1,6 @@
 """The report page: everything in one file, nothing in it runs but its own script, nothing leaves it."""
 
 import http.client
-import json
 import re
 import shutil
 import subprocess
@@ -13,11 +12,8 @@ from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.commands.view import Viewer
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import from_config
-from lm_eval_lora_drop.show.report.over_k import over_k
 from lm_eval_lora_drop.show.report.page import write_report
-from lm_eval_lora_drop.show.report.systems import group
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
-from lm_eval_lora_drop.variant import Variant
 from testing.run_files import swept, write_run
 
 PLANTED = '</div><script>document.title="broken"</script><img src="http://192.0.2.1/x.png" onerror="document.title=1">'
@@ -93,110 +89,11 @@ def test_nothing_is_wider_than_a_phone(page):
     assert wide <= window
 
 
-VALUES = {4: [1, 0, 1, 0], 2: [1, 1, 0, 0], 0: [0, 0, 0, 0]}
-OUTPUTS = {4: ["a", "b", "c", "d"], 2: ["a", "B", "x", "other words"], 0: ["", "", "", "d"]}
-
-
-def write_boundaries(folder, ks=(4, 2, 0), **others):
-    """Runs of one adapter of 4 layers at several K; what each document says and scores is above."""
-    for number, k in enumerate(ks, start=1):
-        entry = swept()
-        entry["fingerprint"] = f"sha256:setting of {k}"
-        entry["tasks"]["t"].update(variant=str(Variant.below(k, 4)), boundary=k, method="given", sweep=None)
-        date = f"2026-01-0{number}T00-00-00.000000"
-        settings = {"name": "mine", "date": date, "outputs": OUTPUTS[k], "lora_drop": entry, **others}
-        path = write_run(folder / f"k{k}", {"em": VALUES[k]}, **settings)
-        data = json.loads(path.read_text())
-        data["config"]["model_args"]["boundary"] = k
-        path.write_text(json.dumps(data))
-
-
-def sliders(folder, limit=50):
-    return over_k(group([folder])[0], limit)
-
-
 def test_the_verdict_stands_before_any_table(page):
     text = page.read_text()
     task = from_config({"lora_drop": swept()}, "x").tasks["t"]
     assert verdict(task)
     assert text.index(f'<p class="verdict">{verdict(task)}</p>') < text.index("<table")
-
-
-def test_over_k_says_what_each_document_gained_and_lost(tmp_path):
-    write_boundaries(tmp_path)
-    (found,) = sliders(tmp_path)
-    assert (found.reference, found.num_layers, found.total) == (4, 4, 4)
-    assert [(step.boundary, step.gained, step.lost, step.changed) for step in found.steps] == [
-        (0, 0, 2, 1),
-        (2, 1, 1, 1),
-        (4, 0, 0, 0),
-    ]
-    changes = {one.doc_id: [output.change for output in one.outputs] for one in found.documents}
-    assert changes == {
-        0: ["lost", "same", "same"],
-        1: ["changed", "gained", "same"],
-        2: ["lost", "lost", "same"],
-        3: ["same", "changed", "same"],
-    }
-    # What changes most often comes first: document 2 twice, 1 before 0 for its other words.
-    assert [one.doc_id for one in found.documents] == [2, 1, 0, 3]
-    said = {
-        k: ["".join(text for _, text in one.outputs[i].pieces) for one in found.documents]
-        for i, k in enumerate((0, 2, 4))
-    }
-    assert said == {k: [OUTPUTS[k][one.doc_id] for one in found.documents] for k in (0, 2, 4)}
-
-
-def test_over_k_where_lower_is_better_turns_gain_and_loss(tmp_path):
-    write_boundaries(tmp_path, higher={"em": False})
-    (found,) = sliders(tmp_path)
-    assert [(step.gained, step.lost) for step in found.steps] == [(2, 0), (1, 1), (0, 0)]
-
-
-def test_over_k_without_a_direction_claims_no_gain(tmp_path):
-    write_boundaries(tmp_path, higher={"em": None})
-    (found,) = sliders(tmp_path)
-    assert [(step.gained, step.lost, step.changed) for step in found.steps] == [(0, 0, 3), (0, 0, 3), (0, 0, 0)]
-
-
-def test_over_k_shows_as_many_documents_as_asked_for_and_counts_all(tmp_path):
-    write_boundaries(tmp_path)
-    (found,) = sliders(tmp_path, limit=1)
-    assert [one.doc_id for one in found.documents] == [2]
-    assert found.steps[0].lost == 2
-
-
-def test_over_k_mixes_no_other_adapter_and_no_other_prompts(tmp_path):
-    write_boundaries(tmp_path / "one", ks=(4, 2))
-    write_boundaries(tmp_path / "other_prompt", ks=(0,), prompt="another prompt")
-    assert [[step.boundary for step in found.steps] for found in sliders(tmp_path)] == [[2, 4]]
-    path = next((tmp_path / "one" / "k2").glob("results*"))
-    data = json.loads(path.read_text())
-    data["config"]["lora_drop"]["adapter"]["fingerprint"] = "sha256:another adapter"
-    path.write_text(json.dumps(data))
-    assert sliders(tmp_path) == []
-
-
-def test_moving_the_slider_shows_that_k_only(tmp_path):
-    """In a real browser: the documents lost at K = 0, the text that is looked for, and nothing of another K."""
-    write_boundaries(tmp_path / "out")
-    text, _ = write_report([tmp_path / "out"])
-    move = """<script>
-    const put = (what, name, value) => { const one = document.querySelector(".over-k " + what); one[name] = value;
-      one.dispatchEvent(new Event("input", { bubbles: true })); };
-    put("input[type=range]", "value", 0); put("input[value=lost]", "checked", true);
-    document.title = [document.querySelector(".at").textContent, document.querySelector(".count").textContent,
-      [...document.querySelectorAll(".over-k .said")].filter((one) => one.checkVisibility())
-        .map((one) => one.textContent.trim()).join("; ")].join(" | ");
-    </script></body>"""
-    opened = tmp_path / "moved.html"
-    opened.write_text(re.sub("<meta http-equiv[^>]*>", "", text).replace("</body>", move))
-    title = re.search("<title>(.*?)</title>", chromium(opened, "--dump-dom").stdout, re.DOTALL)[1]
-    at, count, said = title.split(" | ")
-    assert at.startswith("K = 0: 0.0")
-    assert at.endswith("0 gained, 2 lost")
-    assert count == "2 of 4 shown"
-    assert said == "K = 0, em 0: lost; K = 0, em 0: lost"
 
 
 def test_each_scheme_has_a_figure_of_its_own(page):
@@ -287,14 +184,24 @@ def traded():
     return entry
 
 
+def test_documents_without_a_value_on_one_side_are_shown_and_leave_no_run_out(tmp_path):
+    for name, values in (("one", [1.0, None, 0.0, 1.0]), ("two", [0.0, 1.0, None, 1.0])):
+        known = [value for value in values if value is not None]
+        write_run(tmp_path / name, {"em": values}, name=name, scores={"em": sum(known) / len(known)})
+    text, issues = write_report([tmp_path])
+    assert not [issue for issue in issues if "cannot be used" in str(issue)]
+    assert "Document 0: B worse" in text
+    assert "Document 1: same score" in text
+
+
 def test_what_is_traded_has_its_figure_and_its_numbers(tmp_path):
     run = write_run(tmp_path / "run", {"em": [0, 1, 1]}, name="chosen", lora_drop=traded())
     assert cli.main(["report", str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
     text = (tmp_path / "report.html").read_text()
     assert "t: the score against the parameters kept and the scores on other tasks" in text
     table = re.search("What is traded, in numbers.*?<pre>(.*?)</pre>", text, re.DOTALL)[1]
-    assert "300*" in table  # K = 3 is better and smaller than all that are larger
+    assert "*300" in table  # K = 3 is better and smaller than all that are larger
     assert "Pareto front" in table
     assert re.findall("<script[^>]*>", text) == ["<script>"]
     assert cli.main(["figures", str(run), "-o", str(tmp_path / "drawn"), "--formats", "png"]) == 0
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["sweep-t.png", "trade-t.png"]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["sweep-t-trade.png", "sweep-t.png"]

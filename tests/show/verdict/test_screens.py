@@ -12,7 +12,7 @@ from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import BoundRecord, DifferenceRecord
 from lm_eval_lora_drop.variant import Variant
 from testing.recorded_runs import L, boundaries, candidate, results_of, run_record, sweep_record, task_record
-from tests.show.listeners.test_screen import screen
+from tests.show.listeners.test_screen import evaluated, screen
 
 SCREENS = Path(__file__).with_name("screens.txt")
 ACC = MetricSpec("rouge_l", "none", True)
@@ -116,6 +116,20 @@ def test_equal_scores_without_the_base_model_are_a_finding():
     assert "says nothing" not in screen(results_of(run_record({"t": task_record(sweep_record(rows, chosen=7))})))
     rows = boundaries({10: 0.0, 7: 0.0})
     assert "says nothing" in screen(results_of(run_record({"t": task_record(sweep_record(rows, chosen=7))})))
+
+
+@pytest.mark.parametrize("score", [0.0, 0.25])
+def test_where_full_has_a_test_score_nobody_is_told_to_evaluate_it(score):
+    """The score is 0, or far below validation: it is to be compared with that of full in the same table."""
+    record = swept({10: 16, 7: 24, 0: 2}, 7)
+    alone = " ".join(screen(results_of(run_record({"t": record}), score=score, stderr=0.03)).split())
+    assert "Evaluate boundary=full on the same test documents" in alone
+    found = evaluated(record.metric, v0_6=(score, 0.03, -0.1, -0.2, 0.0), v0_9=(0.5, 0.03))
+    both = screen(results_of(run_record({"t": replace(record, evaluated=found)}), score=score, stderr=0.03))
+    text = " ".join(both.split())
+    assert "Compare it with the test score of the full adapter in the table" in text
+    assert "Evaluate boundary=full" not in text
+    assert "0.500 ± 0.030" in text
 
 
 if __name__ == "__main__":

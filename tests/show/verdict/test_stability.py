@@ -2,6 +2,7 @@
 
 import json
 
+import lm_eval_lora_drop as lora_drop
 from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.text import percent
 from testing.run_files import swept, write_run
@@ -19,6 +20,7 @@ def test_stability_of_a_recorded_sweep(tmp_path, capsys):
     assert [size["documents"] for size in found["sizes"]] == [10, 39]
     assert f"K = 3 is chosen in {percent(found['trust']['choice_share']['0-2'])} of" in said
     assert found["verdict"] in said.splitlines()
+    assert str(*lora_drop.stability(path, sizes=[10, 39])) + "\n" == said
     assert cli.main(["stability", str(path), "--sizes", "10", "39"]) == 0
     assert capsys.readouterr().out == said
 

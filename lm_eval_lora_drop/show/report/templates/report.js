@@ -1,45 +1,22 @@
-const shownIn = (section, fits) => {
-  const documents = section.querySelectorAll("article");
-  const words = section.querySelector("input[type=search]").value.toLowerCase();
-  let shown = 0;
-  documents.forEach((one) => {
-    const kept = fits(one) && (!words || one.textContent.toLowerCase().includes(words));
-    one.hidden = !kept;
-    shown += kept;
-  });
-  return shown + " of " + documents.length + " shown";
-};
-
-const listen = (section, update) => {
+document.querySelectorAll("section.pair").forEach((section) => {
   const form = section.querySelector("form");
+  const documents = section.querySelectorAll("article");
+  const update = () => {
+    const kind = form.querySelector("input[type=radio]:checked").value;
+    const words = form.querySelector("input[type=search]").value.toLowerCase();
+    let shown = 0;
+    documents.forEach((one) => {
+      const kept = (kind === "all" || one.dataset.kind === kind)
+        && (!words || one.textContent.toLowerCase().includes(words));
+      one.hidden = !kept;
+      shown += kept;
+    });
+    form.querySelector("output").textContent = shown + " of " + documents.length + " shown";
+  };
   form.hidden = false;
   form.addEventListener("input", update);
   form.addEventListener("submit", (event) => event.preventDefault());
   update();
-};
-
-document.querySelectorAll("section.pair").forEach((section) => listen(section, () => {
-  const kind = section.querySelector("input[type=radio]:checked").value;
-  section.querySelector("output").textContent = shownIn(section, (one) => kind === "all" || one.dataset.kind === kind);
-}));
-
-document.querySelectorAll("section.over-k").forEach((section) => {
-  const slider = section.querySelector("input[type=range]");
-  listen(section, () => {
-    const step = slider.value;
-    const kind = section.querySelector("input[type=radio]:checked").value;
-    section.querySelectorAll("[data-step]").forEach((one) => {
-      const now = one.dataset.step === step;
-      if (one.classList.contains("said")) one.hidden = !now;
-      else one.classList.toggle("now", now);
-    });
-    const cells = [...section.querySelector("tr.now").children].map((cell) => cell.textContent);
-    const said = "K = " + cells[0] + ": " + cells[1] + ", " + cells[2] + " gained, " + cells[3] + " lost";
-    slider.setAttribute("aria-valuetext", said);
-    section.querySelector(".at").textContent = said;
-    section.querySelector(".count").textContent = shownIn(section, (one) =>
-      kind === "all" || one.querySelector(".said:not([hidden])").dataset.change === kind);
-  });
 });
 
 const state = document.body.dataset.state;
