@@ -60,14 +60,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     """Fine-tunes a LoRA adapter on the training split of an lm-eval task, on exactly the text that an evaluation asks,
     loss on the answer only, and excludes documents of the evaluated split and of the sweep. The same command resumes
-    from the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ... Needs the
-    extra [train].
+    from the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ...
     """
     file = _file(args.config)
     read_settings(file, str(args.config))  # what is wrong in the file is said of the file
     given = {name: getattr(args, name) for name in declared(TrainingOptions) if getattr(args, name) is not None}
     settings = read_settings({**file, **given})
-    require_trl()
     import torch
 
     from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
@@ -127,14 +125,6 @@ def _callbacks(args: argparse.Namespace, task: TaskSettings) -> Callable[[Path],
 
     swept = args.output / "swept"
     return lambda _: (SweepCheckpoints(task, swept, {"sweep_limit": args.sweep_checkpoints}),)
-
-
-def require_trl() -> None:
-    """Raise ArgumentError where TRL is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("trl") is None:
-        raise ArgumentError("Training needs TRL: pip install 'lm-eval-lora-drop[train]'.")
 
 
 def _file(path: Path | None) -> dict[str, Any]:

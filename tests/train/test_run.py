@@ -78,7 +78,7 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gpt_neox", "phi", "qwen3", "mistral"])
 def test_the_loss_is_that_of_the_answers(architecture, training, tmp_path):
     """One step on all documents at once: its loss is the mean over all answer tokens of -log p, computed one document
-    at a time by plain Transformers on the base model (a fresh LoRA has B = 0). TRL computes it its own way."""
+    at a time by plain Transformers on the base model (a fresh LoRA has B = 0)."""
     base = make_base(tmp_path / architecture, architecture)
     config = json.loads((base / "config.json").read_text())
     # GPT-2 comes with dropout of its own, which a training model applies: off, as the oracle knows no chance.
