@@ -34,7 +34,7 @@ class TaskSize(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkEstimate:
     """Trainings or cells: how many, how many of them done, and an estimate of the rest.
 
     `seconds_left` is None where nothing is known to estimate it from; `basis` is what it rests on, or what is missing.
@@ -62,8 +62,8 @@ class StudyCheck:
     units: tuple[Unit, ...]
     trained: frozenset[str]
     refusals: tuple[str, ...]
-    trainings: Work
-    cells: Work
+    trainings: WorkEstimate
+    cells: WorkEstimate
 
 
 def check_study(study: Study, *, train: bool) -> StudyCheck:
@@ -118,7 +118,7 @@ def check_study(study: Study, *, train: bool) -> StudyCheck:
     return StudyCheck(units, trained, tuple(refusals), trainings, evaluated)
 
 
-def _trainings(study: Study, sizes: Mapping[str, TaskSize], trained: Set[str]) -> Work:
+def _trainings(study: Study, sizes: Mapping[str, TaskSize], trained: Set[str]) -> WorkEstimate:
     records = [read_record(adapter_folder(study, one)) for one in study.trainings if one.folder in trained]
     done = [(len(one.data.doc_ids) * float(one.settings["epochs"]), one.seconds) for one in records if one]
     left = [
@@ -131,7 +131,7 @@ def _trainings(study: Study, sizes: Mapping[str, TaskSize], trained: Set[str]) -
     return _work("trainings", done, left, "training_rate", study.training_rate)
 
 
-def _cells(study: Study, cells: Sequence[Cell], sizes: Mapping[str, TaskSize], layers: int | None) -> Work:
+def _cells(study: Study, cells: Sequence[Cell], sizes: Mapping[str, TaskSize], layers: int | None) -> WorkEstimate:
     done, left = [], []
     for cell in cells:
         size = _answers(study, cell, sizes.get(cell.task.name), layers)
@@ -157,15 +157,17 @@ def _answers(study: Study, cell: Cell, size: TaskSize | None, layers: int | None
 
 def _work(
     what: str, done: Sequence[tuple[float, float]], left: Sequence[float | None], key: str, given: float | None
-) -> Work:
+) -> WorkEstimate:
     seconds = sum(took for _, took in done)
     measured = sum(size for size, _ in done) / seconds if seconds else None
     rate = measured or given
     total = len(done) + len(left)
     if rate is None:
-        return Work(what, total, len(done), None, f"none has finished; {key} in the study's file is an estimate")
+        return WorkEstimate(
+            what, total, len(done), None, f"none has finished; {key} in the study's file is an estimate"
+        )
     basis = f"{significant(rate)} documents per second, {'measured' if measured else key}"
     known = [size for size in left if size is not None]
     if len(known) < len(left):
-        return Work(what, total, len(done), None, "a task or the base model cannot be read")
-    return Work(what, total, len(done), sum(known) / rate, basis)
+        return WorkEstimate(what, total, len(done), None, "a task or the base model cannot be read")
+    return WorkEstimate(what, total, len(done), sum(known) / rate, basis)

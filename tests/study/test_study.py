@@ -48,7 +48,9 @@ def test_a_study_from_training_to_table(file, capsys):
     assert not study.output.exists()
 
     assert cli.main(["study", "--config", str(path)]) == 0
-    assert re.search(r"^problems.*layers=1\+3 is better than the full adapter \(full\): ", capsys.readouterr().out, re.M)
+    assert re.search(
+        r"^problems.*layers=1\+3 is better than the full adapter \(full\): ", capsys.readouterr().out, re.M
+    )
     runs, issues = find_runs([study.output])
     assert not issues
     assert len(runs) == 8
@@ -256,7 +258,7 @@ def test_controls_of_equal_size(file):
         assert len(sets) == 2
         assert all(len(one) == 2 and set(one) not in ({0, 1}, {2, 3}) for one in sets)
     assert found == [[cell.choice for cell in unit.cells if cell.choice.control] for unit in plan(study)]
-    wide = read_study(file(trainings={"full": {"seeds": range(6)}}, choices=["default"], controls=1))
+    wide = read_study(file(trainings={"full": {"seeds": [0, 1, 2, 3, 4, 5]}}, choices=["default"], controls=1))
     assert len({unit.cells[-1].choice for unit in plan(wide)}) > 1
     # Of one layer of four there are two sets that are neither the bottom nor the upper one.
     few = read_study(file(trainings={"full": {}}, choices=[1], controls=9))
