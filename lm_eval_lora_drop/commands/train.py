@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--trust-remote-code", "--trust_remote_code", action="store_true", help="as in lm_eval")
     parser.add_argument("--keep-checkpoints", action="store_true", help="keep the checkpoints after the training")
-    parser.add_argument(
-        "--sweep-checkpoints",
-        type=positive,
-        metavar="N",
-        help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
-    )
     parser.add_argument("--dry-run", action="store_true", help="print the documents and one example; train nothing")
 
 
@@ -91,7 +84,6 @@ def _train(args: argparse.Namespace) -> int:
         trust_remote_code=args.trust_remote_code,
         keep_checkpoints=args.keep_checkpoints,
         device=args.device,
-        callbacks=_callbacks(args, task),
     )
     if args.dry_run:
         prepared = prepare(training)
@@ -116,15 +108,6 @@ def _train(args: argparse.Namespace) -> int:
 
 
 add_parser = _train.add_parser
-
-
-def _callbacks(args: argparse.Namespace, task: TaskSettings) -> Callable[[Path], Sequence[Any]]:
-    if not args.sweep_checkpoints:
-        return lambda _: ()
-    from lm_eval_lora_drop.study.checkpoints import SweepCheckpoints
-
-    swept = args.output / "swept"
-    return lambda _: (SweepCheckpoints(task, swept, {"sweep_limit": args.sweep_checkpoints}),)
 
 
 def _file(path: Path | None) -> dict[str, Any]:

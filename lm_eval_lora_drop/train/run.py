@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ _LOCK = ".lock"
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """One training to run. `base` is a folder or a Hub id, `base_name` what the adapter says it was trained on;
-    `callbacks` makes further callbacks for the trainer (see `study.checkpoints`), given the folder of checkpoints."""
+    `callbacks` are further ones for the trainer."""
 
     base: str
     output: Path
@@ -61,7 +60,7 @@ class Training:
     trust_remote_code: bool = False
     keep_checkpoints: bool = False
     device: str | None = None
-    callbacks: Callable[[Path], Sequence[TrainerCallback]] = lambda _: ()
+    callbacks: tuple[TrainerCallback, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -278,7 +277,7 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
         train_dataset=data,
         data_collator=collate,
         processing_class=prepared.tokenizer,
-        callbacks=[*bar, *training.callbacks(training.output / CHECKPOINTS)],
+        callbacks=[*bar, *training.callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
