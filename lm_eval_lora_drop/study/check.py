@@ -99,14 +99,16 @@ def check_study(study: Study, *, train: bool) -> StudyCheck:
         if binding is None:
             continue
         fit = attempt(name, check_trainable, binding) if any(one.task is task for one in missing) else None
-        sizes[task.name] = TaskSize(len(binding.task.training_docs()) if fit else 0, len(binding.task.eval_docs))
+        docs = (binding.task.training_docs() if fit else (), binding.task.eval_docs)
+        sizes[task.name] = TaskSize(*(len(one) if hasattr(one, "__len__") else len(list(one)) for one in docs))
         for metric in task.metrics:
             args, _ = parse_model_args({"sweep_metric": metric}, ())
             if args.sweep_metric != REFERENCE_LOGLIKELIHOOD:
                 attempt(f"{name}.metrics", resolve_metric, binding.task, args.sweep_metric)
     for adapter in study.adapters:
         attempt("adapters", adapter_files.open_adapter, adapter.path)
-    units = plan(study) if layers is not None or not study.controls else ()
+    # Controls are sets of the model's layers.
+    units = (attempt("choices", plan, study) or ()) if layers is not None or not study.controls else ()
     cells = [cell for unit in units for cell in unit.cells]
     if layers is not None:
         shapes = {(one.settings.layers, one.settings.target_modules, one.settings.rank): one for one in missing}
