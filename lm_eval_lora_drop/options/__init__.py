@@ -160,9 +160,22 @@ class StudyOptions:
     trainings: dict[str, Any] = option({}, "trainings by name", "{full: {seeds: [0, 1, 2]}}", "none")
     adapters: notations.Texts = option((), "adapters that exist already, evaluated on every task", "[my/lora]", "none")
     choices: notations.Texts = option(("full", "base", "auto", "default"), "what is kept of an adapter", "[full, 20]")
+    controls: Natural = option(
+        0, "random sets of K layers beside each K of choices, and the upper K layers, as controls of equal size", "5"
+    )
     metrics: notations.Texts = option((), "metrics that auto optimises in turn", "[rouge_l]", "the task's first")
     evaluation: dict[str, Any] = option({}, "options of lm_eval for all tasks", "{limit: 500}", "none")
     include_path: Text | None = option(None, "folder with further tasks", "my/tasks", "none")
+    training_rate: Above0 | None = option(
+        None,
+        "documents per second, for the estimated time until a training has finished",
+        "10",
+        "unknown",
+        neutral=True,
+    )
+    evaluation_rate: Above0 | None = option(
+        None, "documents per second, for the estimated time until a cell has finished", "5", "unknown", neutral=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

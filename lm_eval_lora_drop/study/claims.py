@@ -1,22 +1,21 @@
 """What a study can decide, task by task: each claim two arms, their paired difference, and a verdict in words.
 
 The claims are the questions that the paper (arXiv 2503.23360) leaves open: does dropping help at all, by which choice;
-would training fewer layers in the first place do the same; is it more than regularisation. All p-values of a study are
-one family (Holm, 1979).
+are the bottom layers better than as many others; would training fewer layers in the first place do the same; is it more
+than regularisation. Each is tested on every metric of its task. All p-values of a study are one family (Holm, 1979).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
-from lm_eval_lora_drop.statistics.crossed import CrossedMean, crossed_mean
-from lm_eval_lora_drop.statistics.significance import LEVEL, holm, span
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.statistics.crossed import CrossedMean
+from lm_eval_lora_drop.statistics.significance import LEVEL, holm
 from lm_eval_lora_drop.study.config import Study, StudyTask
-from lm_eval_lora_drop.study.evidence import Arm
+from lm_eval_lora_drop.study.evidence import Arm, mean_of
 from lm_eval_lora_drop.text import decimals_for, number
 from lm_eval_lora_drop.train.settings import TrainingSettings
 
@@ -29,7 +28,7 @@ class Claim:
     """`statement` says that `ours` is better than `theirs`; `mean` is how much better, positive is better.
 
     `p_holm` is corrected over all claims of the study; None where both arms are the same, because a search kept the
-    full adapter under every seed. `metric` is the task's first.
+    full adapter under every seed. `is_first`: whether `metric` is the task's first, the one that is optimised.
     """
 
     task: StudyTask
@@ -39,6 +38,7 @@ class Claim:
     metric: str
     mean: CrossedMean
     p_holm: float | None
+    is_first: bool = True
 
     @property
     def outcome(self) -> Outcome:
@@ -92,20 +92,26 @@ def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:
     Raises:
         ArgumentError: a task's first metric is neither a mean nor a corpus metric that can be rebuilt.
     """
-    found: list[tuple[str, Arm, Arm, CrossedMean]] = []
+    found: list[Claim] = []
     for task in study.tasks:
-        mine = [arm for arm in arms if arm.task.name == task.name]
-        for statement, ours, theirs in _pairs(study, mine):
-            shared = [seed for seed in ours.seeds if seed in theirs.seeds]
-            if shared:
-                found.append(
-                    (statement, ours.of(shared), theirs.of(shared), _difference(ours.of(shared), theirs.of(shared)))
-                )
-    same = [_is_same(ours, theirs) for _, ours, theirs, _ in found]
-    adjusted = iter(holm([mean.p_value for (*_, mean), one in zip(found, same, strict=True) if not one]))
+        pairs = []
+        for statement, ours, theirs in _pairs(study, [arm for arm in arms if arm.task.name == task.name]):
+            if shared := [seed for seed in ours.seeds if seed in theirs.seeds]:
+                pairs.append((statement, ours.of(shared), theirs.of(shared)))
+        # One metric after another: the questions of one metric stand together.
+        for place, key in enumerate(pairs[0][1].compared if pairs else ()):
+            for statement, ours, theirs in pairs:
+                try:
+                    mean = _difference(ours, theirs, key)
+                except ArgumentError:
+                    if place == 0:
+                        raise
+                    continue  # an aggregation that is no mean, or no document with a value
+                found.append(Claim(task, statement, ours, theirs, key[0], mean, mean.p_value, place == 0))
+    tested = [not _is_same(claim.ours, claim.theirs) for claim in found]
+    adjusted = iter(holm([claim.mean.p_value for claim, one in zip(found, tested, strict=True) if one]))
     return tuple(
-        Claim(ours.task, statement, ours, theirs, ours.metrics[0][0], mean, None if one else next(adjusted))
-        for (statement, ours, theirs, mean), one in zip(found, same, strict=True)
+        replace(claim, p_holm=next(adjusted) if one else None) for claim, one in zip(found, tested, strict=True)
     )
 
 
@@ -122,17 +128,24 @@ def _pairs(study: Study, arms: Sequence[Arm]) -> list[tuple[str, Arm, Arm]]:
     for whole in wholes:
         if base is not None and whole.training == wholes[0].training:
             # The base model answers the same whatever seed an adapter has.
-            repeated = Arm(base.task, base.training, base.choice, whole.seeds, base.runs * len(whole.seeds))
+            repeated = replace(base, of_runs=whole.seeds, runs=base.runs * len(whole.seeds))
             pairs.append((f"training ({whole.training}) helps the base model", whole, repeated))
         pairs += [
             (f"{_said(arm.choice)} is better than the full adapter ({arm.training})", arm, whole)
             for arm in arms
-            if arm.training == whole.training and arm.choice != "full"
+            if arm.training == whole.training and arm.choice != "full" and arm.control is None
+        ]
+        pairs += [
+            (f"{_said(arm.choice)} is better than {_said(control.choice)} ({arm.training})", arm, control)
+            for arm in arms
+            for control in arms
+            if arm.training == control.training == whole.training and _is_control_of(control, arm)
         ]
     if not wholes:
         return pairs
     main = wholes[0]
-    dropped = next((arm for arm in arms if arm.training == main.training and arm.choice not in ("full", "base")), None)
+    mine = [arm for arm in arms if arm.training == main.training and arm.control is None]
+    dropped = next((arm for arm in mine if arm.choice not in ("full", "base")), None)
     for rival in wholes[1:]:
         kind = _kind(settings.get(main.training), settings.get(rival.training))
         if kind is None:
@@ -140,7 +153,7 @@ def _pairs(study: Study, arms: Sequence[Arm]) -> list[tuple[str, Arm, Arm]]:
         pairs.append((f"{kind} ({rival.training}) is better than the plain training", rival, main))
         if dropped is not None:
             pairs.append((f"{_said(dropped.choice)} is better than {kind} ({rival.training})", dropped, rival))
-        equal = next((arm for arm in arms if arm.training == main.training and _keeps_as_much(arm, rival)), None)
+        equal = next((arm for arm in mine if arm.choice != "full" and _keeps_as_much(arm, rival)), None)
         if equal is not None and equal is not dropped:
             pairs.append(
                 (f"{_said(equal.choice)} is better than {kind} ({rival.training}), which is as large", equal, rival)
@@ -156,6 +169,8 @@ def _said(choice: str) -> str:
     }
     if choice.isdigit():
         return f"K = {choice}"
+    if choice.startswith(("upper ", "random ")):
+        return f"the {choice}" if choice.startswith("upper") else f"{choice.replace('random', 'random sets of')}"
     candidates = choice.removeprefix("sweep_candidates=")
     if candidates != choice:
         return f"the choice of a sweep over {candidates}"
@@ -173,17 +188,20 @@ def _kind(main: TrainingSettings | None, other: TrainingSettings | None) -> str 
     return None
 
 
+def _is_control_of(control: Arm, arm: Arm) -> bool:
+    """Whether a control keeps as many layers as an arm with a fixed K, and as many parameters."""
+    fixed = arm.choice == "default" or arm.choice.isdigit()
+    return fixed and control.control == arm.records[0].boundary and _keeps_as_much(arm, control)
+
+
 def _keeps_as_much(arm: Arm, rival: Arm) -> bool:
     def kept(one: Arm) -> set[int | None]:
         return {record.kept_parameters for record in one.records}
 
-    return arm.choice != "full" and kept(arm) == kept(rival) and len(kept(arm)) == 1
+    return kept(arm) == kept(rival) and len(kept(arm)) == 1
 
 
-def _difference(ours: Arm, theirs: Arm) -> CrossedMean:
-    metric, filter_name = ours.metrics[0]
-    one, two = ours.values(metric, filter_name), theirs.values(metric, filter_name)
-    sign = -1 if ours.higher_is_better(metric) is False else 1
-    return crossed_mean(
-        sign * (one - two), span=span(np.concatenate([one.ravel(), two.ravel()])), clusters=ours.clusters(filter_name)
-    )
+def _difference(ours: Arm, theirs: Arm, key: tuple[str, str]) -> CrossedMean:
+    one, two = ours.values(*key), theirs.values(*key)
+    sign = -1 if ours.higher_is_better(key[0]) is False else 1
+    return mean_of(sign * (one - two), ours.clusters(key[1]), one.ravel(), two.ravel())

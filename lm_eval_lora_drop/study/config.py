@@ -31,10 +31,12 @@ _PROMPT = ("num_fewshot", "apply_chat_template", "fewshot_as_multiturn", "system
 @dataclass(frozen=True)
 class StudyChoice:
     """What to keep of an adapter: as `boundary` and `layers` of the model say it, or by a sweep over other candidates
-    than boundaries (the model's `sweep_candidates`)."""
+    than boundaries (the model's `sweep_candidates`). `control` is the kind of a control (`upper`, `random`) and its
+    number of layers."""
 
     spec: VariantSpec
     candidates: str | None = None
+    control: tuple[str, int] | None = None
 
     @property
     def is_base(self) -> bool:
@@ -54,7 +56,9 @@ class StudyChoice:
 
     @property
     def label(self) -> str:
-        """For tables: `full`, `auto`, `20`, `layers=10-31`, `sweep_candidates=upper`."""
+        """For tables: `full`, `auto`, `20`, `layers=10-31`, `sweep_candidates=upper`, `upper 19 layers`."""
+        if self.control is not None:
+            return "{} {} layers".format(*self.control)
         return str(self).removeprefix("boundary=")
 
     def __str__(self) -> str:
@@ -98,7 +102,8 @@ class StudyAdapter:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The whole file. `model_args` are those of `hf-lora-drop`; `base_name` is what adapters call their base model."""
+    """The whole file. `model_args` are those of `hf-lora-drop`; `base_name` is what adapters call their base model;
+    `controls` random sets of layers stand beside each choice of a fixed K; rates are documents per second."""
 
     path: Path
     model_args: Mapping[str, Any]
@@ -108,6 +113,9 @@ class Study:
     trainings: tuple[StudyTraining, ...]
     adapters: tuple[StudyAdapter, ...]
     include_path: str | None
+    controls: int = 0
+    training_rate: float | None = None
+    evaluation_rate: float | None = None
 
     def asked(self, task: StudyTask) -> TaskSettings:
         """How a task's prompts are made, in training as in evaluation."""
@@ -148,6 +156,9 @@ def read_study(path: Path, output: Path | None = None) -> Study:
         trainings=trainings,
         adapters=tuple(StudyAdapter(path=one, choices=choices) for one in data.adapters),
         include_path=data.include_path,
+        controls=data.controls,
+        training_rate=data.training_rate,
+        evaluation_rate=data.evaluation_rate,
     )
 
 

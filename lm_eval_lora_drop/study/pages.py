@@ -1,44 +1,44 @@
-"""A study's report as Markdown, HTML and LaTeX, from the same sections.
+"""What a study writes: its report as Markdown and LaTeX from the same sections, its cells, its per-document scores.
 
 Texts of a study are names and numbers; what comes from its file is escaped all the same, by each format's own rules.
 """
 
 from __future__ import annotations
 
-import html
+import gzip
 import itertools
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from lm_eval_lora_drop.files import write_atomically
+from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.show.figures.claims import Bar, claims_figure
-from lm_eval_lora_drop.show.figures.style import image_element, or_warn, save_figure
+from lm_eval_lora_drop.show.figures.style import or_warn, save_figure
 from lm_eval_lora_drop.study.claims import Claim, claims
 from lm_eval_lora_drop.study.config import Study
-from lm_eval_lora_drop.study.evidence import arms
-from lm_eval_lora_drop.study.sections import CLAIMS_FIGURE, Section, is_finite, sections
+from lm_eval_lora_drop.study.evidence import Arm, arms
+from lm_eval_lora_drop.study.plan import plan, read_cell
+from lm_eval_lora_drop.study.sections import CLAIMS_FIGURE, Section, sections
 from lm_eval_lora_drop.text import visible
 
-STEM = "report"
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-div { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #8884; vertical-align: top; }
-img { background: white; }
-"""
+REPORT = "report"
+CELLS = "study.json"
+DOCUMENTS = "documents.json.gz"
 
 
-def write_report(study: Study, failed: Sequence[str] = ()) -> list[Path]:
-    """Write `report.md`, `report.html`, `report.tex` and the figure into the study's folder, from what has finished.
+def write_report(study: Study, failed: Sequence[str] = ()) -> tuple[tuple[str, ...], list[Path]]:
+    """Write `report.md`, `report.tex`, the figure and the scores of all documents into the study's folder, from what
+    has finished; returns the answers to "Does dropping help?" and the files.
 
     Args:
         study: the study.
-        failed: sentences on what could not be run; they stand in the report.
+        failed: sentences on what could not be run, for the report.
 
     Raises:
         ArgumentError: a results file is damaged, or two runs of a task have not evaluated the same documents.
@@ -48,15 +48,64 @@ def write_report(study: Study, failed: Sequence[str] = ()) -> list[Path]:
     content = sections(study, gathered, found, failed)
     figure = _figure(found)
     written = [] if figure is None else or_warn(lambda: save_figure(figure, study.output / CLAIMS_FIGURE))
-    for suffix, text in (
-        ("md", markdown(content)),
-        ("html", page(content, figure)),
-        ("tex", latex(content)),
+    for name, data in (
+        (f"{REPORT}.md", markdown(content).encode()),
+        (f"{REPORT}.tex", latex(content).encode()),
+        # No time in the header: the same scores are the same file.
+        (DOCUMENTS, gzip.compress(json.dumps(documents(found), allow_nan=False).encode(), mtime=0)),
     ):
-        path = study.output / f"{STEM}.{suffix}"
-        write_atomically(path, text)
+        path = study.output / name
+        write_atomically(path, data)
         written.append(path)
-    return written
+    return content[0].paragraphs, written
+
+
+def documents(found: Sequence[Claim]) -> dict[str, Any]:
+    """The claims with the per-document scores that they rest on, for `python -m tools.recompute_claims`.
+
+    `scores[i]` is one system on one metric: `values` has a list for each of `seeds`, a number or null (no value) for
+    each of `doc_ids`. `claims` name two of them by position, the seeds that are compared, and the sign that makes
+    larger differences better.
+    """
+    scores: dict[tuple[Any, ...], dict[str, Any]] = {}
+    listed = []
+    for claim in found:
+        places = []
+        for arm in (claim.ours, claim.theirs):
+            key = (claim.task.name, arm.name, claim.metric, arm.seeds)
+            if key not in scores:
+                scores[key] = _scores(arm, claim.metric)
+            places.append(list(scores).index(key))
+        sign = -1 if claim.ours.higher_is_better(claim.metric) is False else 1
+        tested = claim.p_holm is not None
+        listed.append(
+            {
+                "task": claim.task.name, "claim": claim.statement, "metric": claim.metric, "sign": sign,
+                "systems": places, "seeds": list(claim.ours.seeds), "tested": tested,
+            }
+        )  # fmt: skip
+    return {"claims": listed, "scores": list(scores.values())}
+
+
+def _scores(arm: Arm, metric: str) -> dict[str, Any]:
+    filter_name = dict(arm.metrics)[metric]
+    values = arm.values(metric, filter_name)
+    clusters = arm.clusters(filter_name)
+    return {
+        "task": arm.task.name, "system": arm.name, "metric": metric, "seeds": list(arm.seeds),
+        "doc_ids": list(arm.runs[0].documents[filter_name].doc_ids),
+        "clusters": None if clusters is None else clusters.tolist(),
+        "values": [[None if math.isnan(one) else one for one in row] for row in values.tolist()],
+    }  # fmt: skip
+
+
+def write_cells(study: Study) -> Path:
+    """Write what every finished cell says about itself to one file, in the order of the plan."""
+    cells = [cell for _, group in plan(study) for cell in group]
+    finished = [entry for cell in cells if (entry := read_cell(study, cell)) is not None]
+    file = study.output / CELLS
+    write_atomically(file, json.dumps(plain(finished), indent=1) + "\n")
+    return file
 
 
 def _figure(found: Sequence[Claim]) -> Figure | None:
@@ -70,7 +119,7 @@ def _figure(found: Sequence[Claim]) -> Figure | None:
             claim.mean.of_seeds,
         )
         for claim in found
-        if is_finite(claim)
+        if claim.is_first and claim.p_holm is not None and all(map(math.isfinite, claim.mean.interval))
     ]
     return claims_figure(bars) if bars else None
 
@@ -93,27 +142,6 @@ def markdown(content: Sequence[Section]) -> str:
 def _escaped_markdown(text: str) -> str:
     """Tags would be markup; `<.001` is not."""
     return visible(text).replace("&", "&amp;").replace("<", "&lt;")
-
-
-def page(content: Sequence[Section], figure: Figure | None) -> str:
-    """One HTML page that holds its figure and loads nothing."""
-    parts = []
-    for section in content:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
-        parts += [f"<p>{html.escape(visible(paragraph))}</p>" for paragraph in section.paragraphs]
-        if section.table is not None:
-            head, rows = section.table
-            shown = [[visible(cell) for cell in row] for row in rows]
-            table = tabulate(shown, head, tablefmt="html", disable_numparse=True)
-            parts.append(f'<div tabindex="0" role="region" aria-label="{html.escape(section.title)}">{table}</div>')
-        if section.figure is not None and figure is not None:
-            parts.append(image_element(figure, section.figure[1]))
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Study</title>\n<style>{_STYLE}</style></head>\n<body><main><h1>Study</h1>\n{body}\n</main></body></html>\n"
-    )
 
 
 _MOST_CHARACTERS = 70

@@ -1,21 +1,25 @@
-"""What a study is to run: its cells in order, where each is written, what is done, and what remains to be paid."""
+"""What a study is to run: its cells in order, where each is written, and which are done."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import AutoConfig
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.options import EvaluationOptions, LoraDropArgs, neutral
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.study.config import Study, StudyChoice, StudyTask, StudyTraining
-from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, free_bytes, is_trained, megabytes
-from lm_eval_lora_drop.train.record import read_record
+from lm_eval_lora_drop.study.trainings import adapter_folder
+from lm_eval_lora_drop.variant import VariantSpec, format_integers
 
 DONE = "cell.json"
 CELLS = "cells"
@@ -65,10 +69,12 @@ def plan(study: Study) -> tuple[Unit, ...]:
     based: set[str] = set()
     units: list[Unit] = []
     for training in study.trainings:
-        found = _cells(training.task, str(adapter_folder(study, training)), training, training.choices, based)
+        adapter = str(adapter_folder(study, training))
+        found = _cells(training.task, adapter, training, _with_controls(study, training.choices, training), based)
         units.append(Unit(training, found))
-    for adapter in study.adapters:
-        found = tuple(cell for task in study.tasks for cell in _cells(task, adapter.path, None, adapter.choices, based))
+    for existing in study.adapters:
+        choices = _with_controls(study, existing.choices, None)
+        found = tuple(cell for task in study.tasks for cell in _cells(task, existing.path, None, choices, based))
         if found:
             units.append(Unit(None, found))
     return tuple(units)
@@ -86,6 +92,57 @@ def _cells(
         metrics: Sequence[str | None] = task.metrics if choice.is_swept and task.metrics else [None]
         cells += [Cell(task, adapter, training, choice, metric) for metric in metrics]
     return tuple(cells)
+
+
+def num_layers(study: Study) -> int:
+    """The number of decoder layers, by the base model's configuration.
+
+    Raises:
+        ArgumentError: it cannot be read.
+    """
+    remote = bool(study.model_args.get("trust_remote_code", False))
+    return _num_layers(str(study.model_args["pretrained"]), study.model_args.get("revision"), remote)
+
+
+@lru_cache(maxsize=16)
+def _num_layers(base: str, revision: str | None, remote: bool) -> int:
+    try:
+        config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=remote)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"pretrained={base} cannot be read ({str(error).splitlines()[0]}). Check it.") from error
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def _with_controls(
+    study: Study, choices: Sequence[StudyChoice], training: StudyTraining | None
+) -> Sequence[StudyChoice]:
+    """The choices, and for each that keeps the bottom K of L layers: the upper K, and `controls` random sets of K.
+
+    Each training seed has random sets of its own, so that an interval over seeds is one over sets too. None of them is
+    the bottom K, the upper K or one before.
+    """
+    fixed = [one for one in choices if one.spec.kind in ("given", "default")] if study.controls else []
+    return list(dict.fromkeys([*choices, *(control for one in fixed for control in _controls(study, one, training))]))
+
+
+def _controls(study: Study, choice: StudyChoice, training: StudyTraining | None) -> Iterator[StudyChoice]:
+    layers = num_layers(study)
+    kept = choice.spec.resolve(layers)
+    size = kept.boundary if kept is not None else None
+    if not size or size == layers:
+        return
+    upper = tuple(range(layers - size, layers))
+    seen = {tuple(range(size)), upper}
+    yield StudyChoice(VariantSpec("layers", layers=format_integers(upper)), control=("upper", size))
+    rng = np.random.default_rng([training.settings.seed if training else 0, size])
+    # Few sets of a small model may exist: as many as are found.
+    for _ in range(100 * study.controls):
+        drawn = tuple(sorted(rng.choice(layers, size, replace=False).tolist()))
+        if drawn not in seen:
+            seen.add(drawn)
+            yield StudyChoice(VariantSpec("layers", layers=format_integers(drawn)), control=("random", size))
+        if len(seen) == 2 + study.controls:
+            return
 
 
 def cell_folder(study: Study, cell: Cell) -> Path:
@@ -114,67 +171,3 @@ def read_cell(study: Study, cell: Cell) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise ArgumentError(f"{file} cannot be read ({error}). Remove it; the cell is run again.") from error
-
-
-@dataclass(frozen=True)
-class StudyProgress:
-    """What is done and what is left. Seconds are None until there is one of the kind to go by, bytes where the base
-    model's configuration cannot be read, for the reason in `unknown`."""
-
-    trainings: int
-    trained: int
-    cells: int
-    evaluated: int
-    training_seconds_left: float | None
-    cell_seconds_left: float | None
-    bytes_left: int | None
-    unknown: str
-    free_bytes: int
-
-    def __str__(self) -> str:
-        lines = [
-            f"{self.trainings} trainings, {self.trained} done" + _time(self.training_seconds_left),
-            f"{self.cells} cells, {self.evaluated} done" + _time(self.cell_seconds_left),
-        ]
-        if self.bytes_left is None:
-            needed = f"what the trainings need is not known ({self.unknown})"
-        else:
-            needed = f"about {megabytes(self.bytes_left)} more for adapters and checkpoints"
-        return "\n".join([*lines, f"disk: {needed}, {megabytes(self.free_bytes)} free"])
-
-
-def bill(study: Study, *, train: bool = True) -> StudyProgress:
-    """Count what is done, and reckon what is left: time by the mean of what is done, disk by `bytes_left`.
-
-    Args:
-        study: the study.
-        train: whether what is missing will be trained.
-    """
-    trained = [one for one in study.trainings if is_trained(study, one)]
-    records = [read_record(adapter_folder(study, one)) for one in trained]
-    cells = [cell for _, group in plan(study) for cell in group]
-    done = [entry for cell in cells if (entry := read_cell(study, cell)) is not None]
-    unknown, left = "", None
-    try:
-        left = bytes_left(study) if train else 0
-    except ArgumentError as error:
-        unknown = str(error)
-    return StudyProgress(
-        trainings=len(study.trainings),
-        trained=len(trained),
-        cells=len(cells),
-        evaluated=len(done),
-        training_seconds_left=_left([one.seconds for one in records if one], len(study.trainings) - len(trained)),
-        cell_seconds_left=_left([float(entry["seconds"]) for entry in done], len(cells) - len(done)),
-        bytes_left=left,
-        unknown=unknown,
-        free_bytes=free_bytes(study),
-    )
-
-
-def _left(seconds: Sequence[float], missing: int) -> float | None:
-    return sum(seconds) / len(seconds) * missing if seconds else None
-
-
-def _time(seconds: float | None) -> str:
-    return "" if not seconds else f", about {seconds / 60:,.0f} minutes more"

@@ -1,7 +1,8 @@
 """Runs a study: each training, then the cells of its adapter, each an ordinary run of `lm_eval` (results and samples).
 
-What is done is passed over, so an interrupted study resumes; `compare`, `leaderboard` and `report` read
-the cells as they read any run.
+What is done is passed over, so an interrupted study resumes; `compare`, `leaderboard` and `report` read the cells as
+they read any run. Several processes may run one study, on one machine or on many that share its folder: each takes the
+next unit (a training with its cells) that no other has locked. A killed process releases its lock.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import gc
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,75 +29,56 @@ from lm_eval_lora_drop.record.answers import KeptAnswers
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.study.config import Study, StudyTraining
-from lm_eval_lora_drop.study.executors import Executor, SequentialExecutor
 from lm_eval_lora_drop.study.plan import DONE, Cell, Unit, cell_folder, plan, read_cell
-from lm_eval_lora_drop.study.trainings import adapter_folder, check_room, is_trained, run_training
+from lm_eval_lora_drop.study.trainings import adapter_folder, is_trained, run_training
 from lm_eval_lora_drop.text import logger
-from lm_eval_lora_drop.train.documents import check_trainable
-from lm_eval_lora_drop.train.examples import load_binding
-from lm_eval_lora_drop.train.lora import load_tokenizer
 from lm_eval_lora_drop.train.record import remove_training_files
 
 log = logger(__name__)
-_LOCK = ".study.lock"
-_UNITS = ".locks"
+_LOCKS = ".locks"
 _ANSWERS = "answers"
-_PATIENCE = 60
-"""Seconds: workers of a command that was killed end with it, but not at once."""
 
 
-def run_study(
-    study: Study, *, train: bool = True, evaluate: bool = True, executor: Executor | None = None
-) -> list[str]:
-    """Run what is missing; returns a sentence for each training or cell that could not be run.
+def run_study(study: Study, *, train: bool = True, evaluate: bool = True) -> list[str]:
+    """Run what is missing and no other process is at; returns a sentence for each training or cell that failed.
+
+    `study.check.check_study` finds beforehand what cannot be run.
 
     Args:
         study: the study.
         train: train the adapters that are missing.
         evaluate: evaluate the cells that are missing.
-        executor: where the units run (None: one after another, here).
 
     Raises:
-        ArgumentError: a task, the base model, the output folder or its disk cannot be used, said before anything is
-            trained; or another command is working in the folder.
+        ArgumentError: the output folder cannot be written.
     """
-    executor = executor or SequentialExecutor()
+    locks = study.output / _LOCKS
     try:
-        study.output.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(study.output / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise ArgumentError(f"{study.output} is in use by another study. Wait for it, or give --output.") from None
+        locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError(f"output must be a folder that can be written, got {study.output} ({error}).") from error
-    with lock:
-        check_study(study, train=train, at_once=executor.at_once)
-        work = UnitRunner(study, train=train, evaluate=evaluate).run
-        return [sentence for said in executor.map(work, plan(study)) for sentence in said]
-
-
-def check_study(study: Study, *, train: bool, at_once: int = 1) -> None:
-    """Load every task and the tokenizer, find the adapters that are to exist, and room for `at_once` trainings at a
-    time.
-
-    Raises:
-        ArgumentError: something is missing, a task cannot be trained on, or the disk is too small.
-    """
-    remote = bool(study.model_args.get("trust_remote_code", False))
-    revision = study.model_args.get("revision")
-    tokenizer = load_tokenizer(str(study.model_args["pretrained"]), revision, trust_remote_code=remote)
-    for task in study.tasks:
-        binding = load_binding(study.asked(task), tokenizer)
-        if train and any(one.task is task and not is_trained(study, one) for one in study.trainings):
-            check_trainable(binding)
-    for adapter in study.adapters:
-        adapter_files.open_adapter(adapter.path)
-    if train:
-        check_room(study, at_once)
+    runner = UnitRunner(study, train=train, evaluate=evaluate)
+    failed: list[str] = []
+    waiting = plan(study)
+    while waiting:
+        elsewhere = []
+        for unit in waiting:
+            try:
+                with FileLock(locks / f"{short(digest(unit.name), 16)}.lock", timeout=0):
+                    failed += runner.run(unit)
+            except Timeout:
+                elsewhere.append(unit)
+        if len(elsewhere) == len(waiting):
+            names = ", ".join(unit.name for unit in elsewhere)
+            log.warning("left to other processes, which are at it: %s. The last one writes the whole report.", names)
+            break
+        # One of them may have ended, or been killed, in the meantime.
+        waiting = tuple(elsewhere)
+    return failed
 
 
 class UnitRunner:
-    """Does the work of units, and keeps the model from one to the next. A new one can be pickled."""
+    """Does the work of units, and keeps the model from one to the next."""
 
     def __init__(self, study: Study, *, train: bool, evaluate: bool) -> None:
         self._study = study
@@ -107,24 +89,15 @@ class UnitRunner:
 
     def run(self, unit: Unit) -> list[str]:
         """Train the unit's adapter and evaluate its cells where that is missing; returns a sentence for each that
-        could not be done.
-
-        Raises:
-            ArgumentError: the study's folder is not there, or another process is at work on the unit.
-        """
-        output = self._study.output.absolute()
-        if not (output / _LOCK).exists():
-            raise ArgumentError(f"output must be a folder that every worker sees; this one does not see {output}.")
-        if self._missing(unit) == (None, []):
-            return []
-        folder = output / _UNITS
-        folder.mkdir(exist_ok=True)
-        try:
-            # A worker that a cluster takes for dead may be alive when its unit runs again elsewhere.
-            with FileLock(folder / f"{short(digest(unit.name), 16)}.lock", timeout=_PATIENCE):
-                return self._run(*self._missing(unit))
-        except Timeout:
-            raise ArgumentError("another process works on it. Wait for its end, and start again.") from None
+        could not be done."""
+        training, missing = self._missing(unit)
+        failed: list[str] = []
+        if training is not None and not self._try(failed, training.folder, partial(self._train, training)):
+            return failed
+        for cell in missing:
+            log.info("cell %s", cell.name)
+            self._try(failed, cell.name, partial(self._evaluate, cell))
+        return failed
 
     def _missing(self, unit: Unit) -> tuple[StudyTraining | None, list[Cell]]:
         training, cells = unit
@@ -133,15 +106,6 @@ class UnitRunner:
             training = None
         wanted = cells if self._evaluate_missing else ()
         return training, [cell for cell in wanted if read_cell(self._study, cell) is None]
-
-    def _run(self, training: StudyTraining | None, missing: Sequence[Cell]) -> list[str]:
-        failed: list[str] = []
-        if training is not None and not self._try(failed, training.folder, partial(self._train, training)):
-            return failed
-        for cell in missing:
-            log.info("cell %s", cell.name)
-            self._try(failed, cell.name, partial(self._evaluate, cell))
-        return failed
 
     @staticmethod
     def _try(failed: list[str], name: str, work: Callable[[], None]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,14 +9,13 @@ import numpy as np
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.show.report.outputs import contains
-from lm_eval_lora_drop.statistics.crossed import CrossedMean, crossed_mean
-from lm_eval_lora_drop.statistics.significance import span
+from lm_eval_lora_drop.statistics.crossed import CrossedMean
 from lm_eval_lora_drop.study.claims import Claim
 from lm_eval_lora_drop.study.config import Study, StudyTask
-from lm_eval_lora_drop.study.evidence import Arm
+from lm_eval_lora_drop.study.evidence import SHAPE, Arm, mean_of
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import trust
-from lm_eval_lora_drop.text import NOTHING, decimals_for, decimals_of_column, number, percent, with_error
+from lm_eval_lora_drop.text import NOTHING, decimals_for, decimals_of_column, number, p_value, percent, with_error
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,11 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "lora_drop_hotpotqa": {"contains_em": ("73.1", "73.0", "74.1"), "f1": ("80.4", "79.9", "80.3")},
     "lora_drop_gsm8k": {"exact_match": ("73.1", "73.9", "74.3")},
     "lora_drop_samsum": {"rouge_l": ("38.2", "37.7", "38.1")},
-    "lora_drop_wmt23_en_zh": {"bleu": ("33.0", "33.3", "35.8")},
-    "lora_drop_ecommerce": {"acc": ("68.6", NOTHING, "69.8")},
+    "paper_wmt23": {"bleu": ("33.0", "33.3", "35.8")},
+    "paper_ecommerce": {"acc": ("68.6", NOTHING, "69.8")},
 }
 """arXiv 2503.23360, Llama-3.1-8B-Instruct: fine-tuned, partially fine-tuned (bottom 20 of 32 layers trained), dropped;
-its exact match is the share of answers that contain the label."""
+its exact match is the share of answers that contain the label. By the names of tasks in configs/studies/paper.yaml."""
 
 
 def sections(study: Study, arms: Sequence[Arm], claims: Sequence[Claim], failed: Sequence[str] = ()) -> list[Section]:
@@ -69,21 +67,21 @@ def _answer(claim: Claim) -> str:
 
 def _is_the_question(claim: Claim) -> bool:
     """Whether a part of an adapter, however it was chosen, stands against the whole of the same training."""
-    return claim.theirs.choice == "full" and claim.ours.training == claim.theirs.training
+    return claim.is_first and claim.theirs.choice == "full" and claim.ours.training == claim.theirs.training
 
 
 def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
     mine = [arm for arm in arms if arm.task.name == task.name]
     if not mine:
         return None
-    metrics = [key for key in mine[0].metrics if mine[0].higher_is_better(key[0])]
+    metrics = mine[0].compared
     columns = []
     for metric in metrics:
         means = [_mean(arm, metric) for arm in mine]
         places = decimals_of_column((mean.value, mean.stderr) for mean in means if mean is not None)
         columns.append([NOTHING if mean is None else with_error(mean.value, mean.stderr, places) for mean in means])
     rows = [
-        [arm.training or "base model", arm.choice, str(len(arm.runs)), _kept(arm), *cells]
+        [arm.training or "base model", arm.choice, str(len(arm.seeds)), _kept(arm), *cells]
         for arm, *cells in zip(mine, *columns, strict=True)
     ]
     documents = len(next(iter(mine[0].runs[0].documents.values())).doc_ids)
@@ -91,7 +89,8 @@ def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
         f"Scores on {task.name}",
         (
             f"Task {task.task}, {documents} test documents. ± is the standard error over documents and seeds; with "
-            "one seed over documents alone. With several seeds they are assumed to be normally distributed.",
+            "one seed over documents alone. With several seeds they are assumed to be normally distributed. A row of "
+            "random layers is the mean over several sets, drawn anew for each seed.",
         ),
         (["training", "kept", "seeds", "adapter parameters", *(name for name, _ in metrics)], rows),
     )
@@ -99,10 +98,9 @@ def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
 
 def _mean(arm: Arm, metric: tuple[str, str]) -> CrossedMean | None:
     try:
-        values = arm.values(*metric)
+        return mean_of(arm.values(*metric), arm.clusters(metric[1]))
     except ArgumentError:  # an aggregation that is no mean: the score has no such error
         return None
-    return crossed_mean(values, span=span(values.ravel()), clusters=arm.clusters(metric[1]))
 
 
 def _kept(arm: Arm) -> str:
@@ -123,7 +121,7 @@ def _claims(claims: Sequence[Claim]) -> Section:
             [
                 claim.task.name, claim.statement, claim.metric, number(mean.value, places, sign=True),
                 f"{low} to {high}" if claim.p_holm is not None else NOTHING, str(mean.seeds),
-                _p(claim.p_holm), claim.verdict,
+                p_value(claim.p_holm) or NOTHING, claim.verdict,
             ]
         )  # fmt: skip
     return Section(
@@ -140,16 +138,10 @@ def _claims(claims: Sequence[Claim]) -> Section:
     )
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return "<.001" if value < 0.001 else f"{value:.3f}".removeprefix("0")
-
-
 def _boundaries(arms: Sequence[Arm]) -> Section | None:
     rows = []
     for arm in arms:
-        if not arm.choice.startswith("auto"):
+        if not arm.choice.startswith(("auto", "probe")):
             continue
         chosen = [record.boundary for record in arm.records]
         again = [_chosen_again(record_index, arm) for record_index in range(len(arm.records))]
@@ -157,7 +149,8 @@ def _boundaries(arms: Sequence[Arm]) -> Section | None:
         known = [boundary for boundary in chosen if boundary is not None]
         rows.append(
             [
-                arm.task.name, arm.training, " ".join(NOTHING if one is None else str(one) for one in chosen),
+                arm.task.name, arm.training, arm.choice,
+                " ".join(NOTHING if one is None else str(one) for one in chosen),
                 _range(known, layers),
                 ", ".join(text for _, text in again), ", ".join(share for share, _ in again),
             ]
@@ -167,10 +160,11 @@ def _boundaries(arms: Sequence[Arm]) -> Section | None:
     return Section(
         "Is the boundary stable?",
         (
-            "K chosen by the sweep for each seed. The other columns show the variation from the validation documents "
-            "alone: the range of 90 % of the choices on resampled documents, and the share of identical choices.",
+            "K of the sweep (auto) and of the probe, for each seed. The last two columns show the variation from the "
+            "validation documents alone: the range of 90 % of the sweep's choices on resampled documents, and the "
+            "share of identical choices.",
         ),
-        (["task", "training", "K by seed", "over seeds", "K on resampled documents", "same choice"], rows),
+        (["task", "training", "choice", "K by seed", "over seeds", "K on resampled documents", "same choice"], rows),
     )
 
 
@@ -200,6 +194,8 @@ def _outputs(arms: Sequence[Arm]) -> Section | None:
     """Verbosity, format errors and containment: whether a lost point is lost content (the paper's section 6.7)."""
     rows = []
     for arm in arms:
+        if arm.control is not None:
+            continue
         whole = next(
             (one for one in arms if (one.task, one.training, one.choice) == (arm.task, arm.training, "full")), None
         )
@@ -231,8 +227,9 @@ def _shape(arm: Arm) -> list[str]:
     def mean(metric: str) -> float:
         return float(np.mean([run.scores[metric, names[metric]].value for run in arm.runs]))
 
-    length = next((number(mean(name), 1) for name in ("words", "characters") if name in names), NOTHING)
-    return [length, *(percent(mean(name)) if name in names else NOTHING for name in ("cut_off", "empty", "unread"))]
+    words, characters, *shares = SHAPE
+    length = next((number(mean(name), 1) for name in (words, characters) if name in names), NOTHING)
+    return [length, *(percent(mean(name)) if name in names else NOTHING for name in shares)]
 
 
 def _containment(arm: Arm, whole: Arm | None, metric: str, filter_name: str) -> tuple[str, str, str]:
@@ -273,8 +270,3 @@ def _published(study: Study) -> Section | None:
         ),
         (["task", "metric", "fine-tuned", "partially fine-tuned", "upper layers dropped"], rows),
     )
-
-
-def is_finite(claim: Claim) -> bool:
-    """Whether a claim has an interval to be drawn."""
-    return claim.p_holm is not None and all(math.isfinite(limit) for limit in claim.mean.interval)

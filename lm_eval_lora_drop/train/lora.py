@@ -97,6 +97,18 @@ def add_lora(model: Any, settings: TrainingSettings, base_name: str, seed: int) 
     return peft
 
 
+def check_lora(base: str, revision: str | None, settings: TrainingSettings, *, trust_remote_code: bool) -> None:
+    """Put the LoRA of a training on the base model without its weights (PyTorch's meta device).
+
+    Raises:
+        ArgumentError: the model has no such layers or modules as the settings name.
+    """
+    config = AutoConfig.from_pretrained(base, revision=revision, trust_remote_code=trust_remote_code)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        add_lora(model, settings, base, 0)
+
+
 def _linear_names(layers: Any) -> list[str]:
     """The last parts of the names of all linear modules in the decoder layers: what `all-linear` means there."""
     return sorted(

@@ -45,12 +45,11 @@ class DataRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One step of the optimiser: loss per answer token, share of answer tokens predicted right, learning rate."""
+    """One step of the optimiser: loss per answer token, learning rate."""
 
     step: int
     epoch: float
     loss: float
-    token_accuracy: float | None
     learning_rate: float | None
 
 

@@ -1,4 +1,4 @@
-"""One training, from a task's name to an adapter on disk, on TRL's `SFTTrainer` and PEFT; it resumes."""
+"""One training, from a task's name to an adapter on disk, on Transformers' `Trainer` and PEFT; it resumes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 from filelock import FileLock, Timeout
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.adapter.files import base_fingerprint
@@ -29,7 +27,6 @@ from lm_eval_lora_drop.train import lora
 from lm_eval_lora_drop.train.card import write_card
 from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
 from lm_eval_lora_drop.train.examples import Example, example_builder, load_binding
-from lm_eval_lora_drop.train.progress import TrainingProgressBar
 from lm_eval_lora_drop.train.record import (
     CHECKPOINTS,
     SCHEMA,
@@ -43,6 +40,7 @@ from lm_eval_lora_drop.train.record import (
 )
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
 from lm_eval_lora_drop.train.tokens import TokenizedExample, answer_end, encode
+from lm_eval_lora_drop.train.trainer import AnswerTrainer, TrainingProgressBar, collate
 
 log = logger(__name__)
 _LOCK = ".lock"
@@ -51,7 +49,7 @@ _LOCK = ".lock"
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """One training to run. `base` is a folder or a Hub id, `base_name` what the adapter says it was trained on;
-    `callbacks` makes further callbacks for the trainer (see `study.checkpoints`), given the folder of checkpoints."""
+    `callbacks` are further ones for the trainer."""
 
     base: str
     output: Path
@@ -62,7 +60,7 @@ class Training:
     trust_remote_code: bool = False
     keep_checkpoints: bool = False
     device: str | None = None
-    callbacks: Callable[[Path], Sequence[TrainerCallback]] = lambda _: ()
+    callbacks: tuple[TrainerCallback, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,9 +225,6 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dtype, state: PartialState) -> Any:
-    from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
-
     settings = training.settings
     share, rest = divmod(settings.batch_size, state.num_processes)
     micro = settings.micro_batch_size or share
@@ -240,7 +235,11 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
         )
     steps = math.ceil(settings.epochs * math.ceil(len(prepared.encoded) / settings.batch_size))
     half = dtype == torch.bfloat16
-    args = SFTConfig(
+    checkpointing: dict[str, Any] = {}
+    if settings.gradient_checkpointing:
+        # The reentrant form needs inputs with gradients, and the embeddings of a LoRA have none.
+        checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    args = TrainingArguments(
         output_dir=str(training.output / CHECKPOINTS),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=micro,
@@ -250,15 +249,11 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
         lr_scheduler_type=settings.schedule,
         warmup_steps=round(settings.warmup * steps),
         max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
         bf16=half,
         use_cpu=(training.device or state.device.type) == "cpu",
         seed=settings.seed,
         data_seed=settings.seed,
-        packing=False,
-        max_length=None,  # fitted by train.tokens, which keeps the answer
-        completion_only_loss=True,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # `collate` reads what it needs
         save_strategy="steps",
         save_steps=max(1, math.ceil(steps / settings.checkpoints)),
         save_total_limit=None if training.keep_checkpoints else 2,
@@ -267,15 +262,22 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=training.device != "cpu" and torch.cuda.is_available(),
+        **checkpointing,
     )
-    data = Dataset.from_list([{"input_ids": one.input_ids, "labels": one.labels} for one in prepared.encoded])
+    if args.n_gpu > 1:
+        raise ArgumentError(
+            f"{args.n_gpu} GPUs are visible to one process, and a process trains on one. Use all of them by accelerate "
+            "launch -m lm_eval_lora_drop.commands.main train ..., or name one: CUDA_VISIBLE_DEVICES=0."
+        )
+    data: Any = [{"input_ids": one.input_ids, "labels": one.labels} for one in prepared.encoded]
     bar = [TrainingProgressBar(training.output.name)] if state.is_main_process else []
-    trainer = SFTTrainer(
+    trainer = AnswerTrainer(
         model=model,
         args=args,
         train_dataset=data,
+        data_collator=collate,
         processing_class=prepared.tokenizer,
-        callbacks=[*bar, *training.callbacks(training.output / CHECKPOINTS)],
+        callbacks=[*bar, *training.callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -301,7 +303,6 @@ def _record(
             step=int(one["step"]),
             epoch=float(one["epoch"]),
             loss=float(one["loss"]),
-            token_accuracy=one.get("mean_token_accuracy"),
             learning_rate=one.get("learning_rate"),
         )
         for one in trainer.state.log_history

@@ -35,7 +35,6 @@ def said(capsys):
         ("train --learning-rate inf", "learning_rate must be a number above 0, got 'inf'."),
         ("train --lora-alpha nan", "lora_alpha must be a number of at least 0, got 'nan'."),
         ("train --threads 0", "argument --threads: must be an integer from 1 to "),
-        ("train --sweep-checkpoints -1", "argument --sweep-checkpoints: must be an integer from 1 to "),
         ("train --num_fewshot -1", "argument --num-fewshot/--num_fewshot: must be an integer from 0 to "),
         ("export --boundary auto", "--boundary=auto needs a sweep"),
         (f"export --boundary {'9' * 5000}", "boundary must be an integer from 0"),

@@ -1,46 +1,42 @@
-"""What demo/run.py says before the sweep, from results files, and what it does when a command fails."""
+"""The demo's one command: what it asks for, and what becomes of its exit code."""
 
-import json
+import subprocess
 
 import pytest
 
+from lm_eval_lora_drop.options import parse_model_args
 from testing.programs import load
 
 
-@pytest.fixture(scope="module")
-def program():
-    return load("demo/run.py")
-
-
-def test_the_scores_of_full_and_base_come_from_their_newest_files(program, tmp_path):
-    for date, full in (("2026-01-01T00-00-00.000000", 0.2), ("2026-01-02T00-00-00.000000", 0.53)):
-        for boundary, score in (("full", full), ("base", 0.0)):
-            folder = tmp_path / boundary
-            folder.mkdir(exist_ok=True)
-            (folder / f"results_{date}.json").write_text(
-                json.dumps(
-                    {
-                        "results": {
-                            "lora_drop_demo": {
-                                "exact_match,strict-match": score,
-                                "exact_match_stderr,strict-match": 0.05,
-                            }
-                        },
-                        "n-samples": {"lora_drop_demo": {"effective": 100}},
-                        "lm_eval_version": "0.4.13",
-                    }
-                )
-            )
-    full, base = program.test_rows(tmp_path).splitlines()
-    assert full.split() == ["full", "0.530", "±", "0.050", "on", "100", "documents"]
-    assert base.split()[:2] == ["base", "0.000"]
-
-
-def test_a_failing_command_ends_the_demo_with_its_code(program, monkeypatch, capsys, tmp_path):
-    asked = []
+@pytest.fixture
+def program(monkeypatch, tmp_path):
+    found = load("demo/run.py")
     monkeypatch.chdir(tmp_path)  # main changes the folder; this puts it back
-    monkeypatch.setattr(program, "prepare_model", lambda folder: folder)
-    monkeypatch.setattr(program, "is_prepared", lambda folder: True)
-    monkeypatch.setattr(program, "run", lambda boundary, options: asked.append(boundary) or 3)
+    monkeypatch.setattr(found, "prepare_model", lambda folder: folder)
+    monkeypatch.setattr(found, "is_prepared", lambda folder: True)
+    return found
+
+
+def test_it_compares_boundaries_and_tests_all_three(program):
+    """21 boundaries, base and full among them, as the text before it says."""
+    given = dict(one.split("=", 1) for one in program.MODEL_ARGS.split(","))
+    args, _ = parse_model_args(given, ("pretrained", "peft"))
+    assert set(args.evaluate) == {"chosen", "full", "base"}
+    boundaries = sorted(args.sweep_boundaries)
+    assert len(boundaries) == 21
+    assert {0, 30, *range(15, 31)} <= set(boundaries)
+    assert f"{len(boundaries)} boundaries are tried on {args.sweep_limit} validation documents" in program.NOTE
+
+
+def test_the_printed_command_is_the_one_that_runs_and_its_code_is_the_demos(program, monkeypatch, capsys):
+    ran = []
+
+    def run(command, check):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(program.subprocess, "run", run)
     assert program.main() == 3
-    assert asked == ["full"]
+    (command,) = ran
+    (printed,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("$ ")]
+    assert printed.split()[2:] == command[1:]

@@ -1,9 +1,7 @@
 """A whole study on a tiny model: trained, evaluated as ordinary runs, resumed, refused before anything is trained."""
 
-import dataclasses
 import re
 import shutil
-import subprocess
 import time
 
 import lm_eval
@@ -14,11 +12,13 @@ from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands import main as cli
-from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
+from lm_eval_lora_drop.record.fingerprint import digest, short
+from lm_eval_lora_drop.study.check import check_study
 from lm_eval_lora_drop.study.config import read_study
-from lm_eval_lora_drop.study.plan import bill, cell_folder, plan, read_cell
-from lm_eval_lora_drop.study.trainings import adapter_folder, bytes_left, check_room
+from lm_eval_lora_drop.study.plan import cell_folder, plan, read_cell
+from lm_eval_lora_drop.study.trainings import adapter_folder
+from lm_eval_lora_drop.text import duration_text
 from testing.forked import Forked
 from testing.studies import METADATA, study_of, table_of, write_study
 from testing.toy import write_task
@@ -48,8 +48,9 @@ def test_a_study_from_training_to_table(file, capsys):
     assert not study.output.exists()
 
     assert cli.main(["study", "--config", str(path)]) == 0
-    said = capsys.readouterr().out
-    assert "problems" in said
+    assert re.search(
+        r"^problems.*layers=1\+3 is better than the full adapter \(full\): ", capsys.readouterr().out, re.M
+    )
     runs, issues = find_runs([study.output])
     assert not issues
     assert len(runs) == 8
@@ -60,8 +61,8 @@ def test_a_study_from_training_to_table(file, capsys):
         ("bottom", 0, "boundary=full"),
         ("full", 1, "boundary=full"), ("full", 1, "boundary=auto"), ("full", 1, "layers=1+3"),
     ]  # fmt: skip
-    done = bill(study)
-    assert (done.trained, done.evaluated, done.bytes_left) == (3, 8, 0)
+    done = check_study(study, train=True)
+    assert (str(done.trainings), str(done.cells)) == ("3 trainings, 3 done", "8 cells, 8 done")
 
     stamps = {
         one: one.stat().st_mtime_ns
@@ -193,75 +194,85 @@ def test_a_full_cell_is_what_hf_says(file):
         ({"adapters": ["/nope/adapter"]}, "/nope/adapter"),
         ({"trainings": {"full": {}, "low": {"layers": "0-9"}}}, "trainings.low: layers must lie in 0..3"),
         ({"trainings": {"full": {}, "few": {"target_modules": ["nope"]}}}, "trainings.few: target_modules must name"),
-        ({"trainings": {"full": {}, "vast": {"rank": 10**9}}}, "output must be on a disk with room"),
+        ({"choices": ["full", "layers=2-9"]}, "choices: layers must lie in 0..3"),
+        ({"choices": ["full", 9]}, "choices: boundary must be an integer from 0 to 4"),
+        ({"metrics": ["exact"]}, "tasks.problems.metrics: sweep_metric must name a metric of task lora_drop_demo"),
     ],
 )
 def test_wrong_studies_are_named_before_anything_is_trained(changes, message, file, capsys):
+    """By the dry run as by the real one."""
     path = file(**changes)
-    assert cli.main(["study", "--config", str(path)]) == 1
-    said = [line for line in capsys.readouterr().err.split("\n") if line.startswith("lora-drop study: ")]
-    assert len(said) == 1
-    assert message in said[0]
+    for more in (["--dry-run"], []):
+        assert cli.main(["study", "--config", str(path), *more]) == 1
+        said = [line for line in capsys.readouterr().err.split("\n") if line.startswith("lora-drop study: ")]
+        assert len(said) == 1
+        assert message in said[0]
     assert not list(path.parent.glob("out/adapters/*"))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a file system of its own, of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a file system is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def test_everything_that_is_wrong_is_named_at_once(file, capsys):
+    changes = {"tasks": ["lora_drop_dmo", "lora_drop_wrong"], "adapters": ["/nope/adapter"]}
+    assert cli.main(["study", "--config", str(file(**changes)), "--dry-run"]) == 1
+    said = capsys.readouterr().err
+    assert all(word in said for word in ("lora_drop_dmo", "lora_drop_wrong", "/nope/adapter"))
 
 
-def test_no_room_on_a_real_small_disk(file, small_disk, capsys):
-    """One megabyte: a study that fits runs to its end, one that does not is refused before anything is trained, and
-    the plan has said both."""
-    path = file(trainings={"full": {}}, choices=["full"])
-    fits = ["study", "--config", str(path), "--output", str(small_disk / "fits")]
-    assert cli.main([*fits, "--dry-run"]) == 0
-    assert re.search(r"disk: about 0\.\d MB more for adapters and checkpoints, 1\.\d MB free", capsys.readouterr().out)
-    assert cli.main([*fits, "--only", "train"]) == 0
-    path = file(trainings={"full": {"seeds": list(range(20))}}, choices=["full"])
+def test_the_time_of_what_is_left(file, capsys):
+    """Before anything has finished by the rates in the file, afterwards by what was measured."""
+    rates = {"training_rate": 0.01, "evaluation_rate": 0.02}
+    path = file(trainings={"full": {"seeds": [0, 1]}}, choices=["full", 3], **rates)
+    assert cli.main(["study", "--config", str(path), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    # 2 trainings of 8 documents, 4 cells of 5.
+    assert (
+        f"2 trainings, 0 done, about {duration_text(16 / 0.01)} left (0.0100 documents per second, training_rate)"
+        in said
+    )
+    assert (
+        f"4 cells, 0 done, about {duration_text(20 / 0.02)} left (0.0200 documents per second, evaluation_rate)" in said
+    )
+    assert cli.main(["study", "--config", str(path)]) == 0
+    again = file(trainings={"full": {"seeds": [0, 1, 2]}}, choices=["full", 3], **rates)
     capsys.readouterr()
-    assert cli.main(["study", "--config", str(path), "--output", str(small_disk / "large")]) == 1
-    said = capsys.readouterr()
-    needed = re.search(r"disk: about (\d\.\d) MB more for adapters and checkpoints", said.out)
-    assert float(needed[1]) > 1
-    assert f"checkpoints of 1 training, about {needed[1]} MB; {small_disk}/large has " in said.err
-    assert not (small_disk / "large" / "adapters").exists()
+    assert cli.main(["study", "--config", str(again), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"3 trainings, 2 done, about .* left \(.* documents per second, measured\)", said)
+    assert re.search(r"6 cells, 4 done, about .* left \(.* documents per second, measured\)", said)
+    unknown = file(trainings={"other": {}}, choices=["full"], output=str(path.parent / "else"))
+    assert cli.main(["study", "--config", str(unknown), "--dry-run"]) == 0
+    assert "1 trainings, 0 done, time unknown (none has finished; training_rate in" in capsys.readouterr().out
 
 
-def test_room_is_reckoned_with_what_is_there(file):
-    """The largest checkpoints of those that go on at a time, and every adapter that is missing; a byte less free and
-    it is refused, and nothing that is done is counted."""
-    study = read_study(file(trainings={"full": {"seeds": [0, 1, 2]}, "rank2": {"rank": 2}}, choices=["full"]))
-    alone = [
-        bytes_left(dataclasses.replace(study, trainings=(one,))) for one in (study.trainings[0], study.trainings[1])
-    ]
-    small, large = sorted(alone)
-    check_room(study, free=bytes_left(study))
-    with pytest.raises(ArgumentError, match="checkpoints of 1 training, about"):
-        check_room(study, free=bytes_left(study) - 1)
-    with pytest.raises(ArgumentError, match="checkpoints of 4 trainings, about"):
-        check_room(study, at_once=9, free=bytes_left(study))
-    assert bytes_left(study, at_once=4) == bytes_left(study, at_once=9) == 3 * large + small
-    folder = adapter_folder(study, study.trainings[0]) / "checkpoints" / "checkpoint-1"
-    folder.mkdir(parents=True)
-    (folder / "optimizer.pt").write_bytes(b"x" * 1000)
-    assert bytes_left(study, at_once=4) == 3 * large + small - 1000
+def test_controls_of_equal_size(file):
+    """Beside each fixed K the upper K layers and random sets of K, other ones for each seed; none for a K that is
+    swept, or where nothing or everything is kept."""
+    study = read_study(
+        file(trainings={"full": {"seeds": [0, 1]}}, choices=["full", "base", "auto", 2, 0, 4], controls=2)
+    )
+    found = [[cell.choice for cell in unit.cells if cell.choice.control] for unit in plan(study)]
+    for controls in found:
+        upper, *drawn = controls
+        assert (upper.label, str(upper.spec)) == ("upper 2 layers", "layers=2-3")
+        assert [one.label for one in drawn] == ["random 2 layers"] * 2
+        sets = {one.spec.resolve(4).kept_layers for one in drawn}
+        assert len(sets) == 2
+        assert all(len(one) == 2 and set(one) not in ({0, 1}, {2, 3}) for one in sets)
+    assert found == [[cell.choice for cell in unit.cells if cell.choice.control] for unit in plan(study)]
+    wide = read_study(file(trainings={"full": {"seeds": [0, 1, 2, 3, 4, 5]}}, choices=["default"], controls=1))
+    assert len({unit.cells[-1].choice for unit in plan(wide)}) > 1
+    # Of one layer of four there are two sets that are neither the bottom nor the upper one.
+    few = read_study(file(trainings={"full": {}}, choices=[1], controls=9))
+    ((_, cells),) = plan(few)
+    assert sorted(str(cell.choice.spec) for cell in cells) == ["boundary=1", "layers=1", "layers=2", "layers=3"]
 
 
 def test_a_plan_without_its_base_model(file, capsys):
-    """A dry run names the cells all the same, and says what it does not know."""
+    """A dry run names the cells all the same, and what it cannot run."""
     path = file(model_args={"pretrained": "no-such-owner/no-such-model"})
-    assert cli.main(["study", "--config", str(path), "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "8 cells, 0 done" in said
-    assert "disk: what the trainings need is not known (model=no-such-owner/no-such-model cannot be loaded" in said
+    assert cli.main(["study", "--config", str(path), "--dry-run"]) == 1
+    said = capsys.readouterr()
+    assert "8 cells, 0 done" in said.out
+    assert "model_args: model=no-such-owner/no-such-model cannot be loaded" in said.err
 
 
 def test_a_task_without_training_split(file, tmp_path, capsys):
@@ -271,12 +282,34 @@ def test_a_task_without_training_split(file, tmp_path, capsys):
     assert "has no training split" in capsys.readouterr().err
 
 
-def test_a_folder_in_use(file, tmp_path, capsys):
-    path = file()
-    (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / ".study.lock"):
-        assert cli.main(["study", "--config", str(path)]) == 1
-    assert "in use by another study" in capsys.readouterr().err
+def test_two_processes_share_a_study(file, tmp_path):
+    """Started twice at once: each unit is done by one of them, and the table is that of one process alone."""
+    path = file(trainings={"full": {"seeds": [0, 1, 2]}}, choices=["full", "auto"])
+    alone = tmp_path / "alone"
+    assert cli.main(["study", "--config", str(path), "--output", str(alone)]) == 0
+    shutil.rmtree(tmp_path / "sweeps")
+    command = ["-m", "lm_eval_lora_drop.commands.main", "study", "--config", str(path), "--threads", "1"]
+    said = [tmp_path / f"said{number}.txt" for number in range(2)]
+    processes = [Forked(command, said=one) for one in said]
+    assert [process.wait() for process in processes] == [0, 0], [one.read_text() for one in said]
+    begun = re.findall(r"\] training (\S+)\n", "".join(one.read_text() for one in said))
+    assert sorted(begun) == [f"problems-full-seed{seed}" for seed in range(3)]
+    assert cli.main(["study", "--config", str(path), "--only", "report"]) == 0
+    assert table_of(read_study(path).output) == table_of(alone)
+
+
+def test_a_unit_that_another_process_has_is_left_to_it(file):
+    path = file(trainings={"full": {"seeds": [0, 1]}}, choices=["full"])
+    study = read_study(path)
+    first, second = plan(study)
+    locks = study.output / ".locks"
+    locks.mkdir(parents=True)
+    with FileLock(locks / f"{short(digest(first.name), 16)}.lock"):
+        assert cli.main(["study", "--config", str(path)]) == 0
+    assert read_cell(study, first.cells[0]) is None
+    assert read_cell(study, second.cells[0]) is not None
+    assert cli.main(["study", "--config", str(path)]) == 0
+    assert read_cell(study, first.cells[0]) is not None
 
 
 def test_an_adapter_trained_otherwise_is_not_taken(file, capsys):

@@ -78,7 +78,7 @@ class StopAt(TrainerCallback):
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gpt_neox", "phi", "qwen3", "mistral"])
 def test_the_loss_is_that_of_the_answers(architecture, training, tmp_path):
     """One step on all documents at once: its loss is the mean over all answer tokens of -log p, computed one document
-    at a time by plain Transformers on the base model (a fresh LoRA has B = 0). TRL computes it its own way."""
+    at a time by plain Transformers on the base model (a fresh LoRA has B = 0)."""
     base = make_base(tmp_path / architecture, architecture)
     config = json.loads((base / "config.json").read_text())
     # GPT-2 comes with dropout of its own, which a training model applies: off, as the oracle knows no chance.
@@ -157,7 +157,7 @@ def test_stopped_and_started_again(damaged, training):
     expected = train(change(settings, output=whole))
     for step in (1, 3, 4, 5):
         with pytest.raises(KeyboardInterrupt):
-            train(dataclasses.replace(settings, callbacks=lambda _, step=step: [StopAt(step)]))
+            train(dataclasses.replace(settings, callbacks=(StopAt(step),)))
         assert read_record(training.output) is None
         newest = last_checkpoint(training.output / "checkpoints")
         if damaged and newest is not None:
@@ -178,7 +178,7 @@ def test_done_is_done(training):
 
 def test_another_training_is_not_taken_for_this_one(training):
     with pytest.raises(KeyboardInterrupt):
-        train(dataclasses.replace(training, callbacks=lambda _: [StopAt(3)]))
+        train(dataclasses.replace(training, callbacks=(StopAt(3),)))
     with pytest.raises(ArgumentError, match="unfinished training with other settings"):
         train(change(training, rank=2))
     train(training)
