@@ -150,8 +150,10 @@ class WholeAnswers:
         with torch.inference_mode(), torch.autocast(self._lm.device.type, autocast, enabled=autocast is not None):
             # Before each token generated, (tokens, vocabulary).
             there = ids.to(self._lm.device)
-            inputs = accepted(self._lm, input_ids=there[:, :-1], use_cache=False, logits_to_keep=len(generated))
-            logits = self._lm.model(**inputs).logits[0, -len(generated) :].float()
+            # As `generate` numbers them: without numbers some models (RoBERTa) begin at another one.
+            positions = torch.arange(there.shape[1] - 1, device=there.device)[None]
+            given = {"input_ids": there[:, :-1], "position_ids": positions, "logits_to_keep": len(generated)}
+            logits = self._lm.model(**accepted(self._lm, use_cache=False, **given)).logits[0, -len(generated) :].float()
         lacks = logits.max(-1).values - logits.gather(-1, there[0, len(prompt) :, None].to(logits.device))[:, 0]
         # One wait for the device: both in one copy.
         *lacking, largest = torch.cat([lacks, logits.abs().max()[None]]).tolist()
