@@ -205,7 +205,6 @@ class _AskingSession:
                 failure = error
             except UnreadableError as error:
                 failure = CallError(f"unusable response ({error})", retry=True, perhaps_billed=True)
-            self.bill.failed_calls += 1
             self.bill.perhaps += failure.perhaps_billed
             log.debug("judge %s, attempt %d: %s", judge.name, attempt, self.redactor.message(str(failure)))
             if failure.permanent:
@@ -235,8 +234,6 @@ class _AskingSession:
                 await asyncio.to_thread(self.cache.keep, call, body, used)
             except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
                 self._halt(failure)
-            self.bill.input_tokens += used[0]
-            self.bill.output_tokens += used[1]
             cost = judge.price.cost(*used) if judge.price else 0.0
             return body
         finally:

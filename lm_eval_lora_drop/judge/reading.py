@@ -32,7 +32,7 @@ _THOUGHTS = re.compile(
 """The marks around a model's thoughts: DeepSeek, Qwen and GLM, Mistral, Kimi, Cohere, Gemma, Seed, gpt-oss."""
 Scale = tuple[int, int]
 _MARKDOWN = "*_`#>~ \t"
-_MARKS = frozenset('*_`#>~"\u201c\u201d')
+_QUOTED = {('"', '"'), ("\u201c", "\u201d")}
 _SENTENCE_END = re.compile("(?<=[.!?;])[ \t]+(?=[A-Z0-9\u4e00-\u9fff*])|(?<=。)")
 """Not before a small letter ("e.g. score 10") nor a quotation, which is somebody else's score."""
 _ITEM = re.compile(r"^[0-9]{1,2}[.)]\s+(?=[^\s0-9])")
@@ -112,18 +112,25 @@ def _score_of(value: Any, scale: Scale) -> int | None:
 
 def _spoken(text: str, scale: Scale) -> int | None:
     """The score of the last sentence; None where another sentence gives another one."""
-    lines = (_ITEM.sub("", line.strip(_MARKDOWN + "\r")) for line in text.split("\n"))
-    found = [_sentence(sentence, scale) for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
+    found = _scores(text, scale)
     return found[-1] if found and {score for score in found if score is not None} == {found[-1]} else None
+
+
+def _scores(text: str, scale: Scale) -> list[int | None]:
+    """Of each sentence the score that it is."""
+    lines = (_ITEM.sub("", line.strip(_MARKDOWN + "\r")) for line in text.split("\n"))
+    return [_sentence(sentence, scale) for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
 
 
 def _sentence(sentence: str, scale: Scale) -> int | None:
     """The score that a whole sentence is, or None."""
     # "/ 10" becomes a word; "/ 100" stays and makes the sentence unreadable.
     words = _TOKEN.findall(_scale_phrase(scale).sub(" scale ", sentence))
-    tokens = [word.lower() for word in words if word not in _MARKS]
+    tokens = [word.lower() for word in words if word not in "*_`"]
     while tokens and tokens[-1] in (".", "!", *_UNITS):
         tokens.pop()
+    if len(tokens) > 2 and (tokens[0], tokens[-1]) in _QUOTED:
+        tokens = tokens[1:-1]  # one quotation mark alone belongs to somebody else's sentence
     if tokens and tokens[0] == "-" and len(tokens) > 1 and not tokens[1][0].isdecimal():
         tokens = tokens[1:]  # a list's bullet; before a digit it is a minus
     said = set(tokens[:-1])
@@ -186,7 +193,7 @@ def _member(text: str, name: str, scale: Scale) -> tuple[Any] | None:
         return (None,)
     # Words may follow, but nothing that could be another verdict.
     rest = text[end:].strip()
-    if "{" in rest or any(_sentence(line, scale) is not None for line in rest.split("\n")):
+    if "{" in rest or set(_scores(rest, scale)) - {None}:
         return (None,)
     found = [value for key, value in pairs if key == name]
     return (found[0],) if len(found) == 1 and not isinstance(found[0], _Pairs) else (None,)

@@ -139,7 +139,6 @@ def test_a_body_that_is_no_answer_is_a_fault_like_any_other(provider, body, serv
     found = score(panel_of(server.judge(provider)), [ITEM], cache)
     assert found.by_judge[f"{provider}-judge"] == [9]
     assert len(server.requests) == 2
-    assert found.answers.bill.failed_calls == 1
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
