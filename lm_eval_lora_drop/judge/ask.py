@@ -170,8 +170,6 @@ class _AskingSession:
                     if answer.value is not None:
                         return Verdict(answer.value, "", served)
                     reason = no_verdict_reason(judge, answer)
-                    if answer.damaged:
-                        break
         except CallError as failure:
             reason = self.redactor.message(str(failure))
         except CacheError as failure:
@@ -185,43 +183,37 @@ class _AskingSession:
         key = answer_key(judge, question)
         # Two documents with the same texts are one question: the second finds the answer of the first.
         async with self.in_progress.setdefault(key, asyncio.Lock()):
-            known, torn = await asyncio.to_thread(known_answer, self.cache, judge, question)
-            if known is not None and (not known.damaged or torn >= self.panel.attempts or provider is None):
+            if known := await asyncio.to_thread(known_answer, self.cache, judge, question):
                 return known
             if provider is None:
                 raise CallError("not asked yet")
-            return await self._call(key, judge, provider, question, self.panel.attempts - torn)
+            return await self._call(key, judge, provider, question)
 
-    async def _call(self, key: str, judge: Judge, provider: Provider, question: Question, attempts: int) -> ReadReply:
+    async def _call(self, key: str, judge: Judge, provider: Provider, question: Question) -> ReadReply:
         """One answer, after as many attempts as the panel allows."""
-        gate = self.gates[judge.where]
-        for attempt in range(1, attempts + 1):
+        gate, attempt = self.gates[judge.where], 0
+        while True:
+            attempt += 1
             await gate.wait()
             self._go_on(judge)
             try:
                 answer = read_answer(judge, question, await self._paid_call(key, judge, provider, question))
                 self.bill.calls += 1
                 self._count_answer(judge, answer)
-                if not answer.damaged or attempt == attempts:
-                    return answer
-                failure = CallError("a torn answer", retry=True)
-            except (CallError, UnreadableError) as error:
-                failure = (
-                    error
-                    if isinstance(error, CallError)
-                    else CallError(f"unusable response ({error})", retry=True, perhaps_billed=True)
-                )
-                self.bill.failed_calls += 1
-                self.bill.perhaps += failure.perhaps_billed
+                return answer
+            except CallError as error:
+                failure = error
+            except UnreadableError as error:
+                failure = CallError(f"unusable response ({error})", retry=True, perhaps_billed=True)
+            self.bill.perhaps += failure.perhaps_billed
             log.debug("judge %s, attempt %d: %s", judge.name, attempt, self.redactor.message(str(failure)))
             if failure.permanent:
                 self._stop(judge, str(failure))
             too_long = failure.retry_after is not None and failure.retry_after > self.panel.max_wait
-            if not failure.retry or too_long or attempt == attempts:
+            if not failure.retry or too_long or attempt == self.panel.attempts:
                 self._count_failure(judge, failure)
                 raise failure
             await asyncio.sleep(self._wait(attempt, failure, gate))
-        raise CallError("only torn answers so far")
 
     async def _paid_call(self, key: str, judge: Judge, provider: Provider, question: Question) -> str:
         """One call with its money set aside before and its response stored before anybody reads it."""
@@ -242,8 +234,6 @@ class _AskingSession:
                 await asyncio.to_thread(self.cache.keep, call, body, used)
             except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
                 self._halt(failure)
-            self.bill.input_tokens += used[0]
-            self.bill.output_tokens += used[1]
             cost = judge.price.cost(*used) if judge.price else 0.0
             return body
         finally:

@@ -32,7 +32,7 @@ _THOUGHTS = re.compile(
 """The marks around a model's thoughts: DeepSeek, Qwen and GLM, Mistral, Kimi, Cohere, Gemma, Seed, gpt-oss."""
 Scale = tuple[int, int]
 _MARKDOWN = "*_`#>~ \t"
-_MARKS = frozenset('*_`#>~"\u201c\u201d')
+_QUOTED = {('"', '"'), ("\u201c", "\u201d")}
 _SENTENCE_END = re.compile("(?<=[.!?;])[ \t]+(?=[A-Z0-9\u4e00-\u9fff*])|(?<=。)")
 """Not before a small letter ("e.g. score 10") nor a quotation, which is somebody else's score."""
 _ITEM = re.compile(r"^[0-9]{1,2}[.)]\s+(?=[^\s0-9])")
@@ -64,22 +64,6 @@ def _scale_phrase(scale: Scale) -> re.Pattern[str]:
     return re.compile(rf"\(?(?:(?:/|\bout of|满分)\s*{high}|(?<![\d.-]){low}\s*(?:-|to)\s*{high})(?!\.?\d)\)?", re.I)
 
 
-class _TruncatedJsonError(ValueError):
-    """The answer begins like the requested JSON but is not valid."""
-
-
-def is_torn(text: str) -> bool:
-    """Whether `text` is a fault of the way rather than a judgement: another call may bring a whole answer.
-
-    Torn or impossible JSON (`{"score": NaN}`, 5,000 digits) is, and so are more than `LONGEST` characters.
-    """
-    try:
-        _opened(text, "score", (0, 10))
-    except _TruncatedJsonError:
-        return True
-    return False
-
-
 def survives_cut(text: str) -> bool:
     """Whether what an answer says is the same however it went on where it was cut off: a line or an object has ended.
 
@@ -94,23 +78,15 @@ def read_score(text: str, scale: Scale = (0, 10)) -> int | None:
     "8", "8/10", "I'd say 7", full-width digits and {"score": 7} are scores; "11", "-1", "7.5", "7-8", "0 to 10",
     "8/100", "not a 7", one half, two different scores, torn JSON and a refusal are none.
     """
-    try:
-        text, member = _opened(text, "score", scale)
-    except _TruncatedJsonError:
-        return None
+    text, member = _opened(text, "score", scale)
     return _score_of(member[0], scale) if member is not None else _spoken(text, scale)
 
 
 def read_preference(text: str) -> str | None:
     """ "A", "B" or "tie", or None: free text is not searched, since "a" is an English word."""
-    try:
-        text, member = _opened(text, "better", (0, 10))
-    except _TruncatedJsonError:
-        return None
+    text, member = _opened(text, "better", (0, 10))
     if member is not None:
-        if not isinstance(member[0], str):
-            return None
-        text = member[0][:100]
+        text = member[0] if isinstance(member[0], str) else ""
     if len(text) > 100:
         return None
     words = [word.lower() for word in _TOKEN.findall(text) if word not in "*_`#>~.\"'()[]<"]
@@ -121,7 +97,7 @@ def read_preference(text: str) -> str | None:
 
 def _opened(text: str, name: str, scale: Scale) -> tuple[str, tuple[Any] | None]:
     """The text without what is not said to us, and the member `name` of the JSON object in it (see `_member`)."""
-    text = _plain(text)
+    text = _plain(text) if len(text) <= LONGEST else ""
     return text, _member(text, name, scale)
 
 
@@ -136,18 +112,25 @@ def _score_of(value: Any, scale: Scale) -> int | None:
 
 def _spoken(text: str, scale: Scale) -> int | None:
     """The score of the last sentence; None where another sentence gives another one."""
-    lines = (_ITEM.sub("", line.strip(_MARKDOWN + "\r")) for line in text.split("\n"))
-    found = [_sentence(sentence, scale) for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
+    found = _scores(text, scale)
     return found[-1] if found and {score for score in found if score is not None} == {found[-1]} else None
+
+
+def _scores(text: str, scale: Scale) -> list[int | None]:
+    """Of each sentence the score that it is."""
+    lines = (_ITEM.sub("", line.strip(_MARKDOWN + "\r")) for line in text.split("\n"))
+    return [_sentence(sentence, scale) for line in lines for sentence in _SENTENCE_END.split(line) if sentence.strip()]
 
 
 def _sentence(sentence: str, scale: Scale) -> int | None:
     """The score that a whole sentence is, or None."""
     # "/ 10" becomes a word; "/ 100" stays and makes the sentence unreadable.
     words = _TOKEN.findall(_scale_phrase(scale).sub(" scale ", sentence))
-    tokens = [word.lower() for word in words if word not in _MARKS]
+    tokens = [word.lower() for word in words if word not in "*_`"]
     while tokens and tokens[-1] in (".", "!", *_UNITS):
         tokens.pop()
+    if len(tokens) > 2 and (tokens[0], tokens[-1]) in _QUOTED:
+        tokens = tokens[1:-1]  # one quotation mark alone belongs to somebody else's sentence
     if tokens and tokens[0] == "-" and len(tokens) > 1 and not tokens[1][0].isdecimal():
         tokens = tokens[1:]  # a list's bullet; before a digit it is a minus
     said = set(tokens[:-1])
@@ -166,8 +149,6 @@ def _integer(token: str, scale: Scale) -> int | None:
 
 def _plain(text: str) -> str:
     """Without a reasoning model's thoughts and a fence around the whole, full-width forms as ASCII."""
-    if len(text) > LONGEST:
-        raise _TruncatedJsonError(f"an answer of {len(text)} characters")
     text = _without_thoughts(text).translate(_NARROW).strip()
     if text.endswith("```") and (fence := text.rfind("```", 0, -3)) >= 0:
         # Only the last block can be the answer; what stands before it is kept where it is no fence of its own.
@@ -201,7 +182,7 @@ def _without_thoughts(text: str) -> str:
 def _member(text: str, name: str, scale: Scale) -> tuple[Any] | None:
     """The member `name` of the JSON object that `text` is, or ends with from the start of a line; None if it has none.
 
-    An object without that member, or with it twice, gives (None,): it is an answer, and no verdict.
+    A torn object, and one without that member or with it twice, gives (None,): it is an answer, and no verdict.
     """
     start = 0 if text.startswith("{") else text.rfind("\n{") + 1
     if not text.startswith("{", start) or (start and not text.endswith("}")):
@@ -209,14 +190,12 @@ def _member(text: str, name: str, scale: Scale) -> tuple[Any] | None:
     try:
         pairs, end = _DECODER.raw_decode(text, start)
     except (ValueError, RecursionError):
-        raise _TruncatedJsonError("no valid JSON") from None
+        return (None,)
     # Words may follow, but nothing that could be another verdict.
     rest = text[end:].strip()
-    if "{" in rest or any(_sentence(line, scale) is not None for line in rest.split("\n")):
+    if "{" in rest or set(_scores(rest, scale)) - {None}:
         return (None,)
     found = [value for key, value in pairs if key == name]
-    if any(isinstance(value, float) and not math.isfinite(value) for value in found):
-        raise _TruncatedJsonError("a number that JSON does not have")
     return (found[0],) if len(found) == 1 and not isinstance(found[0], _Pairs) else (None,)
 
 

@@ -226,7 +226,7 @@ def estimate(panel: Panel, questions: Mapping[str, Sequence[Question]], cache: C
     found = []
     for judge in panel.judges:
         new = {answer_key(judge, question): question for question in questions[judge.name]}
-        missing = [asked for question in new.values() for asked in calls_needed(cache, panel, judge, question)]
+        missing = [asked for question in new.values() for asked in calls_needed(cache, judge, question)]
         read, wrote = sum(tokens_of(question.prompt) for question in missing), len(missing) * judge.max_tokens
         cost = 0.0 if judge.provider == "hf" else judge.price.cost(read, wrote) if judge.price else None
         found.append(Estimate(judge, len(missing), len(questions[judge.name]) - len(missing), read, wrote, cost))

@@ -45,8 +45,7 @@ SPOKEN = [
 """How a judge that is not held to a schema says its score; all must be read as it."""
 UNSAID = ["", "½", "I cannot judge this.", "7 or 8", "Score: 10\nScore: 2", "{s}.5", "11", "not a {s}", "- {s}"]
 """Answers that are none: the question is asked once more."""
-TORN = ['{{"score": NaN}}', '{{"score": 1e999}}', '{{"score": ' + "9" * 5000 + "}}", '{{"score": {s}', "{{" * 20_000]
-"""Answers that are torn: the same question again."""
+UNSAID += ['{{"score": NaN}}', '{{"score": 1e999}}', '{{"score": ' + "9" * 5000 + "}}", '{{"score": {s}', "{{" * 20_000]
 BODIES_OF_NOBODY = [
     b"",
     b"null",
@@ -163,10 +162,6 @@ def _unsaid(vendor: Vendor, request: Request, draw: random.Random) -> Say:
     return Say(draw.choice(UNSAID).format(s=truth(request.prompt)))
 
 
-def _torn(vendor: Vendor, request: Request, draw: random.Random) -> Say:
-    return Say(draw.choice(TORN).format(s=truth(request.prompt)))
-
-
 FAULTS: dict[str, Callable[[Vendor, Request, random.Random], Say]] = {
     "status": _status,
     "drop": lambda *_: Say(fault="drop"),
@@ -179,7 +174,6 @@ FAULTS: dict[str, Callable[[Vendor, Request, random.Random], Say]] = {
     "form": _form,
     "usage": _usage,
     "unsaid": _unsaid,
-    "torn": _torn,
     "echo": lambda vendor, request, draw: Say(
         vendor.said(request, draw, score_json(truth(request.prompt))).text,
         headers={"x-echo": vendor.echo(request)},
@@ -188,7 +182,7 @@ FAULTS: dict[str, Callable[[Vendor, Request, random.Random], Say]] = {
 }
 COMPLETE = ("plain", "form", "usage", "echo")
 """A whole response that says the score: one for each question is what it costs."""
-PAID = (*COMPLETE, "unsaid", "torn")
+PAID = (*COMPLETE, "unsaid")
 """Whole responses of the model, which a provider bills."""
 BOMB = gzip.compress(b" " * 30_000_000)
 

@@ -96,7 +96,7 @@ def test_no_usage_costs_an_answer_or_the_cap(provider, usage, change, serve, pan
     ids=lambda text: text[:16],
 )
 def test_a_torn_answer_is_asked_for_again_and_never_crashes_a_rerun(provider, text, serve, panel_of, cache):
-    server = serve(lambda request, nth: Say(text if nth == 1 else score_json(7)))
+    server = serve(lambda request, nth: Say(score_json(7) if "could not be read" in request.prompt else text))
     for _ in range(2):
         found = score(panel_of(server.judge(provider)), items(3), cache)
         assert found.by_judge[f"{provider}-judge"] == [7] * 3
@@ -109,8 +109,8 @@ def test_a_judge_that_only_ever_tears_its_answers_is_not_asked_for_ever(provider
     for _ in range(3):
         found = score(panel_of(server.judge(provider), attempts=3), items(2), cache)
         assert found.by_judge[f"{provider}-judge"] == [None, None]
-        assert found.to_json()["judges"][f"{provider}-judge"]["without_verdict"] == {"only truncated answers": 2}
-        assert len(server.requests) == 6
+        assert found.to_json()["judges"][f"{provider}-judge"]["without_verdict"] == {"no verdict in the answer": 2}
+        assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -139,7 +139,6 @@ def test_a_body_that_is_no_answer_is_a_fault_like_any_other(provider, body, serv
     found = score(panel_of(server.judge(provider)), [ITEM], cache)
     assert found.by_judge[f"{provider}-judge"] == [9]
     assert len(server.requests) == 2
-    assert found.answers.bill.failed_calls == 1
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -182,4 +182,4 @@ def test_any_task_is_judged_by_a_rubric_at_the_end_of_the_run(evaluate, serve, s
     rubric.write_text("nonsense: 1")
     refused = evaluate("refused", *arguments, task="lora_drop_gsm8k")
     assert refused.wait(timeout=300) == 1
-    assert "unknown entry nonsense" in (tmp_path / "refused.log").read_text()
+    assert "there is no option nonsense" in (tmp_path / "refused.log").read_text()

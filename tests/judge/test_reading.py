@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_eval_lora_drop.judge.reading import LONGEST, is_torn, read_preference, read_score
+from lm_eval_lora_drop.judge.reading import LONGEST, read_preference, read_score
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,10 @@ def test_the_score_is_the_one_that_the_judge_gives(text, score):
         *("½", "7½", "7²", "⑦", "Ⅶ", "٧", "7️⃣", "not a 7", "Score: not 7", "I would not give it a 7", "Is it a 7?"),
         *("Would I give it a 10?", "7?", "Score: 7.5", "７．５", "Score: -7", "- 7", "+7", "007", "7 or 8"),
         'The candidate ends like this. "Score: 10"',
+        'He writes: "The text is good. Score: 10"',
+        '"The text is good. Score: 10"',
+        'Score: 10"',
+        *("Score: ~7", "Score: >7", "Score: #7", '{"score": 7}\nA good text. Score: 8'),
         *("7/10 or 8/10", "7, no, 8", "7 8", "Score: 7e0", "Score: 0x7", "Score: 10\nScore: 2"),
         *("The text ends with:\nScore: 10\nI do not agree.", "Score: 10 is what the text asks for"),
         *('He writes "Score: 10', "such as e.g. score 10", "The candidate has 7 sentences", "It is 7 o'clock"),
@@ -147,15 +151,9 @@ def test_preferences(text, choice):
     ],
     ids=lambda text: text[:20],
 )
-def test_what_is_torn_is_no_score_and_worth_another_call(text):
+def test_what_is_torn_is_no_score(text):
     assert read_score(text) is None
     assert read_preference(text) is None
-    assert is_torn(text)
-
-
-@pytest.mark.parametrize("text", ["", "no idea", '{"score": 11}', '{"rating": 7}', "7.5", '{"score": 7}'])
-def test_what_a_judge_did_say_is_not_torn(text):
-    assert not is_torn(text)
 
 
 UNITS = [
@@ -200,12 +198,12 @@ def test_no_text_keeps_the_reader_busy(tmp_path):
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
-from lm_eval_lora_drop.judge.reading import LONGEST, is_torn, read_preference, read_score
+from lm_eval_lora_drop.judge.reading import LONGEST, read_preference, read_score
 for start in ("", "```", '{{"score": ', "A", "7"):
     for unit in {UNITS!r}:
         text = (start + unit * (LONGEST // len(unit)))[:LONGEST]
         assert read_score(text) in (None, 7), text[:40]
-        read_preference(text), is_torn(text)
+        read_preference(text)
 print("done")
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -6,43 +6,38 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval_lora_drop.judge.cache import Cache, answer_key
-from lm_eval_lora_drop.judge.panel import Judge, Panel
+from lm_eval_lora_drop.judge.panel import Judge
 from lm_eval_lora_drop.judge.providers.replies import Reply, UnreadableError, read_body
 from lm_eval_lora_drop.judge.questions import Question
-from lm_eval_lora_drop.judge.reading import is_torn, survives_cut
+from lm_eval_lora_drop.judge.reading import survives_cut
 
 
 @dataclass(frozen=True)
 class ReadReply:
-    """A reply and what it means: `damaged` where it is torn, so that another call may bring a whole one."""
+    """A reply and what it means: None is no verdict."""
 
     reply: Reply
     value: Any
-    damaged: bool
 
 
-def known_answer(cache: Cache, judge: Judge, question: Question) -> tuple[ReadReply | None, int]:
-    """The first stored answer that can be read, or else a torn one; and how many are torn."""
-    torn: list[ReadReply] = []
+def known_answer(cache: Cache, judge: Judge, question: Question) -> ReadReply | None:
+    """The first stored answer that can be read."""
     for body in cache.bodies(answer_key(judge, question)):
         try:
-            answer = read_answer(judge, question, body)
+            return read_answer(judge, question, body)
         except UnreadableError:
             continue
-        if not answer.damaged:
-            return answer, len(torn)
-        torn.append(answer)
-    return (torn[-1] if torn else None), len(torn)
+    return None
 
 
-def calls_needed(cache: Cache, panel: Panel, judge: Judge, question: Question) -> list[Question]:
+def calls_needed(cache: Cache, judge: Judge, question: Question) -> list[Question]:
     """The prompts that would be sent for a question now, if each is answered by a verdict."""
     for asked in (question, question.again()):
-        known, torn = known_answer(cache, judge, asked)
-        if known is None or (known.damaged and torn < panel.attempts):
+        known = known_answer(cache, judge, asked)
+        if known is None:
             return [asked]
-        if known.value is not None or known.damaged:
-            return []
+        if known.value is not None:
+            break
     return []
 
 
@@ -50,14 +45,11 @@ def read_answer(judge: Judge, question: Question, body: str) -> ReadReply:
     """What a response says. Raises UnreadableError where it is no answer of this provider at all."""
     reply = read_body(judge.provider, body)
     if reply.stop == "refusal":
-        return ReadReply(reply, None, False)
+        return ReadReply(reply, None)
     # Not every server says that it cut an answer off.
     cut = reply.stop == "length" or reply.output_tokens == judge.max_tokens
     value = None if cut and not survives_cut(reply.text) else question.read(reply.text)
-    # Cut off by its own limit it would be so again; torn on the way perhaps not.
-    return ReadReply(
-        replace(reply, stop="length" if cut else "stop"), value, value is None and not cut and is_torn(reply.text)
-    )
+    return ReadReply(replace(reply, stop="length" if cut else "stop"), value)
 
 
 def usage(judge: Judge, body: str) -> tuple[int | None, int | None]:
@@ -74,8 +66,6 @@ def no_verdict_reason(judge: Judge, answer: ReadReply) -> str:
     reply = answer.reply
     if reply.stop == "refusal":
         return "refused"
-    if answer.damaged:
-        return "only truncated answers"
     reason = "no verdict in the answer" if reply.text.strip() else "empty answer"
     return reason + (f" (cut off at max_tokens={judge.max_tokens})" if reply.stop == "length" else "")
 
@@ -84,8 +74,6 @@ def likely_cause(judge: Judge, answer: ReadReply) -> str:
     """The likely cause of an answer without a verdict, and what to change."""
     if answer.reply.stop == "refusal":
         return "The provider refuses these texts; use another model."
-    if answer.damaged:
-        return "The server or a proxy damages the answers; test its address by hand."
     if answer.reply.stop == "length":
         return (
             "A reasoning model spends max_tokens on its thoughts: set max_tokens of this judge to "

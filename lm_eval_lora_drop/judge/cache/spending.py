@@ -55,11 +55,8 @@ class Usage:
     """
 
     calls: int = 0
-    failed_calls: int = 0
     perhaps: int = 0
     """Calls without an answer that may have been billed all the same: time-outs and lost connections."""
-    input_tokens: int = 0
-    output_tokens: int = 0
     dollars: float = 0.0
     capped: bool = False
     calls_before: int = 0
