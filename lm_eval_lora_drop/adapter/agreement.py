@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch.nn.utils.rnn import pad_sequence
 
 from lm_eval_lora_drop.adapter import files as adapter_files
 from lm_eval_lora_drop.adapter import health
@@ -153,7 +154,7 @@ def check_agreement(
         if served:
             with layers.keep(kept):
                 judge.served(served, _Margins(model, tokenizer, prompts, asked))
-        judge.way("merged weights, in memory", lambda: _merged(judge, layers, kept, model), model.dtype)
+        judge.way("merged weights, in memory", lambda: _merged(judge, layers, kept, model), model.dtype, required=False)
         if layers.followers:
             judge.rows[0] = dataclasses.replace(
                 judge.rows[0], note=f"{judge.rows[0].note}; lm_head is the trained embedding, as with --model hf"
@@ -203,11 +204,14 @@ class _RowCollector:
             note = "NO DIFFERENCE: the adapter does nothing on these prompts"
         self.rows.append(AgreementRow("base model", self._effect, self._same(answers), shows, note))
 
-    def way(self, name: str, ask: Callable[[], PromptOutputs], dtype: torch.dtype | None = None) -> None:
+    def way(
+        self, name: str, ask: Callable[[], PromptOutputs], dtype: torch.dtype | None = None, *, required: bool = True
+    ) -> None:
         try:
             answers = ask()
         except AdapterError as error:
-            self.rows.append(AgreementRow(name, None, "", False, f"REFUSED: {error}"))
+            note = f"{'REFUSED' if required else 'not possible'}: {error}"
+            self.rows.append(AgreementRow(name, None, "", False if required else None, note))
             return
         tolerance = self._tolerance(dtype or self._dtype)
         difference = _difference(self._answers, answers)
@@ -377,9 +381,8 @@ def _answers(model: Any, asked: Sequence[list[int]], tokens: int) -> PromptOutpu
 @torch.no_grad()
 def _in_one_batch(model: Any, asked: Sequence[list[int]]) -> PromptOutputs:
     """Log-probabilities with all prompts side by side, filled up at the right; nothing is written."""
-    longest = max(map(len, asked))
-    given = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in asked], device=model.device)
-    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in asked], device=model.device)
+    given = pad_sequence([torch.tensor(ids) for ids in asked], batch_first=True).to(model.device)
+    mask = pad_sequence([torch.ones(len(ids), dtype=torch.long) for ids in asked], batch_first=True).to(model.device)
     logits = model(given, attention_mask=mask).logits
     rows = zip(logits, given, asked, strict=True)
     return PromptOutputs(tuple(_of_its_tokens(one[: len(ids)], row[: len(ids)]) for one, row, ids in rows), ())
@@ -387,8 +390,7 @@ def _in_one_batch(model: Any, asked: Sequence[list[int]]) -> PromptOutputs:
 
 def _of_its_tokens(logits: torch.Tensor, ids: torch.Tensor) -> tuple[float, ...]:
     """(length, vocabulary) and (length,) -> the log-probability of each token after the first."""
-    found = logits[:-1].float().log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-    return tuple(found.tolist())
+    return tuple(logits[:-1].float().log_softmax(-1).gather(1, ids[1:, None])[:, 0].tolist())
 
 
 def _difference(one: PromptOutputs, other: PromptOutputs) -> float:

@@ -27,7 +27,7 @@ from peft import PeftType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from lm_eval_lora_drop.adapter.names import check_wrapper, read_names
+from lm_eval_lora_drop.adapter.names import check_names, check_wrapper, read_names
 from lm_eval_lora_drop.adapter.patterns import check_patterns
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.record.fingerprint import PREFIX, digest_file
@@ -133,6 +133,7 @@ def open_adapter(source: str, revision: str | None = None) -> AdapterFiles:
     # What an old or hand-written configuration leaves out has PEFT's defaults.
     config = {"r": 8, "lora_alpha": 8, **config}
     files = AdapterFiles(source, folder, config, *_read_header(source, folder))
+    check_names(files.shapes, str(files.weights), source)
     check_patterns(config, list(dict.fromkeys(name.module for name in read_names(files.shapes, config))), source)
     return files
 

@@ -137,7 +137,7 @@ class AdapterLayers:
         """
         where = {id(module): index for index, modules in enumerate(self.modules) for module in modules}
         lora = [
-            (where[id(module)], self._called[id(module)][0], module)
+            (where[id(module)], getattr(module, "parameter_name", self._called[id(module)][0]), module)
             for module, keep in self.wanted(variant)
             if keep is not None and id(module) in where and isinstance(module, LoraLayer) and _can_merge(module)
         ]
@@ -158,7 +158,7 @@ class AdapterLayers:
         owners: dict[int, LoraLayer] = {}
         for module in modules:
             base: Any = module.get_base_layer()
-            weight = getattr(base, "weight", None)
+            weight = getattr(base, getattr(module, "parameter_name", "weight"), None)
             if weight is None or weight.dtype not in _FLOATS:
                 raise AdapterError(
                     f"merge=true folds LoRA into floating-point weights, got {getattr(weight, 'dtype', 'no weight')} "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,15 +19,15 @@ IN_LAYER = re.compile(r"(?P<stack>.*?[^.]+)\.(?P<index>\d+)\.")
 _LORA = re.compile(r"\.(?P<part>lora_[A-Za-z_]+|token_adapter\.trainable_tokens_[a-z]+)(?:\.(?P<value>.+))?$")
 # What PEFT puts between the name of a module and that of its own weight.
 _WRAPPER = re.compile(r"\.(?:base_layer|original_module|token_adapter)(?=\.)")
-# What wrappers of a model put into the names of its tensors -> what does.
-_PUT_IN = {
+# What wrappers of a model put into the names of its tensors -> what does: never a part of a model's own names, ...
+_WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "FSDP",
     "_checkpoint_wrapped_module.": "activation checkpointing",
-    "language_model.": "a vision-language model",
-    "module.": "DistributedDataParallel",
     PREFIX: "a second PeftModel",
 }
+# ... or so in some models.
+_AMBIGUOUS = {"language_model.": "a vision-language model", "module.": "DistributedDataParallel"}
 _FACTORS = {"lora_A": "A", "lora_embedding_A": "A", "lora_B": "B", "lora_embedding_B": "B", "lora_diag": "diag"}
 _EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "word_embeddings_layernorm")
 
@@ -150,27 +148,43 @@ def one_stack(tensors: Iterable[TensorName], source: str) -> None:
         )
 
 
-def check_wrapper(name: str, modules: Collection[str], config: Mapping[str, Any], weights: str, source: str) -> None:
-    """Check that a tensor's name, whose module there is not, would not fit without what wrappers have put into it.
-
-    `modules` are those of the base model, `weights` is the adapter's weights file.
+def check_names(names: Collection[str], weights: str, source: str) -> None:
+    """Check that no name has in it what a wrapper of the model has left there. `weights` is the adapter's weights file.
 
     Raises:
-        AdapterError: it would.
+        AdapterError: one has.
     """
-    path = name.removeprefix(PREFIX)
-    # The longest first: `module.` is a part of others.
-    there = sorted((piece for piece in _PUT_IN if piece in path), key=len, reverse=True)
-    for pieces in itertools.chain.from_iterable(itertools.combinations(there, size + 1) for size in range(len(there))):
-        if _read(functools.reduce(lambda text, piece: text.replace(piece, ""), pieces, path), config).module in modules:
-            cut = f".removeprefix('{PREFIX}')"
-            renamed = f"'{PREFIX}' + k{cut}" + "".join(f".replace('{piece}', '')" for piece in pieces) + cut
-            raise AdapterError(
-                f"peft={source}: the names of its tensors carry {' and '.join(map(repr, pieces))} ({name}), left by "
-                f"{' and '.join(_PUT_IN[piece] for piece in pieces)}, so PEFT does not read them. Rename them: "
-                'python -c "import safetensors.torch as s; '
-                f"s.save_file({{{renamed}: v for k, v in s.load_file('{weights}').items()}}, '{weights}')\""
-            )
+    # DDP puts its name before a PeftModel's.
+    inside = {name.removeprefix(PREFIX) if name.startswith(PREFIX) else name.replace(PREFIX, "") for name in names}
+    carried = {piece: by for piece, by in _WRAPPERS.items() if any(piece in name for name in inside)}
+    if carried:
+        example = next(name for name in names if any(piece in name.removeprefix(PREFIX) for piece in carried))
+        raise _to_rename(carried, example, weights, source)
+
+
+def check_wrapper(name: str, modules: Collection[str], config: Mapping[str, Any], weights: str, source: str) -> None:
+    """The same for a name whose module is not among the base model's `modules`, and is without what a wrapper left.
+
+    Raises:
+        AdapterError: it is.
+    """
+    for piece, by in _AMBIGUOUS.items():
+        if piece in name and _read(name.replace(piece, ""), config).module in modules:
+            raise _to_rename({piece: by}, name, weights, source)
+
+
+def _to_rename(carried: Mapping[str, str], name: str, weights: str, source: str) -> AdapterError:
+    cut = f".removeprefix('{PREFIX}')"
+    renamed = f"'{PREFIX}' + k{cut}" + "".join(f".replace('{piece}', '')" for piece in carried) + cut
+    imported, load, save = "safetensors.torch", f"load_file('{weights}')", "save_file"
+    if not weights.endswith(".safetensors"):
+        imported, load, save = "torch", f"load('{weights}', weights_only=True)", "save"
+    return AdapterError(
+        f"peft={source}: the names of its tensors carry {' and '.join(map(repr, carried))} ({name}), left by "
+        f"{' and '.join(carried.values())}, so PEFT does not read them. Rename them: "
+        f'python -c "import {imported} as s; '
+        f"s.{save}({{{renamed}: v for k, v in s.{load}.items()}}, '{weights}')\""
+    )
 
 
 def _read(name: str, config: Mapping[str, Any]) -> TensorName:

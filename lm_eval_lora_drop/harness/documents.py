@@ -30,11 +30,11 @@ class Binding:
 
 @dataclass(frozen=True)
 class Document:
-    """A validation document with the requests that the harness would make of it.
+    """A document of a task's validation or evaluated split with the requests that the harness makes of it.
 
-    `doc_id` is its index in the split it was drawn from; `requests` has one `Instance` per request (several for
-    multiple choice), all of one request type; `key` is a digest of request type and arguments, so that an answer in the
-    journal belongs to exactly these prompts. `cluster` names what it belongs together with (None: stands alone).
+    `doc_id` is its index in the split; `requests` has one `Instance` per request (several for multiple choice), all of
+    one request type; `key` is a digest of request type and arguments, so that an answer in the journal belongs to
+    exactly these prompts. `cluster` names what it belongs together with (None: stands alone).
     Where the task samples, each request stands `repeats` times in a row: the number of a repeat is its place.
     """
 

@@ -14,6 +14,7 @@ from lm_eval_lora_drop.commands import main as cli
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import make_adapter
+from tests.adapter.test_health import mixture
 from tests.backends.test_odd_adapters import tied_copy, trained
 
 LAYERS = 4
@@ -96,6 +97,27 @@ def test_a_merged_model_agrees_up_to_its_dtype(dtype, tiny_adapter, tmp_path, ca
     code, said = run(capsys, *arguments, 4)
     assert code == 1
     assert verdicts(said.out)["export merged"].startswith("DIFFERS")
+
+
+def test_an_adapter_that_cannot_be_merged_is_checked_without(tiny_base, tmp_path, capsys):
+    """Was REFUSED with exit status 1, though everything that can be done with it agrees."""
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", layer_replication=[[0, 3], [1, 4]])
+    code, said = run(capsys, "--peft", adapter, "--boundary", 5)
+    assert code == 0, said
+    found = verdicts(said.out)
+    assert re.match("not possible: .*one weight that they share", found["merged weights, in memory"])
+    assert found["export (made now)"] == "agrees"
+    assert "Left of the LoRA" not in said.out
+
+
+def test_lora_on_experts_is_merged_and_measured(tmp_path, capsys):
+    base, adapter = mixture("mixtral", tmp_path)
+    code, said = run(capsys, "--peft", adapter, "--pretrained", base, "--boundary", 3)
+    assert code == 0, said
+    assert verdicts(said.out)["merged weights, in memory"] == "agrees"
+    assert re.search(
+        r"layer +(q_proj|down_proj|gate_up_proj) +(q_proj|down_proj|gate_up_proj) +\w+_proj +all", said.out
+    )
 
 
 def test_an_adapter_that_does_nothing_on_the_prompts(tiny_base, tmp_path, capsys):

@@ -292,3 +292,18 @@ def test_load_tensors_reads_both_formats(adapter):
     found = adapter_files.load_tensors(open_adapter(str(adapter)))
     assert found.keys() == want.keys()
     assert all(torch.equal(found[name], want[name]) for name in want)
+
+
+def test_the_dtype_is_that_of_the_lora_and_read_from_the_header(adapter, monkeypatch):
+    """Any tensor was taken, of whole modules too, 8-bit floats were called float16, and all of them were loaded."""
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    stored = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+    save_file({"base_model.model.a.weight": torch.ones(2, 3), **stored}, file, {"format": "pt"})
+    monkeypatch.setattr(adapter_files, "load_file", None)
+    assert open_adapter(str(adapter)).dtype == "bfloat16"
+    save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()}, file, {"format": "pt"})
+    assert open_adapter(str(adapter)).dtype == "F8_E4M3"
+    file.unlink()
+    torch.save({name: tensor.to(torch.float16) for name, tensor in tensors.items()}, adapter / "adapter_model.bin")
+    assert open_adapter(str(adapter)).dtype == "float16"

@@ -255,18 +255,19 @@ def choose_within(
     chosen = own.candidates[int(within.choose(scores)[0])].variant
     met = within.met(scores)[0]
     found = choose_anew(sweep, chosen, own.scorer, own.clusters)
-    warnings = () if met.any() else (_nobody(rule),)
+    warnings = () if met.any() else (_no_candidate(rule),)
     return replace(
         found,
         select=str(rule),
         bounds=tuple(
-            _told(bound, own if bound.task is None else others[bound.task], chosen, within) for bound in rule.bounds
+            _bound_record(bound, own if bound.task is None else others[bound.task], chosen, within)
+            for bound in rule.bounds
         ),
         warnings=(*sweep.warnings, *warnings),
     )
 
 
-def _told(bound: Bound, on: ScoredCandidates, chosen: str, within: BoundedCriterion) -> BoundRecord:
+def _bound_record(bound: Bound, on: ScoredCandidates, chosen: str, within: BoundedCriterion) -> BoundRecord:
     reference = on.candidates[within.rows[bound.of]]
     row, mine = next((row, one) for row, one in enumerate(on.candidates) if one.variant == chosen)
     sign = on.scorer.metric.sign
@@ -312,7 +313,7 @@ def _reach(
     return found
 
 
-def _nobody(rule: BoundedRule) -> str:
+def _no_candidate(rule: BoundedRule) -> str:
     return (
         f"no candidate is within all bounds of sweep_select={rule}, so the full adapter is kept. A lower share, or "
         "one bound less, leaves something to choose from."

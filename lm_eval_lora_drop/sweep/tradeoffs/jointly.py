@@ -57,18 +57,18 @@ class JointCriterion:
         Raises:
             ArgumentError: the record lacks a candidate on one of the other tasks.
         """
-        told = sweep.jointly
-        if told is None:
+        record = sweep.jointly
+        if record is None:
             return None
         names = [row.variant for row in sweep.candidates]
-        for task, standing in told.others.items():
+        for task, standing in record.others.items():
             if not set(names) <= set(standing):
                 raise ArgumentError(
                     f"the record of a joint choice must say how every candidate stands on task {task}, and lacks some. "
                     "The file is damaged or was edited; evaluate again."
                 )
-        others = {task: floats([one[name] for name in names]) for task, one in told.others.items()}
-        return cls(told.how, told.unit, others)
+        others = {task: floats([one[name] for name in names]) for task, one in record.others.items()}
+        return cls(record.how, record.unit, others)
 
 
 def check_jointly(
@@ -142,7 +142,7 @@ def choose_jointly(
     chosen = names[int(rows[0])]
     found = {}
     for name, sweep in sweeps.items():
-        told = JointRecord(
+        record = JointRecord(
             how="worst" if how == "worst" else "mean",
             unit=units[name],
             alone=sweep.chosen,
@@ -151,5 +151,5 @@ def choose_jointly(
             },
         )
         on = judged[name]
-        found[name] = replace(choose_anew(sweep, chosen, on.scorer, on.clusters), jointly=told)
+        found[name] = replace(choose_anew(sweep, chosen, on.scorer, on.clusters), jointly=record)
     return found
