@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.export import add_choice, choice
-from lm_eval_lora_drop.commands.options import command
+from lm_eval_lora_drop.commands.options import command, positive
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import check_writable
 
@@ -29,15 +29,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="file with one prompt per line, or a samples_*.jsonl of lm_eval"
     )
-    parser.add_argument("--limit", type=int, default=8, help="number of prompts, from the file or built in (default 8)")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens to generate after each prompt (default 16)")
+    parser.add_argument(
+        "--limit", type=positive, default=8, help="number of prompts, from the file or built in (default 8)"
+    )
+    parser.add_argument("--tokens", type=positive, default=16, help="tokens to generate after each prompt (default 16)")
     parser.add_argument(
         "--server", metavar="URL", help="OpenAI-compatible server of the export, for example http://localhost:8000/v1"
     )
     parser.add_argument("--served-model", metavar="NAME", help="with --server: name of the model or adapter there")
-    parser.add_argument(
-        "--dtype", default="float32", help="of all models (default float32, which needs the smallest tolerance)"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of all models (default float32)")
     parser.add_argument(
         "-o",
         "--output",
@@ -59,11 +59,6 @@ def _check(args: argparse.Namespace) -> int:
     lora-drop check --results out --export ./smaller --prompts out/samples_gsm8k.jsonl
     lora-drop check --peft ./my-adapter --boundary 20 --server http://localhost:8000/v1 --served-model smaller
     """
-    if args.dtype not in DTYPES:
-        raise ArgumentError(f"--dtype must be one of {', '.join(DTYPES)}, got {args.dtype[:80]!r}.")
-    for name in ("limit", "tokens"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ArgumentError(f"--{name} must be at least 1, got {getattr(args, name)}.")
     prompts = None if args.prompts is None else read_prompts(args.prompts, args.limit)
     if args.export is not None and not args.export.is_dir():
         raise ArgumentError(f"--export must be a folder that lora-drop export wrote; {args.export} is not a directory.")

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.judge_audit import audit
-from lm_eval_lora_drop.commands.judge_panel import KEPT, add_panel, bill_line, estimate_text, panel_given, rubric_from
+from lm_eval_lora_drop.commands.judge_panel import (
+    KEPT,
+    add_panel,
+    bill_line,
+    estimate_text,
+    panel_given,
+    rubric_from,
+    with_cache,
+)
 from lm_eval_lora_drop.commands.judge_people import people, print_joined
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
@@ -41,22 +49,14 @@ def _add_rescore_options(parser: argparse.ArgumentParser) -> None:
 
 
 @command("rescore", "fill GPT-Scores into a results file, or score saved outputs", _add_rescore_options, KEPT)
-def _rescore(args: argparse.Namespace) -> int:
+@with_cache
+def _rescore(args: argparse.Namespace, cache: Cache) -> int:
     """Scores logged outputs by a panel of judges and writes GPT-Scores into the results file.
 
     lora-drop judge rescore out --panel panel.yaml --dry-run
     lora-drop judge rescore out --panel panel.yaml --max-spend 5
     lora-drop judge rescore out --panel current --rubric rubric.yaml
     """
-    from contextlib import closing
-
-    from lm_eval_lora_drop.judge.cache import Cache
-
-    with closing(Cache()) as cache:
-        return _rescore_from(cache, args)
-
-
-def _rescore_from(cache: Cache, args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from lm_eval_lora_drop.judge.rescore import judged_tasks, write_scores
@@ -105,22 +105,14 @@ def _add_pairwise_options(parser: argparse.ArgumentParser) -> None:
 
 
 @command("pairwise", "which of two runs' outputs a panel prefers", _add_pairwise_options, KEPT)
-def _pairwise(args: argparse.Namespace) -> int:
+@with_cache
+def _pairwise(args: argparse.Namespace, cache: Cache) -> int:
     """Asks a panel which of two runs' outputs is better, each pair in both orders.
 
     lora-drop judge pairwise full=out/full K24=out/k24 --panel panel.yaml
     lora-drop judge pairwise out/full out/k24 --panel panel.yaml --dry-run
     lora-drop judge pairwise out/full out/k24 --task lora_drop_samsum --json preferences.json
     """
-    from contextlib import closing
-
-    from lm_eval_lora_drop.judge.cache import Cache
-
-    with closing(Cache()) as cache:
-        return _pairwise_from(cache, args)
-
-
-def _pairwise_from(cache: Cache, args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.judge.pairwise import both_orders, compare
 
     panel = panel_given(args)

@@ -7,13 +7,22 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.judge_panel import KEPT, add_panel, bill_line, estimate_text, panel_given, rubric_from
+from lm_eval_lora_drop.commands.judge_panel import (
+    KEPT,
+    add_panel,
+    bill_line,
+    estimate_text,
+    panel_given,
+    rubric_from,
+    with_cache,
+)
 from lm_eval_lora_drop.commands.options import add_json, command, natural, positive, write_json
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.text import number, percent
 
 if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.audit import Finding, Shift
+    from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.questions import Rubric
     from lm_eval_lora_drop.judge.rescore import JudgeableTask
 
@@ -41,17 +50,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 @command("audit", "test judges: repeat, drift, length, injection, order", _add_options, KEPT)
-def audit(args: argparse.Namespace) -> int:
+@with_cache
+def audit(args: argparse.Namespace, cache: Cache) -> int:
     """Prints the cost, asks the judges, and prints how far scores move for reasons other than quality.
 
     lora-drop judge audit out/full --panel panel.yaml
     lora-drop judge audit out/full out/k24 --panel panel.yaml --number 50
     lora-drop judge audit out/full --panel panel.yaml --dry-run
     """
-    from contextlib import closing
-
     from lm_eval_lora_drop.judge.audit import Audit, same_outputs
-    from lm_eval_lora_drop.judge.cache import Cache
     from lm_eval_lora_drop.judge.pairwise import pair_up
 
     panel, rubric = panel_given(args), rubric_from(args)
@@ -62,11 +69,10 @@ def audit(args: argparse.Namespace) -> int:
     pairs = [pair for pair in pairs if pair.first != pair.second]
     pairs = draw.sample(pairs, min(args.number, len(pairs)))
     plan = Audit(panel, items, pairs, rubric)
-    with closing(Cache()) as cache:
-        print(estimate_text(panel, {judge.name: plan.questions(judge, cache) for judge in panel.judges}, cache))
-        if args.dry_run:
-            return 0
-        found, bill = plan.run(cache)
+    print(estimate_text(panel, {judge.name: plan.questions(judge, cache) for judge in panel.judges}, cache))
+    if args.dry_run:
+        return 0
+    found, bill = plan.run(cache)
     print(f"\nAudit of {', '.join(found)} on {len(items)} outputs of {runs[0].run.name} ({args.runs[0]})")
     print("Changes are points of 100, with 95 % confidence interval; significant: p < .05.")
     result: dict[str, Any] = {"outputs": len(items), "pairs": len(pairs), "judges": {name: {} for name in found}}

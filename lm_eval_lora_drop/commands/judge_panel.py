@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lm_eval_lora_drop.commands.options import CommandFunction
 from lm_eval_lora_drop.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -16,6 +19,19 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.judge.questions import Question, Rubric
 
 KEPT = "All answers received are cached; the same command resumes."
+
+
+def with_cache(run: Callable[[argparse.Namespace, Cache], int]) -> CommandFunction:
+    """A command that has the answers received so far, in a cache that is closed however it ends."""
+
+    @functools.wraps(run)
+    def opened(args: argparse.Namespace) -> int:
+        from lm_eval_lora_drop.judge.cache import Cache
+
+        with closing(Cache()) as cache:
+            return run(args, cache)
+
+    return opened
 
 
 def add_panel(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lm_eval_lora_drop.commands.options import add_json, command, natural, warn, write_json
+from lm_eval_lora_drop.commands.options import add_json, command, positive, warn, write_json
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.show.tables import table
 from lm_eval_lora_drop.text import duration_text, percent, significant
@@ -46,16 +46,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--spread", type=float, metavar="SD", help="guess: standard deviation of per-document differences"
     )
     parser.add_argument(
-        "--documents", type=natural, nargs="+", metavar="N", help=f"default {' '.join(map(str, _SIZES))}"
+        "--documents", type=positive, nargs="+", metavar="N", help=f"default {' '.join(map(str, _SIZES))}"
     )
     parser.add_argument(
         "--difference", type=float, nargs="+", metavar="D", help="difference to detect, in the metric's units"
     )
     parser.add_argument("--power", type=float, default=0.8, help="statistical power (default 0.8)")
-    parser.add_argument("--candidates", type=natural, metavar="N", help="number of candidates of the sweep")
-    parser.add_argument(
-        "--pairs-per-second", type=float, metavar="V", help="speed; a pair is one candidate on one document"
-    )
     add_json(parser)
 
 
@@ -70,28 +66,15 @@ def _plan(args: argparse.Namespace) -> int:
     """
     if not 0 < args.power < 1:
         raise ArgumentError(f"--power is a share between 0 and 1, got {args.power:g}.")
-    for name, given in (
-        ("documents", args.documents or ()),
-        ("difference", args.difference or ()),
-        ("candidates", () if args.candidates is None else (args.candidates,)),
-        ("pairs-per-second", () if args.pairs_per_second is None else (args.pairs_per_second,)),
-    ):
-        if any(not 0 < value < float("inf") for value in given):
-            raise ArgumentError(f"--{name} must be above 0, got {' '.join(map(str, given))}.")
+    if any(not 0 < value < float("inf") for value in args.difference or ()):
+        raise ArgumentError(f"--difference must be above 0, got {' '.join(map(str, args.difference))}.")
     pilots = [*_guesses(args), *_sweeps(args), *_pairs(args)]
     if not pilots:
         raise ArgumentError(
             "nothing to plan from. Give runs with a sweep (RUN ...), two runs (--pilot A B) or a guess (--discordance "
             "0.1 for a 0/1 metric, --spread 12 for any other)."
         )
-    plans = []
-    for pilot in pilots:
-        given = replace(
-            pilot,
-            candidates=args.candidates or pilot.candidates,
-            pairs_per_second=args.pairs_per_second or pilot.pairs_per_second,
-        )
-        plans.append(_table(given, args))
+    plans = [_table(pilot, args) for pilot in pilots]
     write_json(args.json, {"power": args.power, "plans": plans})
     print("\n\n".join(_render(plan, args.power) for plan in plans))
     return 0

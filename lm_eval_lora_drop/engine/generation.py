@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -152,7 +153,11 @@ class WholeAnswers:
             there = ids.to(self._lm.device)
             # As `generate` numbers them: without numbers some models (RoBERTa) begin at another one.
             positions = torch.arange(there.shape[1] - 1, device=there.device)[None]
-            given = {"input_ids": there[:, :-1], "position_ids": positions, "logits_to_keep": len(generated)}
+            given: dict[str, Any] = {
+                "input_ids": there[:, :-1],
+                "position_ids": positions,
+                "logits_to_keep": len(generated),
+            }
             logits = self._lm.model(**accepted(self._lm, use_cache=False, **given)).logits[0, -len(generated) :].float()
         lacks = logits.max(-1).values - logits.gather(-1, there[0, len(prompt) :, None].to(logits.device))[:, 0]
         # One wait for the device: both in one copy.

@@ -163,8 +163,6 @@ def test_prompts_of_a_file_or_of_a_run(tiny_adapter, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--boundary", "2", "--dtype", "float15"], "--dtype must be one of float32"),
-        (["--boundary", "2", "--tokens", "0"], "--tokens must be at least 1"),
         (["--boundary", "2", "--export", "/nowhere"], "--export must be a folder"),
         (["--boundary", "2", "--prompts", "/nowhere"], "cannot be read"),
         (["--boundary", "0"], "there is nothing to check: nothing is kept"),

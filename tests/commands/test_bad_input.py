@@ -89,6 +89,12 @@ def test_a_port_that_there_is_none_of(said, tmp_path):
     )
 
 
+def test_check_takes_a_dtype_that_there_is_and_a_token_at_least(said, tiny_adapter):
+    command = ("check", "--peft", tiny_adapter, "--boundary", "2")
+    assert "invalid choice: 'float15'" in said(*command, "--dtype", "float15")
+    assert "must be an integer from 1" in said(*command, "--tokens", "0")
+
+
 def test_a_folder_in_place_of_a_file_is_said_once(said, tmp_path):
     told = said("study", "--config", tmp_path)
     assert told == f"{tmp_path} must be a file (a study, YAML), got a folder, pipe or device.\n"

@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import numpy as np
-from matplotlib.collections import Collection
-from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.text import Text
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
@@ -72,10 +66,6 @@ STYLE: Any = {
     # A task or metric may have a dollar sign in its name; it is no formula.
     "text.parse_math": False,
 }
-DARK_GROUND, DARK_INK = "#0D1117", "#E6EDF3"
-"""Of a figure on a dark page: what white and black become; greys lie between them."""
-# Too dark on a dark ground: lightened to at least 3 : 1, the contrast that WCAG 2.2 asks of graphics.
-_LIGHTENED = {BLUE.lower(): "#4BA3E3"}
 # The day is left out of the files, so that drawing again gives no difference.
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -153,59 +143,17 @@ def or_warn(draw: Callable[[], list[Path]]) -> list[Path]:
         return []
 
 
-def data_uri(figure: Figure, *, dark: bool = False) -> str:
-    """The figure as an SVG in a data URI: an image can neither run a script nor clash with another's identifiers.
-
-    `dark` recolours the figure, and leaves it so, for a page with a dark ground.
-    """
+def data_uri(figure: Figure) -> str:
+    """The figure as an SVG in a data URI: an image can neither run a script nor clash with another's identifiers."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
-        if dark:
-            darken(figure)
-        figure.savefig(buffer, format="svg", metadata=_METADATA["svg"], facecolor=figure.get_facecolor())
+        figure.savefig(buffer, format="svg", metadata=_METADATA["svg"])
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def image_element(figure: Figure, alt: str) -> str:
     """An HTML `img` that holds the figure itself, for a page without files beside it."""
     return f'<img alt="{escape(visible(alt))}" style="max-width:100%" src="{data_uri(figure)}">'
-
-
-def darken(figure: Figure) -> None:
-    """Recolour everything in a figure for a dark ground: white to `DARK_GROUND`, black to `DARK_INK`, greys between.
-
-    Hues stay, so that a series has one colour in both. It asks nothing of who drew the figure.
-    """
-    # Ticks are made when they are first drawn, and would come in the old colours afterwards.
-    figure.draw_without_rendering()
-    for artist in figure.findobj():
-        if isinstance(artist, Line2D):
-            artist.set_markerfacecolor(_dark(artist.get_markerfacecolor()))
-            artist.set_markeredgecolor(_dark(artist.get_markeredgecolor()))
-            artist.set_color(_dark(artist.get_color()))
-        elif isinstance(artist, Text):
-            artist.set_color(_dark(artist.get_color()))
-        elif isinstance(artist, Patch):
-            face, edge = _dark(artist.get_facecolor()), _dark(artist.get_edgecolor())
-            artist.set_facecolor(face)
-            artist.set_edgecolor(edge)
-        elif isinstance(artist, Collection):
-            faces = [_dark(colour) for colour in np.asarray(artist.get_facecolor())]
-            edges = [_dark(colour) for colour in np.asarray(artist.get_edgecolor())]
-            artist.set_facecolor(faces)
-            artist.set_edgecolor(edges)
-
-
-def _dark(colour: Any) -> Any:
-    """A colour for a dark ground; its opacity stays."""
-    red, green, blue, alpha = to_rgba(colour)
-    lightened = _LIGHTENED.get(to_hex((red, green, blue)))
-    if lightened is not None:
-        return to_rgba(lightened, alpha)
-    if max(red, green, blue) - min(red, green, blue) > 0.04:
-        return red, green, blue, alpha
-    ink, ground = np.array(to_rgba(DARK_INK)[:3]), np.array(to_rgba(DARK_GROUND)[:3])
-    return *(float(part) for part in ink + red * (ground - ink)), alpha
 
 
 def check_formats(formats: Iterable[str]) -> list[str]:

@@ -118,12 +118,9 @@ class TrackerLog:
         assert self._standing is not None
         self._logged_at = time.monotonic()
         values: dict[str, Any] = {"pairs": self._standing.pairs, "progress": self._standing.pairs / (self._pairs or 1)}
-        leader = self._standing.leader()
-        if leader is not None:
-            variant, score = leader
-            values["leader_score"] = score
-            if variant.boundary is not None:
-                values["leader_K"] = variant.boundary
+        if (leader := self._standing.leader()) is not None:
+            values |= {"leader_score": leader[1]}
+            values |= {} if leader[0].boundary is None else {"leader_K": leader[0].boundary}
         self._log(values)
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -136,17 +133,15 @@ class TrackerLog:
         if record.sweep is not None:
             self._log_sweep(module, task, record, caption=sentence)
         total = record.kept_parameters + record.dropped_parameters
-        decision: dict[str, Any] = {"kept_parameters": record.kept_parameters}
-        if record.boundary is not None:
-            decision["chosen_K"] = record.boundary
-        if total:
-            decision["kept_share"] = record.kept_parameters / total
         gain = record.sweep.gain_over_full if record.sweep else None
-        if gain is not None and gain.difference is not None:
-            decision["gain_over_full"] = gain.difference
-            if gain.stderr is not None:
-                decision["gain_over_full_stderr"] = gain.stderr
-        self._log(decision)
+        decision = {
+            "kept_parameters": record.kept_parameters,
+            "chosen_K": record.boundary,
+            "kept_share": record.kept_parameters / total if total else None,
+            "gain_over_full": gain and gain.difference,
+            "gain_over_full_stderr": gain and gain.stderr,
+        }
+        self._log({name: value for name, value in decision.items() if value is not None})
         words = {"variant": record.variant, "method": record.method, "verdict": sentence}
         if self._library == "wandb":
             module.run.summary.update({f"{self._prefix}/{name}": text for name, text in words.items()})
@@ -158,13 +153,18 @@ class TrackerLog:
         from lm_eval_lora_drop.show.figures.candidates import figure_of
         from lm_eval_lora_drop.show.figures.style import save_figure
 
-        rows = _rows(record)
+        assert record.sweep is not None
+        rows = []
+        for one in record.sweep.candidates:
+            boundary = Variant.parse(one.variant, record.num_layers).boundary
+            chosen = one.variant == record.sweep.chosen
+            rows.append([one.variant, boundary, one.score, one.stderr, one.documents, one.eliminated_after, chosen])
         # From K = 0 upwards, as a chart is read.
         for row in reversed(rows):
-            point = {name: row[name] for name in ("K", "score", "stderr", "documents") if row[name] is not None}
+            point = {name: value for name, value in zip(COLUMNS[1:5], row[1:5], strict=True) if value is not None}
             if "score" in point:
                 self._log(point)
-        table = module.Table(columns=list(COLUMNS), data=[[row[name] for name in COLUMNS] for row in rows])
+        table = module.Table(columns=list(COLUMNS), data=rows)
         with tempfile.TemporaryDirectory() as scratch:
             (picture,) = save_figure(figure_of(task, record), Path(scratch) / "sweep", ("png",))
             self._log({"table": table, "figure": module.Image(str(picture), caption=caption)})
@@ -173,14 +173,3 @@ class TrackerLog:
 def prefix_of(task: str) -> str:
     """What the keys of a task begin with: a slash inside its name would open a group of its own."""
     return f"lora_drop/{task.replace('/', '_')}"
-
-
-def _rows(record: TaskRecord) -> list[dict[str, Any]]:
-    assert record.sweep is not None
-    found = []
-    for one in record.sweep.candidates:
-        boundary = Variant.parse(one.variant, record.num_layers).boundary
-        chosen = one.variant == record.sweep.chosen
-        cells = (one.variant, boundary, one.score, one.stderr, one.documents, one.eliminated_after, chosen)
-        found.append(dict(zip(COLUMNS, cells, strict=True)))
-    return found

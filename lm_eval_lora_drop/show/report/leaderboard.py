@@ -216,8 +216,8 @@ def _set_apart(table: Leaderboard, column: Column, scored: Sequence[_Scored], ba
         if one.key != reference and not reasons:
             reasons = judged.differing(judged_alike, one.judged) if judged_alike and one.judged else []
             reasons = reasons or [
-                f"{one.cell.documents} documents, version {one.task.version}: other documents, prompts or task "
-                "version, or no samples"
+                f"{one.cell.documents} documents, version {one.task.version}: other documents, prompts or version, or "
+                "no samples"
             ]
         one.cell.comparable = not reasons
         if reasons:

@@ -15,7 +15,6 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.errors import ArgumentError
@@ -53,15 +52,6 @@ class OutputPair:
     total: int
 
 
-@dataclass(frozen=True)
-class ThemedFigure:
-    """A figure for a light and for a dark page, as data URIs."""
-
-    alt: str
-    light: str
-    dark: str
-
-
 @dataclass
 class SearchSection:
     """How a task's boundary was found in one run: the figure, what is traded for other tasks (`sweep_also`), the
@@ -70,8 +60,9 @@ class SearchSection:
     task: str
     system: str
     record: TaskRecord
-    figure: ThemedFigure | None = None
-    trade: ThemedFigure | None = None
+    figure: str = ""
+    """A data URI, as `trade`."""
+    trade: str = ""
     trade_table: str = ""
     stability: list[str] = field(default_factory=list)
 
@@ -191,21 +182,15 @@ def _searches(systems: Sequence[System], seed: int) -> list[SearchSection]:
             for task, record in swept_tasks(run).items():
                 search = SearchSection(task, system.label, record)
                 try:
-                    alt = f"Sweep of {task}, validation metric of each candidate"
-                    search.figure = _picture(alt, figure_of(task, record))
+                    search.figure = data_uri(figure_of(task, record))
                     if record.also:
-                        alt = f"{task}: the score against the parameters kept and the scores on other tasks"
-                        search.trade = _picture(alt, trade_figure(task, record))
+                        search.trade = data_uri(trade_figure(task, record))
                         search.trade_table = trade_table(record)
                     search.stability = sentences(assess(task, record, seed=seed))
                 except ArgumentError as error:
                     search.stability = [f"Not assessed: {error}"]
                 found.append(search)
     return found
-
-
-def _picture(alt: str, figure: Figure) -> ThemedFigure:
-    return ThemedFigure(alt, data_uri(figure), data_uri(figure, dark=True))
 
 
 def _pairs(systems: Sequence[System], comparisons: Sequence[SystemComparison], limit: int) -> list[OutputPair]:

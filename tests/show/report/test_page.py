@@ -96,13 +96,6 @@ def test_the_verdict_stands_before_any_table(page):
     assert text.index(f'<p class="verdict">{verdict(task)}</p>') < text.index("<table")
 
 
-def test_each_scheme_has_a_figure_of_its_own(page):
-    light, dark = re.findall(
-        r'<img src="(data:image/svg[^"]*)" alt="[^"]*" class="on-(?:light|dark)">', page.read_text()
-    )
-    assert light != dark
-
-
 @pytest.fixture
 def viewer(tmp_path):
     """A server of a folder that is empty yet, on a free port."""
