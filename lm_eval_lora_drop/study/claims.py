@@ -28,7 +28,8 @@ class Claim:
     """`statement` says that `ours` is better than `theirs`; `mean` is how much better, positive is better.
 
     `p_holm` is corrected over all claims of the study; None where both arms are the same, because a search kept the
-    full adapter under every seed. `is_first`: whether `metric` is the task's first, the one that is optimised.
+    full adapter under every seed. `metric` is what tables call it, `key` the metric and its filter; `is_first`: whether
+    it is the task's first, the one that is optimised.
     """
 
     task: StudyTask
@@ -39,6 +40,7 @@ class Claim:
     mean: CrossedMean
     p_holm: float | None
     is_first: bool = True
+    key: tuple[str, str] = ("", "")
 
     @property
     def outcome(self) -> Outcome:
@@ -101,13 +103,16 @@ def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:
         # One metric after another: the questions of one metric stand together.
         for place, key in enumerate(pairs[0][1].compared if pairs else ()):
             for statement, ours, theirs in pairs:
+                if key not in ours.metrics or key not in theirs.metrics:
+                    continue
                 try:
                     mean = _difference(ours, theirs, key)
                 except ArgumentError:
                     if place == 0:
                         raise
                     continue  # an aggregation that is no mean, or no document with a value
-                found.append(Claim(task, statement, ours, theirs, key[0], mean, mean.p_value, place == 0))
+                metric = ours.label(key)
+                found.append(Claim(task, statement, ours, theirs, metric, mean, mean.p_value, place == 0, key))
     tested = [not _is_same(claim.ours, claim.theirs) for claim in found]
     adjusted = iter(holm([claim.mean.p_value for claim, one in zip(found, tested, strict=True) if one]))
     return tuple(

@@ -73,6 +73,10 @@ class Arm:
         first, *others = self.metrics
         return [first, *(key for key in others if key[0] not in SHAPE and self.higher_is_better(key[0]) is not None)]
 
+    def label(self, key: tuple[str, str]) -> str:
+        """A metric for tables, with its filter where the task scores several filters by it."""
+        return key[0] if sum(name == key[0] for name, _ in self.metrics) == 1 else ",".join(key)
+
     def higher_is_better(self, metric: str) -> bool | None:
         """As the task says, None where it says nothing."""
         return self.runs[0].higher_is_better.get(metric)

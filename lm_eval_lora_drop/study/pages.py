@@ -74,9 +74,9 @@ def documents(found: Sequence[Claim]) -> dict[str, Any]:
         for arm in (claim.ours, claim.theirs):
             key = (claim.task.name, arm.name, claim.metric, arm.seeds)
             if key not in scores:
-                scores[key] = _scores(arm, claim.metric)
+                scores[key] = _scores(claim, arm)
             places.append(list(scores).index(key))
-        sign = -1 if claim.ours.higher_is_better(claim.metric) is False else 1
+        sign = -1 if claim.ours.higher_is_better(claim.key[0]) is False else 1
         tested = claim.p_holm is not None
         listed.append(
             {
@@ -87,12 +87,11 @@ def documents(found: Sequence[Claim]) -> dict[str, Any]:
     return {"claims": listed, "scores": list(scores.values())}
 
 
-def _scores(arm: Arm, metric: str) -> dict[str, Any]:
-    filter_name = dict(arm.metrics)[metric]
-    values = arm.values(metric, filter_name)
-    clusters = arm.clusters(filter_name)
+def _scores(claim: Claim, arm: Arm) -> dict[str, Any]:
+    _, filter_name = claim.key
+    values, clusters = arm.values(*claim.key), arm.clusters(filter_name)
     return {
-        "task": arm.task.name, "system": arm.name, "metric": metric, "seeds": list(arm.seeds),
+        "task": arm.task.name, "system": arm.name, "metric": claim.metric, "seeds": list(arm.seeds),
         "doc_ids": list(arm.runs[0].documents[filter_name].doc_ids),
         "clusters": None if clusters is None else clusters.tolist(),
         "values": [[None if math.isnan(one) else one for one in row] for row in values.tolist()],

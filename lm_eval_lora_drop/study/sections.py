@@ -92,7 +92,7 @@ def _scores(task: StudyTask, arms: Sequence[Arm]) -> Section | None:
             "one seed over documents alone. With several seeds they are assumed to be normally distributed. A row of "
             "random layers is the mean over several sets, drawn anew for each seed.",
         ),
-        (["training", "kept", "seeds", "adapter parameters", *(name for name, _ in metrics)], rows),
+        (["training", "kept", "seeds", "adapter parameters", *(mine[0].label(key) for key in metrics)], rows),
     )
 
 

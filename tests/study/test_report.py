@@ -22,6 +22,7 @@ from lm_eval_lora_drop.study.evidence import Arm, arms, mean_of
 from lm_eval_lora_drop.study.plan import cell_folder, plan
 from testing.programs import load
 from testing.studies import METADATA, study_of, write_study
+from testing.toy import write_task
 
 recompute_claims = load("tools/recompute_claims.py")
 
@@ -44,6 +45,17 @@ def studied(tmp_path_factory, tiny_base):
     json_task["training"] = {**json_task["training"], "limit": 8, "max_length": 1000}
     json_task["evaluation"] = {**json_task["evaluation"], "limit": 6, "gen_kwargs": {"max_gen_toks": 8}}
     config["tasks"]["json"] = json_task
+    # Two filters of one metric: the number after the first word, and the whole answer.
+    rows = [{"question": f"say {number}", "answer": str(number)} for number in range(24)]
+    filters = [
+        {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "^x(.)"}, {"function": "take_first"}]},
+        {"name": "any", "filter": [{"function": "regex", "regex_pattern": "(.)"}, {"function": "take_first"}]},
+    ]
+    splits = {"train": rows[:8], "validation": rows[8:16], "test": rows[16:]}
+    write_task(folder / "tasks", "filtered", splits, filter_list=filters)
+    config["include_path"] = str(folder / "tasks")
+    config["tasks"]["filtered"] = {**config["tasks"]["problems"], "task": "filtered", "metadata": {}}
+    trainings["filtered"] = {"choices": ["full", 2], "tasks": ["filtered"]}
     path = write_study(folder, config)
     assert cli.main(["study", "--config", str(path)]) == 0
     return path
@@ -150,12 +162,19 @@ def test_a_reader_recomputes_every_claim(studied, tmp_path):
     for claim, (_, mean, p_holm) in zip(found, again, strict=True):
         assert mean == claim.mean
         assert p_holm == claim.p_holm
-    # The numbers are those of the results files.
+    # The numbers are those of the results files, filter by filter.
+    seen = set()
     for entry in data["scores"]:
         (arm,) = [arm for arm in arms(study) if (arm.task.name, arm.name) == (entry["task"], entry["system"])]
-        score = np.mean([run.scores[entry["metric"], dict(arm.metrics)[entry["metric"]]].value for run in arm.runs])
+        (key,) = [
+            key
+            for key in arm.metrics
+            if entry["metric"] in (key[0], ",".join(key)) and arm.label(key) == entry["metric"]
+        ]
+        seen.add(entry["metric"])
         if entry["seeds"] == list(arm.seeds):
-            assert np.mean(entry["values"]) == pytest.approx(score)
+            assert np.mean(entry["values"]) == pytest.approx(np.mean([run.scores[key].value for run in arm.runs]))
+    assert {"exact_match,strict", "exact_match,any", "exact_match", "json_valid"} <= seen
 
 
 def test_documents_without_a_value_are_left_out():
@@ -206,6 +225,7 @@ def test_both_formats_say_the_same(studied, capsys):
         "Does dropping help?",
         "Scores on problems",
         "Scores on json",
+        "Scores on filtered",
         "Claims",
         "Is the boundary stable?",
         "What the outputs look like",
