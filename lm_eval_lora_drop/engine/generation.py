@@ -158,7 +158,7 @@ class WholeAnswers:
                 "position_ids": positions,
                 "logits_to_keep": len(generated),
             }
-            logits = self._lm.model(**accepted(self._lm, use_cache=False, **given)).logits[0, -len(generated) :].float()
+            logits = self._lm.model(**accepted(self._lm, **given)).logits[0, -len(generated) :].float()
         lacks = logits.max(-1).values - logits.gather(-1, there[0, len(prompt) :, None].to(logits.device))[:, 0]
         # One wait for the device: both in one copy.
         *lacking, largest = torch.cat([lacks, logits.abs().max()[None]]).tolist()
