@@ -76,7 +76,7 @@ def undefined_memory_is_nan():
     torch.use_deterministic_algorithms(before)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_every_state_keeps_its_keys_and_values(seed):
     rows = Rows(24, seed)
     rng = rows.rng
