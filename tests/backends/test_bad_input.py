@@ -36,17 +36,10 @@ def start(base, adapter, **model_args):
 @pytest.mark.parametrize(
     ("model_args", "message"),
     [
-        ({"boundary": -1}, "boundary must be an integer from 0 .*got -1"),
         ({"boundary": 5}, r"boundary must be an integer from 0 to 4 .*got 5"),
-        ({"boundary": 3.7}, "boundary must be .*got 3.7"),
-        ({"boundary": "atuo"}, "Did you mean boundary=auto"),
         ({"boundry": 4}, "Did you mean boundary"),
-        ({"boundary": 2, "layers": "0-1"}, "exclude each other"),
-        ({"layers": ""}, "layers must be"),
         ({"layers": "0-7"}, r"layers must lie in 0\.\.3 .*got 4\+7"),
-        ({"sweep_boundaries": "1,2"}, "sweep_boundaries must be"),
         ({"sweep_boundaries": "0-9"}, "sweep_boundaries: .*0 to 4 .*got 9"),
-        ({"sweep_limit": 0}, "sweep_limit must be"),
     ],
 )
 def test_arguments(tiny_base, tiny_adapter, loading_fails, model_args, message):
