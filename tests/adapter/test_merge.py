@@ -107,28 +107,6 @@ def test_the_weights_have_the_dtype_that_was_asked_for(tiny_adapter, tmp_path):
     assert model.dtype == torch.bfloat16
 
 
-def test_a_merged_model_is_called_a_model(tiny_adapter, tmp_path, capsys):
-    arguments = [
-        "export",
-        "--merge",
-        "--peft",
-        str(tiny_adapter),
-        "--layers",
-        "0-1x0.5",
-        "-o",
-        str(tmp_path / "merged"),
-    ]
-    assert cli.main(arguments) == 0
-    card = (tmp_path / "merged" / "README.md").read_text()
-    assert "base_model_relation: merge" in card
-    assert "# merged\n\nA model: `" in card
-    assert "A LoRA adapter" not in card
-    assert "PeftModel" not in card
-    said = capsys.readouterr().out
-    assert "merged: " in said
-    assert "a model of" in said
-
-
 def test_a_base_model_that_is_not_there(tiny_adapter, tmp_path):
     with pytest.raises(AdapterError, match="the base model .*cannot be read.*--pretrained"):
         merge_adapter(tiny_adapter, Variant.below(2, LAYERS), tmp_path / "merged", pretrained=str(tmp_path / "nowhere"))
