@@ -79,13 +79,6 @@ def likelihood(base, adapter):
     return sum(total) / len(total)
 
 
-def test_scores_are_those_of_the_saved_adapter(training, tmp_path):
-    callback = SweepCheckpoints(TASK, tmp_path / "swept", ARGS)
-    train(dataclasses.replace(training, callbacks=lambda _: [callback]))
-    want = likelihood(training.base, training.output / "checkpoints" / "checkpoint-4")
-    assert callback.points[4].full_score == pytest.approx(want, rel=1e-3)
-
-
 def test_in_a_trainer_of_somebody_elses(tiny_base, tmp_path):
     """TRL's SFTTrainer as its own documentation sets it up, prompts and answers tokenised by TRL: three checkpoints,
     three points, the best one kept, and every score that of the checkpoint's own files."""

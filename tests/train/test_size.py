@@ -37,11 +37,8 @@ def written(folder):
     ("architecture", "settings"),
     [
         ("llama", {}),
-        ("llama", {"layers": "paper"}),
         ("llama", {"layers": "1+3", "rank": 3}),
-        ("llama", {"target_modules": ("q_proj", "down_proj")}),
-        ("gpt2", {"layers": "0"}),
-        ("gemma2", {}),
+        ("gpt2", {"layers": "0", "target_modules": ("c_attn",)}),
     ],
 )
 def test_the_adapter_is_as_large_as_reckoned(architecture, settings, tmp_path):
