@@ -4,13 +4,12 @@ import base64
 import re
 
 import pytest
-from matplotlib.collections import Collection
 from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from lm_eval_lora_drop.record.schema import from_config
-from lm_eval_lora_drop.show.figures.style import DARK_GROUND, VERMILLION, darken, data_uri
+from lm_eval_lora_drop.show.figures.style import DARK_GROUND, darken, data_uri
 from lm_eval_lora_drop.show.figures.sweep import sweep_figure
 from testing.run_files import swept
 
@@ -44,15 +43,6 @@ def test_text_and_lines_can_be_told_from_the_ground(figure):
     for line in lines:
         # A mark without a fill is seen by its edge.
         assert max(contrast(line.get_color(), DARK_GROUND), contrast(line.get_markeredgecolor(), DARK_GROUND)) >= 3
-
-
-def test_hues_and_opacity_stay(figure):
-    bands = [one for one in figure.findobj(Collection) if len(one.get_facecolor())]
-    before = [tuple(one.get_facecolor()[0]) for one in bands]
-    darken(figure)
-    assert before
-    assert [tuple(one.get_facecolor()[0]) for one in bands] == [pytest.approx(colour) for colour in before]
-    assert any(to_rgba(one.get_color()) == to_rgba(VERMILLION) for one in figure.findobj(Line2D))
 
 
 def test_ticks_that_are_made_while_drawing_are_not_black(figure):
