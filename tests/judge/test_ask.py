@@ -105,7 +105,7 @@ def test_a_time_out_is_tried_again(provider, serve, panel_of, cache):
     assert found.answers.bill.perhaps >= 1
 
 
-@pytest.mark.parametrize(("provider", "form"), zip(PROVIDERS, ("seconds", "date", "seconds"), strict=True))
+@pytest.mark.parametrize(("provider", "form"), list(zip(PROVIDERS, ("seconds", "date", "seconds"), strict=True)))
 def test_retry_after_is_honoured_by_all_calls_to_that_server(provider, form, serve, panel_of, cache):
     refused = threading.Event()
 

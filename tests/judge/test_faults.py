@@ -9,7 +9,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.panel import parse_panel
 from lm_eval_lora_drop.judge.score import Item, score
-from testing.judge_servers import BODIES, KEYS, PROVIDERS, Say, items, number_of, score_json
+from testing.judge_servers import KEYS, PROVIDERS, Say, items, number_of, score_json
 
 ITEM = Item("summary", "Ann: Are you coming?\nBob: At six.", "Bob comes at six.", "Bob is coming at 6.")
 USAGES = [None, "many", -5, 1e30, 10**30, float("nan"), [], {"prompt_tokens": "100"}, {"prompt_tokens": -1}]
@@ -72,7 +72,7 @@ def test_an_openai_shaped_answer_in_another_form_is_read_and_bought_once(serve, 
 
 
 @pytest.mark.parametrize("change", [set_usage, set_counts])
-@pytest.mark.parametrize(("usage", "provider"), zip(USAGES, PROVIDERS * 3, strict=True), ids=str)
+@pytest.mark.parametrize(("usage", "provider"), list(zip(USAGES, PROVIDERS * 3, strict=True)), ids=str)
 def test_no_usage_costs_an_answer_or_the_cap(provider, usage, change, serve, panel_of, cache):
     server = serve(lambda request, nth: Say(score_json(7), change=lambda body: change(body, usage)))
     judge = server.judge(provider, max_tokens=4)
@@ -167,16 +167,6 @@ def test_an_endless_body_is_not_kept_in_memory(provider, encoding, body, serve, 
     assert found.by_judge[f"{provider}-judge"] == [9]
     with sqlite3.connect(cache.path) as connection:
         assert connection.execute("SELECT max(length(body)) FROM calls").fetchone()[0] < 10_000
-
-
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_gzipped_answer_is_read_all_the_same(provider, serve, panel_of, cache):
-    def behaviour(request, nth):
-        plain = json.dumps(BODIES[provider](request, Say(score_json(9)))).encode()
-        return Say(body=gzip.compress(plain), headers={"Content-Encoding": "gzip"})
-
-    server = serve(behaviour)
-    assert score(panel_of(server.judge(provider)), [ITEM], cache).by_judge[f"{provider}-judge"] == [9]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

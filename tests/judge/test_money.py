@@ -170,15 +170,6 @@ def test_the_dry_run_counts_what_would_be_asked(serve, panel_of, cache):
     assert told.calls == len(server.requests) - before == 4
 
 
-def test_a_cache_of_other_columns_is_refused_before_anything_is_paid(tmp_path):
-    path = tmp_path / "old.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA application_id=1282372161")
-        connection.execute("CREATE TABLE calls (id INTEGER PRIMARY KEY, key TEXT, answer TEXT)")
-    with pytest.raises(ArgumentError, match="cannot be used"):
-        Cache(path)
-
-
 @pytest.mark.parametrize(
     ("where", "name"),
     [
