@@ -169,11 +169,3 @@ def test_what_does_not_fit_the_tasks(tiny_base, tiny_adapter, loading_fails, tmp
         lm_eval.simple_evaluate(
             "hf-lora-drop", given, tasks=["lora_drop_toy"], task_manager=manager, metadata=metadata, device="cpu"
         )
-
-
-def test_a_metric_of_the_task_passes(tiny_base, tiny_adapter, loading_fails, tmp_path):
-    write_task(tmp_path, "lora_drop_toy", {"test": [{"question": "?", "answer": "a"}]})
-    given = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "sweep_metric": "exact_match"}
-    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    with pytest.raises(AssertionError, match="was loaded"):
-        lm_eval.simple_evaluate("hf-lora-drop", given, tasks=["lora_drop_toy"], task_manager=manager, device="cpu")

@@ -81,15 +81,6 @@ def test_of_long_answers_the_beginning_is_compared_and_none_is_used(tiny_base, t
     assert all(kwargs["max_new_tokens"] == 40 for kwargs in asked)
 
 
-def test_the_longest_and_the_shortest_document_are_compared():
-    docs = generating()
-    lengths = [len(document.requests[0].args[0]) for document in docs]
-    taken = [len(document.requests[0].args[0]) for document in choose_documents(docs)]
-    assert len(set(lengths)) > 2
-    assert taken == [min(lengths), max(lengths)]
-    assert choose_documents(docs[:1]) == docs[:1]
-
-
 # Decoders of speech that Transformers has as causal models. One counts padding as text, so that both passes
 # agreed on what no single prompt gets; one differs where the prompt is longer than its window.
 @pytest.mark.parametrize("family", ["whisper", "moshi"])
