@@ -45,8 +45,8 @@ acceptance: $(INSTALLED) ## the whole way of a new user on the demo's model, the
 	@$(RUN) -m pip install --quiet --constraint constraints.txt --group docs
 	$(RUN) demo/journey.py --whole --output out/acceptance-$$(date +%Y%m%d-%H%M%S)
 
-campaign: $(INSTALLED) ## attack it for an hour or two: faults, kills, damaged files, bad commands; goes on where it was
-	$(RUN) -m tests.campaign $(ARGS)
+campaign: $(INSTALLED) ## attack it for an hour or two: faults, kills, damaged files, bad commands
+	CAMPAIGN_SCALE=40 $(RUN) -m pytest --numprocesses auto --dist worksteal tests/campaign $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types, words
 	$(RUN) -m ruff check .

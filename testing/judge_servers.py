@@ -13,10 +13,23 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from lm_eval_lora_drop.judge.score import Item
+
 KEYS = {"openai": "sk-planted-openai-1", "anthropic": "sk-ant-planted-2", "google": "AIza-planted-3"}
 VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY", "google": "GEMINI_API_KEY"}
 USAGE = (100, 4)
 """Input and output tokens that every answer claims to have taken."""
+PROVIDERS = tuple(KEYS)
+
+
+def items(number: int) -> list[Item]:
+    """Summaries to be judged, told apart by their number."""
+    return [Item("summary", f"Ann: {i}?", f"reference {i}", f"prediction {i}") for i in range(number)]
+
+
+def number_of(request: Request) -> int:
+    """Which of `items` a request is about."""
+    return int(re.search(r"prediction (\d+)", request.prompt)[1])
 
 
 @dataclass

@@ -5,11 +5,9 @@ imports rooms on lower floors only, never one on its own floor, and no module is
 """
 
 import ast
-import itertools
+import functools
 import re
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lm_eval_lora_drop"
@@ -53,9 +51,14 @@ KNOWS_LM_EVAL = {"harness", "harness.hooks", "backends", "metrics"}
 OF_A_TASK = {"lm_eval.api.task.ConfigurableTask", "lm_eval.api.filter.Filter"}
 
 
+@functools.cache
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imported(file, *, for_typing=True):
     """The modules that a file imports, those within functions included."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file) if PACKAGE in file.parents else ast.parse(file.read_text(encoding="utf-8"))
     nodes = list(tree.body)
     while nodes:
         node = nodes.pop()
@@ -134,33 +137,19 @@ def test_every_room_has_one_floor():
 
 
 EDGES = graph()
-CLIMBS = climbs(EDGES)
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.permutations(ROOMS, 2)), ids=str)
-def test_no_room_imports_one_above_or_beside_it(one, other):
-    assert CLIMBS.get((one, other), []) == []
+def test_no_room_imports_one_above_or_beside_it():
+    assert climbs(EDGES) == {}
 
 
 def test_no_module_is_in_a_ring():
     assert rings(EDGES) == []
 
 
-def test_an_import_turned_round_is_noticed():
-    """The floor plan is no decoration: for every pair of rooms with an arrow, the arrow back is refused."""
-    pairs = {(room_of(module), room_of(target)) for module, targets in EDGES.items() for target in targets}
-    for one, other in pairs:
-        if one in ("", "_startup", other) or other == "":
-            continue
-        turned = {**EDGES, f"{NAME}.{other}.turned": {f"{NAME}.{one}.x"}}
-        assert (other, one) in climbs(turned)
-    ring = {"a.b": {"a.c"}, "a.c": {"a.d"}, "a.d": {"a.b"}, "a.e": {"a.b"}}
-    assert rings(ring) == ["a.b", "a.c", "a.d"]
-
-
-@pytest.mark.parametrize("file", BACKEND_FREE, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_no_backend_in_what_is_backend_free(file):
-    assert {name.split(".")[0] for name in imported(file, for_typing=False)} & HEAVY == set()
+def test_no_backend_in_what_is_backend_free():
+    for file in BACKEND_FREE:
+        assert {name.split(".")[0] for name in imported(file, for_typing=False)} & HEAVY == set(), file
 
 
 def of_lm_eval(file, **how):
@@ -168,30 +157,14 @@ def of_lm_eval(file, **how):
     return {name for name in imported(file, **how) if name.split(".")[0] == "lm_eval"}
 
 
-@pytest.mark.parametrize("file", modules(), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_lm_eval_is_imported_behind_its_door_only(file):
-    room, found = room_of(dotted(file)), of_lm_eval(file, for_typing=False)
-    if room == "metrics":
-        found -= OF_A_TASK
-    elif room in KNOWS_LM_EVAL:
-        found = set()
-    assert found == set()
-
-
-def test_an_import_of_lm_eval_is_noticed_wherever_it_stands(tmp_path):
-    file = tmp_path / "module.py"
-    for text in (
-        "import lm_eval",
-        "def f():\n    from lm_eval.utils import env",
-        "class C:\n    import lm_eval.api as x",
-        "try:\n    pass\nexcept ImportError:\n    from lm_eval import utils",
-        "import importlib\nimportlib.import_module('lm_eval.utils')",
-        "if TYPE_CHECKING:\n    pass\nelse:\n    import lm_eval",
-    ):
-        file.write_text(text)
-        assert of_lm_eval(file, for_typing=False), text
-    file.write_text("if TYPE_CHECKING:\n    from lm_eval.api.task import Task")
-    assert of_lm_eval(file, for_typing=False) == set()
+def test_lm_eval_is_imported_behind_its_door_only():
+    for file in modules():
+        room, found = room_of(dotted(file)), of_lm_eval(file, for_typing=False)
+        if room == "metrics":
+            found -= OF_A_TASK
+        elif room in KNOWS_LM_EVAL:
+            found = set()
+        assert found == set(), file
 
 
 def test_the_table_at_the_door_names_everything_of_lm_eval():
@@ -251,10 +224,10 @@ def hidden_names(init):
     return given & modules
 
 
-@pytest.mark.parametrize("init", sorted(PACKAGE.rglob("__init__.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_no_package_gives_something_the_name_of_its_module(init):
-    # `lm_eval_lora_drop.sweep` is the function: `_Package` sees to it (tests/api).
-    assert hidden_names(init) == ({"sweep"} if init.parent == PACKAGE else set())
+def test_no_package_gives_something_the_name_of_its_module():
+    for init in PACKAGE.rglob("__init__.py"):
+        # `lm_eval_lora_drop.sweep` is the function: `_Package` sees to it (tests/api).
+        assert hidden_names(init) == ({"sweep"} if init.parent == PACKAGE else set()), init
 
 
 def test_contributing_shows_the_same_floors():

@@ -15,7 +15,6 @@ from lm_eval_lora_drop.options import (
     parse_model_args,
     read,
 )
-from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.variant import AdapterShape
 from tools.write_options import PAGE, TABLES, page
@@ -166,29 +165,3 @@ def test_another_distribution_adds_a_set_of_candidates(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     found = candidates_of(args(sweep_candidates="odd"), SHAPE)
     assert [str(one) for one in found.variants] == ["0-5", "1+3+5", "none"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model_args": {"pretrained": "m", "sweep_limt": 3}}, "s.yaml: model_args: .*Did you mean sweep_limit"),
-        ({"model_args": {"pretrained": "m", "sweep_select": "smallest:99"}}, "s.yaml: model_args: .*a bound must be"),
-        ({"model_args": {"pretrained": "m", "sweep_candidates": "uper"}}, "Did you mean sweep_candidates=upper"),
-        ({"evaluation": {"limit": "many"}}, r"s.yaml: tasks.t.evaluation.limit must be"),
-        ({"evaluation": {"limt": 3}}, r"there is no option tasks.t.evaluation.limt. Did you mean limit"),
-        ({"trainings": {"a": {"rank": "x"}}}, r"s.yaml: trainings.a.rank must be"),
-        ({"trainings": {"a": {"seeds": []}}}, r"trainings.a.seeds must be"),
-        ({"choices": ["sweep_candidates=windw"]}, "s.yaml: choices: .*Did you mean sweep_candidates=window"),
-        ({"taks": ["t"]}, "there is no option taks. Did you mean tasks"),
-    ],
-)
-def test_a_study_is_checked_before_anything_is_trained(tmp_path, change, message):
-    import yaml
-
-    good = {"model_args": {"pretrained": "m"}, "output": "out", "tasks": ["t"], "trainings": {"a": {"seeds": [0, 1]}}}
-    file = tmp_path / "s.yaml"
-    file.write_text(yaml.safe_dump(good))
-    assert [one.folder for one in read_study(file).trainings] == ["t-a-seed0", "t-a-seed1"]
-    file.write_text(yaml.safe_dump({**good, **change}))
-    with pytest.raises(ArgumentError, match=message):
-        read_study(file)

@@ -88,7 +88,7 @@ def test_export_equals_the_boundary_on_every_architecture(architecture, tmp_path
     """Logits of the exported adapter are those of the whole one under the boundary; names fit without remainder."""
     base = make_base(tmp_path / "base", architecture)
     adapter = make_adapter(base, tmp_path / "adapter")
-    for boundary in (1, 3, LAYERS):
+    for boundary in (1, LAYERS):
         folder = tmp_path / f"K{boundary}"
         exported = assert_same(base, adapter, Variant.below(boundary, LAYERS), folder)
         if "q_proj" in config_of(adapter)["target_modules"]:
@@ -123,8 +123,12 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("spec", ["0-1", "0-3", "1+3", "0"])
-@pytest.mark.parametrize("variant", VARIANTS)
+SPECS = ["0-1", "0-3", "1+3", "0"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "spec"), [(name, SPECS[(place + turn) % 4]) for place, name in enumerate(VARIANTS) for turn in (0, 2)]
+)
 def test_variants_keep_what_they_are(variant, spec, tiny_base, tmp_path, config_of):
     """DoRA, rsLoRA, patterns, trained modules and every way to name targets survive, with boundaries and layer sets."""
     kept = Variant.parse(spec, LAYERS)
@@ -151,7 +155,7 @@ def _disturb(adapter):
     save_file(moved, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtype_and_values_stay(dtype, tiny_adapter, tmp_path, config_of):
     """Tensors are copied bit for bit in their dtype."""
     source = tmp_path / "source"
@@ -174,17 +178,6 @@ def test_pickled_adapter_is_exported_as_safetensors(tiny_base, tiny_adapter, tmp
     export_adapter(source, Variant.below(2, LAYERS), tmp_path / "out")
     want = under(tiny_base, tiny_adapter, Variant.below(2, LAYERS))
     assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
-
-
-def test_merged_model_answers_like_the_boundary(tiny_base, tiny_adapter, tmp_path):
-    """A merged model needs no PEFT; folding rounds, so logits agree closely, not bit for bit."""
-    kept = Variant.below(2, LAYERS)
-    merge_adapter(tiny_adapter, kept, tmp_path / "merged")
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
-    torch.testing.assert_close(logits(model), under(tiny_base, tiny_adapter, kept), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(logits(model), under(tiny_base, tiny_adapter, Variant.below(3, LAYERS)), atol=1e-2)
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template
-    assert "library_name: transformers" in (tmp_path / "merged" / "README.md").read_text()
 
 
 def test_existing_folder_is_refused_and_untouched(tiny_adapter, tmp_path):

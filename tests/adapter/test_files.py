@@ -193,19 +193,6 @@ def test_no_links_target_is_copied(adapter, tmp_path):
     assert [f.name for f in (tmp_path / "out2").glob("tokenizer*")] == ["tokenizer_config.json"]
 
 
-def test_a_crash_leaves_nothing_that_looks_like_an_adapter(adapter, tmp_path, monkeypatch):
-    """Neither a folder of the name that was asked for, nor remains."""
-    from lm_eval_lora_drop.adapter import export
-
-    def crash(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(export, "model_card", crash)
-    with pytest.raises(KeyboardInterrupt):
-        export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "new" / "out")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
 @pytest.mark.parametrize("target", ["file/out", "x" * 300, "a\0b"])
 def test_a_place_that_cannot_be_written(adapter, tmp_path, target):
     (tmp_path / "file").write_text("")
@@ -269,7 +256,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(sorted(adapter_files._SCHEMA["properties"])), JSON)
 def test_any_value_of_any_entry_is_taken_or_refused(adapter, name, value):
     """Never another exception; what is taken can be exported, or is refused then."""
@@ -283,15 +270,6 @@ def test_any_value_of_any_entry_is_taken_or_refused(adapter, name, value):
     finally:
         file.write_text(good)
         shutil.rmtree(adapter.parent / "out", ignore_errors=True)
-
-
-def test_load_tensors_reads_both_formats(adapter):
-    want = load_file(adapter / "adapter_model.safetensors")
-    torch.save(want, adapter / "adapter_model.bin")
-    (adapter / "adapter_model.safetensors").unlink()
-    found = adapter_files.load_tensors(open_adapter(str(adapter)))
-    assert found.keys() == want.keys()
-    assert all(torch.equal(found[name], want[name]) for name in want)
 
 
 def test_the_dtype_is_that_of_the_lora_and_read_from_the_header(adapter, monkeypatch):

@@ -113,12 +113,6 @@ def test_an_adapter_that_gets_only_half_in(changed, tiny_base):
         health.load_without_weights(files, skeleton(tiny_base))
 
 
-def test_an_adapter_that_brings_too_little(changed, tiny_base):
-    files = changed(lambda name, tensor: None if "layers.1." in name else (name, tensor))
-    with pytest.raises(AdapterError, match="reads 42 of its 42 tensors and leaves 14 unset.*saved together"):
-        health.load_without_weights(files, skeleton(tiny_base))
-
-
 def test_another_rank_than_the_configuration_says(changed, tiny_base):
     files = changed(lambda name, tensor: (name, tensor), r=8)
     with pytest.raises(AdapterError, match="PEFT .* cannot load it .*size mismatch"):
@@ -201,7 +195,7 @@ def test_layer_replication_is_exported_for_the_layers_that_it_makes(tiny_base, t
     assert torch.equal(answer(loaded(tiny_base, tmp_path / "out")), answer(whole))
 
 
-@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+@pytest.mark.parametrize("init", ["pissa_niter_4", "olora"])
 def test_an_adapter_that_changes_its_base_model(init, tiny_base, tmp_path):
     """Without its LoRA a layer of PiSSA or OLoRA is not the base model's: the claim, and what is said."""
     adapter = make_adapter(tiny_base, tmp_path / "adapter", init_lora_weights=init)

@@ -5,10 +5,10 @@ import pytest
 import torch
 import transformers
 
-from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
+from lm_eval_lora_drop.adapter.layers import AdapterLayers
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.variant import Variant
-from testing.tiny import ARCHITECTURES, make_adapter
+from testing.tiny import make_adapter
 
 TOKENS = torch.tensor([[5, 9, 33, 7, 60, 21]])
 KINDS = {
@@ -105,25 +105,6 @@ def test_only_the_active_adapter_counts(tiny_base, tiny_adapter, tmp_path):
     assert AdapterLayers.of(model).count_parameters(Variant.below(4, 4)) == alone
     model.set_adapter("second")
     assert AdapterLayers.of(model).count_parameters(Variant.below(4, 4))[0] == 2 * alone[0]
-
-
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_the_decoder_layers_of_every_architecture_are_found(architecture):
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](3))
-    layers = find_decoder_layers(model)
-    assert len(layers) == 3
-    assert len({type(layer) for layer in layers}) == 1
-
-
-def test_the_experts_of_a_mixture_are_no_layers():
-    config = transformers.MixtralConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_local_experts=2, num_attention_heads=2,
-        num_key_value_heads=2, vocab_size=32,
-    )  # fmt: skip
-    with torch.device("meta"):
-        layers = find_decoder_layers(transformers.AutoModelForCausalLM.from_config(config))
-    assert [type(layer).__name__ for layer in layers] == ["MixtralDecoderLayer"] * 2
 
 
 @pytest.mark.parametrize(

@@ -151,24 +151,12 @@ def test_several_runs_none_and_another_model_type_are_refused(saved, tmp_path):
         api.from_results({"config": {"model": "hf"}})
 
 
-def test_a_damaged_record_is_named_with_its_field(tmp_path):
-    results = results_of(run_record({"t": task_record(sweep_record())}))
-    results["config"]["lora_drop"]["tasks"]["t"]["kept_parameters"] = "many"
-    with pytest.raises(ArgumentError, match="tasks.*kept_parameters"):
-        lora_drop.read(write_results(tmp_path, results))
-
-
 def test_other_candidates_than_boundaries_have_no_k():
     rows = tuple(candidate(Variant.parse(name, L), 1.0) for name in ("0-9", "0-9.mlp", "none"))
     chosen = Variant.parse("0-9.mlp", L)
     result = api.from_results(results_of(run_record({"t": task_record(sweep_record(rows, chosen=chosen))})))
     assert result.boundary is None
     assert [row["boundary"] for row in result["t"].rows] == [10, None, 0]
-
-
-def test_a_task_must_be_named():
-    with pytest.raises(ArgumentError, match="task must name"):
-        lora_drop.sweep("base", "adapter")
 
 
 def test_export_refuses_an_adapter_that_is_not_the_runs_and_a_run_without_files(saved, tiny_adapter, tmp_path):

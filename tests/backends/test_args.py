@@ -40,12 +40,9 @@ def test_arguments_come_as_the_harness_parses_them():
     ("model_args", "message"),
     [
         ({"boundry": 4}, "no argument 'boundry' .*Did you mean boundary"),
-        ({"sweep_limits": 4}, "Did you mean sweep_limit"),
         ({"sweep_foo": 4}, "There are: boundary, layers"),
         ({"boundary": 4, "layers": "0-3"}, "exclude each other"),
-        ({"layers": ""}, "^layers must be"),
         ({"sweep_limit": 0}, "sweep_limit must be an integer of at least 1, got 0"),
-        ({"sweep_limit": 0.5}, "sweep_limit must be"),
         ({"sweep_limit": True}, "sweep_limit must be"),
         ({"sweep_strategy": "race"}, "exhaustive, racing, got 'race'"),
         ({"sweep_select": "bset"}, "Did you mean sweep_select=best"),

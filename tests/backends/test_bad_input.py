@@ -36,17 +36,10 @@ def start(base, adapter, **model_args):
 @pytest.mark.parametrize(
     ("model_args", "message"),
     [
-        ({"boundary": -1}, "boundary must be an integer from 0 .*got -1"),
         ({"boundary": 5}, r"boundary must be an integer from 0 to 4 .*got 5"),
-        ({"boundary": 3.7}, "boundary must be .*got 3.7"),
-        ({"boundary": "atuo"}, "Did you mean boundary=auto"),
         ({"boundry": 4}, "Did you mean boundary"),
-        ({"boundary": 2, "layers": "0-1"}, "exclude each other"),
-        ({"layers": ""}, "layers must be"),
         ({"layers": "0-7"}, r"layers must lie in 0\.\.3 .*got 4\+7"),
-        ({"sweep_boundaries": "1,2"}, "sweep_boundaries must be"),
         ({"sweep_boundaries": "0-9"}, "sweep_boundaries: .*0 to 4 .*got 9"),
-        ({"sweep_limit": 0}, "sweep_limit must be"),
     ],
 )
 def test_arguments(tiny_base, tiny_adapter, loading_fails, model_args, message):
@@ -176,11 +169,3 @@ def test_what_does_not_fit_the_tasks(tiny_base, tiny_adapter, loading_fails, tmp
         lm_eval.simple_evaluate(
             "hf-lora-drop", given, tasks=["lora_drop_toy"], task_manager=manager, metadata=metadata, device="cpu"
         )
-
-
-def test_a_metric_of_the_task_passes(tiny_base, tiny_adapter, loading_fails, tmp_path):
-    write_task(tmp_path, "lora_drop_toy", {"test": [{"question": "?", "answer": "a"}]})
-    given = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "sweep_metric": "exact_match"}
-    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    with pytest.raises(AssertionError, match="was loaded"):
-        lm_eval.simple_evaluate("hf-lora-drop", given, tasks=["lora_drop_toy"], task_manager=manager, device="cpu")

@@ -165,8 +165,7 @@ def write_edit(file):
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json"]
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["in the base", "tokenizer=folder"])
-@pytest.mark.parametrize("name", TOKENIZER_FILES)
+@pytest.mark.parametrize(("name", "apart"), [*((name, False) for name in TOKENIZER_FILES), ("tokenizer.json", True)])
 def test_a_tokenizer_file_that_is_edited_counts(tiny_base, tiny_adapter, tmp_path, name, apart):
     folder = shutil.copytree(tiny_base, tmp_path / "base")
     if name == "special_tokens_map.json":  # older tokenizers keep these in a file of their own
@@ -227,8 +226,13 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("how", ["in memory", "from folders"])
+@pytest.mark.parametrize(
+    ("edit", "how"),
+    [
+        *((edit, "in memory") for edit in EDITS),
+        *((edit, "from folders") for edit in ("the adapter is trained on", "a scaling", "dropout is on")),
+    ],
+)
 def test_an_edit_in_memory_counts(tiny_base, tiny_adapter, edit, how):
     lm = (in_memory if how == "in memory" else load)(tiny_base, tiny_adapter)
     before = setting(lm)
@@ -273,24 +277,38 @@ def test_weights_trained_between_two_evaluations_by_one_object_are_swept_anew(ti
 
 # The list: answers are equal under two values of each name.
 
-VALUES = {
-    "evaluate": ({"evaluate": "chosen"}, {"evaluate": "chosen+full+base"}),
-    # Another device where there is one.
-    "device": ({"device": "cpu"}, {"device": "cuda:0" if torch.cuda.is_available() else "cpu:0"}),
-    "batch_size": ({"batch_size": 1}, {"batch_size": 3}),
-    "max_batch_size": ({"batch_size": "auto", "max_batch_size": 1}, {"batch_size": "auto", "max_batch_size": 3}),
-    "sweep_engine": ({"sweep_engine": "plain"}, {"sweep_engine": "shared"}),
-    "sweep_batch_size": ({}, {"sweep_batch_size": 2}),
-    "sweep_dir": ({}, {"sweep_dir": "other"}),
-    "sweep_log": ({}, {"sweep_log": "none"}),
+EQUAL = {
+    "all at once": (
+        {"evaluate": "chosen", "device": "cpu", "batch_size": 1, "sweep_engine": "plain"},
+        {
+            "evaluate": "chosen+full+base",
+            # Another device where there is one.
+            "device": "cuda:0" if torch.cuda.is_available() else "cpu:0",
+            "batch_size": 3,
+            "sweep_engine": "shared",
+            "sweep_batch_size": 2,
+            "sweep_dir": "other",
+            "sweep_log": "none",
+        },
+    ),
+    "a batch size that is found": (
+        {"batch_size": "auto", "max_batch_size": 1},
+        {"batch_size": "auto", "max_batch_size": 3},
+    ),
 }
 
 
-@pytest.mark.parametrize("name", sorted(WHERE_AND_HOW_FAST - {"sweep_dry_run"}))
-def test_answers_are_equal_under_two_values_of_a_name_on_the_list(tiny_base, tiny_adapter, tmp_path, monkeypatch, name):
+def test_every_name_on_the_list_is_tried():
+    assert {name for _, other in EQUAL.values() for name in other} == WHERE_AND_HOW_FAST - {"sweep_dry_run"}
+
+
+@pytest.mark.parametrize("two", EQUAL)
+def test_answers_are_equal_under_two_values_of_the_names_on_the_list(
+    tiny_base, tiny_adapter, tmp_path, monkeypatch, two
+):
     monkeypatch.chdir(tmp_path)
     answers = []
-    for number, given in enumerate(VALUES[name]):
+    for number, given in enumerate(EQUAL[two]):
         common = {"boundary": "auto", "batch_size": 2, "sweep_dir": str(tmp_path / str(number))}
         lm = load(tiny_base, tiny_adapter, **{**common, **given})
         results = evaluate(lm, make_task(splits=ROWS))
@@ -326,25 +344,37 @@ ASKED = {
 }
 
 
+def journaled(base, adapter, folder, **given):
+    """What a sweep's journal holds."""
+    lm = load(base, adapter, boundary="auto", sweep_dir=str(folder), batch_size=2, **given)
+    evaluate(lm, make_task(splits=ROWS))
+    lines = [line for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()[1:]]
+    return {(x["variant"], x["key"]): x["responses"] for x in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def usual(tiny_base, tiny_adapter, tmp_path_factory):
+    return journaled(tiny_base, tiny_adapter, tmp_path_factory.mktemp("usual"))
+
+
 @pytest.mark.parametrize(
-    "name", [f.name for f in dataclasses.fields(LoraDropArgs) if asks(f.name) and f.name not in ("boundary", "layers")]
+    "name",
+    [
+        field.name
+        for field in dataclasses.fields(LoraDropArgs)
+        if asks(field.name) and field.name not in {"boundary", "layers", *WHERE_AND_HOW_FAST}
+    ],
 )
-def test_an_argument_that_chooses_the_questions_does_not_change_an_answer(tiny_base, tiny_adapter, tmp_path, name):
-    if name in WHERE_AND_HOW_FAST:
-        pytest.skip("stands on the list, where another test has it")
+def test_an_argument_that_chooses_the_questions_does_not_change_an_answer(
+    tiny_base, tiny_adapter, tmp_path, usual, name
+):
     other = write_task(tmp_path, "other", ROWS, doc_to_text="Say: {{question}}")
     value = str(other) if ASKED[name] == "a task" else ASKED[name]
-    more = {"sweep_candidates": "random", "sweep_size": 3} if name == "sweep_size" else {}
-    found = []
-    for number, given in enumerate((more, {**more, name: value})):
-        folder = tmp_path / str(number)
-        lm = load(tiny_base, tiny_adapter, boundary="auto", sweep_dir=str(folder), batch_size=2, **given)
-        evaluate(lm, make_task(splits=ROWS))
-        lines = [line for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()[1:]]
-        found.append({(x["variant"], x["key"]): x["responses"] for x in map(json.loads, lines)})
-    both = found[0].keys() & found[1].keys()
+    more = {"sweep_candidates": "random"} if name == "sweep_size" else {}
+    found = journaled(tiny_base, tiny_adapter, tmp_path / "sweeps", **more, **{name: value})
+    both = usual.keys() & found.keys()
     assert both or name == "sweep_metric"
-    assert [found[0][one] for one in both] == [found[1][one] for one in both]
+    assert [usual[one] for one in both] == [found[one] for one in both]
 
 
 # Versions.
@@ -386,9 +416,7 @@ def test_another_release_of_a_library_is_said_or_refused(make, tmp_path, monkeyp
 # Answer caches and request caches.
 
 
-@pytest.mark.parametrize(
-    "given", [{"merge": True}, {"sweep_limit": 3}, {"sweep_seed": 1}, {"sweep_select": "best"}, {"max_length": 200}]
-)
+@pytest.mark.parametrize("given", [{"merge": True}, {"sweep_limit": 3}, {"max_length": 200}], ids=str)
 def test_an_answer_cache_of_another_setting_is_refused(make, tmp_path, given):
     cache = str(tmp_path / "answers")
     evaluate(make(boundary="auto", sweep_limit=2), use_cache=cache)

@@ -15,7 +15,7 @@ import torch
 import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig
 from safetensors.torch import load_file, save_file
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
@@ -150,7 +150,7 @@ def answers(lm, docs, boundaries, engine):
 
 
 def check_every_boundary(base, adapter, tmp_path, engines=("auto", "plain"), **model_args):
-    docs, boundaries = documents(), (LAYERS, 3, 1, 0)
+    docs, boundaries = documents(), (LAYERS, 2, 0)
     expected = {
         k: harness(base, edited(adapter, tmp_path / f"edited{k}", k), docs, **model_args)
         for k in boundaries
@@ -167,14 +167,11 @@ def check_every_boundary(base, adapter, tmp_path, engines=("auto", "plain"), **m
 
 
 KINDS = {
-    "trained embedding, tied": ("tied", {**Q, "modules_to_save": ["embed_tokens"]}),
     "trained embedding and norms, tied": ("tied", {**Q, "modules_to_save": ["embed_tokens", "model.norm"]}),
     "LoRA on the embedding, tied": ("tied", {"target_modules": ["q_proj", "embed_tokens"]}),
     "trained final norm": ("untied", {**Q, "modules_to_save": ["model.norm"]}),
-    "trained head": ("untied", {**Q, "modules_to_save": ["lm_head"]}),
     "trained embedding and head": ("untied", {**Q, "modules_to_save": ["embed_tokens", "lm_head"]}),
     "trained tokens": ("untied", {**Q, "trainable_token_indices": [40, 41, 42]}),
-    "VeLoRA": ("untied", {**Q, "velora_config": VeloraConfig(num_groups=4)}),
     "MonteCLoRA": ("untied", {**Q, "monteclora_config": MontecloraConfig()}),
     "block-diagonal": ("untied", {**Q, "use_bdlora": BdLoraConfig(nblocks=2, target_modules_bd_a=["q_proj"])}),
     "MiCA": ("untied", {**Q, "init_lora_weights": "mica"}),
@@ -210,9 +207,9 @@ def test_a_strength_keeps_the_tied_head_of_a_trained_embedding(bases, tmp_path):
                 )
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
-def test_adapters_in_eight_bits(dtype, bases, tmp_path):
+def test_adapters_in_eight_bits(bases, tmp_path):
     """torch has neither isfinite nor products for them."""
+    dtype = torch.float8_e4m3fn
     adapter = change_file(make_adapter(bases["untied"], tmp_path / "adapter"), lambda _, tensor: tensor.to(dtype))
     check_every_boundary(bases["untied"], adapter, tmp_path, engines=("auto",))
     broken = shutil.copytree(adapter, tmp_path / "broken")
@@ -240,7 +237,6 @@ def with_added_tokens(base, folder, **lora):
 
 
 ADDED = {
-    "modules_to_save": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "PEFT's own embedding": {},
     "trained tokens": {"trainable_token_indices": [291, 292]},
 }
@@ -399,7 +395,7 @@ def state(model):
     }
 
 
-@pytest.mark.parametrize("mode", ["training", "evaluation", "some of each"])
+@pytest.mark.parametrize("mode", ["training", "some of each"])
 def test_a_model_that_was_handed_over_comes_back_as_it_was(mode, bases, tmp_path):
     """Its logits, its modes, its gradients: HFLM ties its weights again and sets it to evaluation for good."""
     adapter = trained(bases["tied"], tmp_path / "adapter", **Q, modules_to_save=["embed_tokens"])
@@ -429,10 +425,8 @@ def test_a_model_that_was_handed_over_comes_back_as_it_was(mode, bases, tmp_path
     ("base", "lora", "message"),
     [
         ("llama", {"init_lora_weights": "pissa"}, "made with pissa"),
-        ("llama", {"init_lora_weights": "olora"}, "made with olora"),
         ("llama", {"kasa_config": KasaConfig()}, "made with KaSA"),
         ("qwen2", {"bias": "lora_only"}, "bias=lora_only and brings 4 biases"),
-        ("qwen2", {"bias": "all"}, "bias=all and brings 12 biases"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_in_memory_as_from_a_folder(base, lora, message, tmp_path):
@@ -441,7 +435,7 @@ def test_what_cannot_be_divided_is_refused_in_memory_as_from_a_folder(base, lora
     model = load(folder, **lora)
     before = state(model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    for boundary in (0, 2, "auto"):
+    for boundary in (0, "auto"):
         with pytest.raises(AdapterError, match=message):
             LoraDropLM(pretrained=model, tokenizer=tokenizer, boundary=boundary, sweep_dir=str(tmp_path / "sweeps"))
     assert state(model) == before

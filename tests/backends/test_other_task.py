@@ -10,7 +10,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.sweep import documents as validation
 from testing.toy import evaluate, make_task, write_task
 
@@ -75,14 +74,6 @@ def test_code_of_the_model_runs_only_where_the_evaluated_task_runs_it_too(tmp_pa
     assert validation.other_task(path, agreed).name == "other"
 
 
-def test_sweep_task_is_an_argument_of_ours():
-    args, rest = parse_model_args({"boundary": "auto", "sweep_task": "mbpp", "dtype": "float32"}, ())
-    assert args.sweep_task == "mbpp"
-    assert rest == {"dtype": "float32"}
-    with pytest.raises(ArgumentError, match="sweep_task must be a text, got ''"):
-        parse_model_args({"sweep_task": " "}, ())
-
-
 def entry_of(results, task="toy"):
     return results["config"]["lora_drop"]["tasks"][task]
 
@@ -102,12 +93,6 @@ def test_a_task_with_documents_of_its_own_is_searched_on_those(make, tmp_path):
     entry = entry_of(evaluate(make(boundary="auto", sweep_task=str(tmp_path / "no.yaml")), make_task()))
     assert entry["validation"]["task"] is None
     assert entry["validation"]["split"] == "validation"
-
-
-def test_without_sweep_task_the_default_names_it(make):
-    entry = entry_of(evaluate(make(boundary="auto"), bare_task()))
-    assert entry["method"] == "default"
-    assert "sweep_task=" in entry["warnings"][0]
 
 
 def run_code(doc, results):

@@ -13,11 +13,6 @@ from lm_eval_lora_drop.backends.hf import LoraDropLM
 from testing.tiny import ARCHITECTURES, make_adapter, make_base
 
 TEXTS = ["The quick brown fox", "a", "To be, or not to be: that is the question.", "1 + 1 ="]
-PAPERS_SEVEN = {"llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "gemma2", "gpt_neox"}
-
-
-def test_the_parity_architectures_are_among_the_tiny_ones():
-    assert set(ARCHITECTURES) >= PAPERS_SEVEN
 
 
 def answers(lm):
@@ -72,7 +67,6 @@ def test_every_boundary_answers_as_the_harness_would(architecture, tmp_path):
     assert answers(make(LoraDropLM, boundary="full")) == full
     assert answers(make(LoraDropLM, boundary="base")) == nothing
     assert answers(make(LoraDropLM, boundary=2)) == middle
-    assert answers(make(LoraDropLM, layers="0-1")) == middle
 
 
 def test_layers_that_are_no_boundary_keep_just_those(tmp_path):

@@ -1,12 +1,12 @@
 """Commands that cannot work, typed as a user types them: is what comes back of help?
 
-    python -m tests.campaign.commands [--folder .campaign/commands] [--only N] [--sample N [--match REGEX]]
+    python -m tests.campaign.commands FOLDER [REGEX [NUMBER]]
 
 The rule, for each: the exit code is not 0; no traceback; at most three lines on standard error besides log lines;
 the argument (or file) that is wrong is named in them, and no more than 30 seconds of CPU were used. The commands stand
 in `bad_commands.txt`, each with what its message must name. They run in processes forked from this one, in which
-everything is imported already and the harness's list of tasks is made: that start-up is not what is tried here. What
-each of them said stands in FOLDER/said.txt.
+everything is imported already: that start-up is not what is tried here. With REGEX those that match it are run, and
+NUMBER of the others, drawn, without the harness's own tasks. What each of them said stands in FOLDER/said.txt.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-from tests.campaign.tries import left, load, options, print_table
 
 TABLE = Path(__file__).with_name("bad_commands.txt")
 STARTUP = Path(__file__).resolve().parents[2] / "lm_eval_lora_drop" / "_startup.py"
@@ -156,39 +154,28 @@ def wrong(code: int, said: str, cpu: float, names: str) -> str | None:
     return f"{cpu:.0f} seconds of CPU" if cpu > MOST_CPU else None
 
 
-def main() -> int:
-    """Run them all; 1 where one fails."""
-    parser = options(__doc__, "commands")
-    parser.add_argument("--only", type=int, help="this command alone, with what it says")
-    parser.add_argument("--sample", type=int, help="so many of them, drawn, without the harness's own tasks")
-    parser.add_argument("--match", help="with --sample: besides, all whose words match this")
-    args = parser.parse_args()
+def main(folder: Path, match: str | None, number: int) -> int:
+    """Run them; 1 where one is not clear by the rule."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # Absolute, since an adapter names its base model by path, and each command runs in the folder.
-    found = commands(places(args.folder.absolute()))
-    warm(args.folder, all_tasks=args.sample is None)
-    if args.only is not None:
-        print(shlex.join(found[args.only][0]), *run(found[args.only][0], args.folder), sep="\n")
-        return 0
-    numbers = list(range(len(found)))
-    if args.sample is not None:
-        drawn = random.Random(args.seed).sample(numbers, args.sample)
-        match = [n for n in numbers if args.match and re.search(args.match, shlex.join(found[n][0]))]
-        numbers = sorted({*drawn, *match})
-    state = load(args.folder, {"commands": numbers})
-    for place in left(args.folder, state, len(numbers)):
-        number = numbers[place]
-        words, names = found[number]
-        code, said, cpu = run(words, args.folder)
-        with (args.folder / "said.txt").open("a") as log:
-            log.write(f"{number}: {shlex.join(words)}\n{said}exit code {code}\n\n")
+    found = commands(places(folder))
+    warm(folder, all_tasks=match is None)
+    if match is not None:
+        chosen = [one for one in found if re.search(match, shlex.join(one[0]))]
+        found = chosen + random.Random(0).sample([one for one in found if one not in chosen], number)
+    failures = 0
+    for words, names in found:
+        code, said, cpu = run(words, folder)
         reason = wrong(code, said, cpu, names)
+        with (folder / "said.txt").open("a") as log:
+            log.write(f"{shlex.join(words)}\n{said}exit code {code}\n\n")
         if reason is not None:
-            state["failures"].append(f"{number}: {shlex.join(words)}: {reason}")
-    failures = state["failures"]
-    rows = [("commands that cannot work: not clear by the rule", len(numbers), len(failures))]
-    return print_table(rows, failures)
+            failures += 1
+            print(f"{shlex.join(words)}: {reason}")
+    print(f"{len(found)} commands, {failures} not clear by the rule")
+    return int(bool(failures))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    given = [*sys.argv[1:], None, 0]
+    # Absolute, since an adapter names its base model by path, and each command runs in the folder.
+    sys.exit(main(Path(given[0]).absolute(), given[1], int(given[2] or 0)))

@@ -1,9 +1,6 @@
 """Every parser of what a user, a file or another program gives us, on damaged inputs that Hypothesis draws.
-
-    python -m tests.campaign.fuzz [--inputs 100000] [--seed 0] [--folder .campaign/fuzz]
-
 An input fails where a parser raises anything but an error of ours, or takes more than one second of CPU. Hypothesis
-then looks for the smallest input that fails the same way, prints it, and tries it first the next time.
+then looks for the smallest input that fails the same way, and prints it.
 """
 
 from __future__ import annotations
@@ -12,17 +9,16 @@ import copy
 import functools
 import gzip
 import json
-import logging
-import sys
+import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import yaml
 from hypothesis import strategies as st
-from hypothesis.database import DirectoryBasedExampleDatabase
 
 from lm_eval_lora_drop.adapter.files import open_adapter
 from lm_eval_lora_drop.errors import LoraDropError
@@ -40,7 +36,6 @@ from lm_eval_lora_drop.study.plan import plan
 from lm_eval_lora_drop.train.settings import read_settings
 from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 from testing.run_files import swept, write_run
-from tests.campaign.tries import TooLong, at_most, options, print_table
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 LIMIT = 1.0
@@ -286,6 +281,26 @@ PARSERS: dict[str, Callable[[Draw, Path], object]] = {
 }
 
 
+class TooLong(BaseException):
+    """Raised in the middle of whatever took more CPU than it may; no `except Exception` swallows it."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise `TooLong` inside after so many seconds of this process's CPU (a machine that is busy does not count)."""
+
+    def stop(*_: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def attempt(name: str, draw: Draw) -> None:
     """One input for a parser.
 
@@ -303,14 +318,14 @@ def attempt(name: str, draw: Draw) -> None:
             raise AssertionError("more than one second of CPU") from None
 
 
-def trial(check: Callable[[Draw], None], inputs: int, seed: int, folder: Path | None = None) -> Callable[[], None]:
-    """`check` on so many inputs as Hypothesis test; with `folder`, inputs that failed are kept there for the next time."""
+def trial(check: Callable[[Draw], None], inputs: int, seed: int) -> Callable[[], None]:
+    """`check` on so many inputs as Hypothesis test."""
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=inputs,
         deadline=None,
-        database=None if folder is None else DirectoryBasedExampleDatabase(folder),
+        database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(st.data())
@@ -318,21 +333,3 @@ def trial(check: Callable[[Draw], None], inputs: int, seed: int, folder: Path | 
         check(data.draw)
 
     return every_input
-
-
-def main() -> int:
-    """Run them all; 1 where anything failed."""
-    args = options(__doc__, "fuzz", inputs=100_000).parse_args()
-    logging.disable(logging.WARNING)  # "lines cannot be read", thousands of times
-    each, failures, table = args.inputs // len(PARSERS), [], []
-    for name in PARSERS:
-        try:
-            trial(functools.partial(attempt, name), each, args.seed, args.folder)()
-        except Exception as error:
-            failures.append(f"{name}: {type(error).__name__}: {str(error)[:200]} {getattr(error, '__notes__', '')}")
-        table.append((f"fuzzed inputs: {name}", each, int(bool(failures) and failures[-1].startswith(f"{name}: "))))
-    return print_table(table, failures)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,5 @@
 """A vendor that fails: one server for the three wire formats, in a process of its own, that writes down what it bills.
 
-    python -m tests.campaign.judge_vendor FOLDER PORT SEED FAULTS
-
 Every request is a line in FOLDER/vendor.jsonl before anything is sent: which question, what was done with it, and
 whether that was a complete bill, that is a whole response from which the verdict can be read. Whether a request fails,
 and how, depends on the seed, the question and how often it was asked, not on the order in which requests come. The keys
@@ -14,8 +12,8 @@ import base64
 import gzip
 import hashlib
 import json
+import os
 import random
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from testing.judge_servers import BODIES, VARIABLES, JudgeServer, Request, Say, score_json
+from testing.judge_servers import VARIABLES, JudgeServer, Request, Say, score_json
 
 AGAIN = "An earlier answer could not be read."
 SPOKEN = [
@@ -79,8 +77,6 @@ class Vendor:
         self.file = folder / "vendor.jsonl"
         self.asked: Counter[str] = Counter()
         self.lock = threading.Lock()
-        if self.file.exists():
-            self.asked.update(json.loads(line)["question"] for line in self.file.read_text().split("\n") if line)
         self.log = self.file.open("a")
 
     def __call__(self, request: Request, _: int) -> Say:
@@ -187,17 +183,13 @@ PAID = (*COMPLETE, "unsaid")
 BOMB = gzip.compress(b" " * 30_000_000)
 
 
-def main() -> None:
-    """Serve until the process is ended."""
-    import os
-
-    folder, port, seed, faults = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-    keys = {provider: os.environ[variable] for provider, variable in VARIABLES.items()}
-    assert set(BODIES) == set(keys)
-    server = JudgeServer(Vendor(folder, seed, faults, keys), keys=keys, port=port)
-    print(server.port, flush=True)
-    threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()
+def start(folder: Path, seed: int, faults: float) -> tuple[int, int]:
+    """Serve from a process of its own; its number and the port."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        keys = {provider: os.environ[variable] for provider, variable in VARIABLES.items()}
+        server = JudgeServer(Vendor(folder, seed, faults, keys), keys=keys)
+        os.write(write, f"{server.port}".encode())
+        threading.Event().wait()
+    return child, int(os.read(read, 9))

@@ -1,19 +1,15 @@
 """Reports over folders in which something is wrong: is the page complete, and does nothing of a run act in it?
-
-    python -m tests.campaign.reports [--reports 100] [--seed 0] [--folder .campaign/reports]
-
 Each folder holds two good runs and one that is damaged or hostile (as in `tests.campaign.fuzz`; markup, overrides of the
 writing direction, formulas, links out of the folder, a pipe). `report` and `leaderboard` must end without an exception
-but ours, show the good runs, and show no markup of a run as markup. Where there is a Chromium at /usr/bin/chromium each
-page is opened in it: no script of a run runs, and by the browser's own log of the network the page requests nothing.
+but ours, show the good runs, and show no markup of a run as markup. Where there is a Chromium
+each page is opened in it: no script of a run runs, and by the browser's own log of the network the page requests nothing.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
+import shutil
 import sys
 import tempfile
 import traceback
@@ -26,11 +22,10 @@ from lm_eval_lora_drop.show.report.leaderboard import leaderboard
 from lm_eval_lora_drop.show.report.leaderboard_text import FORMATS
 from lm_eval_lora_drop.show.report.page import write_report
 from testing.run_files import swept, write_run
-from tests.campaign.fuzz import Draw, trial
+from tests.campaign.fuzz import Draw
 from tests.campaign.fuzz import runs as damaged_runs
-from tests.campaign.tries import options, print_table
+from tests.show.report.test_page import chromium
 
-CHROMIUM = Path("/usr/bin/chromium")
 MARK = "ran-in-the-page"
 ATTACKS = (
     f"<script>document.title='{MARK}'</script>",
@@ -88,13 +83,14 @@ def wrong(folder: Path) -> str | None:
         return "a run's text can reorder the page or steer the terminal"
     if re.search(r"(^|,)\"?[=@]", tables["csv"], re.MULTILINE):
         return "a cell of the CSV is a formula"
-    if not CHROMIUM.exists():
+    if shutil.which("chromium") is None:
         return None
-    shown, requested = browse(folder / "page.html")
+    log = folder / "network.json"
+    shown = chromium(folder / "page.html", "--dump-dom", f"--log-net-log={log}").stdout
     if f"<title>{MARK}" in shown:
         return "a script of a run ran"
-    if requested:
-        return f"the page requested {requested[0]}"
+    if "127.0.0.1:9" in log.read_text():
+        return "the page requested what a run names"
     return None if 'id="settings"' in shown and "good-two" in shown else "the browser does not show the whole page"
 
 
@@ -104,41 +100,3 @@ def one_report(draw: Draw) -> None:
         make(Path(place), draw)
         reason = wrong(Path(place))
         assert reason is None, reason
-
-
-def browse(page: Path) -> tuple[str, list[str]]:
-    """The page as Chromium has it in the end, and the addresses that it requested, in whatever way."""
-    log = page.with_name("network.json")
-    log.unlink(missing_ok=True)
-    command = [
-        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *("--virtual-time-budget=2000", f"--log-net-log={log.absolute()}", "--dump-dom", page.absolute().as_uri()),
-    ]
-    shown = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300).stdout
-    found = json.loads(log.read_text())
-    begun = found["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    asked = [
-        event["params"] for event in found["events"] if event["type"] == begun and "url" in event.get("params", {})
-    ]
-    # What the browser asks for itself (its updates) comes from no page.
-    return shown, [one["url"] for one in asked if one.get("initiator") != "not an origin"]
-
-
-def main() -> int:
-    """Run, or go on; 1 where anything failed."""
-    args = options(__doc__, "reports", reports=100).parse_args()
-    failures = []
-    try:
-        trial(one_report, args.reports, args.seed, args.folder)()
-    except Exception as error:
-        failures.append(f"{error} {getattr(error, '__notes__', '')}")
-    if not CHROMIUM.exists():
-        print(f"skipped: no browser at {CHROMIUM}; pages were read as text")
-    where = "opened in Chromium" if CHROMIUM.exists() else "read as text"
-    rows = [(f"reports over damaged and hostile runs, {where}", args.reports, len(failures))]
-    return print_table(rows, failures)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,4 @@
 """Sweeps that are killed: does the next one go on where it stood, with the same table, asking nothing twice?
-
-    python -m tests.campaign.sweeps [--kills 200] [--seed 0] [--folder .campaign/sweeps]
-
 A runner that answers by a rule stands for the model; planning, journal, scoring and choice are the real ones, in
 processes forked from this one. Each is killed by SIGKILL at a random moment, some in the middle of writing a line.
 Every pair of document and candidate that is asked is noted before it is answered, so that what was asked twice can be
@@ -13,11 +10,8 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +22,7 @@ from lm_eval_lora_drop.harness.documents import Answer
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.sweep.backend import Work
 from testing import doubles
-from testing.doubles import L, exact_match_rule, make_documents
-from testing.toy import make_task
-from tests.campaign.tries import load, options, print_table, save
+from testing.doubles import exact_match_rule
 
 BATCH = 3
 """Documents a batch; a kill can cost the answers of one batch."""
@@ -107,54 +99,3 @@ def _die_while_writing(after: int) -> None:
         return Torn(file) if left[0] == 0 else file
 
     os.fdopen = opened  # type: ignore[assignment]
-
-
-def main() -> int:
-    """Run, or go on; 1 where anything failed."""
-    args = options(__doc__, "sweeps", kills=200).parse_args()
-    state = {
-        "kills": 0,
-        "sweeps": 0,
-        "tables": 0,
-        "twice": 0,
-        **load(args.folder, {"kills": args.kills, "seed": args.seed}),
-    }
-    task = make_task(splits=doubles.questions(validation=40, test=40))
-    documents = make_documents(task)
-    whole = {}
-    for strategy in ("exhaustive", "racing"):
-        shutil.rmtree(args.folder / strategy, ignore_errors=True)
-        (args.folder / strategy).mkdir()
-        whole[strategy] = sweep(task, documents, args.folder / strategy, strategy, 0.0)
-    while state["kills"] < args.kills:
-        number = state["sweeps"]
-        draw, strategy = random.Random(f"{args.seed} {number}"), ("exhaustive", "racing")[number % 2]
-        folder = args.folder / f"sweep{number}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        kills = sum(killed(task, documents, folder, strategy, draw) for _ in range(draw.randint(1, 4)))
-        same = sweep(task, documents, folder, strategy, 0.0) == whole[strategy]
-        asked = Counter((folder / "asked.txt").read_text().split("\n")[:-1])
-        again = asked.total() - len(asked)
-        twice = again > kills * BATCH * (L + 1)
-        state["kills"], state["sweeps"] = state["kills"] + kills, number + 1
-        state["tables"] += not same
-        state["twice"] += twice
-        state["again"] = state.get("again", 0) + again
-        if not same or twice:
-            state["failures"].append(
-                f"sweep {number} ({strategy}, {kills} kills): same table {same}, {again} pairs again"
-            )
-        else:
-            shutil.rmtree(folder)
-        save(args.folder, state)
-    print(f"{state['kills']} kills of {state['sweeps']} sweeps; {state['again']} pairs asked again in all")
-    rows = [
-        ("killed sweeps: another table than without a kill", state["sweeps"], state["tables"]),
-        (f"kills of sweeps: more than a batch ({BATCH} documents) asked again", state["kills"], state["twice"]),
-    ]
-    return print_table(rows, state["failures"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

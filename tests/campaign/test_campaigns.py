@@ -1,4 +1,4 @@
-"""The campaigns, small and seeded, as `make campaign` runs them at length."""
+"""Attacks, small and seeded; `make campaign` runs them at length."""
 
 import functools
 import json
@@ -6,29 +6,30 @@ import random
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
-import yaml
 
 from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.files import read_text, write_atomically
 from lm_eval_lora_drop.judge.panel import load_panel
+from lm_eval_lora_drop.judge.redact import Redactor
 from lm_eval_lora_drop.record.schema import KEY, from_config
 from lm_eval_lora_drop.show.report.leaderboard_text import plain_cell
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.text import visible
 from lm_eval_lora_drop.train.settings import read_settings
 from testing.doubles import make_documents, questions
+from testing.forked import Forked
 from testing.run_files import swept, write_run
 from testing.toy import make_task
-from tests.campaign import commands, fuzz, reports, studies, sweeps
+from tests.campaign import SCALE, commands, fuzz, reports, sweeps
+from tests.campaign.judge_vendor import forms
+from tests.campaign.judges import holds
 
 
 @pytest.mark.parametrize("name", fuzz.PARSERS)
 def test_damaged_inputs_raise_our_errors_only(name):
-    fuzz.trial(functools.partial(fuzz.attempt, name), 100, seed=7)()
+    fuzz.trial(functools.partial(fuzz.attempt, name), 60 * SCALE, seed=7)()
 
 
 BRACKETS = b"[" * 5000
@@ -66,46 +67,34 @@ def test_killed_sweeps_give_the_same_table(tmp_path):
             (tmp_path / f"{strategy}-{name}").mkdir()
         whole = sweeps.sweep(task, documents, tmp_path / f"{strategy}-whole", strategy, 0.0)
         folder, draw = tmp_path / f"{strategy}-killed", random.Random(1)
-        kills = sum(sweeps.killed(task, documents, folder, strategy, draw) for _ in range(3))
+        kills = sum(sweeps.killed(task, documents, folder, strategy, draw) for _ in range(3 * SCALE))
         assert sweeps.sweep(task, documents, folder, strategy, 0.0) == whole
         asked = (folder / "asked.txt").read_text().split("\n")[:-1]
         assert len(asked) - len(set(asked)) <= kills * sweeps.BATCH * 7
 
 
-def test_a_killed_study_ends_as_one_that_was_not(tmp_path):
-    """Killed once, then left alone: of the campaign's study one task and one training. What is compared tells a
-    difference when there is one."""
-    file, draw = studies.make(tmp_path), random.Random(1)
-    small = yaml.safe_load(file.read_text())
-    del small["tasks"]["problems"]
-    file.write_text(yaml.safe_dump({**small, "trainings": {"full": {}}}))
-    assert studies.ended(studies.start(file, tmp_path / "whole", tmp_path / "whole.txt")) == 0
-    output, said = tmp_path / "killed", tmp_path / "said.txt"
-    # It says what it was at only if it was killed there.
-    assert studies.killed(studies.start(file, output, said), said, draw, 6) in ("training", "cell", "sweep or its cell")
-    assert studies.ended(studies.start(file, output, said)) == 0, said.read_text()
-    whole, study = read_study(file), read_study(file, output)
-    assert studies.differing(study, whole) == []
-    table = json.loads((output / "study.json").read_text())
-    table[0]["scores"] = {}
-    (output / "study.json").write_text(json.dumps(table))
-    (output / "adapters" / "words-full-seed0" / "checkpoints").mkdir()
-    assert studies.differing(study, whole) == ["table", "left over"]
+def test_kills_and_faults_lose_no_verdict_and_pay_for_none_twice(tmp_path):
+    process = Forked(["-m", "tests.campaign.judges", str(tmp_path), str(240 * SCALE), str(4 * SCALE)])
+    out, said = process.communicate()
+    assert process.returncode == 0, said
+    found = json.loads(out.split("\n")[-2])
+    assert not any(found["wrong"].values()), found
+    assert found["faulty"] > 60
+    assert found["killed"] >= 2
+
+
+PLANTED = "sk-planted+key/with=signs&more"
+
+
+@pytest.mark.parametrize("text", [*forms(PLANTED).split(" ")[:3], f"x{PLANTED[4:12]}y"])
+def test_the_search_for_keys_finds_what_it_is_for(text):
+    assert holds(text.encode(), PLANTED)
+    assert not holds(Redactor([PLANTED]).message(text).encode(), PLANTED)
+    assert not holds(PLANTED[4:11].encode(), PLANTED)
 
 
 def test_reports_over_bad_runs_are_complete():
-    fuzz.trial(reports.one_report, 8, seed=3)()
-
-
-@pytest.mark.skipif(not reports.CHROMIUM.exists(), reason="no Chromium")
-def test_the_browsers_log_tells_what_a_page_requests(tmp_path):
-    page = tmp_path / "page.html"
-    page.write_text('<title>t</title><img src="http://127.0.0.1:9/a.png">')
-    assert reports.browse(page)[1] == ["http://127.0.0.1:9/a.png"]
-    page.write_text("<title>t</title><p>good</p>")
-    shown, requested = reports.browse(page)
-    assert "good" in shown
-    assert requested == []
+    fuzz.trial(reports.one_report, 8 * SCALE, seed=3)()
 
 
 NAMED = ("base", "adapter", "run", "runs", "unswept", "samples", "out", "empty", "text", "pipe", "task")
@@ -147,12 +136,11 @@ def test_bad_commands_are_answered_clearly(tiny_base, tiny_adapter, tmp_path):
     shutil.copytree(tiny_adapter, tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace(str(tiny_base), str(tmp_path / "base")))
-    command = [sys.executable, "-m", "tests.campaign.commands", "--sample", "4", "--match", "|".join(ONCE_UNCLEAR)]
-    done = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, text=True)
-    row = re.search(r"not clear by the rule \| (\d+) \| 0 \|", done.stdout)
-    assert row is not None, done.stdout + done.stderr
-    assert int(row[1]) > len(ONCE_UNCLEAR)
-    assert done.returncode == 0
+    some = ["|".join(ONCE_UNCLEAR), "4"] if SCALE == 1 else []
+    process = Forked(["-m", "tests.campaign.commands", str(tmp_path), *some])
+    out, said = process.communicate()
+    assert process.returncode == 0, out + said
+    assert int(out.split("\n")[-2].split(" ")[0]) > len(ONCE_UNCLEAR)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

@@ -33,16 +33,6 @@ def run_folder(tiny_base, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def make(tiny_base, tmp_path):
-    def build(cls=LoraDropLM, **model_args):
-        if cls is LoraDropLM and "layers" not in model_args:
-            model_args.setdefault("sweep_dir", str(tmp_path / "sweeps"))
-        return cls(pretrained=str(tiny_base), device="cpu", dtype="float32", batch_size=4, **model_args)
-
-    return build
-
-
 def test_names_of_adapters(run_folder, tmp_path):
     assert list(adapter_sources(str(run_folder))) == ["checkpoint-20", "checkpoint-10", "checkpoint-5"]
     assert adapter_sources("me/one") == {"": "me/one"}

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from lm_eval.models.huggingface import HFLM
 
-from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.documents import Binding
 from lm_eval_lora_drop.record.schema import from_config
@@ -48,24 +47,18 @@ def other_task(folder, name="other", rows=None, splits=("validation", "test"), h
     return write_task(folder, name, documents, **{**CHOICE, "doc_to_choice": choices, "metric_list": metrics})
 
 
-@pytest.fixture
-def make(tiny_base, tiny_adapter, tmp_path):
-    def build(**model_args):
-        model_args.setdefault("sweep_dir", str(tmp_path / "sweeps"))
-        common = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "device": "cpu", "dtype": "float32"}
-        return LoraDropLM(**common, batch_size=4, sweep_limit=5, **model_args)
-
-    return build
-
-
 def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path):
     path = other_task(tmp_path)
     with_other = from_config(
-        evaluate(make(boundary="auto", sweep_candidates="boundary+window", sweep_also=f"{path}:acc_norm"))["config"],
+        evaluate(
+            make(boundary="auto", sweep_limit=5, sweep_candidates="boundary+window", sweep_also=f"{path}:acc_norm")
+        )["config"],
         "here",
     ).tasks["toy"]
     alone = from_config(
-        evaluate(make(boundary="auto", sweep_candidates="boundary+window", sweep_dir=str(tmp_path / "b")))["config"],
+        evaluate(
+            make(boundary="auto", sweep_limit=5, sweep_candidates="boundary+window", sweep_dir=str(tmp_path / "b"))
+        )["config"],
         "here",
     ).tasks["toy"]
     # It has no say.
@@ -78,7 +71,11 @@ def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path
     assert len({row.items for row in also.candidates}) > 1
     # The oracle: that task swept by itself.
     lm = make(
-        boundary="auto", sweep_candidates="boundary+window", sweep_metric="acc_norm", sweep_dir=str(tmp_path / "c")
+        boundary="auto",
+        sweep_limit=5,
+        sweep_candidates="boundary+window",
+        sweep_metric="acc_norm",
+        sweep_dir=str(tmp_path / "c"),
     )
     swept = from_config(evaluate(lm, str(path))["config"], "here").tasks["other"]
     assert {row.variant: row.items for row in swept.sweep.candidates} == {r.variant: r.items for r in also.candidates}
@@ -109,7 +106,7 @@ def test_bad_input_before_the_model_is_loaded(make, monkeypatch, tmp_path):
         ("", "TASK or TASK:metric"),
     ):
         with pytest.raises(ArgumentError, match=message):
-            make(boundary="auto", sweep_also=given)
+            make(boundary="auto", sweep_limit=5, sweep_also=given)
 
 
 def test_what_is_evaluated_is_never_read(make, tmp_path):
@@ -124,14 +121,14 @@ def test_what_is_evaluated_is_never_read(make, tmp_path):
         (same, "is the task that the sweep optimises"),
     ):
         with pytest.raises(ArgumentError, match=message):
-            evaluate(make(boundary="auto", sweep_also=str(path)), counting_task())
+            evaluate(make(boundary="auto", sweep_limit=5, sweep_also=str(path)), counting_task())
     view = other_task(
         tmp_path / "view", "view", rows=test_rows, splits=("train", "test"), held=[{"question": "x", "label": 1}]
     )
     with pytest.raises(ArgumentError, match="would read 5 documents that toy evaluates"):
-        evaluate(make(boundary="auto", sweep_also=str(view)), counting_task())
+        evaluate(make(boundary="auto", sweep_limit=5, sweep_also=str(view)), counting_task())
     with pytest.raises(ArgumentError, match="got 'accuracy'"):
-        evaluate(make(boundary="auto", sweep_also=f"{other_task(tmp_path)}:accuracy"), counting_task())
+        evaluate(make(boundary="auto", sweep_limit=5, sweep_also=f"{other_task(tmp_path)}:accuracy"), counting_task())
     assert not list((tmp_path / "sweeps").glob("*.jsonl"))
 
 

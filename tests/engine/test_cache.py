@@ -1,8 +1,5 @@
 """`RowCache` against plain lists: what a state is given back is what was written for it, wherever it has been moved."""
 
-import gc
-import weakref
-
 import numpy as np
 import pytest
 import torch
@@ -76,7 +73,7 @@ def undefined_memory_is_nan():
     torch.use_deterministic_algorithms(before)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_every_state_keeps_its_keys_and_values(seed):
     rows = Rows(24, seed)
     rng = rows.rng
@@ -111,15 +108,3 @@ def test_buffers_shrink_as_rows_leave():
         len(layer.buffers[0]) <= SHRINK * layer.states < size for layer, size in zip(rows.cache.rows, many, strict=True)
     )
     rows.step()
-
-
-def test_a_cache_is_freed_without_the_garbage_collector():
-    rows = Rows(8, 0)
-    rows.admit(variants("0-2", "none"), 5)
-    buffer = weakref.ref(rows.cache.rows[0].buffers[0])
-    gc.disable()
-    try:
-        del rows
-        assert buffer() is None
-    finally:
-        gc.enable()

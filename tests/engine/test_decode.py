@@ -50,8 +50,9 @@ def once(finished):
     return found
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 3, 16])
-@pytest.mark.parametrize("until", [["q", "\n\n"], [], ["e t", "</s>"]], ids=str)
+@pytest.mark.parametrize(
+    ("capacity", "until"), [(1, ["q", "\n\n"]), (2, []), (3, ["e t", "</s>"]), (16, ["q", "\n\n"])], ids=str
+)
 def test_without_branches_it_decodes_greedily_whatever_the_number_of_rows(llama, capacity, until):
     settled = rules(llama, until=until)
     decoder = run(llama, PROMPTS, [Job(place, (FULL,)) for place in range(len(PROMPTS))], settled, capacity)
@@ -62,8 +63,7 @@ def test_without_branches_it_decodes_greedily_whatever_the_number_of_rows(llama,
     assert 1 <= decoder.most_rows <= capacity
 
 
-@pytest.mark.parametrize("capacity", [2, 7, 64])
-@pytest.mark.parametrize("before", ["", EXAMPLES], ids=["", "examples"])
+@pytest.mark.parametrize(("capacity", "before"), [(2, ""), (7, EXAMPLES), (64, "")])
 def test_with_branches_every_variant_says_its_own(llama, capacity, before):
     """With fewer rows than variants a document is answered in pieces."""
     prompts, settled = [before + prompt for prompt in PROMPTS[:3]], rules(llama)
@@ -76,17 +76,16 @@ def test_with_branches_every_variant_says_its_own(llama, capacity, before):
     assert len(set(expected.values())) > 5
 
 
-@pytest.mark.parametrize("enough", [1, 4])
-def test_what_is_unfinished_can_be_handed_to_another_decoder(llama, enough):
+def test_what_is_unfinished_can_be_handed_to_another_decoder(llama):
     """As after running out of memory: nothing is answered twice, nothing is lost."""
     settled = rules(llama, until=["t"])
     jobs = [Job(place, VARIANTS) for place in range(len(PROMPTS))]
     branches = Branches(llama, llama.layers)
     found, rounds = [], 0
     while jobs:
-        decoder = run(llama, PROMPTS, jobs, settled, 8, branches, enough)
+        decoder = run(llama, PROMPTS, jobs, settled, 8, branches, enough=4)
         taken = decoder.take()
-        assert len(taken) >= min(enough, sum(len(job.variants) for job in jobs))
+        assert len(taken) >= min(4, sum(len(job.variants) for job in jobs))
         found += taken
         jobs = decoder.unfinished()
         rounds += 1

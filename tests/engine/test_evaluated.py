@@ -13,7 +13,7 @@ def llama(tiny_base, tiny_adapter):
     return load(tiny_base, tiny_adapter)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def requests():
     """Enough for the decoder to be tried: batches of `CHECKED`, for the model's own are smaller."""
     return [
@@ -30,8 +30,9 @@ def decoder_wins(monkeypatch):
     monkeypatch.setattr(evaluated, "is_faster", lambda ours, theirs: min(ours, theirs) > 0)
 
 
-def expected(lm, requests):
-    return lm.harness_answers("generate_until", list(requests), disable_tqdm=True)
+@pytest.fixture(scope="module")
+def expected(llama, requests):
+    return llama.harness_answers("generate_until", list(requests), disable_tqdm=True)
 
 
 def shifted_positions(monkeypatch):
@@ -57,66 +58,54 @@ def asked_of_harness(lm, monkeypatch):
     return calls
 
 
-def test_where_both_agree_the_decoder_answers_the_rest(llama, requests, monkeypatch, caplog):
-    answers = expected(llama, requests)
+def test_where_both_agree_the_decoder_answers_the_rest(llama, requests, expected, monkeypatch, caplog):
     calls = asked_of_harness(llama, monkeypatch)
-    assert answer_requests(llama, requests, disable_tqdm=True) == answers
+    assert answer_requests(llama, requests, disable_tqdm=True) == expected
     assert calls == [CHECKED, CHECKED]
     assert len(requests) >= WORTH * CHECKED
     assert not caplog.records
 
 
-def test_a_slower_decoder_answers_its_batch_and_no_more(llama, requests, monkeypatch, caplog):
-    answers = expected(llama, requests)
+def test_a_slower_decoder_answers_its_batch_and_no_more(llama, requests, expected, monkeypatch, caplog):
     monkeypatch.setattr(evaluated, "is_faster", lambda ours, theirs: False)
     calls = asked_of_harness(llama, monkeypatch)
-    assert answer_requests(llama, requests, disable_tqdm=True) == answers
+    assert answer_requests(llama, requests, disable_tqdm=True) == expected
     assert calls == [CHECKED, CHECKED, len(requests) - 3 * CHECKED]
     assert not caplog.records
 
 
-def test_the_faster_one_is_the_one_with_fewer_seconds(monkeypatch):
-    monkeypatch.undo()
-    assert evaluated.is_faster(1.0, 2.0)
-    assert not evaluated.is_faster(2.0, 1.0)
-
-
-def test_where_they_part_the_harness_answers_all_and_the_log_says_why(llama, requests, monkeypatch, caplog):
-    answers = expected(llama, requests)
+def test_where_they_part_the_harness_answers_all_and_the_log_says_why(llama, requests, expected, monkeypatch, caplog):
     shifted_positions(monkeypatch)
     calls = asked_of_harness(llama, monkeypatch)
-    assert answer_requests(llama, requests, disable_tqdm=True) == answers
+    assert answer_requests(llama, requests, disable_tqdm=True) == expected
     assert calls == [CHECKED, len(requests) - CHECKED]
     (record,) = caplog.records
     assert "where HFLM says" in record.getMessage()
     assert "is rounding" in record.getMessage()
 
 
-def test_texts_that_part_at_a_near_tie_are_no_reason(llama, requests, monkeypatch, caplog):
+def test_texts_that_part_at_a_near_tie_are_no_reason(llama, requests, expected, monkeypatch, caplog):
     """With bounds as wide as the logits themselves every parting is a tie, and what the decoder says stands."""
-    answers = expected(llama, requests)
     shifted_positions(monkeypatch)
     monkeypatch.setattr(check, "FLOOR", 100.0)
     found = answer_requests(llama, requests, disable_tqdm=True)
-    assert found != answers
-    assert sum(a == b for a, b in zip(found, answers, strict=True)) >= 2 * CHECKED
+    assert found != expected
+    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 2 * CHECKED
     assert not caplog.records
 
 
-def test_a_decoder_that_fails_is_left_to_the_harness(llama, requests, monkeypatch, caplog):
-    answers = expected(llama, requests)
+def test_a_decoder_that_fails_is_left_to_the_harness(llama, requests, expected, monkeypatch, caplog):
 
     def fail(*_):
         raise torch.linalg.LinAlgError("no such thing")
 
     monkeypatch.setattr(decode.Decoder, "_step", fail)
-    assert answer_requests(llama, requests, disable_tqdm=True) == answers
+    assert answer_requests(llama, requests, disable_tqdm=True) == expected
     assert "LinAlgError: no such thing" in caplog.text
 
 
-def test_few_requests_are_the_harness_own(llama, requests, monkeypatch):
+def test_few_requests_are_the_harness_own(llama, requests, expected, monkeypatch):
     few = requests[: WORTH * CHECKED - 1]
-    answers = expected(llama, few)
     shifted_positions(monkeypatch)
-    assert answer_requests(llama, few, disable_tqdm=True) == answers
+    assert answer_requests(llama, few, disable_tqdm=True) == expected[: len(few)]
     assert answer_requests(llama, [], disable_tqdm=True) == []

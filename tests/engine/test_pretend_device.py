@@ -14,10 +14,10 @@ WAITS = 4
 never more often than in the plain pass. With an upload for each of the four layers it would be seven and more."""
 LAUNCHES = 1.25
 """At most so many times the plain pass's launches may a forward take, for all variants at once."""
-DIFFERENT = ["gemma2", "gpt2", "gpt_neox", "llama", "mistral_sliding", "phi"]
+DIFFERENT = ["gemma2", "gpt2", "llama"]
 """Of architectures that hand the same things from layer to layer one is enough where the layers are spread."""
-SAME = {"mistral", "qwen2"}
-"""Run nothing that `mistral_sliding` and `qwen3` do not run too."""
+SAME = {"gemma", "mistral", "phi3", "qwen2"}
+"""Hand nothing else from layer to layer than those that are tried."""
 
 
 # One test a placement, not one an architecture: the process that finds everything is then started once, also where

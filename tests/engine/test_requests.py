@@ -19,13 +19,6 @@ def llama(tiny_base, tiny_adapter):
     return load(tiny_base, tiny_adapter)
 
 
-def test_an_empty_stop_sequence_stops_at_the_first_token(llama):
-    work = [Work(document, below(0, 4)) for document in generating(until=[""])]
-    plain = answers(plain_runner(llama, llama.layers), work)
-    assert answers(shared_runner(llama, llama.layers), work) == plain
-    assert max(len(llama.tok_encode(text)) for responses in plain.values() for text in responses) < 4
-
-
 def test_new_tokens_in_the_generation_config_win_over_the_request(llama, monkeypatch):
     monkeypatch.setattr(llama.model.generation_config, "max_new_tokens", 3)
     docs = generating(until=[])

@@ -16,7 +16,7 @@ from lm_eval_lora_drop.engine.states import prefix
 from lm_eval_lora_drop.harness.documents import Document
 from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
-from testing.tiny import ARCHITECTURES, TinyLM, make_adapter, make_base
+from testing.tiny import TinyLM, make_adapter
 
 PROMPTS = [
     "The question is",
@@ -84,13 +84,6 @@ def same_numbers(plain, shared):
             assert mine == pytest.approx(theirs, abs=1e-5, rel=1e-6)
 
 
-@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
-def lm(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    base = make_base(folder / "base", request.param)
-    return load(base, make_adapter(base, folder / "adapter"))
-
-
 @pytest.fixture(autouse=True)
 def undefined_memory_is_nan():
     """Whoever reads memory that nobody wrote gets NaN, not what happens to lie there."""
@@ -106,70 +99,47 @@ def llama(tiny_base, tiny_adapter):
     return load(tiny_base, tiny_adapter)
 
 
-def test_generation_is_equal_on_every_architecture(lm):
-    docs = generating()
-    assert why_not_shared(lm, lm.layers, docs) is None
-    plain, shared = both(lm, docs, range(5))
-    assert shared == plain
-    # The boundaries differ and the answers are of different lengths, or equality would prove little.
-    assert len({shared[k, 2] for k in range(5)}) > 1
-    assert len({len(text) for responses in shared.values() for text in responses}) > 2
-
-
-def test_loglikelihoods_are_equal_on_every_architecture(lm):
-    plain, shared = both(lm, choosing(), range(5))
-    same_numbers(plain, shared)
-    assert plain[0, 0] != plain[4, 0]
-
-
 def test_rolling_loglikelihoods_are_equal(llama):
     texts = [*PROMPTS, " ".join(["the answer and the question"] * 60)]
     docs = documents("loglikelihood_rolling", [[(text,)] for text in texts])
     same_numbers(*both(llama, docs, range(5)))
 
 
-@pytest.mark.parametrize("boundaries", [[4], [0], [2], [1, 3], [0, 4], [3, 4]], ids=str)
+@pytest.mark.parametrize("boundaries", [[4], [0], [1, 3], [0, 4]], ids=str)
 def test_any_set_of_boundaries(llama, boundaries):
     plain, shared = both(llama, generating(), boundaries)
     assert shared == plain
     same_numbers(*both(llama, choosing(), boundaries))
 
 
-@pytest.mark.parametrize("prefill_tokens", [1, 4096])
-@pytest.mark.parametrize("batch_size", [1, 5, 7, 12, 100])
-def test_any_number_of_rows_and_prefills(llama, monkeypatch, batch_size, prefill_tokens):
-    monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
-    plain, shared = both(llama, generating(), range(5), batch_size)
-    assert shared == plain
-
-
-def test_what_all_prompts_begin_with_is_read_once_on_every_architecture(lm, monkeypatch):
-    """Few-shot examples: the same answers, without reading them again for each document."""
+@pytest.mark.parametrize(("make", "share"), [(generating, 0.8), (choosing, 0.7)])
+def test_what_all_prompts_begin_with_is_read_once(llama, monkeypatch, make, share):
     tokens = []
+    work = [Work(document, below(*range(5))) for document in make(EXAMPLES)]
     for least in (prefix.LEAST_TOKENS, 10**9):
         monkeypatch.setattr(prefix, "LEAST_TOKENS", least)
-        for docs in (generating(EXAMPLES), choosing(EXAMPLES)):
-            counters = Counters()
-            work = [Work(document, below(*range(5))) for document in docs]
-            found = answers(shared_runner(lm, lm.layers, counters=counters), work)
-            plain = answers(plain_runner(lm, lm.layers), work)
-            if docs[0].requests[0].request_type == "loglikelihood":
-                same_numbers(plain, found)
-            else:
-                assert found == plain
-            assert len({found[k, 2] for k in range(5)}) > 1
-            tokens.append(counters.layer_tokens)
-    assert tokens[0] < 0.8 * tokens[2]
-    assert tokens[1] < 0.7 * tokens[3]
+        counters = Counters()
+        answers(shared_runner(llama, llama.layers, counters=counters), work)
+        tokens.append(counters.layer_tokens)
+    assert tokens[0] < share * tokens[1]
 
 
-@pytest.mark.parametrize("prefill_tokens", [1, 4096])
-@pytest.mark.parametrize("batch_size", [1, 4, 5, 7, 12])
-def test_a_common_beginning_with_any_number_of_rows(llama, monkeypatch, batch_size, prefill_tokens):
+@pytest.fixture(scope="module")
+def uneven(llama):
+    """Documents that still lack different boundaries, as after a kill, and what the plain pass answers."""
+    found = {}
+    for before in ("", EXAMPLES):
+        boundaries = [(4, 2), (3,), (4, 2), (4, 3, 2, 1, 0), (0, 1, 2)]
+        work = [Work(d, below(*b)) for d, b in zip(generating(before), boundaries, strict=True)]
+        found[before] = work, answers(plain_runner(llama, llama.layers), work)
+    return found
+
+
+@pytest.mark.parametrize("before", ["", EXAMPLES], ids=["", "examples"])
+@pytest.mark.parametrize(("batch_size", "prefill_tokens"), [(1, 4096), (4, 1), (5, 4096), (12, 1), (100, 4096)])
+def test_any_number_of_rows_and_prefills(llama, uneven, monkeypatch, batch_size, prefill_tokens, before):
     monkeypatch.setattr(decode, "PREFILL_TOKENS", prefill_tokens)
-    boundaries = [(4, 2), (3,), (4, 2), (4, 3, 2, 1, 0), (0, 1, 2)]
-    work = [Work(d, below(*b)) for d, b in zip(generating(EXAMPLES), boundaries, strict=True)]
-    plain = answers(plain_runner(llama, llama.layers), work)
+    work, plain = uneven[before]
     assert answers(shared_runner(llama, llama.layers, batch_size), work) == plain
 
 
@@ -186,16 +156,16 @@ def test_a_common_beginning_is_what_all_share_and_long_enough():
     "generation",
     [
         {"until": []},
-        {"until": ["e question"], "max_gen_toks": 30},
+        {"until": ["e question"], "max_gen_toks": 20},
         {"until": "a"},
         {"until": ["e", "t", "o", "n", "h", "\x14", "�"]},
         {"max_gen_toks": 1},
-        {"until": [], "max_gen_toks": 40},
+        {"until": [], "max_gen_toks": 20},
     ],
     ids=str,
 )
 def test_every_way_to_stop(llama, generation):
-    plain, shared = both(llama, generating(**generation), range(5))
+    plain, shared = both(llama, generating(**generation), (4, 2, 0))
     assert shared == plain
 
 
@@ -208,35 +178,6 @@ def test_rows_that_end_at_once_and_rows_that_never_end(llama, monkeypatch):
     assert shared == plain
     unstopped = answers(shared_runner(llama, llama.layers), [Work(d, below(4)) for d in generating(until=["never"])])
     assert len(shared[4, 0][0]) < max(len(text) for responses in unstopped.values() for text in responses)
-
-
-def test_documents_that_still_lack_different_boundaries(llama):
-    docs = generating()
-    work = [
-        Work(d, below(*boundaries)) for d, boundaries in zip(docs, [(4, 2), (3,), (4, 2), (), (0, 1, 2)], strict=True)
-    ]
-    work = [item for item in work if item.variants]
-    assert answers(shared_runner(llama, llama.layers), work) == answers(plain_runner(llama, llama.layers), work)
-
-
-@pytest.mark.parametrize(
-    "lora",
-    [
-        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1, 3]},
-        {"target_modules": ["q_proj", "down_proj", "lm_head"]},
-        {"use_rslora": True},
-        {"use_dora": True},
-        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
-        {"target_modules": ["q_proj", "embed_tokens"]},
-    ],
-)
-def test_adapters_that_cover_a_part(tiny_base, tmp_path, lora):
-    partial = load(tiny_base, make_adapter(tiny_base, tmp_path / "adapter", **lora))
-    docs = generating()
-    assert why_not_shared(partial, partial.layers, docs) is None
-    plain, shared = both(partial, docs, range(5))
-    assert shared == plain
-    same_numbers(*both(partial, choosing(), range(5)))
 
 
 def test_prompts_longer_than_the_model_are_cut_alike(tiny_base, tiny_adapter):
@@ -330,8 +271,7 @@ def test_rows_that_say_the_same_are_computed_once_below_their_boundaries(tiny_ba
     assert counters.layer_rows == 6 * 14
 
 
-@pytest.mark.parametrize("before", ["", EXAMPLES], ids=["", "examples"])
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+@pytest.mark.parametrize(("before", "batch_size"), [("", 1), (EXAMPLES, 2), ("", 3), (EXAMPLES, 16)])
 def test_the_evaluated_split_is_answered_as_by_the_harness(llama, batch_size, before, monkeypatch):
     """Rows leave and others take their place, whatever lengths they have."""
     requests = [request for document in generating(before, max_gen_toks=25) for request in document.requests]

@@ -119,9 +119,7 @@ SHARED = {
     "new": new_name,
     "old": old_name,
     "old, strict": strict_old_name,
-    "new, wrapped": wrapped(new_name),
     "new, hidden": hiding(new_name),
-    "old, hidden": hiding(old_name),
     "old, strict, hidden": hiding(strict_old_name),
     "old, hidden twice": hiding(hiding(old_name)),
     "old, hidden, refusing logits_to_keep": hiding(refusing_logits_to_keep),
@@ -132,7 +130,6 @@ SHARED = {
 PLAIN = {
     "neither": neither,
     "neither, strict": strict_neither,
-    "neither, hidden": hiding(neither),
     "left empty": a_cache_left_empty,
 }
 

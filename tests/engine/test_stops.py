@@ -81,8 +81,18 @@ def edited(hf, boundary):
         parameter.data.copy_(before)
 
 
+ASKED = {}
+
+
 def alone(hf, docs, rows=1):
-    """HFLM's own answers, at batch size 1 unless told otherwise."""
+    """HFLM's own answers, at batch size 1 unless told otherwise; to the same question they are remembered."""
+    key = (str(docs[0].requests[0].args[1]), rows)
+    if key not in ASKED:
+        ASKED[key] = ask_alone(hf, docs, rows)
+    return ASKED[key]
+
+
+def ask_alone(hf, docs, rows):
     found = {}
     for boundary in KS:
         with edited(hf, boundary), batches_of(hf, rows):
@@ -118,8 +128,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("more", [{}, {"do_sample": True, "temperature": 1.0, "top_k": 1}], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("kind", KINDS)
+SAMPLED = {"do_sample": True, "temperature": 1.0, "top_k": 1}
+
+
+@pytest.mark.parametrize(("kind", "more"), [*((kind, {}) for kind in KINDS), ("two special stops", SAMPLED)])
 def test_every_answer_ends_where_it_ends_at_batch_size_1(models, kind, more):
     lm, hf = models
     until, _ = KINDS[kind]
@@ -129,14 +141,13 @@ def test_every_answer_ends_where_it_ends_at_batch_size_1(models, kind, more):
         assert found == {key: expected[key] for key in found}, name
 
 
-@pytest.mark.parametrize("more", [0, 1])
-def test_stops_that_mix_special_and_ordinary_text(models, more):
+def test_stops_that_mix_special_and_ordinary_text(models):
     """A stop sequence that is in the text with special tokens only, spread over two tokens or three."""
     lm, hf = models
     said = [text for document in generating() for text in raw(hf, document.requests[0].args[0])]
     mixed = {text for text in said if "<|" in text and "�" not in text and text not in SPECIAL}
     assert len(mixed) > 1
-    docs = generating(until=sorted(mixed)[more::2], max_gen_toks=LIMIT)
+    docs = generating(until=sorted(mixed)[::2], max_gen_toks=LIMIT)
     expected = alone(hf, docs)
     for name, found in by_each_pass(lm, docs):
         assert found == {key: expected[key] for key in found}, name
@@ -150,7 +161,7 @@ def raw(hf, prompt):
     return [hf.tokenizer.decode(tokens[i : i + n]) for n in (2, 3) for i in range(len(tokens) - n + 1)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["the tokenizer's end token is not the model's", "a special stop", "an empty stop"])
 def test_one_warning_where_hf_answers_otherwise_in_a_batch(models, kind, caplog):
     """And none where it does not, or where our batch size is 1 too."""
     lm, hf = models
@@ -158,7 +169,7 @@ def test_one_warning_where_hf_answers_otherwise_in_a_batch(models, kind, caplog)
     docs = generating(until=until, max_gen_toks=LIMIT)
     assert (alone(hf, docs) != alone(hf, docs, rows=5)) == (special is not None)
     for engine in ("shared", "plain"):
-        for rows, warnings in ((5, 1), (1, 0)):
+        for rows, warnings in ((5, 1), (1, 0)) if engine == "plain" else ((5, 1),):
             requests._warned.clear()
             caplog.clear()
             with batches_of(lm, rows):

@@ -49,7 +49,7 @@ def parsed(texts):
     return [Variant.parse(text, LAYERS) for text in texts]
 
 
-@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES.keys() - {"gemma", "mistral"}))
 def lm(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     base = make_base(folder / "base", request.param)
@@ -62,11 +62,15 @@ def llama(tiny_base, tiny_adapter):
 
 
 def test_mixed_families_are_equal_on_every_architecture(lm):
+    """With few-shot examples, which are read once for all documents, and without. Gemma 1 and Mistral without a window
+    hand nothing from layer to layer that Llama does not."""
     variants = parsed(CANDIDATES["mixed"])
-    plain, shared = both(lm, generating(), variants)
+    plain, shared = both(lm, generating(EXAMPLES), variants)
     assert shared == plain
     assert len({shared[str(v), 2] for v in variants}) > 3
-    plain, shared = both(lm, choosing()[:2], variants)
+    # Answers are of different lengths, or equality would prove little.
+    assert len({len(text) for responses in shared.values() for text in responses}) > 2
+    plain, shared = both(lm, choosing()[:3], variants)
     same_numbers(plain, shared)
     assert len({plain[str(v), 0] for v in variants}) == len(variants)
 
@@ -85,6 +89,7 @@ def test_every_family(llama, family):
         {"use_dora": True},
         {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
         {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1, 3]},
+        {"use_rslora": True},
     ],
     ids=str,
 )
@@ -130,7 +135,7 @@ def test_what_no_pass_can_run_is_refused(llama):
             why_not_shared(llama, llama.layers, [], parsed([text]))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_candidates(llama, seed):
     rng = np.random.default_rng(seed)
     pieces = ["", "x0.5", "x1.5", "r1", ".attention", "x0.5.mlp"]

@@ -1,7 +1,5 @@
 """Every request knows its task, and every model the tasks of its own run."""
 
-from lm_eval.api.task import Task
-
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.documents import RequestBindings
 from testing.toy import make_task
@@ -16,12 +14,6 @@ def test_every_request_knows_its_task():
     assert binding.task is task
     assert binding.prompt_arguments["system_instruction"] == "Be brief."
     assert {id(validation.binding_of(instance)) for instance in task.instances} == {id(binding)}
-
-
-def test_binding_twice_wraps_once():
-    before = Task.build_all_requests
-    validation.bind_requests()
-    assert Task.build_all_requests is before
 
 
 def test_each_owner_begins_its_own_run():

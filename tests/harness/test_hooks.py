@@ -31,16 +31,18 @@ def python(code):
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
-def test_the_harness_knows_the_model_types_and_tasks_without_being_told():
+def test_the_harness_knows_model_types_and_tasks_and_the_user_s_come_first(tmp_path):
+    ours = package_folder("tasks") / "samsum" / "lora_drop_samsum.yaml"
+    (tmp_path / "mine.yaml").write_text(f"task: lora_drop_samsum\ninclude: {ours}\n")
+    assert "task: lora_drop_samsum" in ours.read_text()
     out = python(
         f"{ARMED}{FEW_TASKS}from lm_eval.api.registry import model_registry; import lm_eval.models\n"
         "from lm_eval.tasks import TaskManager\n"
         "print([n for n in model_registry.keys() if 'lora-drop' in n])\n"
-        "print(*['lora_drop_samsum' in TaskManager(include_defaults=d).all_tasks for d in (True, False)])"
+        "print(*['lora_drop_samsum' in TaskManager(include_defaults=d).all_tasks for d in (True, False)])\n"
+        f"print(TaskManager(include_path={str(tmp_path)!r}).task_index['lora_drop_samsum'].yaml_path)"
     )
-    models, tasks = out.splitlines()[-2:]
-    assert models == str(MODEL_TYPES)
-    assert tasks == "True False"
+    assert out.splitlines()[-3:] == [str(MODEL_TYPES), "True False", str(tmp_path / "mine.yaml")]
 
 
 def test_two_installations_arm_once():
@@ -74,17 +76,6 @@ def test_where_the_harness_discovers_entry_points_we_leave_it_to_it():
     before, found = out.splitlines()
     assert before == "[]"
     assert found == str(MODEL_TYPES)
-
-
-def test_a_task_of_the_user_overrides_ours(tmp_path):
-    ours = package_folder("tasks") / "samsum" / "lora_drop_samsum.yaml"
-    (tmp_path / "mine.yaml").write_text(f"task: lora_drop_samsum\ninclude: {ours}\n")
-    assert "task: lora_drop_samsum" in ours.read_text()
-    out = python(
-        f"{ARMED}{FEW_TASKS}from lm_eval.tasks import TaskManager\n"
-        f"print(TaskManager(include_path={str(tmp_path)!r}).task_index['lora_drop_samsum'].yaml_path)"
-    )
-    assert out.strip() == str(tmp_path / "mine.yaml")
 
 
 def test_neither_interpreter_start_nor_registering_imports_anything_of_ours_or_torch():

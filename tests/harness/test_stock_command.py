@@ -193,9 +193,8 @@ GONE = "import lm_eval.api.task, lm_eval.api.utils as u; del u.maybe_delimit\n"
 FIVE = f"import lm_eval; lm_eval.__version__ = '0.5.0.dev2'\n{GONE}"
 
 
-@pytest.mark.parametrize("patch", [FIVE, GONE], ids=["5.0", "names gone"])
-def test_an_lm_eval_we_do_not_know_says_so_where_we_are_asked_for(commands, stock, patch):
-    found = commands(FEW, patch=patch, mine=MINE)
+def test_an_lm_eval_we_do_not_know_says_so_where_we_are_asked_for(commands, stock):
+    found = commands(FEW, patch=FIVE, mine=MINE)
     assert_as_without_us(found, stock, FEW)
     lines = [line for line in found["mine"]["err"].split("\n") if line and not line.startswith("20")]
     assert found["mine"]["status"] == 1

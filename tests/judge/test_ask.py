@@ -1,6 +1,5 @@
 """The real SDKs against local servers: what they send, what comes back, what goes wrong."""
 
-import random
 import threading
 import time
 from email.utils import formatdate
@@ -10,14 +9,9 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.ask import serves_another
 from lm_eval_lora_drop.judge.score import Item, score
-from testing.judge_servers import Say, score_json
+from testing.judge_servers import PROVIDERS, Say, items, number_of, score_json
 
-PROVIDERS = ("openai", "anthropic", "google")
 ITEM = Item("summary", "Ann: Are you coming?\nBob: At six.", "Bob comes at six.", "Bob is coming at 6.")
-
-
-def items(number):
-    return [Item("summary", f"Ann: {i}?", f"reference {i}", f"prediction {i}") for i in range(number)]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -62,20 +56,18 @@ def test_a_dated_snapshot_is_the_same_model(asked, served, another):
     assert serves_another(asked, served) is another
 
 
+SAID = {"8/10": 8, "I'd say 7": 7, "11": None, "-1": None, "7.5": None, "８": 8, "１０": 10, "": None}
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("8/10", 8), ("I'd say 7", 7), ("11", None), ("-1", None), ("7.5", None), ("８", 8), ("１０", 10), ("", None)],
-)
-def test_free_text(provider, text, value, serve, panel_of, cache):
-    server = serve(lambda request, nth: Say(text))
-    found = score(panel_of(server.judge(provider, structured=False)), [ITEM], cache)
-    assert found.by_judge[f"{provider}-judge"] == [value]
-    assert not server.requests[0].structured
+def test_free_text(provider, serve, panel_of, cache):
+    server = serve(lambda request, nth: Say(list(SAID)[number_of(request)]))
     # What is no verdict is asked for once more, and once only; what is one never again.
-    assert len(server.requests) == (1 if value is not None else 2)
-    score(panel_of(server.judge(provider, structured=False)), [ITEM], cache)
-    assert len(server.requests) == (1 if value is not None else 2)
+    for _ in range(2):
+        found = score(panel_of(server.judge(provider, structured=False)), items(len(SAID)), cache)
+        assert found.by_judge[f"{provider}-judge"] == list(SAID.values())
+        assert len(server.requests) == sum(1 if value is not None else 2 for value in SAID.values())
+    assert not server.requests[0].structured
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -94,14 +86,15 @@ def test_a_refusal_is_no_verdict_even_with_a_number_in_it(provider, serve, panel
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("kind", ["429", "500", "529", "503", "drop", "half", "malformed"])
-def test_a_passing_fault_costs_no_verdict(provider, kind, serve, panel_of, cache):
-    first = Say(status=int(kind)) if kind.isdecimal() else Say(fault=kind)
-    server = serve(lambda request, nth: first if nth == 1 else Say(score_json(9)))
-    found = score(panel_of(server.judge(provider)), [ITEM], cache)
-    assert found.by_judge[f"{provider}-judge"] == [9]
-    assert len(server.requests) == 2
-    assert list(server.billed.values()) == [1]
+def test_a_passing_fault_costs_no_verdict(provider, serve, panel_of, cache):
+    faults = [Say(status=status) for status in (429, 500, 529, 503)]
+    faults += [Say(fault=fault) for fault in ("drop", "half", "malformed")]
+    server = serve(lambda request, nth: faults[number_of(request)] if nth == 1 else Say(score_json(9)))
+    found = score(panel_of(server.judge(provider)), items(len(faults)), cache)
+    assert found.by_judge[f"{provider}-judge"] == [9] * len(faults)
+    assert len(server.requests) == 2 * len(faults)
+    assert list(server.billed.values()) == [1] * len(faults)
+    assert found.answers.bill.failed_calls == len(faults)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -112,8 +105,7 @@ def test_a_time_out_is_tried_again(provider, serve, panel_of, cache):
     assert found.answers.bill.perhaps >= 1
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize(("provider", "form"), list(zip(PROVIDERS, ("seconds", "date", "seconds"), strict=True)))
 def test_retry_after_is_honoured_by_all_calls_to_that_server(provider, form, serve, panel_of, cache):
     refused = threading.Event()
 
@@ -167,59 +159,6 @@ def test_calls_at_once_stay_below_the_limit_of_the_provider(serve, panel_of, cac
     server = serve(lambda request, nth: time.sleep(0.03) or Say(score_json(5)))
     score(panel_of(server.judge("openai"), concurrency={"openai": 3}), items(20), cache)
     assert server.most_active == 3
-
-
-def test_thirty_percent_faults_over_300_items_lose_and_double_nothing(serve, panel_of, cache):
-    draw, lock = random.Random(0), threading.Lock()
-    faults = [
-        Say(status=429, headers={"retry-after-ms": "20"}),
-        Say(status=500),
-        Say(status=529),
-        Say(fault="drop"),
-        Say(fault="half"),
-        Say(fault="malformed"),
-    ]
-    silent = {"prediction 17\n", "prediction 170\n"}
-
-    def behaviour(request, nth):
-        with lock:
-            faulty, kind = draw.random() < 0.3, draw.choice(faults)
-        if any(text in request.prompt for text in silent):
-            return Say("no idea")
-        return kind if faulty else Say(score_json(len(request.prompt) % 11))
-
-    server = serve(behaviour)
-    panel = panel_of(*map(server.judge, PROVIDERS), concurrency=dict.fromkeys(PROVIDERS, 8), attempts=12, timeout=30.0)
-    wanted = items(100)
-    found = score(panel, wanted, cache)  # 300 verdicts
-    assert len(server.requests) > 330
-    for judge in panel.judges:
-        for item, value, verdict in zip(
-            wanted, found.by_judge[judge.name], found.answers.verdicts[judge.name], strict=True
-        ):
-            if item.prediction == "prediction 17":
-                assert value is None
-                assert verdict.reason == "no verdict in the answer"
-            else:
-                assert value == len(item.question(judge).prompt) % 11
-    assert max(server.billed.values()) == 1
-    assert sum(server.billed.values()) == found.answers.bill.calls == 300 + 3
-    before = len(server.requests)
-    assert score(panel, wanted, cache).by_judge == found.by_judge
-    assert len(server.requests) == before
-
-
-def test_the_cap_stops_cleanly_and_a_higher_one_goes_on(serve, panel_of, cache):
-    server = serve(lambda request, nth: Say(score_json(4)))
-    judge = server.judge("openai", max_tokens=4)
-    found = score(panel_of(judge, max_spend=0.003), items(100), cache)
-    assert found.answers.bill.capped
-    assert 0 < found.verdicts < 100
-    assert found.answers.bill.dollars <= 0.003
-    assert any("spending cap" in warning for warning in found.warnings())
-    again = score(panel_of(judge, max_spend=1), items(100), cache)
-    assert again.verdicts == 100
-    assert max(server.billed.values()) == 1
 
 
 def test_a_cap_needs_prices(serve, panel_of, cache):

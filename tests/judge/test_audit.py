@@ -11,8 +11,8 @@ from lm_eval_lora_drop.commands.main import main
 from testing.judge_servers import Say, score_json
 from testing.judged_runs import write_judged
 
-ONE = [f"quality {2 + i % 7}, text {i}" for i in range(40)]
-TWO = [f"quality {2 + (i + 3) % 7}, other text {i}" for i in range(40)]
+ONE = [f"quality {2 + i % 7}, text {i}" for i in range(24)]
+TWO = [f"quality {2 + (i + 3) % 7}, other text {i}" for i in range(24)]
 HIGHEST = re.compile(r"score 10|Score: 10|\"score\": 10")
 
 
@@ -124,9 +124,9 @@ def test_answers_of_an_earlier_day_are_the_anchors_of_drift(serve, audit, tmp_pa
     with sqlite3.connect(tmp_path / "judges.sqlite") as connection:
         connection.execute("UPDATE calls SET time = time - 5 * 86400")
         connection.execute("DELETE FROM calls WHERE id % 10 = 0")  # a tenth of them was never asked
-    found, _ = audit(server, "--number", "20", samples=samples)
+    found, _ = audit(server, "--number", "12", samples=samples)
     assert significant(found["openai-judge"]) == set()
-    assert 0 < found["openai-judge"]["drift"]["outputs"] < 20
+    assert 0 < found["openai-judge"]["drift"]["outputs"] < 12
 
 
 def test_a_harsher_model_under_the_same_name_is_drift_and_no_noise(serve, audit, tmp_path):
@@ -168,7 +168,7 @@ def test_identical_outputs_of_several_runs_must_have_one_score(serve, audit, tmp
     paths = [str(tmp_path / f"run{i}") for i in (0, 1)]
     out = tmp_path / "again.json"
     assert main(["judge", "audit", *paths, "--panel", panel, "--json", str(out)]) == 0
-    assert json.loads(out.read_text())["judges"]["openai-judge"]["identical"] == {"outputs": 20, "different": 0}
+    assert json.loads(out.read_text())["judges"]["openai-judge"]["identical"] == {"outputs": 12, "different": 0}
     assert len(server.requests) == asked
     samples = next((tmp_path / "run1").glob("samples_*.jsonl"))
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
@@ -176,7 +176,7 @@ def test_identical_outputs_of_several_runs_must_have_one_score(serve, audit, tmp
         row["gpt_score_openai-judge"] = [0.0]
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["judge", "audit", *paths, "--panel", panel, "--json", str(out)]) == 0
-    assert json.loads(out.read_text())["judges"]["openai-judge"]["identical"] == {"outputs": 20, "different": 2}
+    assert json.loads(out.read_text())["judges"]["openai-judge"]["identical"] == {"outputs": 12, "different": 2}
 
 
 def test_one_run_says_what_a_second_would_show(serve, audit):

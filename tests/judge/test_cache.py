@@ -33,13 +33,13 @@ def _judge_all(data, path, start, results):
     results.put((found.by_judge["openai-judge"], found.answers.bill.calls))
 
 
-def test_four_processes_pay_for_an_answer_once(serve, tmp_path):
+def test_processes_pay_for_an_answer_once(serve, tmp_path):
     server = serve(lambda request, nth: Say(score_json(len(request.prompt) % 11)))
     data = {"judges": [server.judge("openai")], "backoff": 0.01}
     context = multiprocessing.get_context("spawn")
     start, results = context.Event(), context.Queue()
     arguments = (data, tmp_path / "shared.sqlite", start, results)
-    processes = [context.Process(target=_judge_all, args=arguments) for _ in range(4)]
+    processes = [context.Process(target=_judge_all, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     start.set()
@@ -174,8 +174,9 @@ def test_what_is_no_cache_is_named(tmp_path, kind, monkeypatch):
         Cache(None if kind == "user" else Path(given))
 
 
-@pytest.mark.parametrize("provider", ["openai", "anthropic", "google"])
-@pytest.mark.parametrize("fault", ["status", "drop", "half"])
+@pytest.mark.parametrize(
+    ("provider", "fault"), [*((provider, "status") for provider in KEYS), ("openai", "drop"), ("google", "half")]
+)
 def test_no_key_in_exceptions_and_debug_logs(provider, fault, serve, caplog):
     import asyncio
 

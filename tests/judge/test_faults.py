@@ -9,15 +9,10 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.panel import parse_panel
 from lm_eval_lora_drop.judge.score import Item, score
-from testing.judge_servers import BODIES, KEYS, Say, score_json
+from testing.judge_servers import KEYS, PROVIDERS, Say, items, number_of, score_json
 
-PROVIDERS = ("openai", "anthropic", "google")
 ITEM = Item("summary", "Ann: Are you coming?\nBob: At six.", "Bob comes at six.", "Bob is coming at 6.")
 USAGES = [None, "many", -5, 1e30, 10**30, float("nan"), [], {"prompt_tokens": "100"}, {"prompt_tokens": -1}]
-
-
-def items(number):
-    return [Item("summary", f"Ann: {i}?", f"reference {i}", f"prediction {i}") for i in range(number)]
 
 
 def message_of(body):
@@ -52,33 +47,32 @@ def change_openai(**fields):
     return change
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        change_openai(content=[{"type": "text", "text": '{"score": '}, {"type": "text", "text": "7}"}]),
-        change_openai(content=["7"]),
-        change_openai(content=[{"type": "reasoning", "text": "3"}, {"type": "text", "text": "7"}, 5, None]),
-        change_openai(content=7),
-        change_openai(content={"score": 7}),
-        change_openai(content={"type": "text", "text": "7"}),
-        change_openai(refusal=5),
-        change_openai(refusal=False, role=3, tool_calls="x"),
-        lambda body: {**body, "model": 5, "id": None, "created": "x", "object": [], "choices": body["choices"] * 2},
-        lambda body: {**body, "logprobs": float("nan"), "x": float("inf")},
-        lambda body: {"choices": [{"message": {"content": "7"}, "finish_reason": {"a": 1}}]},
-    ],
-)
-def test_an_openai_shaped_answer_in_another_form_is_read_and_bought_once(change, serve, panel_of, cache):
-    server = serve(lambda request, nth: Say(score_json(7), change=change))
-    found = score(panel_of(server.judge("openai")), [ITEM], cache)
-    assert found.by_judge == {"openai-judge": [7]}
-    assert len(server.requests) == 1
-    assert score(panel_of(server.judge("openai")), [ITEM], cache, offline=True).by_judge == found.by_judge
+FORMS = [
+    change_openai(content=[{"type": "text", "text": '{"score": '}, {"type": "text", "text": "7}"}]),
+    change_openai(content=["7"]),
+    change_openai(content=[{"type": "reasoning", "text": "3"}, {"type": "text", "text": "7"}, 5, None]),
+    change_openai(content=7),
+    change_openai(content={"score": 7}),
+    change_openai(content={"type": "text", "text": "7"}),
+    change_openai(refusal=5),
+    change_openai(refusal=False, role=3, tool_calls="x"),
+    lambda body: {**body, "model": 5, "id": None, "created": "x", "object": [], "choices": body["choices"] * 2},
+    lambda body: {**body, "logprobs": float("nan"), "x": float("inf")},
+    lambda body: {"choices": [{"message": {"content": "7"}, "finish_reason": {"a": 1}}]},
+]
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("usage", USAGES, ids=str)
+def test_an_openai_shaped_answer_in_another_form_is_read_and_bought_once(serve, panel_of, cache):
+    server = serve(lambda request, nth: Say(score_json(7), change=FORMS[number_of(request)]))
+    found = score(panel_of(server.judge("openai")), items(len(FORMS)), cache)
+    assert found.by_judge == {"openai-judge": [7] * len(FORMS)}
+    assert len(server.requests) == len(FORMS)
+    again = score(panel_of(server.judge("openai")), items(len(FORMS)), cache, offline=True)
+    assert again.by_judge == found.by_judge
+
+
 @pytest.mark.parametrize("change", [set_usage, set_counts])
+@pytest.mark.parametrize(("usage", "provider"), list(zip(USAGES, PROVIDERS * 3, strict=True)), ids=str)
 def test_no_usage_costs_an_answer_or_the_cap(provider, usage, change, serve, panel_of, cache):
     server = serve(lambda request, nth: Say(score_json(7), change=lambda body: change(body, usage)))
     judge = server.judge(provider, max_tokens=4)
@@ -89,18 +83,18 @@ def test_no_usage_costs_an_answer_or_the_cap(provider, usage, change, serve, pan
     assert found.answers.bill.capped
 
 
+TORN = ['{"score": NaN}', '{"score": 1e999}', '{"score": ' + "9" * 5000 + "}", '{"score": 7', "7" * 150_000]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(
-    "text",
-    ['{"score": NaN}', '{"score": 1e999}', '{"score": ' + "9" * 5000 + "}", '{"score": 7', "7" * 150_000],
-    ids=lambda text: text[:16],
-)
-def test_a_torn_answer_is_asked_for_again_and_never_crashes_a_rerun(provider, text, serve, panel_of, cache):
-    server = serve(lambda request, nth: Say(score_json(7) if "could not be read" in request.prompt else text))
+def test_a_torn_answer_is_asked_for_again_and_never_crashes_a_rerun(provider, serve, panel_of, cache):
+    server = serve(
+        lambda request, nth: Say(score_json(7) if "could not be read" in request.prompt else TORN[number_of(request)])
+    )
     for _ in range(2):
-        found = score(panel_of(server.judge(provider)), items(3), cache)
-        assert found.by_judge[f"{provider}-judge"] == [7] * 3
-        assert len(server.requests) == 6
+        found = score(panel_of(server.judge(provider)), items(len(TORN)), cache)
+        assert found.by_judge[f"{provider}-judge"] == [7] * len(TORN)
+        assert len(server.requests) == 2 * len(TORN)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -113,32 +107,31 @@ def test_a_judge_that_only_ever_tears_its_answers_is_not_asked_for_ever(provider
         assert len(server.requests) == 4
 
 
+NO_ANSWERS = [
+    b"",
+    b"null",
+    b"7",
+    b"[]",
+    b"{}",
+    b"<html>welcome to the airport</html>",
+    b'{"error": {"message": "overloaded", "code": 529}}',
+    b'{"choices": []}',
+    b'{"choices": [null], "type": "error", "candidates": [5]}',
+    b'{"choices": {"0": 1}}',
+    b"\xff\xfe\x00{",
+    b"[" * 100_000,
+    b'{"id": ' + b"9" * 5000 + b"}",
+    b'{"choices": [{"message": "7"}]}',
+]
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"null",
-        b"7",
-        b"[]",
-        b"{}",
-        b"<html>welcome to the airport</html>",
-        b'{"error": {"message": "overloaded", "code": 529}}',
-        b'{"choices": []}',
-        b'{"choices": [null], "type": "error", "candidates": [5]}',
-        b'{"choices": {"0": 1}}',
-        b"\xff\xfe\x00{",
-        b"[" * 100_000,
-        b'{"id": ' + b"9" * 5000 + b"}",
-        b'{"choices": [{"message": "7"}]}',
-    ],
-    ids=lambda body: repr(body[:20]),
-)
-def test_a_body_that_is_no_answer_is_a_fault_like_any_other(provider, body, serve, panel_of, cache):
-    server = serve(lambda request, nth: Say(body=body) if nth == 1 else Say(score_json(9)))
-    found = score(panel_of(server.judge(provider)), [ITEM], cache)
-    assert found.by_judge[f"{provider}-judge"] == [9]
-    assert len(server.requests) == 2
+def test_a_body_that_is_no_answer_is_a_fault_like_any_other(provider, serve, panel_of, cache):
+    server = serve(lambda request, nth: Say(body=NO_ANSWERS[number_of(request)]) if nth == 1 else Say(score_json(9)))
+    found = score(panel_of(server.judge(provider)), items(len(NO_ANSWERS)), cache)
+    assert found.by_judge[f"{provider}-judge"] == [9] * len(NO_ANSWERS)
+    assert len(server.requests) == 2 * len(NO_ANSWERS)
+    assert found.answers.bill.failed_calls == len(NO_ANSWERS)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -159,15 +152,15 @@ def test_a_slow_drip_ends_at_the_time_out(provider, serve, panel_of, cache):
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
-    ("encoding", "body"),
+    ("provider", "encoding", "body"),
     [
-        ("gzip", gzip.compress(b" " * 50_000_000)),
-        ("gzip, gzip", gzip.compress(gzip.compress(b" " * 50_000_000))),
-        ("", b'{"a": "' + b" " * 3_000_000 + b'"}'),
+        ("openai", "gzip", gzip.compress(b" " * 50_000_000)),
+        ("anthropic", "gzip, gzip", gzip.compress(gzip.compress(b" " * 50_000_000))),
+        ("google", "gzip", gzip.compress(b" " * 50_000_000)),
+        ("google", "", b'{"a": "' + b" " * 3_000_000 + b'"}'),
     ],
-    ids=["bomb", "bomb in a bomb", "long"],
+    ids=["bomb", "bomb in a bomb", "google's", "long"],
 )
 def test_an_endless_body_is_not_kept_in_memory(provider, encoding, body, serve, panel_of, cache):
     headers = {"Content-Encoding": encoding} if encoding else {}
@@ -176,16 +169,6 @@ def test_an_endless_body_is_not_kept_in_memory(provider, encoding, body, serve, 
     assert found.by_judge[f"{provider}-judge"] == [9]
     with sqlite3.connect(cache.path) as connection:
         assert connection.execute("SELECT max(length(body)) FROM calls").fetchone()[0] < 10_000
-
-
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_gzipped_answer_is_read_all_the_same(provider, serve, panel_of, cache):
-    def behaviour(request, nth):
-        plain = json.dumps(BODIES[provider](request, Say(score_json(9)))).encode()
-        return Say(body=gzip.compress(plain), headers={"Content-Encoding": "gzip"})
-
-    server = serve(behaviour)
-    assert score(panel_of(server.judge(provider)), [ITEM], cache).by_judge[f"{provider}-judge"] == [9]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -277,7 +260,11 @@ def test_a_run_that_is_taken_up_again_adds_to_what_was_spent(serve, panel_of, ca
     one = (100 * 1.0 + 4 * 10.0) / 1e6
     first = score(panel_of(judge, max_spend=0.003), items(100), cache)
     calls = len(server.requests)
+    assert 0 < first.verdicts < 100
+    assert first.answers.bill.capped
+    assert any("spending cap" in warning for warning in first.warnings())
     assert first.answers.bill.dollars == pytest.approx(calls * one)
+    assert calls * one <= 0.003
     same = score(panel_of(judge, max_spend=0.003), items(100), cache)
     assert len(server.requests) == calls
     assert same.to_json()["dollars"] == pytest.approx(calls * one)
@@ -285,6 +272,7 @@ def test_a_run_that_is_taken_up_again_adds_to_what_was_spent(serve, panel_of, ca
     assert rest.verdicts == 100
     assert rest.to_json()["dollars"] == pytest.approx(100 * one)
     assert rest.to_json()["dollars_of_this_run"] == pytest.approx((100 - calls) * one)
+    assert max(server.billed.values()) == 1
 
 
 @pytest.mark.parametrize("name", ["stderr", "Verdicts", "agreement", "panel", "a_stderr", "x" * 61, "...", ""])

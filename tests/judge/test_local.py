@@ -12,14 +12,14 @@ from lm_eval_lora_drop.judge.score import Item, score
 
 @pytest.mark.smollm2
 @pytest.mark.data
-def test_smollm2_judges_eight_summaries(smollm2, shared_data, cache):
+def test_smollm2_judges_summaries(smollm2, shared_data, cache):
     with (shared_data / "samsum" / "test.jsonl").open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line, _ in zip(file, range(8), strict=False)]
+        rows = [json.loads(line) for line, _ in zip(file, range(3), strict=False)]
     items = [Item("summary", row["dialogue"], row["summary"], row["summary"]) for row in rows]
     panel = parse_panel({"judges": [{"name": "local", "provider": "hf", "model": str(smollm2), "max_tokens": 8}]}, "x")
     found = score(panel, items, cache)
     told = found.to_json()["judges"]["local"]
-    assert found.verdicts + sum(told["without_verdict"].values()) == 8
+    assert found.verdicts + sum(told["without_verdict"].values()) == 3
     assert found.verdicts > 0
     assert all(value is None or 0 <= value <= 10 for value in found.by_judge["local"])
     assert told["served_models"] == {str(smollm2): found.verdicts}

@@ -13,15 +13,9 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.judge.cache import Cache
 from lm_eval_lora_drop.judge.reading import read_score
-from lm_eval_lora_drop.judge.score import Item, estimate, questions, rubric_of, score
-from testing.judge_servers import Say, score_json
+from lm_eval_lora_drop.judge.score import estimate, questions, rubric_of, score
+from testing.judge_servers import PROVIDERS, Say, items, number_of, score_json
 from testing.judged_runs import write_judged
-
-PROVIDERS = ("openai", "anthropic", "google")
-
-
-def items(number):
-    return [Item("summary", f"Ann: {i}?", f"reference {i}", f"prediction {i}") for i in range(number)]
 
 
 def cut(body):
@@ -35,14 +29,13 @@ def cut(body):
     return body
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
-    ("say", "cause"),
+    ("provider", "say", "cause"),
     [
-        (Say("", change=cut), "set max_tokens"),
-        (Say("No.", refusal=True), "refuses"),
-        (Say("A nice summary, well done."), "prose"),
-        (Say(""), "answers nothing"),
+        *((provider, Say("", change=cut), "set max_tokens") for provider in PROVIDERS),
+        *((provider, Say("No.", refusal=True), "refuses") for provider in PROVIDERS),
+        ("openai", Say("A nice summary, well done."), "prose"),
+        ("google", Say(""), "answers nothing"),
     ],
 )
 def test_a_judge_without_verdicts_is_stopped_after_20_paid_answers(provider, say, cause, serve, panel_of, cache):
@@ -63,24 +56,23 @@ def test_a_verdict_now_and_then_keeps_a_judge(serve, panel_of, cache):
     assert sum(server.billed.values()) == 8 + 2 * 52
 
 
+CUT = {
+    "Score: 1": None,
+    "7": None,
+    "7/10": None,
+    '{"score": 1': None,
+    '{"score": 7}': 7,
+    '{"score": 7}\n': 7,
+    "Score: 7\n": 7,
+    "<think>The rest deserves a 9": None,
+}
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("Score: 1", None),
-        ("7", None),
-        ("7/10", None),
-        ('{"score": 1', None),
-        ('{"score": 7}', 7),
-        ('{"score": 7}\n', 7),
-        ("Score: 7\n", 7),
-        ("<think>The rest deserves a 9", None),
-    ],
-)
-def test_a_cut_off_answer_counts_where_the_cut_cannot_touch_it(provider, text, value, serve, panel_of, cache):
-    server = serve(lambda request, nth: Say(text, change=cut))
-    found = score(panel_of(server.judge(provider, structured=False)), items(1), cache)
-    assert found.by_judge[f"{provider}-judge"] == [value]
+def test_a_cut_off_answer_counts_where_the_cut_cannot_touch_it(provider, serve, panel_of, cache):
+    server = serve(lambda request, nth: Say(list(CUT)[number_of(request)], change=cut))
+    found = score(panel_of(server.judge(provider, structured=False)), items(len(CUT)), cache)
+    assert found.by_judge[f"{provider}-judge"] == list(CUT.values())
 
 
 def test_a_server_that_does_not_say_that_it_cut_an_answer_off(serve, panel_of, cache):
@@ -178,17 +170,13 @@ def test_the_dry_run_counts_what_would_be_asked(serve, panel_of, cache):
     assert told.calls == len(server.requests) - before == 4
 
 
-def test_a_cache_of_other_columns_is_refused_before_anything_is_paid(tmp_path):
-    path = tmp_path / "old.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA application_id=1282372161")
-        connection.execute("CREATE TABLE calls (id INTEGER PRIMARY KEY, key TEXT, answer TEXT)")
-    with pytest.raises(ArgumentError, match="cannot be used"):
-        Cache(path)
-
-
-@pytest.mark.parametrize("where", ["extra_headers", "extra_query"])
-@pytest.mark.parametrize("name", ["X-Api-Key", "X-My-Gateway", "Authorization", "code", "X-Auth"])
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        *(("extra_headers", name) for name in ("X-Api-Key", "X-My-Gateway", "Authorization")),
+        *(("extra_query", name) for name in ("code", "X-Auth")),
+    ],
+)
 def test_a_header_comes_from_the_environment_or_is_refused(where, name, serve, panel_of, cache, monkeypatch, tmp_path):
     server = serve(lambda request, nth: Say(score_json(7)))
     secret = "my-own-secret-0123456789"
@@ -240,18 +228,16 @@ def test_harmless_headers_may_stand_in_the_file(panel_of, serve):
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "cause"),
+    ("provider", "variable", "value"),
     [
-        ("HTTP_PROXY", "nonsense://proxy:1", "HTTP_PROXY"),
-        ("HTTP_PROXY", "socks5://user:hunter2@127.0.0.1:9", "HTTP_PROXY"),
-        ("HTTP_PROXY", "http://127.0.0.1:notaport", "HTTP_PROXY"),
-        ("SSL_CERT_FILE", "/no/such/file.pem", "SSL_CERT_FILE"),
+        ("google", "HTTP_PROXY", "nonsense://proxy:1"),
+        ("openai", "HTTP_PROXY", "socks5://user:hunter2@127.0.0.1:9"),
+        ("anthropic", "HTTP_PROXY", "socks5://user:hunter2@127.0.0.1:9"),
+        ("google", "HTTP_PROXY", "http://127.0.0.1:notaport"),
+        *((provider, "SSL_CERT_FILE", "/no/such/file.pem") for provider in PROVIDERS),
     ],
 )
-@pytest.mark.parametrize("provider", PROVIDERS)
-def test_bad_network_settings_are_told_in_one_line(
-    provider, variable, value, cause, serve, tmp_path, monkeypatch, capsys
-):
+def test_bad_network_settings_are_told_in_one_line(provider, variable, value, serve, tmp_path, monkeypatch, capsys):
     server = serve(lambda request, nth: Say(score_json(7)))
     path = write_judged(tmp_path / "run", ["one"], name="system")
     panel = tmp_path / "panel.yaml"
@@ -260,6 +246,6 @@ def test_bad_network_settings_are_told_in_one_line(
     monkeypatch.setenv(variable, value)
     assert main(["judge", "rescore", str(path), "--panel", str(panel)]) == 1
     out, err = capsys.readouterr()
-    assert cause in out + err or "socks" in (out + err).lower(), out + err
+    assert variable in out + err or "socks" in (out + err).lower(), out + err
     assert "Traceback" not in out + err
     assert "hunter2" not in out + err

@@ -74,7 +74,8 @@ def collect(folder, judged):
 
 
 def test_the_joined_win_rate_holds_and_each_judge_is_compared_with_people(folder, capsys):
-    found = collect(folder, pairwise(folder, "one", "two", "preference.json"))["overall"]["with_judges"]
+    criteria = collect(folder, pairwise(folder, "one", "two", "preference.json"))
+    found = criteria["overall"]["with_judges"]
     low, high = found["interval"]
     assert low <= TRUTH <= high
     assert (found["by_people"], found["by_judges_alone"]) == (30, len(ASKED) - 30)
@@ -94,20 +95,13 @@ def test_the_joined_win_rate_holds_and_each_judge_is_compared_with_people(folder
     said = capsys.readouterr().out
     assert "people alone" in said
     assert f"same choice as people on {same} of 30 pairs" in said
-
-
-def test_a_criterion_with_too_few_votes_is_said_and_costs_the_others_nothing(folder, capsys):
-    found = collect(folder, pairwise(folder, "one", "two", "preference.json"))
-    assert found["fluency"]["with_judges"] is None
-    assert found["accuracy"]["with_judges"] is None
-    assert found["readability"]["with_judges"]["by_people"] == 30
-    assert "fewer than five pairs" in capsys.readouterr().out
-
-
-def test_the_order_of_the_systems_is_that_of_the_sheets(folder):
-    one = collect(folder, pairwise(folder, "one", "two", "preference.json"))["overall"]["with_judges"]
-    other = collect(folder, pairwise(folder, "two", "one", "turned.json"))["overall"]["with_judges"]
-    assert other == one
+    # A criterion with too few votes is said, and costs the others nothing.
+    assert criteria["fluency"]["with_judges"] is None
+    assert criteria["accuracy"]["with_judges"] is None
+    assert criteria["readability"]["with_judges"]["by_people"] == 30
+    assert "fewer than five pairs" in said
+    # The order of the systems is that of the sheets.
+    assert collect(folder, pairwise(folder, "two", "one", "turned.json"))["overall"]["with_judges"] == found
 
 
 def test_preferences_over_other_outputs_are_refused(folder, capsys):
@@ -118,21 +112,21 @@ def test_preferences_over_other_outputs_are_refused(folder, capsys):
     assert "was judged with other outputs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"choices": []}',
-        '{"choices": [{"doc_id": 1, "outputs": ["a", "b"], "judges": {"x": 2}}]}',
-        '{"choices": [{"doc_id": 1, "outputs": ["a"], "judges": {"x": 1}}]}',
-        '{"choices": [{"doc_id": 1, "outputs": ["a", "b"], "judges": ["x"]}]}',
-        '{"choices": [{"doc_id": 1, "outputs": ["a", "b"], "judges": {"x": [1]}}]}',
-    ],
-)
-def test_a_file_of_something_else_is_refused(folder, text, capsys):
-    (folder / "bad.json").write_text(text)
+FOREIGN = [
+    "",
+    "[]",
+    "{}",
+    '{"choices": []}',
+    '{"choices": [{"doc_id": 1, "outputs": ["a", "b"], "judges": {"x": 2}}]}',
+    '{"choices": [{"doc_id": 1, "outputs": ["a"], "judges": {"x": 1}}]}',
+    '{"choices": [{"doc_id": 1, "outputs": ["a", "b"], "judges": ["x"]}]}',
+    '{"choices": [{"doc_id": 1, "outputs": ["a", "b"], "judges": {"x": [1]}}]}',
+]
+
+
+def test_a_file_of_something_else_is_refused(folder, capsys):
     files = [str(folder / name) for name in ("key.json", "ann.csv")]
-    assert main(["judge", "collect", *files, "--judged", str(folder / "bad.json")]) == 1
-    assert "bad.json" in capsys.readouterr().err
+    for text in FOREIGN:
+        (folder / "bad.json").write_text(text)
+        assert main(["judge", "collect", *files, "--judged", str(folder / "bad.json")]) == 1
+        assert "bad.json" in capsys.readouterr().err

@@ -194,12 +194,12 @@ UNITS += [
 
 
 def test_no_text_keeps_the_reader_busy(tmp_path):
-    """All of these take some 15 s of a processor; one reader that tries things twice takes minutes for a single one."""
+    """A reader that tries things twice takes minutes for a single one of these."""
     code = f"""
 import resource
-resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 from lm_eval_lora_drop.judge.reading import LONGEST, read_preference, read_score
-for start in ("", "```", '{{"score": ', "A", "7"):
+for start in ("", '{{"score": '):
     for unit in {UNITS!r}:
         text = (start + unit * (LONGEST // len(unit)))[:LONGEST]
         assert read_score(text) in (None, 7), text[:40]

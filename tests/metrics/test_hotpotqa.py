@@ -11,7 +11,7 @@ import math
 
 import pytest
 
-from lm_eval_lora_drop.metrics.hotpotqa import contains, exact_match, f1, mean_of_given, normalize_answer
+from lm_eval_lora_drop.metrics.hotpotqa import contains, exact_match, f1, mean_of_given
 
 # prediction, answer, exact match, F1, containment
 PAIRS = [
@@ -56,11 +56,6 @@ def test_follows_the_official_rules(prediction: str, answer: str, em: int, f1_sc
     assert exact_match(prediction, answer) == em
     assert f1(prediction, answer) == pytest.approx(f1_score, abs=1e-12)
     assert contains(prediction, answer) == contained
-
-
-def test_normalisation_in_the_official_order() -> None:
-    """Punctuation goes before articles, so "a." and "the," are articles too."""
-    assert normalize_answer("The, cat (and A. dog)!") == "cat and dog"
 
 
 def test_mean_of_given_leaves_none_out() -> None:

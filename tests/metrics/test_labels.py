@@ -109,36 +109,26 @@ ADVERSARIAL_NEITHER = (
 # fmt: on
 
 
-@pytest.mark.parametrize("text", YES.split("|"))
-def test_yes(text: str) -> None:
+def test_yes() -> None:
     """Forms of yes, negations that deny nothing, and double ones of a fixed form."""
-    assert read_label(text) == 1
+    assert [text for text in YES.split("|") if read_label(text) != 1] == []
 
 
-@pytest.mark.parametrize("text", NO.split("|"))
-def test_no(text: str) -> None:
+def test_no() -> None:
     """Forms of no, those included that hold a yes inside."""
-    assert read_label(text) == 0
+    assert [text for text in NO.split("|") if read_label(text) != 0] == []
 
 
-@pytest.mark.parametrize("text", [*NEITHER.split("|"), *ADVERSARIAL_NEITHER.split("|"), "是|否"])
-def test_nothing_to_read(text: str) -> None:
+def test_nothing_to_read() -> None:
     """Questions, hedges, conditions, contradictions, other people's opinions, and words inside other words."""
-    assert read_label(text) is None
+    texts = [*NEITHER.split("|"), *ADVERSARIAL_NEITHER.split("|"), "是|否"]
+    assert [text for text in texts if read_label(text) is not None] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "meant"),
-    [*((text, 1) for text in ADVERSARIAL_YES.split("|")), *((text, 0) for text in ADVERSARIAL_NO.split("|"))],
-)
-def test_rather_unread_than_wrong(text: str, meant: int) -> None:
-    """Nothing is read that the text does not say."""
-    assert read_label(text) in (meant, None)
-
-
-def test_most_of_what_can_be_read_is_read() -> None:
-    """At least three in four of the adversarial texts that say yes or no."""
+def test_rather_unread_than_wrong() -> None:
+    """Nothing is read that the text does not say, and at least three in four of these are read."""
     texts = [(text, 1) for text in ADVERSARIAL_YES.split("|")] + [(text, 0) for text in ADVERSARIAL_NO.split("|")]
+    assert [text for text, meant in texts if read_label(text) not in (meant, None)] == []
     assert sum(read_label(text) == meant for text, meant in texts) >= 0.75 * len(texts)
 
 

@@ -24,7 +24,7 @@ PAIR_METRICS = [hotpotqa.exact_match, hotpotqa.f1, hotpotqa.contains]
 
 
 @pytest.mark.parametrize("metric", PAIR_METRICS)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(prediction=TEXT, answer=TEXT, before=BLANK, after=BLANK)
 def test_hotpotqa(metric, prediction, answer, before, after) -> None:
     """In [0, 1], and surrounding white space is immaterial."""
@@ -33,15 +33,7 @@ def test_hotpotqa(metric, prediction, answer, before, after) -> None:
     assert metric(before + prediction + after, answer) == score
 
 
-@settings(deadline=None)
-@given(prediction=TEXT, answer=TEXT)
-def test_exact_implies_contained(prediction, answer) -> None:
-    """An exact match is contained; F1 is symmetric."""
-    assert hotpotqa.exact_match(prediction, answer) <= hotpotqa.contains(prediction, answer)
-    assert hotpotqa.f1(prediction, answer) == pytest.approx(hotpotqa.f1(answer, prediction))
-
-
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(prediction=TEXT, reference=TEXT, before=BLANK, after=BLANK)
 def test_rouge(prediction, reference, before, after) -> None:
     """In [0, 100]; ROUGE-L is at most ROUGE-1; surrounding white space is immaterial."""
@@ -52,7 +44,7 @@ def test_rouge(prediction, reference, before, after) -> None:
 
 
 @pytest.mark.parametrize("metric", [BLEU_ZH, CHRF2], ids=["bleu", "chrf"])
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), seed=st.integers(0, 9))
 def test_corpus(metric: CorpusMetric, pairs, seed) -> None:
     """In [0, 100], whatever the order of the documents."""
@@ -63,16 +55,7 @@ def test_corpus(metric: CorpusMetric, pairs, seed) -> None:
     assert metric(items) == score
 
 
-@pytest.mark.parametrize("metric", [BLEU_ZH, CHRF2], ids=["bleu", "chrf"])
-@settings(deadline=None)
-@given(prediction=TEXT, reference=TEXT, before=BLANK, after=BLANK)
-def test_corpus_ignores_blanks_around(metric: CorpusMetric, prediction, reference, before, after) -> None:
-    """Surrounding white space is immaterial."""
-    prediction = prediction.strip()
-    assert metric.statistics(before + prediction + after, reference) == metric.statistics(prediction, reference)
-
-
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(text=TEXT, before=BLANK, after=BLANK)
 def test_labels(text, before, after) -> None:
     """A label is 1, 0 or None, whatever white space is around."""
@@ -81,7 +64,7 @@ def test_labels(text, before, after) -> None:
     assert labels.is_one_word(before + text + after) == labels.is_one_word(text)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(text=TEXT, before=BLANK, after=BLANK)
 def test_fields(text, before, after) -> None:
     """In [0, 1]; what fits the schema is JSON; surrounding white space is immaterial."""
@@ -91,7 +74,7 @@ def test_fields(text, before, after) -> None:
     assert score_fields(before + text + after, {"a": 1}, VALIDATOR) == scores
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(text=TEXT, limit=st.integers(1, 64), chinese=st.booleans())
 def test_shape(text, limit, chinese) -> None:
     """Shares are 0 or 1, lengths are not negative, and an empty text is not cut off."""

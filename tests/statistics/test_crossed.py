@@ -47,19 +47,19 @@ def test_where_one_sample_alone_differs_it_is_student_s_t():
     assert found.p_value == pytest.approx(expected.pvalue, abs=0.02)
 
 
-@pytest.mark.parametrize("of_seeds", [0.0, 0.5])
-def test_it_covers_where_seeds_differ_and_documents_alone_do_not(of_seeds):
+@pytest.mark.parametrize(("of_seeds", "samples"), [(0.0, 400), (0.5, 160)])
+def test_it_covers_where_seeds_differ_and_documents_alone_do_not(of_seeds, samples):
     """The input that makes an interval over documents false: adapters that differ by their seed."""
     rng = np.random.default_rng(7)
     ours = alone = 0
-    for _ in range(400):
+    for _ in range(samples):
         values = draw(rng, 3, 60, of_seeds=of_seeds)
         low, high = crossed_mean(values, span=np.ptp(values)).interval
         ours += low <= 0 <= high
         low, high = mean_interval(values.mean(axis=0), span=np.ptp(values))
         alone += low <= 0 <= high
-    assert 0.93 <= ours / 400 <= 0.99
-    assert (alone / 400 < 0.85) == (of_seeds > 0)
+    assert 0.91 <= ours / samples <= 0.99
+    assert (alone / samples < 0.85) == (of_seeds > 0)
 
 
 def test_one_seed_is_the_test_over_documents():

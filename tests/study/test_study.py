@@ -100,14 +100,14 @@ def test_what_was_answered_is_not_asked_again(file, monkeypatch):
 
 
 def test_killed_and_started_again(file, tmp_path):
-    """Killed by the kernel while a checkpoint is written, while an adapter is, in a sweep and in a cell, and started
-    again each time, the study ends with the table of one that was never killed."""
+    """Killed by the kernel while a checkpoint is written, in a sweep and in a cell, and started again each time, the
+    study ends with the table of one that was never killed."""
     path = file(trainings={"full": {}}, choices=["full", "auto"])
     whole = tmp_path / "whole"
     assert cli.main(["study", "--config", str(path), "--output", str(whole)]) == 0
     out = read_study(path).output
     # Each pattern names a file that a study makes on its way; the kill comes as soon as there is one.
-    for pattern in ("checkpoint-*/*", "adapter_model.safetensors", "cells/*/*/*", "cells/*auto*"):
+    for pattern in ("checkpoint-*/*", "cells/*/*/*", "cells/*auto*"):
         shutil.rmtree(tmp_path / "sweeps", ignore_errors=True)
         said = tmp_path / f"said {pattern[:5]}.txt"
         command = ["-m", "lm_eval_lora_drop.commands.main", "study", "--config", str(path), "--threads", "1"]
@@ -122,12 +122,19 @@ def test_killed_and_started_again(file, tmp_path):
     assert table_of(out) == table_of(whole)
 
 
-def test_what_a_kill_left_is_cleared_away(file):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_base):
+    """The file of a study of one training and one cell that has run."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_study(folder, study_of(tiny_base, folder, trainings={"full": {}}, choices=["full"]))
+    assert cli.main(["study", "--config", str(path)]) == 0
+    return path
+
+
+def test_what_a_kill_left_is_cleared_away(finished, tmp_path):
     """Killed after a cell's results were written and before it was done, the cell has one run, not two; killed after
     an adapter was complete and before its checkpoints were removed, they are removed by the next command."""
-    path = file(trainings={"full": {}}, choices=["full"])
-    assert cli.main(["study", "--config", str(path)]) == 0
-    study = read_study(path)
+    study = read_study(finished, shutil.copytree(read_study(finished).output, tmp_path / "killed"))
     ((training, (cell,)),) = plan(study)
     done = cell_folder(study, cell) / "cell.json"
     done.unlink()
@@ -136,7 +143,7 @@ def test_what_a_kill_left_is_cleared_away(file):
     (checkpoints / "checkpoint-2" / "optimizer.pt").write_bytes(b"x")
     (checkpoints.parent / "started.json").write_text("{}")
     before = (checkpoints.parent / "training.json").read_text()
-    assert cli.main(["study", "--config", str(path)]) == 0
+    assert cli.main(["study", "--config", str(finished), "--output", str(study.output)]) == 0
     assert done.is_file()
     assert len(list(cell_folder(study, cell).rglob("results_*.json"))) == 1
     assert not checkpoints.exists()
@@ -144,11 +151,9 @@ def test_what_a_kill_left_is_cleared_away(file):
     assert (checkpoints.parent / "training.json").read_text() == before
 
 
-def test_a_full_cell_is_what_hf_says(file):
+def test_a_full_cell_is_what_hf_says(finished):
     """The trained adapter, whole, evaluated by the harness's own `hf` on the same task: the same outputs."""
-    path = file(trainings={"full": {}}, choices=["full"])
-    assert cli.main(["study", "--config", str(path)]) == 0
-    study = read_study(path)
+    study = read_study(finished)
     ((training, (cell,)),) = plan(study)
     (run,), _ = find_runs([cell_folder(study, cell)])
     model = HFLM(
@@ -185,6 +190,13 @@ def test_a_full_cell_is_what_hf_says(file):
         ({"choices": []}, "choices must not be empty"),
         ({"tasks": {}}, "must have tasks, and trainings"),
         ({"tasks": {"problems": {"evaluations": {}}}}, "Did you mean evaluation?"),
+        (
+            {"tasks": {"problems": {"task": "lora_drop_demo", "evaluation": {"limit": "many"}}}},
+            "evaluation.limit must be",
+        ),
+        ({"choices": ["sweep_candidates=windw"]}, "Did you mean sweep_candidates=window"),
+        ({"model_args": {"pretrained": "m", "sweep_limt": 3}}, "Did you mean sweep_limit"),
+        ({"model_args": {"pretrained": "m", "sweep_select": "smallest:99"}}, "a bound must be"),
         ({"model_args": {}}, "must name the base model"),
         ({"model_args": {"pretrained": "x", "boundary": 3}}, "must not have boundary"),
         ({"tasks": ["lora_drop_dmo"]}, "is no task"),
@@ -314,12 +326,9 @@ def test_a_unit_that_another_process_has_is_left_to_it(file):
     assert read_cell(study, first.cells[0]) is not None
 
 
-def test_an_adapter_trained_otherwise_is_not_taken(file, capsys):
-    first = file(trainings={"full": {}}, choices=["full"])
-    assert cli.main(["study", "--config", str(first)]) == 0
-    second = file(trainings={"full": {"rank": 2}}, choices=["full"])
-    capsys.readouterr()
-    assert cli.main(["study", "--config", str(second)]) == 1
+def test_an_adapter_trained_otherwise_is_not_taken(finished, file, capsys):
+    other = file(trainings={"full": {"rank": 2}}, choices=["full"])
+    assert cli.main(["study", "--config", str(other), "--output", str(read_study(finished).output)]) == 1
     assert "was trained with lora_alpha=16.0, rank=8, and" in capsys.readouterr().err
 
 

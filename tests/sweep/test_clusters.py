@@ -19,13 +19,10 @@ from lm_eval_lora_drop.record.schema import ValidationRecord
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.statistics.clusters import cluster_codes, draw_cluster_subsets
 from lm_eval_lora_drop.statistics.paired import paired_difference
-from lm_eval_lora_drop.statistics.significance import mean_tests
 from lm_eval_lora_drop.sweep.metric import resolve_metric
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, choose_rows
-from lm_eval_lora_drop.sweep.strategies.racing import Race
-from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.sweep.trust import Evidence, gains_over_full, stability, trust
 from lm_eval_lora_drop.variant import Variant
 from testing.doubles import RuleRunner, make_documents, sweep, uniform
@@ -145,20 +142,6 @@ def test_resamples_of_clusters_are_chosen_from_as_if_written_out() -> None:
     assert fast.tolist() == slow
 
 
-def test_the_band_holds_its_level_by_cluster_and_not_by_document() -> None:
-    """200 samples of 8 equal candidates, 20 uneven clusters that rise and fall together."""
-    rng = np.random.default_rng(4)
-    codes = cluster_codes(names([1, 3, 5, 9] * 5))
-    missed = {"cluster": 0, "document": 0}
-    for seed in range(200):
-        values = rng.normal(size=(8, 20))[:, codes] + rng.normal(size=(8, len(codes)))
-        for name, clusters in (("cluster", codes), ("document", None)):
-            tests = mean_tests(values[1:].T, values[0], draws=499, seed=seed, clusters=clusters)
-            missed[name] += any(test.p_value < 0.05 for test in tests)
-    assert missed["cluster"] <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)
-    assert missed["document"] > 60
-
-
 def test_subsets_hold_whole_clusters_and_enough_documents() -> None:
     codes = cluster_codes(names(UNEVEN))
     taken = draw_cluster_subsets(codes, 20, 300, seed=0)
@@ -213,25 +196,3 @@ def test_a_records_clusters_must_fit_its_documents() -> None:
     assert RecordedSweep.from_record(record).codes.tolist() == [0, 0, 1]
     with pytest.raises(ArgumentError, match="one cluster for each document, got 2 for 3"):
         RecordedSweep.from_record(replace(record, validation=replace(validation, clusters=("a", "b"))))
-
-
-def test_racings_promise_needs_no_clusters() -> None:
-    """Its order is random over the documents at hand, however they belong together: of 200 races over clusters of ten
-    that rise and fall together at most 5 % and three standard errors lose the winner by more than the tolerance."""
-    rng = np.random.default_rng(6)
-    candidates = tuple(Variant.below(k, 8) for k in range(8, -1, -1))
-    lost = 0
-    for seed in range(200):
-        chance = np.linspace(0.5, 0.6, 9)[:, None] + rng.normal(0, 0.3, (9, 10))
-        values = (rng.random((9, 100)) < np.repeat(chance, 10, axis=1)).astype(float)
-        table = Table(candidates, 100)
-        table.set((v, i, item) for v, row in zip(candidates, values, strict=True) for i, item in enumerate(row))
-        race = Race(table, MEAN, sign=1, full=candidates[0], seed=seed)
-        for _ in race.rounds():
-            pass
-        scores = dict(zip(candidates, values.mean(axis=1), strict=True))
-        winner = max(candidates, key=lambda v: scores[v])
-        left = max(scores[v] for v in candidates if v not in race.eliminated)
-        tolerance = values[candidates.index(winner)].std(ddof=1) / 10
-        lost += bool(scores[winner] - left > tolerance + 1e-9)
-    assert lost <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)

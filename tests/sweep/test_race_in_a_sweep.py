@@ -77,15 +77,6 @@ def test_a_killed_race_goes_on_and_gives_the_same_record(task: Any, tmp_path: Pa
     assert len(rest.asked) < len(undisturbed_runner.asked) - 130
 
 
-def test_lower_is_better_races_downwards(tmp_path: Path) -> None:
-    task = make_task(
-        splits=SPLITS, metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": False}]
-    )
-    result = sweep(task, tmp_path, RuleRunner(exact_match_rule({**ACCURACY, 0: 0.2, 1: 0.0})))
-    assert k_of(result.chosen, L) == 1
-    assert rows_by_k(result, L)[4].eliminated_after is not None
-
-
 def reference(gains: dict[int, float]) -> dict[Variant, list[float]]:
     """Log-likelihoods on sixteen documents that differ by exactly these gains over base."""
     return {Variant.below(k, L): [gain - 2 - 0.1 * place for place in range(16)] for k, gain in gains.items()}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from lm_eval.api.metrics import mean
 
+from benchmarks import racing_shapes as shapes
 from lm_eval_lora_drop.metrics.corpus import BLEU_ZH
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings, schedule
@@ -20,21 +17,6 @@ from lm_eval_lora_drop.variant import Variant
 from testing.doubles import uniform
 
 MEAN = Aggregation(mean)
-
-
-def load_shapes() -> ModuleType:
-    """The program whose table stands in the docs."""
-    path = Path(__file__).parents[2] / "benchmarks" / "racing_shapes.py"
-    spec = importlib.util.spec_from_file_location("racing_shapes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-shapes = load_shapes()
 
 
 def variants(number: int) -> list[Variant]:

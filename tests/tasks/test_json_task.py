@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
-
-from tests.tasks.conftest import ROOT
 
 
 def test_disjoint_and_reproducible(load_task: Callable[..., Any]) -> None:
@@ -35,12 +31,3 @@ def test_targets_score_full_marks(load_task: Callable[..., Any]) -> None:
         assert all(
             str(value) in doc["text"] for name, value in json.loads(doc["fields"]).items() if name in ("name", "item")
         )
-
-
-def test_the_generator_prints_examples() -> None:
-    """The module runs by itself, to look at what it makes."""
-    command = [sys.executable, str(ROOT / "tasks/json_fields/generate.py")]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert [line.split(":")[0] for line in printed.splitlines()[::2]] == ["train"] * 2 + ["validation"] * 2 + [
-        "test"
-    ] * 2

@@ -75,7 +75,7 @@ class StopAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gpt_neox", "phi", "qwen3", "mistral"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gpt_neox"])
 def test_the_loss_is_that_of_the_answers(architecture, training, tmp_path):
     """One step on all documents at once: its loss is the mean over all answer tokens of -log p, computed one document
     at a time by plain Transformers on the base model (a fresh LoRA has B = 0)."""
@@ -124,9 +124,7 @@ def test_what_is_written(training):
     assert not [name for name, parameter in loaded.named_parameters() if parameter.isnan().any()]
 
 
-@pytest.mark.parametrize(
-    ("layers", "trained"), [("paper", {0, 1, 2}), ("1", {1}), ("0+3", {0, 3}), ("all", {0, 1, 2, 3})]
-)
+@pytest.mark.parametrize(("layers", "trained"), [("paper", {0, 1, 2}), ("0+3", {0, 3})])
 def test_only_the_wanted_layers_are_trained(layers, trained, training):
     """`paper` is its bottom 20 of 32: 2.5 of four layers, rounded up to three."""
     record = train(change(training, layers=layers, epochs=1))
@@ -155,7 +153,7 @@ def test_stopped_and_started_again(damaged, training):
     whole = training.output.parent / "whole"
     settings = change(training, lora_dropout=0.1)
     expected = train(change(settings, output=whole))
-    for step in (1, 3, 4, 5):
+    for step in (3, 5):
         with pytest.raises(KeyboardInterrupt):
             train(dataclasses.replace(settings, callbacks=(StopAt(step),)))
         assert read_record(training.output) is None
@@ -165,7 +163,7 @@ def test_stopped_and_started_again(damaged, training):
     record = train(settings)
     assert same(weights(whole), weights(training.output))
     assert record.steps == expected.steps
-    assert record.resumed == 4
+    assert record.resumed == 2
     assert not (training.output / "checkpoints").exists()
 
 

@@ -22,7 +22,6 @@ BORROWED = (
     "test_each_task_has_its_own_boundary_and_every_request_type_is_swept",
     "test_every_option_of_the_harness_behaves_as_with_hf",
     "test_requests_made_by_hand_need_a_given_boundary",
-    "test_the_test_split_is_answered_under_the_chosen_boundary",
 )
 globals().update({name: getattr(hf, name) for name in BORROWED})
 

@@ -1,6 +1,7 @@
-"""Killed and torn: the tests of hf-lora-drop, run with vllm-lora-drop."""
+"""Killed: the test of hf-lora-drop, run with vllm-lora-drop."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,6 @@ import pytest
 
 from tests.backends import test_interrupted as hf
 from tests.vllm.conftest import SMALL
-
-BORROWED = ("test_a_journal_of_another_adapter_is_not_used", "test_a_torn_last_line_is_answered_again")
-globals().update({name: getattr(hf, name) for name in BORROWED})
 
 
 @pytest.fixture
@@ -32,12 +30,12 @@ def program(tiny_base, tiny_adapter, tmp_path):
         output = tmp_path / name
         given = {"backend": "vllm", "model_args": model_args, "output": str(output), **settings}
         command = [sys.executable, "-m", hf.MODULE, json.dumps(given)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=hf.ROOT, env=hf.environment())
+        done = subprocess.run(command, capture_output=True, text=True, cwd=hf.ROOT, env={**os.environ, **hf.SETTINGS})
         file = Path(f"{output}.0.json")
-        return [json.loads(file.read_text()) if file.exists() else None], done
+        return [json.loads(file.read_text()) if file.exists() else None], [(done.returncode, done.stderr)]
 
     return run
 
 
 def test_a_killed_sweep_goes_on_where_it_was(program):
-    hf.test_a_killed_sweep_goes_on_where_it_was(program, "auto")
+    hf.goes_on_where_it_was(program, hf.PAIRS, {})

@@ -8,7 +8,6 @@ import torch
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.engine.probe.run import probe, probe_boundary
-from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.variant import Variant
 
 PAIRS = [(f"the question {i} and the text {'of the other ' * (i % 5)}", f" answer {i} in the text") for i in range(20)]
@@ -84,14 +83,3 @@ def test_short_and_blank_references_are_counted(lm):
 def test_a_prompt_beyond_the_models_length_loses_its_beginning(lm):
     result = probe(lm, lm.layers, [("text " * 600, " answer"), ("text " * 601, " answer")], progress=False)
     assert result.documents == 2
-
-
-@pytest.mark.parametrize("pairs", [[], PAIRS[:1], [("a", ""), ("b", " ")]])
-def test_too_few_documents_are_refused(lm, pairs):
-    with pytest.raises(ArgumentError, match="at least two documents"):
-        probe(lm, lm.layers, pairs, progress=False)
-
-
-def test_no_token_is_refused(lm):
-    with pytest.raises(ArgumentError, match="at least 1 reference token, got 0"):
-        probe(lm, lm.layers, PAIRS, tokens=0, progress=False)

@@ -47,11 +47,6 @@ def test_a_candidate_that_met_fewer_documents_does_not_lead(capsys: pytest.Captu
     assert "best K = 8 (29.5)" in last(capsys)
 
 
-def test_no_value_yet_is_no_leader(capsys: pytest.CaptureFixture[str]) -> None:
-    hear(ProgressBar(), started(), Answered([(variant, 0, None) for variant in CANDIDATES]), SweepEnded())
-    assert "best" not in last(capsys)
-
-
 def test_starts_where_the_journal_ends(capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar()
     hear(bar, started(pairs(CANDIDATES, range(3))), RoundStarted(5 * len(CANDIDATES)))
@@ -73,11 +68,6 @@ def test_an_error_closes_the_bar_and_the_next_sweep_opens_another(capsys: pytest
     assert f"0/{ALL}" in last(capsys)
     hear(bar, *whole_sweep())
     assert f"{ALL}/{ALL}" in last(capsys)
-
-
-def test_is_silent_when_told(capsys: pytest.CaptureFixture[str]) -> None:
-    hear(ProgressBar(shown=False), *whole_sweep())
-    assert capsys.readouterr().err == ""
 
 
 def test_of_several_processes_only_the_first_listens() -> None:

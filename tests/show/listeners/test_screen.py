@@ -47,26 +47,6 @@ def screen(results, where=None):
     return render_run(results, where or tracker())
 
 
-def test_table_verdict_places_and_command():
-    record = run_record({"samsum": task_record(sweep_record(), journal="/c/samsum.jsonl")})
-    lines = screen(results_of(record)).splitlines()
-    rows = [line.split("  ") for line in lines if line.startswith("K = ")]
-    assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
-        ["K = 7 (chosen)", "27.0 ± 1.5", "33.0 ± 2.1"],
-        ["K = 10 (full)", "28.2 ± 1.5", "-"],
-        ["K = 0 (base)", "20.0 ± 1.5 on 8", "-"],
-    ]
-    heads = [line.split() for line in lines[4:7]]
-    assert heads == [["validation", "test"], ["rouge_l", "rouge_l"], ["kept", "32", "docs", "200", "docs"]]
-    text = " ".join(lines)
-    assert (
-        "Keep the bottom 7 of 10 layers, 30 % smaller, not significantly different from the full adapter"
-        in " ".join(text.split())
-    )
-    assert "Journal  /c/samsum.jsonl" in lines
-    assert lines[-1] == "Export   lora-drop export --peft adapters/mine --boundary 7 --output mine-K7"
-
-
 def evaluated(metric, **variants):
     """Variant -> score, standard error, difference to full with its interval, on 200 documents."""
     rows = []
@@ -176,26 +156,6 @@ def test_many_tasks_get_a_line_each():
     assert out.count("K = 7 (chosen)") == 60
     assert len(out.splitlines()) < 75
     assert "and so on for 59 more tasks" in out
-
-
-@pytest.mark.parametrize(
-    ("task", "said"),
-    [
-        (task_record(variant="0-4", method="default"), "the paper's default"),
-        (task_record(variant="0-4", method="probe"), "chosen by the probe; no scores were compared"),
-        (task_record(variant="0-4+7"), "Keep 0-4+7 (6 of 10 layers), 30 % smaller (layers=0-4+7)."),
-        (
-            task_record(sweep_record(boundaries({10: 1.0, 7: 2.0}), chosen=L, select="one_se"), dropped_parameters=0),
-            "Keep all 10 layers: sweep_select=one_se chose the full adapter on 32 validation documents.",
-        ),
-        (task_record(sweep_record(chosen=0)), "Keep no layer, the base model alone"),
-    ],
-)
-def test_other_ways_to_a_choice(task, said):
-    out = " ".join(screen(results_of(run_record({"t": task}))).split())
-    assert said in out
-    assert ("lora-drop export" in out) == (not task.kept.is_full and not task.kept.is_base)
-    assert ("validation" in out.split("Keep")[0]) == (task.sweep is not None)
 
 
 def test_a_loaded_adapter_has_no_file_to_export_from():

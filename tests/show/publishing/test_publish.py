@@ -89,17 +89,6 @@ def assert_fits(value: Any, shape: Any, required: set[str], path: str = "") -> N
                 assert below not in required, f"{below} is required"
 
 
-def test_the_reader_of_the_templates_knows_what_they_require():
-    shape, required = template("model_index.yaml")
-    needed = {"results.task.type", "results.dataset.type", "results.dataset.name", "results.metrics.type"}
-    assert {f"model-index.{path}" for path in needed} <= required
-    with pytest.raises(AssertionError):
-        assert_fits({"model-index": [{"name": "x", "results": [{"task": {"kind": "y"}}]}]}, shape, required)
-    whole = {"task": {"type": "a"}, "dataset": {"type": "b", "name": "c"}, "metrics": [{"value": 1}]}
-    with pytest.raises(AssertionError, match="metrics.type is required"):
-        assert_fits({"model-index": [{"name": "x", "results": [whole]}]}, shape, required)
-
-
 def test_the_card_has_a_table_and_a_model_index_of_the_hubs_shape(tmp_path):
     card = made(tmp_path)
     head = front(card)

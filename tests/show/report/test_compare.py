@@ -96,18 +96,6 @@ def test_bleu_of_runs_has_the_larger_of_two_p_values(tmp_path):
     assert row.interval[0] <= row.difference <= row.interval[1]
 
 
-@pytest.mark.parametrize("worse", range(1, 9))
-def test_few_documents_that_differ(tmp_path, worse):
-    """k outputs are spoilt, none improved: p = 2 / 2**k, and the interval contains zero exactly if p >= .05.
-
-    sacrebleu's own paired test, which does not count ties, says .0001 for k = 1.
-    """
-    spoilt = [text if row >= worse else "好" for row, text in enumerate(REFERENCES)]
-    row = compare(corpus_runs(tmp_path, BLEU_ZH, "bleu", {"one": REFERENCES, "two": spoilt})).tasks[0].metrics[0]
-    assert row.p_value == pytest.approx(2.0 ** (1 - worse))
-    assert (row.interval[0] <= 0 <= row.interval[1]) == (row.p_value >= 0.05)
-
-
 def test_equal_systems_and_chrf(tmp_path):
     """The same outputs twice: p = 1, by chrF as our tasks print it; twenty documents do not prove them equal."""
     row = compare(corpus_runs(tmp_path, CHRF2, "chrf", {"one": OTHER, "two": OTHER})).tasks[0].metrics[0]

@@ -132,26 +132,6 @@ def test_means_are_over_the_documents_that_all_judges_scored_for_all(tmp_path):
     assert any("54 documents" in note for note in found.notes)
 
 
-def test_equal_systems_with_a_silent_harsh_judge_differ_as_often_as_the_level_says(tmp_path):
-    """Today's rule found p < .05 in 43 of 100."""
-    rng = np.random.default_rng(1)
-    false = 0
-    for trial in range(60):
-        quality = rng.normal(7, 1.5, 80)
-
-        def judged(shift, rng=rng, quality=quality):
-            return np.clip(np.round(quality + shift + rng.normal(0, 1, 80)), 0, 10) * 10
-
-        one = {name: judged(shift).tolist() for name, shift in zip(JUDGES, (1, 0, -3), strict=True)}
-        two = {name: judged(shift).tolist() for name, shift in zip(JUDGES, (1, 0, -3), strict=True)}
-        two["harsh"] = [None if gone else v for v, gone in zip(two["harsh"], rng.random(80) < 0.15, strict=True)]
-        folder = tmp_path / str(trial)
-        systems = [open_system(str(run(folder, name, scores)))[0] for name, scores in (("A", one), ("B", two))]
-        rows = {row.metric: row for row in compare(systems, metrics=["gpt_score"], resamples=999).tasks[0].metrics}
-        false += (rows["gpt_score"].p_value or 1.0) < 0.05
-    assert false <= 7  # of 60 at .05: 8 or more come once in 100
-
-
 def test_a_real_difference_is_found_per_judge_and_for_the_panel(tmp_path, capsys):
     rng = np.random.default_rng(2)
     one = {name: (10.0 * rng.integers(3, 9, 100)).tolist() for name in JUDGES}

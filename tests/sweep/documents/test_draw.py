@@ -36,16 +36,6 @@ def test_a_task_with_nothing_but_the_evaluated_split_gives_nothing(names):
     assert validation.draw(bind(task), limit=3, seed=0) is None
 
 
-def test_evaluated_documents_planted_in_the_validation_split_are_left_out_and_counted():
-    evaluated = rows("test", 6)
-    # A planted document may differ in what the prompt does not show.
-    planted = [{**row, "answer": "other"} for row in evaluated]
-    task = make_task(splits={"test": evaluated, "validation": rows("validation", 4) + planted})
-    drawn = validation.draw(bind(task, limit=2), limit=100, seed=0)
-    assert len(drawn.left_out) == len(planted)
-    assert sorted(document.doc_id for document in drawn.documents) == [0, 1, 2, 3]
-
-
 def test_only_planted_documents_leave_nothing_to_draw():
     task = make_task(splits={"test": rows("test", 6), "validation": rows("test", 6)})
     assert validation.draw(bind(task), limit=4, seed=0) is None
