@@ -224,7 +224,7 @@ def test_command_takes_the_boundary_of_a_run(tiny_base, tiny_adapter, tmp_path, 
     assert "parameters dropped" in said
     card = (tmp_path / "out" / "README.md").read_text()
     assert "not compared with the full adapter on 40 validation documents." in card
-    assert "Task `t`, split `validation` by exact\\_match, run" in card
+    assert "Task `t`, split `validation` by exact_match, run" in card
     want = under(tiny_base, tiny_adapter, Variant.below(3, LAYERS))
     assert torch.equal(logits(loaded(tiny_base, tmp_path / "out")), want)
     other = make_adapter(tiny_base, tmp_path / "other", seed=9)
