@@ -121,7 +121,7 @@ def read_people(path: Path, scale: tuple[float, float] | None = None) -> dict[st
 
     Raises:
         ArgumentError: no column doc_id, no other column, a value that is no number or not on the scale, or no scale
-            where it cannot be told.
+            where it is unclear.
     """
     rows = csv.DictReader(io.StringIO(read_text(path, "human scores, CSV with doc_id and scores"), newline=""))
     if "doc_id" not in (rows.fieldnames or ()) or len(rows.fieldnames or ()) < 2:
