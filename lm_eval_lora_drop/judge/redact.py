@@ -134,7 +134,7 @@ def checked_options(given: Any) -> dict[str, Any]:
 
 
 def sent_blocks(options: Any) -> list[dict[str, Any]]:
-    """The mappings whose values are sent as headers or in the address. Raises ArgumentError for another kind of value."""
+    """The mappings whose values are sent as headers or in the address. Raises ArgumentError for another kind."""
     found: list[dict[str, Any]] = []
     for name, value in options.items() if isinstance(options, dict) else ():
         if name not in ("extra_headers", "extra_query", "headers"):
