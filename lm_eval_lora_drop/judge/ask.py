@@ -229,8 +229,10 @@ class _AskingSession:
                     await asyncio.to_thread(self.cache.forget, call)
                 raise
             body = self.redactor.body(raw)
-            used = plausible_tokens(usage(judge, body), most)
+            used = most
             try:
+                await asyncio.to_thread(self.cache.keep, call, body, most)
+                used = plausible_tokens(usage(judge, body), most)
                 await asyncio.to_thread(self.cache.keep, call, body, used)
             except CacheError as failure:  # it has been paid, so it is used, even if it cannot be kept
                 self._halt(failure)

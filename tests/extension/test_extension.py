@@ -81,7 +81,7 @@ def test_an_unknown_provider_is_answered_with_those_that_are_installed(site):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.splitlines() == [
         "toy_judge",
-        "panel: provider must be one of openai, anthropic, google, hf, toy; got 'toi'.",
+        "provider must be one of openai, anthropic, google, hf, toy; got 'toi'.",
     ]
 
 
