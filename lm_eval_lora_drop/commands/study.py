@@ -140,7 +140,7 @@ def _check(study: Study, *, train: bool) -> None:
             print(f"{'done ' if training.folder in found.trained else 'to do'}  training {training.folder}")
         for cell in cells:
             print(f"{'done ' if read_cell(study, cell) else 'to do'}    {cell.name}")
-    print(found.trainings, found.cells, sep="\n", flush=True)
+    print(found.trainings, *([found.cells] if found.units else ()), sep="\n", flush=True)
     if found.refusals:
         *others, last = found.refusals
         for sentence in others:
