@@ -1,7 +1,6 @@
 """Every command shows three examples that parse; the shell completes; `sweep` is what it is short for."""
 
 import argparse
-import importlib.util
 import os
 import shlex
 import subprocess
@@ -41,8 +40,6 @@ def test_a_command_has_a_description_and_three_examples_of_itself(name):
 
 
 def test_the_shell_completes_commands_and_options():
-    if importlib.util.find_spec("argcomplete") is None:
-        pytest.skip("argcomplete is not installed (extra [completion])")
     for line, wanted in (
         ("lora-drop sta", "stability"),
         ("lora-drop compare --res", "--resamples"),
