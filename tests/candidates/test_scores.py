@@ -167,7 +167,7 @@ def test_the_command_prints_draws_and_needs_no_model_without_a_task(tiny_adapter
     said = capsys.readouterr().out.splitlines()
     norms = update_norms(open_adapter(str(tiny_adapter)), 4)
     assert said[0].split() == ["layer", "update_norm", "rank", "top_singular", "rank"]
-    assert [line.split()[1] for line in said[1:5]] == [f"{value:.4g}" for value in norms]
-    assert sorted(int(line.split()[2]) for line in said[1:5]) == [1, 2, 3, 4]
+    assert [line.split()[1] for line in said[2:6]] == [f"{value:.4g}" for value in norms]
+    assert sorted(int(line.split()[2]) for line in said[2:6]) == [1, 2, 3, 4]
     assert (tmp_path / "out" / "layers.png").stat().st_size > 5000
     assert (tmp_path / "out" / "layers.json").is_file()
