@@ -94,7 +94,6 @@ def test_a_passing_fault_costs_no_verdict(provider, serve, panel_of, cache):
     assert found.by_judge[f"{provider}-judge"] == [9] * len(faults)
     assert len(server.requests) == 2 * len(faults)
     assert list(server.billed.values()) == [1] * len(faults)
-    assert found.answers.bill.failed_calls == len(faults)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

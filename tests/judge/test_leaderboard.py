@@ -59,9 +59,8 @@ def judged(tmp_path, serve, monkeypatch):
 
 
 def shown(out, system):
-    """The cell of the GPT-Score in the leaderboard's line of a system."""
-    (line,) = (line for line in out.split("\n") if re.match(rf"\W*{system}\b", line))
-    return line
+    """The leaderboard's line of a system; its settings follow further down."""
+    return next(line for line in out.split("\n") if re.match(rf"\W*{system}\b", line))
 
 
 def test_a_leaderboard_of_equal_systems_ranks_none_above_another(judged, tmp_path, capsys):
