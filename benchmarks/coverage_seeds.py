@@ -1,6 +1,6 @@
 """How often does an interval over documents and training seeds contain the true mean of a paired difference?
 
-    python benchmarks/coverage_seeds.py [--samples 1000]
+    python benchmarks/coverage_seeds.py [--samples 1000] [--only TEXT]
 
 Each line is a population: how far the adapters of different seeds differ in their mean gain, how far documents do, how
 much is left (a seed's luck on a document), and whether scores are 0/1. The share of samples whose 95 % interval
@@ -65,6 +65,7 @@ POPULATIONS = (
     Population("0/1, 5 % of the documents can change", 0.3, 0.5, 0.5, binary=True, sparse=0.05),
     Population("5 % of the documents can change", 0.2, 1.0, 0.5, sparse=0.05),
     Population("one seed in ten collapses", 0.02, 1.0, 0.5, collapse=1.0),
+    Population("one seed in ten collapses deeply", 0.02, 1.0, 0.5, collapse=3.0),
 )
 
 
@@ -109,9 +110,9 @@ def bootstrap(values: np.ndarray, rng: np.random.Generator) -> tuple[float, floa
     return float(low), float(high)
 
 
-def rows(samples: int) -> Iterator[dict[str, object]]:
-    """All populations, with 2, 3 and 5 seeds, 50 and 200 documents."""
-    for population in POPULATIONS:
+def rows(samples: int, only: str) -> Iterator[dict[str, object]]:
+    """All populations whose name has `only` in it, with 2, 3 and 5 seeds, 50 and 200 documents."""
+    for population in (one for one in POPULATIONS if only in one.name):
         for seeds in (2, 3, 5):
             for documents in (50, 200):
                 yield measure(population, seeds, documents, samples)
@@ -121,7 +122,9 @@ def main() -> None:
     """Print one JSON line for each population and size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000)
-    for row in rows(parser.parse_args().samples):
+    parser.add_argument("--only", default="", help="populations whose name has this in it")
+    args = parser.parse_args()
+    for row in rows(args.samples, args.only):
         print(json.dumps(row), flush=True)
 
 

@@ -131,7 +131,7 @@ def _claims(claims: Sequence[Claim]) -> Section:
             "over documents and seeds (two-way random effects; with one seed over documents alone). p-values are "
             f"corrected for all {tests} comparisons of this study (Holm); intervals are not corrected. Seeds are "
             "assumed to be normally distributed: where one training in ten collapses, the interval misses the true "
-            "value in 23 to 54 % of studies; the figure shows each seed.",
+            "value in 4 to 75 % of studies, the deeper the collapse the more often; the figure shows each seed.",
         ),
         (["task", "claim", "metric", "difference", "95 % interval", "seeds", "p", "verdict"], rows),
         (CLAIMS_FIGURE, "Difference of every claim with its 95 % interval, and that of each seed"),
