@@ -36,7 +36,7 @@ def survival_figure(survival: Survival) -> Figure:
         if outside:
             axes.set_xlim(-1.5, layers - 0.5)
             axes.set_xlabel("decoder layer (from 0); left of them: outside the layers")
-        axes.set_title(f"LoRA left in weights of {survival.dtype}: {survival.total:.3f} in all")
+        axes.set_title(f"Share of the LoRA that survives a merge in {survival.dtype}: {survival.total:.3f}")
         figure.colorbar(cells, ax=axes, label="share that is left")
     return figure
 
