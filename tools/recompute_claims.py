@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from lm_eval_lora_drop.statistics.crossed import CrossedMean, crossed_mean
-from lm_eval_lora_drop.statistics.significance import holm, span
+from lm_eval_lora_drop.statistics.crossed import CrossedMean
+from lm_eval_lora_drop.statistics.significance import holm
+from lm_eval_lora_drop.study.evidence import mean_of
 
 
 def recompute(data: dict[str, Any]) -> list[tuple[dict[str, Any], CrossedMean, float | None]]:
@@ -38,13 +39,8 @@ def _difference(claim: dict[str, Any], scores: list[dict[str, Any]]) -> CrossedM
         np.array([scores[place]["values"][scores[place]["seeds"].index(seed)] for seed in claim["seeds"]], dtype=float)
         for place in claim["systems"]
     )
-    differences = claim["sign"] * (ours - theirs)
-    there = np.isfinite(differences).all(axis=0)
-    known = np.concatenate([one[np.isfinite(one)] for one in (ours.ravel(), theirs.ravel())])
-    codes = None
-    if first["clusters"] is not None:
-        codes = np.unique(np.array(first["clusters"])[there], return_inverse=True)[1]
-    return crossed_mean(differences[:, there], span=span(known), clusters=codes)
+    clusters = None if first["clusters"] is None else np.array(first["clusters"])
+    return mean_of(claim["sign"] * (ours - theirs), clusters, ours.ravel(), theirs.ravel())
 
 
 def main() -> None:

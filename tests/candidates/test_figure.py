@@ -62,3 +62,11 @@ def test_boundaries_stay_on_their_axis_and_a_sweep_without_full_is_drawn_otherwi
     files = save_figures_of("a task", recorded(candidate_set, documents=20), tmp_path / "mine", ["png", "svg"])
     assert [file.name for file in files] == ["mine.png", "mine.svg"]
     assert image_element(figure_of("task", recorded(candidate_set, documents=20)), "sweep").startswith("<img")
+
+
+def test_every_candidate_has_a_point_of_several_adapters_too():
+    """Each adapter has a full one of its own; the legend's mark is the first's."""
+    candidate_set = make_candidates(["adapters", "boundary"], AdapterShape(3, adapters=("one", "two")))
+    record = recorded(candidate_set, documents=20)
+    figure = candidates_figure("task", record)
+    assert set(dots(figure)) == set(labels(figure)) == {one.label for one in candidate_set.variants}

@@ -133,9 +133,9 @@ def _draw(axes: Axes, rows: Sequence[_Row], chosen: str, interval: str) -> None:
         label=interval,
         zorder=2,
     )
+    # Below the marks, which of several full adapters only the first has.
     for place, row in enumerate(rows):
-        if not (str(row.kept) == chosen or row.kept.is_full or row.kept.is_base):
-            axes.plot([row.value], [place], "o", color=style.BLACK, markersize=3.5, zorder=3)
+        axes.plot([row.value], [place], "o", color=style.BLACK, markersize=3.5, zorder=3)
     marks = [(row.kept, row.value, float(place)) for place, row in enumerate(rows)]
     draw_marks(axes, marks, chosen, {"chosen": "chosen", "full": "full adapter", "base": "base model"})
     axes.set_yticks(range(len(rows)), [shorten(row.kept.label, 34) for row in rows])

@@ -99,6 +99,8 @@ class _Scored:
     cell: ScoreCell
     key: int
     judged: judged.Judgement | None
+    values: significance.Floats | None
+    """Per document, where the score is their mean and nothing else is needed to test it."""
 
 
 def leaderboard(
@@ -152,7 +154,7 @@ def build(
         _judged_alike(table, column, scored)
         tested += _tests(column, [one for one in scored if one.cell.comparable], named, seed)
         _rank(column, [one.cell for one in scored if one.cell.comparable])
-        for run in runs.values():  # texts and hashes of 500 runs need not stay in memory
+        for run in runs.values():
             run.__dict__.pop("documents", None)
     adjusted = corrected([row.other for _, row in tested], [row.p_value or 0.0 for _, row in tested])
     for (cell, row), (within, over_all) in zip(tested, adjusted, strict=True):
@@ -184,16 +186,18 @@ def find_system(systems: Sequence[System], name: str) -> System:
 
 def _read(table: Leaderboard, system: str, run: TaskRun, column: Column) -> _Scored:
     score, documents = run.scores[column.metric, column.filter], run.documents.get(column.filter)
-    stderr = score.stderr
+    values = significance.numbers(documents.metrics.get(column.metric, [None])) if documents else None
+    if values is not None and not significance.is_mean(values, score.value):
+        values = None
+    stderr, clustered = score.stderr, False
     try:
         if documents is not None and cluster_field(run.config.get("metadata")) is not None:
-            values = significance.numbers(documents.metrics.get(column.metric, [None]))
+            clustered = True
             clusters = clusters_of(run, run.samples(column.filter))
-            is_mean = values is not None and significance.is_mean(values, score.value)
-            stderr = mean_stderr(values, clusters) if is_mean and values is not None and clusters is not None else None
+            stderr = mean_stderr(values, clusters) if values is not None and clusters is not None else None
     except ArgumentError as error:
         table.notes.append(f"task {column.task}, {system}: not tested, and no standard error: {error}")
-        stderr = None
+        stderr, clustered = None, True
     record = run.record
     found = record.boundary if record is not None and record.method != "given" else None
     count = len(documents.doc_ids) if documents else run.documents_evaluated
@@ -201,7 +205,12 @@ def _read(table: Leaderboard, system: str, run: TaskRun, column: Column) -> _Sco
     by_judges = judged.judgement(run, column.metric, column.filter) if judged.judged_metric(column.metric) else None
     identity = (documents.doc_ids, documents.identity) if documents else run.documents_evaluated
     key = hash((run.version, run.num_fewshot, identity, by_judges and judged.key(by_judges)))
-    return _Scored(system, run, cell, key, by_judges)
+    repeated = documents is not None and len(set(documents.doc_ids)) < len(documents.doc_ids)
+    if clustered or repeated or by_judges is not None:
+        values = None
+    if values is not None:  # texts and hashes of 500 runs need not stay in memory
+        run.__dict__.pop("documents", None)
+    return _Scored(system, run, cell, key, by_judges, values)
 
 
 def _set_apart(table: Leaderboard, column: Column, scored: Sequence[_Scored], baseline: str | None) -> None:
@@ -245,11 +254,22 @@ def _tests(
     base = next((one for one in scored if one.system == baseline), None)
     if base is None:
         return []
-    rows = (
-        (one.cell, compare_metric(base.task, one.task, one.system, column.metric, column.filter, seed=seed))
-        for one in scored
-        if one is not base
-    )
+    others = [one for one in scored if one is not base]
+    # Means meet the same exchanges in one go: the p-values of `compare_metric`, for 500 systems in seconds.
+    together = [(one, one.values - base.values) for one in others if base.values is not None and one.values is not None]
+    rows = []
+    if together:
+        p_values = significance.mean_p_values(np.stack([gains for _, gains in together], axis=1), seed=seed)
+        for (one, gains), p_value in zip(together, p_values, strict=True):
+            scores = base.cell.score, one.cell.score, float(gains.mean())
+            row = MetricComparison(
+                column.metric, column.filter, one.system, column.higher_is_better, *scores, p_value=p_value
+            )
+            rows.append((one.cell, row))
+    for one in others:
+        if base.values is None or one.values is None:
+            row = compare_metric(base.task, one.task, one.system, column.metric, column.filter, seed=seed)
+            rows.append((one.cell, row))
     return [(cell, row) for cell, row in rows if row.p_value is not None]
 
 

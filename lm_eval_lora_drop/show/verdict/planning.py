@@ -17,28 +17,29 @@ def variations(recorded: RecordedSweep) -> list[tuple[Variant, Variant, PairedVa
     different one. What a sweep compares lies between them.
 
     The reference is the full adapter. Where full was chosen, the next best stands for the chosen one; where it was no
-    candidate, the chosen one is the reference.
+    candidate, the chosen one is the reference. A candidate without two documents (clusters) that have a value under
+    both is left out.
 
     Raises:
-        ArgumentError: only one candidate, or fewer than two documents (clusters) with a value under both.
+        ArgumentError: no candidate but the reference is left.
     """
     candidates, values = recorded.candidates, recorded.values
     reference = candidates.index(recorded.full or recorded.chosen)
-    others = [row for row in range(len(candidates)) if row != reference]
-    if not others:
-        raise ArgumentError("only one candidate of the sweep has all documents, so there is nothing to compare.")
-
-    def known(row: int) -> PairedVariation:
+    known: dict[int, PairedVariation] = {}
+    for row in range(len(candidates)):
         both = np.isfinite(values[reference]) & np.isfinite(values[row])
         codes = codes_at(recorded.codes, np.flatnonzero(both).tolist())
-        if len(np.unique(codes)) < 2:
-            raise ArgumentError("fewer than two documents (clusters) have a value under both candidates.")
-        return variation(values[reference][both], values[row][both], codes)
-
+        if row != reference and len(np.unique(codes)) > 1:
+            known[row] = variation(values[reference][both], values[row][both], codes)
+    if not known:
+        raise ArgumentError(
+            "no two candidates of the sweep have a value on the same two documents (clusters), so there is nothing to "
+            "compare."
+        )
     chosen = candidates.index(recorded.chosen)
-    first = chosen if chosen != reference else max(others, key=lambda row: float(np.nanmean(values[row])))
-    widest = max(others, key=lambda row: known(row).spread)
-    return [(candidates[row], candidates[reference], known(row)) for row in dict.fromkeys([first, widest])]
+    first = chosen if chosen in known else max(known, key=lambda row: float(np.nanmean(values[row])))
+    widest = max(known, key=lambda row: known[row].spread)
+    return [(candidates[row], candidates[reference], known[row]) for row in dict.fromkeys([first, widest])]
 
 
 def planning(task: TaskRecord) -> str | None:

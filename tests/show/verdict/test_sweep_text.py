@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from lm_eval_lora_drop.record.schema import ValidationRecord
-from lm_eval_lora_drop.show.verdict.planning import planning
+from lm_eval_lora_drop.show.verdict.planning import planning, variations
 from lm_eval_lora_drop.show.verdict.stability import _shares
 from lm_eval_lora_drop.show.verdict.sweep_text import remarks, sweep_table, verdict
+from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.variant import Variant
 from testing.recorded_runs import L, boundaries, candidate, curve, noisy, sweep_record, task_record
 
@@ -143,3 +144,17 @@ def test_clusters_show_less_than_as_many_documents_would():
     # The t distribution of 119 degrees of freedom in place of 29, and two digits.
     assert shown[0] == pytest.approx(shown[1], rel=0.06)
     assert "The documents form 30 clusters; standard errors are by cluster." in remarks(record)
+
+
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_candidate_without_values_does_not_hide_what_the_documents_of_the_others_show(known):
+    """A parser that fails under K = 3 leaves it without values; the choice has 32 beside full's."""
+    items = {k: tuple(noisy(k, i) if k != 3 or i < known else None for i in range(32)) for k in (L, 7, 3)}
+    rows = tuple(candidate(Variant.below(k, L), 25.0 if k != 3 else None, items=mine) for k, mine in items.items())
+    without = task_record(sweep_record(tuple(row for row in rows if "2" not in row.variant.split("-")[-1:])))
+    record = task_record(sweep_record(rows))
+    assert planning(record) is not None
+    assert planning(record) == planning(without)
+    chosen, *_ = variations(RecordedSweep.from_record(record))
+    assert chosen[0] == Variant.below(7, L)
+    assert chosen[2].documents == 32
