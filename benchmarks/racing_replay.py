@@ -1,6 +1,6 @@
 """How racing would have fared on recorded scores: an exhaustive sweep's results file, replayed over many shuffles.
 
-    python benchmarks/racing_replay.py RESULTS.json [--task NAME] [--shuffles 200] [--prior_keeps 12-30]
+    python benchmarks/racing_replay.py RESULTS.json [--task NAME] [--shuffles 200]
 
 Prints one JSON line: how many times fewer (candidate, document) pairs racing asked than the exhaustive sweep, in how
 many shuffles it chose the exhaustive winner, and in how many a candidate within one standard error of it.
@@ -86,15 +86,6 @@ def replay(recorded: RecordedSweep, shuffles: int, settings: RacingSettings) -> 
     }
 
 
-def rows_of(recorded: RecordedSweep, rows: list[int]) -> RecordedSweep:
-    """The same record with some of the candidates only, as if a prior had eliminated the others."""
-    return replace(
-        recorded,
-        candidates=tuple(recorded.candidates[row] for row in rows),
-        items=tuple(recorded.items[row] for row in rows),
-    )
-
-
 def main() -> None:
     """Read the arguments, replay, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,7 +94,6 @@ def main() -> None:
     parser.add_argument("--task")
     parser.add_argument("--shuffles", type=int, default=200)
     parser.add_argument("--documents", type=int, help="take this many of the documents, drawn with seed 0")
-    parser.add_argument("--prior_keeps", help="boundaries that a prior lets into the race, e.g. 12-30")
     for name, value in asdict(defaults).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     args = parser.parse_args()
@@ -113,14 +103,7 @@ def main() -> None:
         drawn = sorted(random.Random(0).sample(range(recorded.documents), args.documents))
         recorded = replace(recorded, items=tuple(tuple(row[place] for place in drawn) for row in recorded.items))
     settings = RacingSettings(**{field: getattr(args, field) for field in asdict(defaults)})
-    exhaustive = len(recorded.candidates)
-    if args.prior_keeps:
-        first, last = (int(end) for end in args.prior_keeps.split("-"))
-        places = [variant.boundary for variant in recorded.candidates]
-        recorded = rows_of(recorded, [row for row, k in enumerate(places) if k is not None and first <= k <= last])
-    found = replay(recorded, args.shuffles, settings)
-    found["pairs_ratio"] = round(found["pairs_ratio"] * exhaustive / len(recorded.candidates), 2)
-    print(json.dumps({"task": name, **found}))
+    print(json.dumps({"task": name, **replay(recorded, args.shuffles, settings)}))
 
 
 if __name__ == "__main__":

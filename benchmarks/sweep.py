@@ -160,7 +160,7 @@ def shortened(document: Document) -> Document:
 
 
 def race(args, lm, plain_seconds):  # type: ignore[no-untyped-def]
-    """A whole search by racing, prior, scoring and journal included."""
+    """A whole search by racing, scoring and journal included."""
     with tempfile.TemporaryDirectory() as folder:
         racing = {"boundary": "auto", "sweep_strategy": "racing", "sweep_limit": args.documents, "sweep_dir": folder}
         lm.use(parse_model_args(racing, ())[0])

@@ -60,7 +60,7 @@ class CandidateRecord:
 
     `score` over its documents with `stderr`; `documents` had a value, `unscored` had none. `items[i]` is what the
     aggregation takes of document i (None: no value, or not met). `eliminated_after` is the number of documents after
-    which racing eliminated it, None where it did not, 0 where the likelihood pre-filter skipped it.
+    which racing eliminated it, None where it did not.
     """
 
     variant: str
@@ -83,11 +83,10 @@ class DifferenceRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EliminationRecord:
-    """A candidate that racing eliminated, in whose favour, and why (beaten, no_better, prior)."""
+    """A candidate that racing eliminated, and the one that led then."""
 
     variant: str
     by: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

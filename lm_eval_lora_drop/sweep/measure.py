@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lm_eval_lora_drop.harness.documents import Answer, Binding, Document
+from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.options import LoraDropArgs
 from lm_eval_lora_drop.record.events import Broadcast
 from lm_eval_lora_drop.record.fingerprint import digest
@@ -19,21 +19,19 @@ from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
 from lm_eval_lora_drop.sweep import documents as validation
-from lm_eval_lora_drop.sweep.backend import Backend, Pass, Work
+from lm_eval_lora_drop.sweep.backend import Backend
 from lm_eval_lora_drop.sweep.candidates import GREEDY, best_layers, candidates_of
 from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
 from lm_eval_lora_drop.sweep.documents.reference_likelihood import ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.sweep.run import SweepSettings, clusters_of, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import selection
-from lm_eval_lora_drop.sweep.strategies import prior
 from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
 from lm_eval_lora_drop.sweep.tradeoffs.also import AlsoTask, open_also, score_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import (
     BoundedCriterion,
     ScoredCandidates,
     choose_within,
-    floats,
     parse_bounded,
 )
 from lm_eval_lora_drop.text import logger
@@ -122,17 +120,14 @@ class Measurer:
             journal.path,
         )
 
-        def sweep_on(
-            some: Sequence[Document], how: SweepSettings, reference: Mapping[Variant, Sequence[float]] | None = None
-        ) -> SweepRecord:
-            peers, told = backend.peers(), self.listeners
-            return run_sweep(some, prepare, scorer, how, journal, peers=peers, listeners=told, reference=reference)
+        def sweep_on(some: Sequence[Document], how: SweepSettings) -> SweepRecord:
+            return run_sweep(some, prepare, scorer, how, journal, peers=backend.peers(), listeners=self.listeners)
 
         if candidates.name in GREEDY:
             sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
             documents = tuple(compared)
         else:
-            sweep = sweep_on(documents, settings, self._prior(source, documents, prepare, settings, journal))
+            sweep = sweep_on(documents, settings)
         took = journal.seconds_per_pair({document.key for document in documents})
         if took is not None:
             sweep = replace(sweep, seconds_per_pair=round(took / backend.peers().world_size, 6))
@@ -191,45 +186,6 @@ class Measurer:
                 "version": str(source.task.VERSION),
             },
         )
-
-    def _prior(
-        self,
-        binding: Binding,
-        documents: Sequence[Document],
-        prepare: Callable[[], Pass],
-        settings: SweepSettings,
-        journal: Journal,
-    ) -> dict[Variant, list[float]] | None:
-        """The references' log-likelihood per token under some candidates, for racing to skip what cannot win.
-
-        Only where it costs one pass and saves generating: with the shared pass, for boundaries of a task that
-        generates. It reads the first `prior.DOCUMENTS` (they come in random order), every process all of them, so that
-        all eliminate the same candidates. Its answers are journaled like those of the sweep.
-        """
-        documents = documents[: prior.DOCUMENTS]
-        generates = documents[0].requests[0].request_type == "generate_until"
-        if settings.strategy != "racing" or settings.candidates.name != "boundary" or not generates:
-            return None
-        references = validation.references(binding, documents)
-        if not all(reference.strip() for reference in references):
-            return None
-        asked = reference_documents(documents, references)
-        scorer = ReferenceLoglikelihood(self.backend, asked)
-        variants = tuple(prior.read_at(settings.candidates.variants))
-        known = journal.read()
-        answers, lacking = [], []
-        for document in asked:
-            there = {variant: known.get((str(variant), document.key)) for variant in variants}
-            answers += [Answer(variant, document, one) for variant, one in there.items() if one is not None]
-            if missing := tuple(variant for variant, one in there.items() if one is None):
-                lacking.append(Work(document, missing))
-        if lacking and prepare().engine != "shared":
-            return None
-        for batch in prepare().runner(lacking) if lacking else ():
-            journal.append(batch)
-            answers += batch
-        found = {(answer.variant, answer.document.key): scorer.item(answer) for answer in answers}
-        return {variant: floats([found[variant, document.key] for document in asked]).tolist() for variant in variants}
 
     def task_fingerprint(self, binding: Binding) -> str:
         """What identifies answers to this task's prompts: model, adapter and dtype, task name and version."""

@@ -20,7 +20,6 @@ from lm_eval_lora_drop.sweep.backend import Pass, Peers, Runner, Work
 from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import choose, places_of
-from lm_eval_lora_drop.sweep.strategies import prior
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
 from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.text import logger
@@ -54,12 +53,10 @@ def run_sweep(
     *,
     peers: Peers,
     listeners: Broadcast | None = None,
-    reference: Mapping[Variant, Sequence[float]] | None = None,
 ) -> SweepRecord:
     """Score every candidate on `documents` and choose one.
 
     `prepare` says how answers are got; it is called once, when something is asked that the journal does not hold.
-    `reference`, for racing, is what `prior.skipped_by_prior` takes: with it, skipped candidates meet no document.
 
     Answers in the journal are reused. With several processes each answers its share of the documents, and all
     of them end with the same result; an error in one is raised in all.
@@ -82,8 +79,6 @@ def run_sweep(
             seed=settings.seed,
             settings=settings.racing,
             bounds=scorer.metric.range,
-            # The first rank's view for all: the last digits of a likelihood may differ between machines.
-            skipped=in_step(peers, lambda: prior.skipped_by_prior(candidates, reference) if reference else [])[0],
         )
     way: Pass | None = None
     try:

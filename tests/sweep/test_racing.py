@@ -34,7 +34,6 @@ def run_race(items: Any, seed: int = 0, aggregation: Aggregation = MEAN, full: i
         sign=settings.pop("sign", 1),
         full=None if full is None else candidates[full],
         seed=seed,
-        skipped=settings.pop("skipped", ()),
         bounds=settings.pop("bounds", None),
         settings=RacingSettings(**settings),
     )
@@ -138,14 +137,6 @@ def test_a_candidate_without_any_value_is_not_judged() -> None:
     rows = [[1.0, 0.0] * 50, [None] * 100, [0.0] * 100]
     assert set(run_race(rows).eliminated) == {variants(3)[2]}
     assert run_race([[None] * 100] * 3).eliminated == {}
-
-
-def test_skipped_candidates_meet_no_document() -> None:
-    last = variants(3)[2]
-    race = run_race([[1.0] * 100, [1.0] * 100, [1.0] * 100], skipped=[last])
-    assert race.eliminated[last] == 0
-    assert race.positions(last) == []
-    assert {"variant": str(last), "by": str(variants(3)[0]), "reason": "prior"} in race.to_record()["eliminated"]
 
 
 @pytest.mark.parametrize("documents", [1, 2, 7, 8, 9, 10, 100, 1000])

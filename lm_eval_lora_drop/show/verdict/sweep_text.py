@@ -50,7 +50,6 @@ def candidate_marks(row: CandidateRecord, sweep: SweepRecord, kept: Variant) -> 
             ("best", row.variant == sweep.best),
             ("chosen", row.variant == sweep.chosen),
             (f"eliminated after {row.eliminated_after}", bool(row.eliminated_after)),
-            ("skipped by the prior", row.eliminated_after == 0),
         )
         if applies
     ]

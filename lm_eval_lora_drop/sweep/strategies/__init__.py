@@ -1,1 +1,1 @@
-"""In which order candidates meet documents: racing, its likelihood pre-filter, greedy search."""
+"""In which order candidates meet documents: racing, greedy search."""

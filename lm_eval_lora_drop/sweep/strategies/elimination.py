@@ -23,15 +23,11 @@ STAKES = (0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Elimination:
-    """An eliminated candidate, the candidate that leads at that time, and why.
-
-    `cannot_win`: the bet against its winning by more than the tolerance has paid; or `prior`: before it met any
-    document (see prior.py).
-    """
+    """A candidate, eliminated because the bet against its winning by more than the tolerance has paid, and the one that
+    led at that time."""
 
     variant: Variant
     by: Variant
-    reason: str
 
 
 @dataclass(frozen=True)

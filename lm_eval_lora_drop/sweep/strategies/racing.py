@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,7 @@ class RacingSettings:
 class Race:
     """A plan in rounds. Every candidate in the running meets the same documents, in an order drawn from `seed`.
 
-    `sign` is 1 where a higher score is better, -1 where a lower one is. `skipped` candidates meet no document at all
-    (see prior.py).
+    `sign` is 1 where a higher score is better, -1 where a lower one is.
 
     `full` is carried to the end, because the user wants the comparison with it; so is a candidate that leads after a
     round, in whose favour others may be eliminated within the tolerance.
@@ -53,7 +52,6 @@ class Race:
         full: Variant | None,
         seed: int,
         settings: RacingSettings | None = None,
-        skipped: Collection[Variant] = (),
         bounds: tuple[float, float] | None = None,
     ) -> None:
         self.settings = settings or RacingSettings()
@@ -63,10 +61,10 @@ class Race:
         self._bounds = bounds
         self.guaranteed = bounds is not None
         self._order = random.Random(seed).sample(range(table.documents), table.documents)
-        self._racers = [variant for variant in table.candidates if variant not in skipped]
+        self._racers = list(table.candidates)
         self._schedule = schedule(table.documents, self.settings)
-        self._eliminations = [Elimination(variant, full or self._racers[0], "prior") for variant in skipped]
-        self.eliminated: dict[Variant, int] = dict.fromkeys(skipped, 0)
+        self._eliminations: list[Elimination] = []
+        self.eliminated: dict[Variant, int] = {}
         # Before which document it was promised that a candidate will be carried to the end.
         self._carried_from: dict[Variant, int] = {full: 0} if full in self._racers else {}
 
@@ -88,9 +86,7 @@ class Race:
             "tolerance": self.settings.tolerance,
             "guaranteed": self.guaranteed,
             "rounds": self._schedule,
-            "eliminated": [
-                {"variant": str(one.variant), "by": str(one.by), "reason": one.reason} for one in self._eliminations
-            ],
+            "eliminated": [{"variant": str(one.variant), "by": str(one.by)} for one in self._eliminations],
         }
 
     @property
@@ -114,7 +110,7 @@ class Race:
             out = reached[row] >= 1.0 / self.settings.error_rate
             if variant in means and variant not in self._carried_from and variant != leader and out:
                 self.eliminated[variant] = documents
-                self._eliminations.append(Elimination(variant, leader, "cannot_win"))
+                self._eliminations.append(Elimination(variant, leader))
         self._carried_from.setdefault(leader, documents)
 
     def _largest_difference(self, rows: Sequence[Floats]) -> float:
