@@ -40,7 +40,6 @@ def sweep(
     peers: Any = None,
     documents: Any = None,
     ks: Sequence[int] = range(L + 1),
-    reference: Any = None,
     **settings: Any,
 ) -> SweepRecord:
     """A sweep over boundaries, by default on the task's validation documents, with a journal in `folder`."""
@@ -52,7 +51,6 @@ def sweep(
         SweepSettings(boundaries(ks, L), **settings),
         Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={"adapter": "a"}),
         peers=peers,
-        reference=reference,
     )
     # Where everything came from the journal nothing was run; the rest of a record must not tell.
     return replace(found, engine="")

@@ -147,6 +147,7 @@ class TrainingOptions:
     limit: Positive | None = option(None, "number of documents to draw", "1000", "all")
     hold_out: Natural = option(200, "documents left for a sweep that draws from the training split", "200")
     checkpoints: Positive = option(10, "number of intermediate checkpoints", "10")
+    validation_limit: Natural = option(0, "validation documents whose loss is measured at each checkpoint", "100")
 
 
 @dataclass(frozen=True, kw_only=True)

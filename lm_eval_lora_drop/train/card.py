@@ -27,6 +27,12 @@ def training_card(record: TrainingRecord, name: str) -> str:
     )  # fmt: skip
     chat = " --apply_chat_template" if record.task.get("apply_chat_template") else ""
     first, last = record.steps[0], record.steps[-1]
+    validation = ""
+    if record.validation:
+        lowest, end = min(record.validation, key=lambda one: one.loss), record.validation[-1]
+        validation = (
+            f"\n| on validation documents | lowest {lowest.loss:.3f} at step {lowest.step}, {end.loss:.3f} at the end |"
+        )
     return f"""---
 {front}---
 
@@ -44,7 +50,7 @@ lm-eval task `{data.task}`, prompts and answers as that task asks and expects th
 | learning rate, weight decay | {settings["learning_rate"]:g} ({settings["schedule"]}), {settings["weight_decay"]:g} |
 | seeds (training, data) | {settings["seed"]}, {settings["data_seed"]} |
 | prompt | {"chat template" if chat else "plain text"}, at most {settings["max_length"]} tokens |
-| loss per answer token | {first.loss:.3f} at step {first.step}, {last.loss:.3f} at step {last.step} |
+| loss per answer token | {first.loss:.3f} at step {first.step}, {last.loss:.3f} at step {last.step} |{validation}
 | data | {data.sha256} |
 
 Not trained on: {data.held_out} documents held out for a sweep, {data.leaked} that an evaluated split has too,

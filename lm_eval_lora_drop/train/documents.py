@@ -50,6 +50,12 @@ def check_trainable(binding: Binding) -> str:
     return str(split)
 
 
+def validation_documents(binding: Binding, limit: int) -> list[tuple[int, Any]]:
+    """What a sweep with `sweep_seed=0` and `sweep_limit=limit` reads: (index in its split, document)."""
+    drawn = validation.select(binding.task, limit, 0) if limit else None
+    return [(one, drawn.docs[one]) for one in drawn.doc_ids] if drawn is not None else []
+
+
 def choose_documents(
     binding: Binding,
     *,

@@ -54,6 +54,14 @@ class StepRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationLoss:
+    """Loss per answer token of the validation documents after a step; 0 is before the first."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
     """Everything needed to train the same adapter again. `settings` are `TrainingSettings`, `task` is `TaskSettings`,
     `digest` is over both, base model and data: two trainings with one digest are one training. `seconds` counts what
@@ -77,6 +85,7 @@ class TrainingRecord:
     resumed: int
     libraries: dict[str, str]
     steps: tuple[StepRecord, ...]
+    validation: tuple[ValidationLoss, ...]
 
 
 def write_record(record: TrainingRecord, folder: Path) -> None:

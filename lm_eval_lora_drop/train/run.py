@@ -25,7 +25,7 @@ from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.train import lora
 from lm_eval_lora_drop.train.card import write_card
-from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents
+from lm_eval_lora_drop.train.documents import TrainingDocuments, choose_documents, validation_documents
 from lm_eval_lora_drop.train.examples import Example, example_builder, load_binding
 from lm_eval_lora_drop.train.record import (
     CHECKPOINTS,
@@ -34,6 +34,7 @@ from lm_eval_lora_drop.train.record import (
     DataRecord,
     StepRecord,
     TrainingRecord,
+    ValidationLoss,
     read_record,
     remove_training_files,
     write_record,
@@ -71,6 +72,7 @@ class Prepared:
     documents: TrainingDocuments
     examples: list[Example]
     encoded: list[TokenizedExample]
+    validation: list[TokenizedExample]
     task_version: str
 
     @property
@@ -91,6 +93,8 @@ def prepare(training: Training) -> Prepared:
     end = answer_end(tokenizer, chat=asked.apply_chat_template)
     examples: list[Example] = []
     encoded: list[TokenizedExample] = []
+    limit = settings.validation_limit
+    hold_out = max(settings.hold_out, limit)
 
     def fits(doc_id: int, doc: Any) -> bool:
         example = build(doc_id, doc)
@@ -103,10 +107,14 @@ def prepare(training: Training) -> Prepared:
 
     with example_builder(binding, settings.data_seed) as build:
         documents = choose_documents(
-            binding, limit=settings.limit, seed=settings.data_seed, hold_out=settings.hold_out, fits=fits
+            binding, limit=settings.limit, seed=settings.data_seed, hold_out=hold_out, fits=fits
         )
+        swept = [build(doc_id, doc) for doc_id, doc in validation_documents(binding, limit)]
+    whole = (encode(tokenizer, one, end, settings.max_length) for one in swept)
     version = str((binding.task.config.metadata or {}).get("version", ""))
-    return Prepared(tokenizer, documents, examples, encoded, version)
+    return Prepared(
+        tokenizer, documents, examples, encoded, [one for one in whole if one is not None and not one.cut], version
+    )
 
 
 def train(training: Training) -> TrainingRecord:
@@ -164,6 +172,8 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
     before = _seconds_before(checkpoint)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if prepared.validation:
+        trainer.evaluate()
     record = _record(
         training, prepared, identity, trainer,
         num_layers=len(find_decoder_layers(model)),
@@ -257,6 +267,10 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
         save_strategy="steps",
         save_steps=max(1, math.ceil(steps / settings.checkpoints)),
         save_total_limit=None if training.keep_checkpoints else 2,
+        eval_strategy="steps" if prepared.validation else "no",
+        eval_steps=max(1, math.ceil(steps / settings.checkpoints)),
+        eval_on_start=bool(prepared.validation),
+        per_device_eval_batch_size=micro,
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="none",
@@ -269,12 +283,16 @@ def _trainer(training: Training, prepared: Prepared, model: Any, dtype: torch.dt
             f"{args.n_gpu} GPUs are visible to one process, and a process trains on one. Use all of them by accelerate "
             "launch -m lm_eval_lora_drop.commands.main train ..., or name one: CUDA_VISIBLE_DEVICES=0."
         )
-    data: Any = [{"input_ids": one.input_ids, "labels": one.labels} for one in prepared.encoded]
+    data, validation = (
+        [{"input_ids": one.input_ids, "labels": one.labels} for one in some]
+        for some in (prepared.encoded, prepared.validation)
+    )
     bar = [TrainingProgressBar(training.output.name)] if state.is_main_process else []
     trainer = AnswerTrainer(
         model=model,
         args=args,
         train_dataset=data,
+        eval_dataset=validation or None,
         data_collator=collate,
         processing_class=prepared.tokenizer,
         callbacks=[*bar, *training.callbacks],
@@ -308,6 +326,8 @@ def _record(
         for one in trainer.state.log_history
         if "loss" in one
     )
+    # By step: a resumed training measures its checkpoint once more.
+    validation = {int(one["step"]): float(one["eval_loss"]) for one in trainer.state.log_history if "eval_loss" in one}
     return TrainingRecord(
         schema=SCHEMA,
         version=__version__,
@@ -342,4 +362,5 @@ def _record(
         resumed=resumed,
         libraries=library_versions(),
         steps=steps,
+        validation=tuple(ValidationLoss(step=step, loss=loss) for step, loss in sorted(validation.items())),
     )

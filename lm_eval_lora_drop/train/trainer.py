@@ -40,6 +40,24 @@ class AnswerTrainer(Trainer):
         # The number is that of all processes, and the gradient their mean.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Log the loss per answer token of `eval_dataset`. `Trainer`'s own is a mean of batches, whatever the number of
+        tokens in each. Every process takes all documents, so all have the same number."""
+        documents: Any = self.eval_dataset
+        size, total, tokens = self.args.per_device_eval_batch_size, 0.0, 0
+        model: Any = self.model
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for start in range(0, len(documents), size):
+                inputs = self._prepare_inputs(collate(documents[start : start + size]))
+                labels = inputs.pop("labels")
+                total += float(answer_loss(model, self._head, inputs, labels))
+                tokens += int((labels[:, 1:] != IGNORED).sum())
+        model.train()
+        measured = {"eval_loss": total / tokens}
+        self.log(measured)
+        return measured
+
 
 def answer_loss(model: Any, head: torch.nn.Module | None, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
     """The summed cross entropy of the labels that are not `IGNORED`, as a scalar.
@@ -106,6 +124,7 @@ class TrainingProgressBar(TrainerCallback):
         self._bar: Any = None
         self._start = time.monotonic()
         self._before = 0.0
+        self._validation: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Begin where a checkpoint left off."""
@@ -121,11 +140,13 @@ class TrainingProgressBar(TrainerCallback):
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
-        """Show the loss; note the time."""
+        """Show the losses; note the time."""
+        if logs and "eval_loss" in logs:
+            self._validation = {"validation": f"{logs['eval_loss']:.3f}"}
         if self._bar is None or not logs or "loss" not in logs:
             return
         self._bar.update(state.global_step - self._bar.n)
-        self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+        self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", **self._validation, refresh=False)
         if state.log_history:
             state.log_history[-1]["seconds"] = round(self._before + time.monotonic() - self._start, 2)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import peft
 import pytest
@@ -25,11 +26,10 @@ DEVICE = "cpu"
 def task(tmp_path_factory):
     """A task on disk with twelve training documents."""
     folder = tmp_path_factory.mktemp("task")
-    train_rows, test_rows = (
-        [{"question": f"the {split} question {i}", "answer": f"the answer {i * 7}"} for i in range(size)]
-        for split, size in (("train", 12), ("test", 3))
-    )
-    splits = {"train": train_rows, "validation": test_rows, "test": test_rows}
+    splits = {
+        split: [{"question": f"the {split} question {i}", "answer": f"the answer {i * 7}"} for i in range(size)]
+        for split, size in (("train", 12), ("validation", 3), ("test", 3))
+    }
     write_task(folder, "toy_train", splits, doc_to_text="{{question}}\n", target_delimiter="")
     return TaskSettings(task="toy_train", include_path=str(folder))
 
@@ -100,6 +100,33 @@ def test_the_loss_is_that_of_the_answers(architecture, training, tmp_path):
     assert record.data.answer_tokens == count
 
 
+@pytest.mark.parametrize("sweeps_read", ["validation", "train"])
+def test_the_validation_loss_is_that_of_the_answers_a_sweep_reads(sweeps_read, training, tiny_base, task, tmp_path):
+    """Before the first step and after the last, computed one document at a time by plain Transformers and PEFT; where
+    a sweep draws from the training split, on documents that were not trained on."""
+    if sweeps_read == "train":
+        written = yaml.safe_load((Path(task.include_path) / "toy_train.yaml").read_text())
+        (tmp_path / "task").mkdir()
+        (tmp_path / "task" / "toy_train.yaml").write_text(yaml.safe_dump({**written, "validation_split": None}))
+        training = dataclasses.replace(training, task=dataclasses.replace(task, include_path=str(tmp_path / "task")))
+    one = change(training, validation_limit=3, hold_out=0, micro_batch_size=2)
+    prepared, record = prepare(one), train(one)
+    assert len(prepared.validation) == 3
+    assert not {x.input_ids for x in prepared.encoded} & {x.input_ids for x in prepared.validation}
+    measured = {one.step: one.loss for one in record.validation}
+    assert sorted(measured) == [0, *range(2, len(record.steps), 2), len(record.steps)]
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
+    for step in (0, len(record.steps)):
+        model = base if step == 0 else peft.PeftModel.from_pretrained(base, one.output).eval()
+        losses = []
+        for encoded in prepared.validation:
+            with torch.no_grad():
+                logits = model(torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
+            losses += [-logits[at, label].item() for at, label in enumerate(encoded.labels[1:]) if label >= 0]
+        assert measured[step] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert "on validation documents" in (one.output / "README.md").read_text()
+
+
 def test_what_is_written(training):
     """An adapter that PEFT loads, B != 0 on every layer, whose loss has fallen; card and record say what it is."""
     record = train(dataclasses.replace(training, base_name="owner/model"))
@@ -151,7 +178,7 @@ def test_stopped_and_started_again(damaged, training):
     """Stopped at any step and called again, the adapter is bit for bit that of a training never stopped; also where the
     newest checkpoint was being written when it happened."""
     whole = training.output.parent / "whole"
-    settings = change(training, lora_dropout=0.1)
+    settings = change(training, lora_dropout=0.1, validation_limit=2)
     expected = train(change(settings, output=whole))
     for step in (3, 5):
         with pytest.raises(KeyboardInterrupt):
@@ -162,7 +189,7 @@ def test_stopped_and_started_again(damaged, training):
             (newest / "trainer_state.json").write_text('{"global_step": ')
     record = train(settings)
     assert same(weights(whole), weights(training.output))
-    assert record.steps == expected.steps
+    assert (record.steps, record.validation) == (expected.steps, expected.validation)
     assert record.resumed == 2
     assert not (training.output / "checkpoints").exists()
 
