@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,18 @@ DOCUMENTS = 100
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Scores to race over: what draws them, `(candidates, documents)`, the full adapter first; `sign` is -1 where a
+    lower one is better, `bounds` is the declared range, `whole` says whether the full adapter is among them."""
+
+    draw: Draw
+    aggregation: Aggregation = field(default_factory=lambda: Aggregation(mean))
+    sign: int = 1
+    bounds: tuple[float, float] | None = None
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One race: how much the choice lost, the tolerance it had (both in units of the score), and what it asked."""
 
@@ -49,20 +61,29 @@ def candidates(number: int) -> list[Variant]:
     return [Variant.below(boundary, number) for boundary in range(number, 0, -1)]
 
 
-def race(items: Items, aggregation: Aggregation, settings: RacingSettings, seed: int) -> Outcome:
-    """Race over recorded items, `(candidates, documents)`, higher is better, the first row being full."""
-    variants = candidates(len(items))
+def race(items: Items, shape: Shape, settings: RacingSettings, seed: int) -> Outcome:
+    """Race over recorded items."""
+    variants, aggregation = candidates(len(items)), shape.aggregation
     documents = len(items[0])
     table = Table(variants, documents)
     table.set((v, position, item) for v, row in zip(variants, items, strict=True) for position, item in enumerate(row))
-    raced = Race(table, aggregation, sign=1, full=variants[0], seed=seed, settings=settings)
+    raced = Race(
+        table,
+        aggregation,
+        sign=shape.sign,
+        full=variants[0] if shape.whole else None,
+        seed=seed,
+        settings=settings,
+        bounds=shape.bounds,
+    )
     for _ in raced.rounds():
         pass
-    scores = np.array([aggregation.score(row) for row in items])
+    scores = shape.sign * np.array([aggregation.score(row) for row in items])
     best = int(scores.argmax())
     kept = max(score for variant, score in zip(variants, scores, strict=True) if variant not in raced.eliminated)
     values = aggregation.per_document(items[best])
-    allowed = settings.tolerance * float(values.std(ddof=1)) / documents**0.5
+    values = values[np.isfinite(values)]
+    allowed = settings.tolerance * float(values.std(ddof=1)) / len(values) ** 0.5
     return Outcome(float(scores[best] - kept), allowed, sum(len(raced.positions(variant)) for variant in variants))
 
 
@@ -217,8 +238,35 @@ def bleu(level: Sequence[float]) -> Draw:
     return draw
 
 
-SHAPES: dict[str, tuple[Draw, Aggregation]] = {
-    name: (draw, Aggregation(BLEU_ZH if name.startswith("BLEU") else mean))
+def missing(draw: Draw, share: float, *, same: bool) -> Draw:
+    """The same with values on a share of the documents only: the same ones for all candidates, or each its own."""
+
+    def drawn(rng: np.random.Generator) -> Items:
+        rows = np.asarray(draw(rng))
+        there = rng.random((1, DOCUMENTS) if same else rows.shape) < share
+        return np.where(there, rows, np.nan)
+
+    return drawn
+
+
+def losses(draw: Draw, top: float) -> Draw:
+    """What lacks to the best score: lower is better."""
+    return lambda rng: top - np.asarray(draw(rng))
+
+
+def clusters(draw: Draw, size: int) -> Draw:
+    """Documents of a cluster score alike: every `size`-th column, so many times."""
+
+    def drawn(rng: np.random.Generator) -> Items:
+        rows = np.asarray(draw(rng))
+        return np.repeat(rows[:, ::size], size, axis=1)[:, :DOCUMENTS]
+
+    return drawn
+
+
+UNIT, PERCENT = (0.0, 1.0), (0.0, 100.0)
+SHAPES: dict[str, Shape] = {
+    name: Shape(draw, Aggregation(BLEU_ZH if name.startswith("BLEU") else mean))
     for name, draw in {
         "two candidates, ten more right of 100": two(10),
         "two, six more right": two(6),
@@ -243,19 +291,33 @@ SHAPES: dict[str, tuple[Draw, Aggregation]] = {
         "BLEU, peak among 7": bleu((0.8, 0.84, 0.86, 0.84, 0.75, 0.6, 0.3)),
         "BLEU, 7 equal": bleu((0.8,) * 7),
     }.items()
+} | {
+    "range declared: peaked curve, 0/1": Shape(right_or_wrong(PEAK), bounds=UNIT),
+    "range declared: rare large gains": Shape(rare_gains(1.0), bounds=UNIT),
+    "25 % have a value, the same": Shape(missing(right_or_wrong(PEAK), 0.25, same=True), bounds=UNIT),
+    "75 % have a value, each its own": Shape(missing(right_or_wrong(PEAK), 0.75, same=False), bounds=UNIT),
+    "lower is better, 0/1, range declared": Shape(losses(right_or_wrong(PEAK), 1.0), sign=-1, bounds=UNIT),
+    "lower is better, 0/1": Shape(losses(right_or_wrong(PEAK), 1.0), sign=-1),
+    "lower is better, rare large gains": Shape(losses(rare_gains(1.0), 1.0), sign=-1, bounds=UNIT),
+    "lower is better, 0 to 100": Shape(losses(rouge, 100.0), sign=-1, bounds=PERCENT),
+    "20 clusters of 5, 0/1": Shape(clusters(right_or_wrong(PEAK), 5), bounds=UNIT),
+    "10 clusters of 10, 31 close": Shape(clusters(close(31, 0.02, 8), 10), bounds=UNIT),
+    "a greedy round, 11 close": Shape(close(11, 0.02, 8), bounds=UNIT, whole=False),
+    "a greedy round, all equal": Shape(right_or_wrong([0.5] * 11), bounds=UNIT, whole=False),
 }
 
 
 def races(name: str, number: int, settings: RacingSettings, seed: int) -> list[Outcome]:
     """So many races over one shape."""
-    draw, aggregation = SHAPES[name]
+    shape = SHAPES[name]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     outcomes: list[Outcome] = []
     while len(outcomes) < number:
-        items = draw(rng)
-        items = items.tolist() if isinstance(items, np.ndarray) else items
+        items = shape.draw(rng)
+        if isinstance(items, np.ndarray):
+            items = np.where(np.isnan(items), None, items).tolist()
         orders = rng.integers(1 << 30, size=min(ORDERS, number - len(outcomes)))
-        outcomes += [race(items, aggregation, settings, int(order)) for order in orders]
+        outcomes += [race(items, shape, settings, int(order)) for order in orders]
     return outcomes
 
 
@@ -273,15 +335,15 @@ def main() -> None:
     parser.add_argument("--races", type=int, default=1000)
     parser.add_argument("--only", default="", help="shapes whose name holds this")
     parser.add_argument("--seed", type=int, default=0)
-    for field in ("error_rate", "tolerance", "first_round", "growth"):
-        value = getattr(defaults, field)
-        parser.add_argument(f"--{field}", type=type(value), default=value)
+    for name in ("error_rate", "tolerance", "first_round", "growth"):
+        value = getattr(defaults, name)
+        parser.add_argument(f"--{name}", type=type(value), default=value)
     args = parser.parse_args()
     settings = RacingSettings(args.error_rate, args.tolerance, args.first_round, args.growth)
     rows = []
-    for name, (draw, _) in SHAPES.items():
+    for name, shape in SHAPES.items():
         if args.only in name:
-            rows_of, outcomes = len(draw(np.random.default_rng(0))), races(name, args.races, settings, args.seed)
+            rows_of, outcomes = len(shape.draw(np.random.default_rng(0))), races(name, args.races, settings, args.seed)
             rows.append(summary(name, outcomes, rows_of * DOCUMENTS))
     heads = ("shape", "races", "lost more than the tolerance", "not the winner", "times fewer pairs")
     print(tabulate(rows, heads, tablefmt="github", floatfmt=("", "", ".3f", ".3f", ".2f")))

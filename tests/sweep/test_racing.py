@@ -65,7 +65,7 @@ def test_where_the_curve_is_steep_most_pairs_are_saved() -> None:
 
 
 def test_full_and_what_led_are_carried_to_the_end() -> None:
-    values = np.asarray(shapes.SHAPES["adapter that harms"][0](np.random.default_rng(0)))
+    values = np.asarray(shapes.SHAPES["adapter that harms"].draw(np.random.default_rng(0)))
     race = run_race(values)
     full = variants(31)[0]
     assert full not in race.eliminated
@@ -77,7 +77,7 @@ def test_full_and_what_led_are_carried_to_the_end() -> None:
 
 
 def test_a_set_without_full_races_too() -> None:
-    values = np.asarray(shapes.SHAPES["peaked curve, 0/1"][0](np.random.default_rng(0)))
+    values = np.asarray(shapes.SHAPES["peaked curve, 0/1"].draw(np.random.default_rng(0)))
     race = run_race(values, full=None)
     best = variants(31)[int(values.mean(axis=1).argmax())]
     assert best not in race.eliminated
