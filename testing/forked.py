@@ -27,7 +27,7 @@ _context: Any = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         *("lm_eval._cli", "lm_eval.evaluator", "pytablewriter", "matplotlib.backends.backend_agg"),
-        *("lm_eval_lora_drop.backends.hf", "lm_eval_lora_drop.show.figures.family"),
+        *("lm_eval_lora_drop.backends.hf", "lm_eval_lora_drop.show.figures.candidates"),
     ]
 )
 
