@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -47,7 +48,11 @@ class VisibleStream:
 
 
 def never_raise_on_print() -> None:
-    """From now on a character that the terminal's encoding lacks (ASCII, Latin-1, cp1252) is printed as `?`."""
+    """From now on a character that the terminal's encoding lacks (ASCII, Latin-1, cp1252) is printed as `?`, and what
+    goes to a stream that was closed (`>&-`) is lost."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's has not, and is UTF-8
             stream.reconfigure(errors="replace")

@@ -254,8 +254,11 @@ def _config(config: Mapping[str, Any], tensors: list[TensorName], staying: Itera
         short["bias"] = "none"
     if config.get("modules_to_save"):
         short["modules_to_save"] = list(dict.fromkeys(t.saved_as for t in staying if t.saved_as)) or None
-    if config.get("trainable_token_indices") and not any(t.part.startswith("token_adapter") for t in staying):
-        short["trainable_token_indices"] = None
+    tokens, with_tokens = config.get("trainable_token_indices"), {t.module for t in staying if t.is_token}
+    if isinstance(tokens, dict):  # by the name of the module
+        tokens = {name: some for name, some in tokens.items() if any(module.endswith(name) for module in with_tokens)}
+    if config.get("trainable_token_indices"):
+        short["trainable_token_indices"] = tokens if with_tokens else None
     return short
 
 

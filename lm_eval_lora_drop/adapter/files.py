@@ -44,6 +44,10 @@ _FULL = (
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG),
 )
 
+# Not what a training leaves beside the weights.
+_OF_A_BASE = re.compile(
+    r"(?!training_args|optimizer|scheduler).*\.(safetensors|bin|gguf|py)|(config|tokenizer|tokenizer_config)\.json"
+)
 _NAMES = {"type": "array", "items": {"type": "string"}}
 _NUMBERS = {"type": ["object", "null"], "additionalProperties": {"type": "number", "exclusiveMinimum": 0}}
 # What of PEFT's LoraConfig is read here; a newer PEFT's entries may be anything.
@@ -229,11 +233,7 @@ def base_fingerprint(pretrained: str, commit: str | None) -> str:
     folder = Path(pretrained)
     if not folder.is_dir():
         return f"{pretrained}@{commit or 'unknown'}"
-    files = sorted(
-        file
-        for pattern in ("*.safetensors", "*.bin", "*.gguf", "*.py", "config.json", "tokenizer*.json")
-        for file in folder.glob(pattern)
-    )
+    files = sorted(file for file in folder.iterdir() if _OF_A_BASE.fullmatch(file.name))
     content = "".join(f"{file.name}:{digest_file(file).removeprefix(PREFIX)};" for file in files)
     return PREFIX + hashlib.sha256(content.encode()).hexdigest()
 

@@ -23,6 +23,7 @@ from lm_eval_lora_drop.adapter.files import AdapterFiles, check_against, load_te
 from lm_eval_lora_drop.adapter.names import TRAINED, TensorName, lora_products, read_names
 from lm_eval_lora_drop.adapter.places import tie_again
 from lm_eval_lora_drop.errors import AdapterError
+from lm_eval_lora_drop.text import shown
 from lm_eval_lora_drop.variant import Variant, format_integers
 
 # Initialisations of LoRA that PEFT carries out again when it loads the adapter, and that change the base weights; of
@@ -155,7 +156,7 @@ def load_without_weights(files: AdapterFiles, skeleton: transformers.PreTrainedM
                 model = peft.PeftModel(skeleton, config)
                 empty = {name: torch.empty(shape) for name, shape in files.shapes.items()}
                 result: Any = peft.set_peft_model_state_dict(model, empty)
-        except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        except Exception as error:  # nobody can list what PEFT raises for a configuration that it cannot carry out
             raise AdapterError(
                 f"peft={files.source}: PEFT {peft.__version__} cannot load it ({' '.join(str(error).split())[:300]})."
             ) from error
@@ -187,11 +188,17 @@ def check_loadable(files: AdapterFiles, model: peft.PeftModel) -> None:
         AdapterError: that fails, as it does where an adapter has wrapped the tied head or trains tokens of the tied
             embedding; or PEFT initialises the adapter in a way that needs more than its files.
     """
-    if str(files.config.get("init_lora_weights")).lower() == "corda":
-        raise AdapterError(
-            f"peft={files.source} says init_lora_weights=corda: PEFT carries out CorDA again when it loads it, which "
-            f"fails without the covariances of its training, with --model hf too. {_CONVERT}."
-        )
+    init: Any = files.config.get("init_lora_weights")
+    if isinstance(init, str) and not init.lower().startswith(("pissa", "olora", "lora_ga", "loftq")):
+        try:  # on something small: a model on the meta device has nothing to initialise
+            make: Any = peft.LoraConfig
+            small = make(r=1, target_modules=["0"], init_lora_weights=init)
+            peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), small)
+        except Exception as error:
+            raise AdapterError(
+                f"peft={files.source} says init_lora_weights={init}: PEFT {peft.__version__} carries that out again "
+                f"when it loads it, which fails ({shown(error, 200)}), with --model hf too. {_CONVERT}."
+            ) from error
     tie_again(model, f"peft={files.source}")
 
 
@@ -261,6 +268,7 @@ def check_scalable(files: AdapterFiles, kept: Variant) -> None:
             files.config.get("target_parameters")
             or files.config.get("kasa_config")
             or files.config.get("use_bdlora")
+            or files.config.get("monteclora_config")
             or len(files.shapes[tensor.name]) > 2
         )
         if keep.rank is not None and odd:
@@ -282,7 +290,7 @@ def known_to_peft_only(config: Mapping[str, Any], tensors: Sequence[TensorName])
     absent = set()
     if not any(tensor.saved_as for tensor in tensors):
         absent.add("modules_to_save")
-    if not any(tensor.part.startswith("token_adapter") for tensor in tensors):
+    if not any(tensor.is_token for tensor in tensors):
         absent.add("trainable_token_indices")
     named = [said for name, said in _PEFT_ONLY.items() if config.get(name) and name not in absent]
     if any(not t.is_lora and t.saved_as is None and t.value == "weight" for t in tensors):

@@ -144,7 +144,7 @@ def _check_mergeable(files: AdapterFiles, kept: Variant, base: str, config: Any)
             "folded into. Export without --merge."
         )
     tied = getattr(config.get_text_config(), "tie_word_embeddings", False)
-    if tied and (found := sorted({t.module for t in tensors if t.layer is None and _is_vocabulary(t.module)})):
+    if tied and (found := sorted({t.module for t in tensors if t.is_of_vocabulary})):
         raise AdapterError(
             f"{files.source} changes {', '.join(found)}, and {base} uses one weight for its embedding and its lm_head: "
             "folded in, the change would act on both. Export without --merge."
@@ -159,10 +159,6 @@ def _without_bias(config: Any, base: str, modules: set[str]) -> str | None:
 def _kind(name: str, module: Any) -> str:
     """The last part of a module's name; of LoRA on a parameter, the parameter's."""
     return str(getattr(module, "parameter_name", None) or name.rpartition(".")[2])
-
-
-def _is_vocabulary(module: str) -> bool:
-    return module.rpartition(".")[2] in ("embed_tokens", "embed_in", "wte", "word_embeddings", "lm_head", "embed_out")
 
 
 def _first_line(error: Exception) -> str:

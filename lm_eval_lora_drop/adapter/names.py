@@ -29,7 +29,10 @@ _WRAPPERS = {
 # ... or so in some models.
 _AMBIGUOUS = {"language_model.": "a vision-language model", "module.": "DistributedDataParallel"}
 _FACTORS = {"lora_A": "A", "lora_embedding_A": "A", "lora_B": "B", "lora_embedding_B": "B", "lora_diag": "diag"}
-_EMBEDDINGS = ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings", "word_embeddings_layernorm")
+_VOCABULARY = ("embed_tokens", "embed_in", "wte", "word_embeddings")
+_HEADS = ("lm_head", "embed_out")
+# What acts before layer 0, tables of positions (`wpe`, `embed_positions`) and norms of embeddings among them.
+_BEFORE = re.compile(r"emb|wte|wpe|project_in")
 
 
 def kind_of(path: str) -> str:
@@ -71,24 +74,37 @@ class TensorName:
     @property
     def is_trained_whole(self) -> bool:
         """Whether it is fully trained: a module of `modules_to_save`, or tokens."""
-        return self.saved_as is not None or self.part.startswith("token_adapter")
+        return self.saved_as is not None or self.is_token
+
+    @property
+    def is_token(self) -> bool:
+        """Whether it is what was trained of single tokens."""
+        return self.part.startswith("token_adapter")
 
     @property
     def is_embedding(self) -> bool:
         """Whether it acts before layer 0."""
-        return self.layer is None and any(part in _EMBEDDINGS for part in self.module.split("."))
+        return self.layer is None and self._last not in _HEADS and bool(_BEFORE.search(self.module))
+
+    @property
+    def is_of_vocabulary(self) -> bool:
+        """Whether it belongs to the table of tokens or the head, which may share one weight."""
+        return self.layer is None and self._last in (*_VOCABULARY, *_HEADS)
+
+    @property
+    def _last(self) -> str:
+        return self.module.rpartition(".")[2]
 
     def vocabulary(self, shape: tuple[int, ...]) -> int | None:
         """How many tokens an embedding or head has of which this is a part of that shape; None where it does not tell.
 
         A (r, tokens) of an embedding, B (tokens, r) of a head, or the whole weight (tokens, width).
         """
-        is_head = self.layer is None and self.module.rpartition(".")[2] in ("lm_head", "embed_out")
-        if len(shape) != 2 or not (self.is_embedding or is_head):
+        if len(shape) != 2 or not self.is_of_vocabulary:
             return None
         if self.part == "lora_embedding_A":
             return shape[1]
-        return shape[0] if not self.part or (is_head and self.part == "lora_B") else None
+        return shape[0] if not self.part or (self._last in _HEADS and self.part == "lora_B") else None
 
     def keep(self, kept: Variant) -> Keep | None:
         """How the variant keeps it; None where it is dropped."""
@@ -98,7 +114,7 @@ class TensorName:
         layer = self.layer if self.layer is not None else 0 if self.is_embedding else kept.num_layers - 1
         inside = IN_LAYER.sub("", f"{self.module}.", count=1).rstrip(".")
         kinds = (kind_of(inside),) if self.layer is not None else ()
-        return kept.keep_at(layer, self.module.rpartition(".")[2], kinds)
+        return kept.keep_at(layer, self._last, kinds)
 
     def renamed(self, wrapped: set[str]) -> str:
         """Its name where only the modules `wrapped` have LoRA or were trained: a base weight saved along loses its

@@ -26,8 +26,7 @@ from lm_eval_lora_drop.backends.distributed import TorchPeers
 from lm_eval_lora_drop.backends.identity.loaded import loaded_model
 from lm_eval_lora_drop.backends.preflight import check_adapters, shape_of
 from lm_eval_lora_drop.engine.check import CheckResult, check_shared
-from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness
-from lm_eval_lora_drop.engine.loglikelihood import why_not_scored
+from lm_eval_lora_drop.engine.evaluated import answer_requests, why_left_to_harness, why_refused
 from lm_eval_lora_drop.engine.memory import RowSize, free_memory, peak_memory, rows_that_fit
 from lm_eval_lora_drop.engine.plain import batches_of, plain_runner
 from lm_eval_lora_drop.engine.probe.run import ProbeResult, probe_boundary
@@ -326,16 +325,10 @@ class LoraDropLM(LoraDropBase, HFLM):
         try:
             answers: list[Any] = getattr(super(LoraDropBase, self), request_type)(requests, disable_tqdm=disable_tqdm)
             return answers
-        except (AssertionError, IndexError):
-            asked = requests if request_type == "loglikelihood" else []
-            refused = ((request, reason) for request in asked if (reason := why_not_scored(self, request)))
-            request, reason = next(refused, (None, None))
-            if request is None:
+        except (AssertionError, IndexError, ValueError, TypeError, AttributeError) as error:
+            if (reason := why_refused(self, request_type, requests, error)) is None:
                 raise
-            raise ArgumentError(
-                f"document {request.doc_id} of {request.task_name or 'the task'} cannot be scored, with --model hf "
-                f"either: {reason}. Correct the task, or give a larger max_length if the model has one."
-            ) from None
+            raise ArgumentError(reason) from error
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
         tokens: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)

@@ -16,10 +16,11 @@ from lm_eval_lora_drop.endings import is_out_of_memory
 from lm_eval_lora_drop.engine.check import divergence, is_quantised
 from lm_eval_lora_drop.engine.decode import Decoder, Job
 from lm_eval_lora_drop.engine.generation import WholeAnswers
+from lm_eval_lora_drop.engine.loglikelihood import why_not_scored
 from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.requests import Rules, needs_own_batch, why_not_greedy, why_not_rows
 from lm_eval_lora_drop.harness.model import HarnessModel
-from lm_eval_lora_drop.text import logger
+from lm_eval_lora_drop.text import logger, shown
 from lm_eval_lora_drop.variant import Variant
 
 if TYPE_CHECKING:
@@ -54,6 +55,25 @@ def why_left_to_harness(lm: HarnessModel, requests: Sequence[Instance]) -> str |
         if not lm.tok_encode(request.args[0]):
             return "a prompt has no tokens"
     return None
+
+
+def why_refused(lm: HarnessModel, request_type: str, requests: Sequence[Instance], error: Exception) -> str | None:
+    """What to say where HFLM ended in `error`: it takes a request or its arguments as they are with no adapter either.
+    None where that is not known."""
+    for request in requests if request_type == "loglikelihood" else ():
+        if reason := why_not_scored(lm, request):
+            return (
+                f"document {request.doc_id} of {request.task_name or 'the task'} cannot be scored, with --model hf "
+                f"either: {reason}. Correct the task, or give a larger max_length if the model has one."
+            )
+    if request_type != "generate_until" or isinstance(error, IndexError):
+        return None
+    arguments = shown(requests[0].args[1], 200)
+    return (
+        f"{requests[0].task_name or 'the task'} cannot be answered, with --model hf either, under the arguments "
+        f"{arguments} and the model's generation_config.json: {shown(error, 300)}. Correct the task's "
+        "generation_kwargs, --gen_kwargs or that file."
+    )
 
 
 def answer_requests(lm: HarnessModel, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 
+# Assisted generation takes one request at a time.
+_ONE_ROW = ("prompt_lookup_num_tokens", "assistant_early_exit")
 # What a greedy decoder can leave to its defaults; any other value in a model's generation config changes its outputs.
 _PLAIN_GREEDY = {
     "num_beams": 1,
@@ -50,7 +52,9 @@ _PLAIN_GREEDY = {
     "stop_strings": None,
     "penalty_alpha": None,
     "dola_layers": None,
-    "prompt_lookup_num_tokens": None,
+    **dict.fromkeys(_ONE_ROW),
+    "use_mtp": False,
+    "token_healing": False,
     "cache_implementation": None,
     "max_time": None,
 }
@@ -168,13 +172,18 @@ def longest(lm: HarnessModel, request: Instance) -> int:
 
 def needs_own_batch(lm: HarnessModel, requests: Sequence[Instance]) -> list[bool]:
     """For each request whether only a batch of its own gives the model's answer: it can grow past a length at which the
-    model changes, or has beams (HFLM looks for stop sequences in the first few of a batch's beams)."""
+    model changes, has beams (HFLM looks for stop sequences in the first few of a batch's beams), or is generated with
+    assistance."""
     border = min(own_batch_lengths(lm), default=None)
-    beams = getattr(getattr(lm.model, "generation_config", None), "num_beams", None) or 1
+    config = getattr(lm.model, "generation_config", None)
 
     def is_alone(request: Instance) -> bool:
-        if request.request_type == "generate_until" and (request.args[1].get("num_beams", beams) or 1) > 1:
-            return True
+        if request.request_type == "generate_until":
+            beams, *assisted = (
+                request.args[1].get(name, getattr(config, name, None)) for name in ("num_beams", *_ONE_ROW)
+            )
+            if (beams or 1) > 1 or any(assisted):
+                return True
         return border is not None and longest(lm, request) > border
 
     return [is_alone(request) for request in requests]

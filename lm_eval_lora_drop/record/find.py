@@ -73,11 +73,18 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Issue]]:
     return sorted(runs, key=lambda run: (run.date, str(run.path))), issues
 
 
+_OF_A_MODEL = re.compile(
+    r".*\.(safetensors|bin|pt|gguf|py|jinja|ya?ml)|(adapter_|generation_|tokenizer_)?config\.json|tokenizer\.json"
+)
+
+
 def kind_of_file(path: Path) -> str | None:
-    """What of a run an existing file is, by its name or by what it holds; None where it is nothing of a run."""
+    """What an existing file is that no command may overwrite, by its name or by what it holds; None for any other."""
     if not (os.path.lexists(path) and os.path.isfile(path)):
         return None
     name = Path(os.path.realpath(path)).name
+    if _OF_A_MODEL.fullmatch(name) or _OF_A_MODEL.fullmatch(path.name):  # in the Hub's cache a link has the name
+        return "a file of a model, an adapter or a program, by its name"
     if re.fullmatch(rf"(results|samples_.*)_{_DATE.pattern}\.jsonl?|.*\.rank\d+\.jsonl", name):
         return "a file of a run, by its name"
     if path.stat().st_size > LARGEST:

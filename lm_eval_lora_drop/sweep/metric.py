@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.facts.scoring import filter_names, metric_names
+from lm_eval_lora_drop.record.fingerprint import described, digest_file
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.statistics.aggregation import Aggregation
 from lm_eval_lora_drop.text import did_you_mean, shown
+
+_SCORED_BY = ("process_docs", "doc_to_choice", "doc_to_target", "process_results", "metric_list", "filter_list")
+
+
+def scoring_of(task: Any) -> list[Any]:
+    """What the scores of given answers depend on, as JSON has it: the task's settings, and the content of the files
+    whose functions they name."""
+    settings = [getattr(task.config, name, None) for name in _SCORED_BY]
+    files, todo = set(), [*settings, type(task).process_results]
+    while todo:
+        one = todo.pop()
+        todo += list(one.values()) if isinstance(one, dict) else one if isinstance(one, list) else []
+        if inspect.isfunction(one) and (file := inspect.getsourcefile(one)) and Path(file).is_file():
+            files.add(digest_file(Path(file)))
+    return [described(settings), sorted(files)]
 
 
 def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:

@@ -25,7 +25,7 @@ from lm_eval_lora_drop.sweep.candidates import candidates_of
 from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from lm_eval_lora_drop.sweep.measure import Measured, Measurer, SearchInput
-from lm_eval_lora_drop.sweep.metric import resolve_metric
+from lm_eval_lora_drop.sweep.metric import resolve_metric, scoring_of
 from lm_eval_lora_drop.sweep.tradeoffs.jointly import choose_jointly
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant, default_boundary
@@ -148,7 +148,9 @@ class Search:
                 tasks = [self._measurer.task_fingerprint(one) for one in dict.fromkeys((binding, source))]
                 # Their references decide too.
                 documents = [described(document.doc) for document in drawn.documents]
-                return SearchInput(binding, source, metric, drawn, digest(*tasks, drawn.fingerprint, documents))
+                scored = [scoring_of(one.task) for one in dict.fromkeys((binding, source))]
+                fingerprint = digest(*tasks, drawn.fingerprint, documents, scored)
+                return SearchInput(binding, source, metric, drawn, fingerprint)
         return None
 
     def _sources(self, binding: Binding) -> Iterator[Binding]:

@@ -45,6 +45,7 @@ def under(base, adapter, kept):
         if isinstance(module, LoraLayer | AuxiliaryTrainingWrapper) and not is_kept(name, kept):
             parent = model.get_base_model().get_submodule(name.rpartition(".")[0])
             plain = module.base_layer if isinstance(module, LoraLayer) else module.original_module
+            plain = getattr(module, "token_adapter", None).base_layer if hasattr(module, "token_adapter") else plain
             setattr(parent, name.rpartition(".")[2], plain)
     return logits(model)
 
@@ -119,11 +120,29 @@ VARIANTS = {
     "norms trained": {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm", "norm"]},
     "embedding trained": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
     "tokens trained": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
+    "tokens of both": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3], "lm_head": [5]}},
     "lora bias": {"target_modules": ["q_proj"], "lora_bias": True},
 }
 
 
 SPECS = ["0-1", "0-3", "1+3", "0"]
+
+
+def test_what_acts_before_the_layers_by_any_name(tmp_path):
+    """OPT's positions were exported as if they acted behind the last layer."""
+    sizes = {"vocab_size": 291, "hidden_size": 32, "ffn_dim": 48, "num_attention_heads": 4, "word_embed_proj_dim": 16}
+    config = transformers.OPTConfig(**sizes, num_hidden_layers=LAYERS, max_position_embeddings=64)
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    lora = {"target_modules": ["q_proj", "project_in"], "modules_to_save": ["embed_positions"]}
+    adapter = make_adapter(tmp_path / "base", tmp_path / "adapter", **lora)
+    _disturb(adapter)
+    for spec in ("0-1", "1-3"):
+        export_adapter(adapter, Variant.parse(spec, LAYERS), tmp_path / spec)
+        left = load_file(tmp_path / spec / "adapter_model.safetensors")
+        assert any("embed_positions" in name for name in left) == (spec == "0-1")
+        assert any("project_in" in name for name in left) == (spec == "0-1")
+        loaded(tmp_path / "base", tmp_path / spec)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,15 @@ def test_lora_on_the_experts_of_a_mixture(kind, tmp_path):
         export_adapter(adapter, Variant.parse("0-3r2", LAYERS), tmp_path / "cut")
 
 
+def test_the_rank_of_montecarlo_lora_is_not_cut(tiny_base, tmp_path):
+    """Its sampler has the whole rank: PEFT refused what was exported."""
+    lora = {"target_modules": ["q_proj"], "monteclora_config": peft.tuners.lora.config.MontecloraConfig()}
+    adapter = make_adapter(tiny_base, tmp_path / "adapter", **lora)
+    with pytest.raises(AdapterError, match="no single matrix product, so its rank cannot be cut, got r2"):
+        export_adapter(adapter, Variant.parse("0-3r2", LAYERS), tmp_path / "cut")
+    export_adapter(adapter, Variant.parse("0-3x0.5", LAYERS), tmp_path / "scaled")
+
+
 def mixture(kind, folder):
     base = make_base(folder / "base")
     sizes = {

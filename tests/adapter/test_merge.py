@@ -89,6 +89,15 @@ def test_a_change_of_a_weight_that_is_used_twice(tied, tmp_path):
         torch.testing.assert_close(logits(model), in_peft(base, adapter), rtol=1e-4, atol=1e-4)
 
 
+def test_a_table_of_positions_is_no_vocabulary(tmp_path):
+    """The merged model had as many tokens as GPT-2 has positions."""
+    base = make_base(tmp_path / "base", "gpt2")
+    adapter = make_adapter(base, tmp_path / "adapter", target_modules=["c_attn"], modules_to_save=["wpe"])
+    merge_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert logits(merged).shape == logits(transformers.AutoModelForCausalLM.from_pretrained(base)).shape
+
+
 def test_replicated_layers_share_their_weights(tiny_base, tmp_path):
     adapter = make_adapter(tiny_base, tmp_path / "adapter", layer_replication=[[0, 3], [1, 4]])
     with pytest.raises(AdapterError, match="layer_replication: replicated layers share one weight"):

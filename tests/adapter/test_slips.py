@@ -131,12 +131,20 @@ def test_what_a_configuration_leaves_out_is_pefts_default(lacking, tiny_base, tm
     assert (written["r"], written["lora_alpha"]) == (8, 8)
 
 
-@pytest.mark.parametrize("init", ["corda", "loftq"])
+@pytest.mark.parametrize("init", ["corda", "loftq", "of a newer release"])
 def test_initialisations_that_peft_cannot_repeat(init, tiny_base, tiny_adapter, tmp_path):
     """Were advised to boundary=full, which ended in a traceback of PEFT."""
     adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
     change_config(adapter, init_lora_weights=init)
-    with pytest.raises(AdapterError, match="PEFT .*(CorDA|cannot load it)"):
+    with pytest.raises(AdapterError, match="PEFT .*(carries that out again|cannot load it)"):
+        check(tiny_base, adapter)
+
+
+@pytest.mark.parametrize("entry", [{"layer_replication": [[0, 9]]}, {"megatron_config": {"a": 1}}], ids=str)
+def test_whatever_peft_raises_for_a_configuration_is_one_line(entry, tiny_base, tiny_adapter, tmp_path):
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    change_config(adapter, **entry)
+    with pytest.raises(AdapterError, match="PEFT .* cannot load it"):
         check(tiny_base, adapter)
 
 

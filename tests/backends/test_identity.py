@@ -17,6 +17,7 @@ import torch
 import transformers
 from lm_eval.models.huggingface import HFLM
 
+from lm_eval_lora_drop.adapter.files import base_fingerprint, open_adapter
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.backends.identity import WHERE_AND_HOW_FAST, asks, decision, identity
 from lm_eval_lora_drop.backends.identity.loaded import configuration, loaded_model
@@ -24,6 +25,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
 from lm_eval_lora_drop.record import fingerprint
 from lm_eval_lora_drop.record.fingerprint import version_changes
+from lm_eval_lora_drop.sweep.metric import scoring_of
 from lm_eval_lora_drop.variant import parse_boundary, parse_layers
 from testing.toy import evaluate, make_task, write_task
 
@@ -180,6 +182,17 @@ def test_a_tokenizer_file_that_is_edited_counts(tiny_base, tiny_adapter, tmp_pat
     assert setting(load(base, tiny_adapter, **more)) != before
 
 
+def test_what_a_training_leaves_beside_the_weights_does_not_count(tiny_base, tiny_adapter, tmp_path):
+    base, adapter = (shutil.copytree(one, tmp_path / one.name) for one in (tiny_base, tiny_adapter))
+    before = base_fingerprint(str(base), None), open_adapter(str(adapter)).fingerprint()
+    for name in ("README.md", "training_args.bin", "optimizer.bin", "scheduler.bin", "tokenizer_old.json", "log.json"):
+        for folder in (base, adapter):
+            (folder / name).write_bytes(b"x")
+    assert (base_fingerprint(str(base), None), open_adapter(str(adapter)).fingerprint()) == before
+    (base / "code.py").write_bytes(b"x")
+    assert base_fingerprint(str(base), None) != before[0]
+
+
 @pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
 def test_a_configuration_file_that_is_edited_counts(tiny_base, tiny_adapter, tmp_path, name):
     base = shutil.copytree(tiny_base, tmp_path / "base")
@@ -223,6 +236,7 @@ EDITS = {
     "a token that is added": lambda lm: lm.tokenizer.add_tokens(["<new>"]),
     "the chat template": lambda lm: setattr(lm.tokenizer, "chat_template", "{{ messages }}"),
     "dropout is on": lambda lm: lm.model.train(),
+    "the precision of products": lambda _: torch.set_float32_matmul_precision("medium"),
 }
 
 
@@ -233,7 +247,8 @@ EDITS = {
         *((edit, "from folders") for edit in ("the adapter is trained on", "a scaling", "dropout is on")),
     ],
 )
-def test_an_edit_in_memory_counts(tiny_base, tiny_adapter, edit, how):
+def test_an_edit_in_memory_counts(tiny_base, tiny_adapter, edit, how, request):
+    request.addfinalizer(lambda: torch.set_float32_matmul_precision("highest"))
     lm = (in_memory if how == "in memory" else load)(tiny_base, tiny_adapter)
     before = setting(lm)
     assert setting(lm) == before
@@ -430,6 +445,25 @@ def test_an_answer_cache_under_another_sweep_task_is_refused(make, tmp_path):
     evaluate(make(boundary="auto", sweep_task=names[0]), task(), use_cache=cache)
     with pytest.raises(ArgumentError, match="sweep_task was"):
         evaluate(make(boundary="auto", sweep_task=names[1]), task(), use_cache=cache)
+
+
+def test_a_choice_by_another_metric_is_not_recalled(make, tmp_path):
+    """The function in the task's own file says something else now: its earlier choice was taken for today's."""
+    cache, code, found = str(tmp_path / "answers"), tmp_path / "utils.py", []
+    for sign in ("", "-"):
+        code.write_text(f"def score(doc, results):\n    return {{'length': {sign}len(results[0])}}\n")
+        spec = importlib.util.spec_from_file_location("utils", code)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        metrics = [{"metric": "length", "aggregation": "mean", "higher_is_better": True}]
+        task = make_task(splits=ROWS, process_results=module.score, metric_list=metrics)
+        found.append(scoring_of(task))
+        if sign:
+            with pytest.raises(ArgumentError, match="its metric have changed"):
+                evaluate(make(boundary="auto", sweep_select="best"), task, use_cache=cache)
+        else:
+            evaluate(make(boundary="auto", sweep_select="best"), task, use_cache=cache)
+    assert found[0] != found[1]
 
 
 def test_answers_under_one_choice_are_not_recorded_as_anothers(make, tmp_path):

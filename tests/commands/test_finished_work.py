@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ def files(tmp_path):
     (tmp_path / "t-0123456789ab.rank0.jsonl").write_bytes(b"damaged\n")
     shutil.copy(one, tmp_path / "mine.json")
     shutil.copy(next(one.parent.glob("samples_*")), tmp_path / "words.txt")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "task.yaml"):
+        (tmp_path / name).write_text("{}")
     (tmp_path / "torn.json").write_text(one.read_text()[:200])
     (tmp_path / "link.json").symlink_to(one)
     os.link(tmp_path / "torn.json", tmp_path / "hard.json")
@@ -47,10 +51,14 @@ VICTIMS = {
     "results with a BOM": "{folder}/bom.json",
     "journal by content": "{folder}/my.jsonl",
     "journal by name": "{folder}/t-0123456789ab.rank0.jsonl",
+    "an adapter": "{folder}/adapter_model.safetensors",
+    "its configuration": "{folder}/adapter_config.json",
+    "a task": "{folder}/task.yaml",
 }
 
 
 PAIRS = [*zip(WRITERS, VICTIMS, strict=False), *zip(reversed(WRITERS), reversed(VICTIMS), strict=False)]
+assert {victim for _, victim in PAIRS} == set(VICTIMS)
 
 
 @pytest.mark.parametrize(("writer", "victim"), PAIRS)
@@ -115,6 +123,16 @@ def test_output_is_written_before_it_is_printed(files):
         command = ["-m", "lm_eval_lora_drop.commands.main", *words, "--json", target]
         Forked(command, said=Path("/dev/full"), PYTHONUNBUFFERED="1").wait()
         assert json.loads(target.read_text())
+
+
+def test_output_that_was_closed_is_no_traceback(files):
+    """`>&-`: Python has no standard output then."""
+    folder, one, two = files
+    words = ["-m", "lm_eval_lora_drop.commands.main", "compare", str(one), str(two), "--json", str(folder / "c.json")]
+    command = [sys.executable, *words]
+    ended = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads((folder / "c.json").read_text())
 
 
 def test_a_figure_that_cannot_be_written_costs_a_warning(tiny_adapter, tmp_path, capsys, caplog):

@@ -17,6 +17,7 @@ from lm_eval_lora_drop.engine.evaluated import decode_requests
 from lm_eval_lora_drop.engine.plain import batches_of, plain_runner
 from lm_eval_lora_drop.engine.session import Counters
 from lm_eval_lora_drop.engine.shared import shared_runner, why_not_shared
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.sweep.backend import Work
 from lm_eval_lora_drop.variant import Variant
 from testing.tiny import SIZES, make_adapter, make_base
@@ -187,6 +188,38 @@ def test_beams_are_answered_one_request_at_a_time(models):
     docs = generating(until=["<|eot|>", "u"], max_gen_toks=LIMIT, num_beams=2)
     assert alone(hf, docs) != alone(hf, docs, rows=5)
     assert answers(plain_runner(lm, lm.layers), [Work(one, below(*KS)) for one in docs]) == alone(hf, docs)
+
+
+@pytest.mark.parametrize("name", ["assistant_early_exit", "prompt_lookup_num_tokens"])
+def test_assisted_generation_is_asked_one_request_at_a_time(name, models, monkeypatch):
+    """Ended in a traceback of Transformers at any batch size but 1."""
+    lm, hf = models
+    for model in (lm.model, hf.model):
+        monkeypatch.setattr(model.generation_config, name, 2)
+    docs = generating(until=["u"], max_gen_toks=8)
+    assert why_not_shared(lm, lm.layers, docs) == f"the model's generation config sets {name}"
+    assert answers(plain_runner(lm, lm.layers), [Work(one, below(*KS)) for one in docs]) == ask_alone(hf, docs, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"a_typo": 1}, "a_typo"),
+        ({"max_gen_toks": 400}, "400"),
+        ({"do_sample": True}, "strictly positive"),
+        ({"until": None}, "must be of type"),
+        ({"stop": ["a"]}, "'stop'"),
+    ],
+    ids=str,
+)
+def test_arguments_that_hf_refuses_are_said_in_a_line(more, reason, models):
+    lm, hf = models
+    (document, *_) = generating(**more)
+    request = document.requests[0]
+    with pytest.raises((ValueError, AssertionError, TypeError)):
+        hf.generate_until([request], disable_tqdm=True)
+    with pytest.raises(ArgumentError, match=f"cannot be answered, with --model hf either.*{reason}.*--gen_kwargs"):
+        lm.harness_answers("generate_until", [request], disable_tqdm=True)
 
 
 def test_of_each_kind_of_end_one_answer_is_compared_to_its_end(models):

@@ -42,6 +42,7 @@ def loaded_model(model: PeftModel, tokenizer: Any) -> dict[str, Any]:
         "weights": {"adapter": weights_digest(model, adapter=True), "base": weights_digest(model, adapter=False)},
         "code": code_digest([*{type(module) for module in model.modules()}, type(tokenizer)]),
         "training": model.training,
+        "precision": torch.get_float32_matmul_precision(),  # of products: TF32 and bfloat16 round otherwise
     }
 
 
