@@ -14,8 +14,6 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Models this small are slower on several threads, most of all on a busy machine; programs that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
-# To look for garbage among all that is being imported takes seconds.
-gc.disable()
 
 import pytest
 
@@ -26,10 +24,15 @@ ROOT = Path(__file__).parents[1]
 _hear = SweepFigure.hear
 
 
-def pytest_collection_finish():
-    """Nothing that was imported will ever be garbage: the collector need not go through it in each test."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Nothing that is imported will ever be garbage: the collector need not go through it, now or in each test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # where vLLM is installed there is no xdist
