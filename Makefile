@@ -22,6 +22,8 @@ help: ## list the targets
 demo: $(INSTALLED) ## find the best boundary of a small adapter on a small model, on this machine
 	$(RUN) demo/run.py
 
+# Without bytecode each worker, and each program that a test starts, compiles every module anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(INSTALLED) ## run the tests, those with a real model included
 	$(RUN) demo/prepare_model.py
 	$(RUN) -m pytest --numprocesses auto --dist worksteal $(ARGS)

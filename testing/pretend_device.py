@@ -2,8 +2,9 @@
 
 As on a GPU, a tensor on `pretend:0` may not meet one of the CPU or of `pretend:1` (numbers without dimensions may), and
 what brings a value back to the host, or an array from it, waits for the device. Launches and such waits are counted.
-`python -m testing.pretend_device [--two] ARCHITECTURE ...` runs both passes there and prints what it found as
-JSON: in a process of its own, because a backend cannot be unregistered.
+`python -m testing.pretend_device ARCHITECTURE ... [--two ARCHITECTURE ...]` runs both passes there, with the layers of
+the latter spread over two, and prints what it found as JSON: in a process of its own, because a backend cannot be
+unregistered.
 """
 
 from __future__ import annotations
@@ -292,9 +293,11 @@ def compare(architecture, two):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("architectures", nargs="+")
-    parser.add_argument("--two", action="store_true")
+    parser.add_argument("--two", nargs="*", default=[])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     install()
     for one in arguments.architectures:
-        print(json.dumps({one: compare(one, arguments.two)}), flush=True)
+        print(json.dumps({one: compare(one, two=False)}), flush=True)
+    for one in arguments.two:
+        print(json.dumps({f"{one}, two": compare(one, two=True)}), flush=True)

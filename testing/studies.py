@@ -19,7 +19,7 @@ def study_of(base, folder, *, metadata=METADATA, training=TRAINING, **parts):
         "tasks": {
             "problems": {
                 "task": "lora_drop_demo", "metadata": metadata, "training": training,
-                "evaluation": {"bootstrap_iters": 0, "batch_size": 2},
+                "evaluation": {"bootstrap_iters": 0, "batch_size": 4, "gen_kwargs": {"max_gen_toks": 6}},
             }
         },
         **parts,

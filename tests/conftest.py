@@ -1,6 +1,7 @@
 """Fixtures that several rooms need."""
 
 import functools
+import gc
 import logging
 import os
 import resource
@@ -15,17 +16,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
-from torch.utils import collect_env
 
-from testing import task_files
-from testing.forked import Forked
-from testing.tiny import make_adapter, make_base
+from lm_eval_lora_drop.record import fingerprint
+from lm_eval_lora_drop.show.listeners.figure import SweepFigure
 
 ROOT = Path(__file__).parents[1]
-torch.set_num_threads(1)
-# lm-eval writes it into each result; to ask the machine takes a second.
-collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+_hear = SweepFigure.hear
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Nothing that is imported will ever be garbage: the collector need not go through it, now or in each test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # where vLLM is installed there is no xdist
@@ -35,8 +42,20 @@ def pytest_xdist_auto_num_workers():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _task_index(tmp_path_factory):
-    """lm-eval's own tasks are read once for all workers."""
+def _read_once(tmp_path_factory):
+    """What every evaluation reads of this machine is read once; lm-eval's own tasks once for all workers."""
+    # Not at the top: with xdist a process that runs no test reads this file too.
+    import torch
+    from torch.utils import collect_env
+
+    from testing import task_files
+    from testing.forked import Forked
+
+    torch.set_num_threads(1)
+    collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+    fingerprint.version = functools.cache(fingerprint.version)
+    # The figure beside each journal takes longer than the sweep of a tiny model.
+    SweepFigure.hear = lambda self, event: None
     base = tmp_path_factory.getbasetemp()
     kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "task-index"
     task_files.read_once(kept)
@@ -50,6 +69,12 @@ def _log_of_this_test_only():
     before = harness.handlers[:], harness.level, harness.propagate
     yield
     harness.handlers[:], harness.level, harness.propagate = before
+
+
+@pytest.fixture
+def sweep_figures(monkeypatch):
+    """Sweeps of this process draw a figure beside their journal, as they do for users."""
+    monkeypatch.setattr(SweepFigure, "hear", _hear)
 
 
 @pytest.fixture
@@ -72,12 +97,16 @@ def small_disk():
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
     """The folder of a tiny Llama with four layers."""
+    from testing.tiny import make_base
+
     return make_base(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture(scope="session")
 def tiny_adapter(tiny_base):
     """The folder of a LoRA adapter with B != 0 on every linear layer of `tiny_base`."""
+    from testing.tiny import make_adapter
+
     return make_adapter(tiny_base, tiny_base.parent / "adapter")
 
 

@@ -119,17 +119,8 @@ def test_the_weights_have_the_dtype_that_was_asked_for(tiny_adapter, tmp_path):
 
 
 def test_a_merged_model_is_called_a_model(tiny_adapter, tmp_path, capsys):
-    arguments = [
-        "export",
-        "--merge",
-        "--peft",
-        str(tiny_adapter),
-        "--layers",
-        "0-1x0.5",
-        "-o",
-        str(tmp_path / "merged"),
-    ]
-    assert cli.main(arguments) == 0
+    arguments = ["export", "--merge", "--peft", str(tiny_adapter), "--layers", "0-1x0.5", "-o"]
+    assert cli.main([*arguments, str(tmp_path / "merged")]) == 0
     card = (tmp_path / "merged" / "README.md").read_text()
     assert "base_model_relation: merge" in card
     assert "# merged\n\nA model: `" in card
@@ -210,18 +201,8 @@ def test_what_survives_is_what_numpy_finds_in_the_files(dtype, tiny_base, tiny_a
         torch.testing.assert_close(written[name], weight, rtol=1e-2, atol=1e-6)
     card = (tmp_path / "merged" / "README.md").read_text()
     assert f"in weights of {str(dtype)[6:]}: {total:.3f}" in card
-    given = [
-        "--peft",
-        adapter,
-        "--boundary",
-        3,
-        "--dtype",
-        str(dtype)[6:],
-        "--pretrained",
-        base,
-        "-o",
-        tmp_path / "new",
-    ]
+    given = ["--peft", adapter, "--boundary", 3, "--dtype", str(dtype)[6:], "--pretrained", base, "--tokens", 2]
+    given += ["-o", tmp_path / "new"]
     code = cli.main(["check", *map(str, given)])
     said = capsys.readouterr().out
     assert code in (0, 1)

@@ -33,6 +33,13 @@ def check(base, adapter):
     return check_adapter(str(base), str(adapter), args, rest)
 
 
+def do_as_told(said):
+    """Run the program that an error prints."""
+    process = Forked(["-c", re.search(r'python -c "(.*)"', str(said.value))[1]])
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("prefix", "after", "by"),
     [
@@ -53,10 +60,7 @@ def test_names_with_what_a_wrapper_put_into_them(prefix, after, by, tiny_base, t
         AdapterError, match=f"carry '{re.escape(prefix)}' .*left by {by}.*Rename them: python -c"
     ) as said:
         check(tiny_base, adapter)
-    code = re.search(r'python -c "(.*)"', str(said.value))[1]
-    process = Forked(["-c", code])
-    assert process.communicate() == ("", "")
-    assert process.returncode == 0
+    do_as_told(said)
     check(tiny_base, adapter)
 
 
@@ -82,8 +86,7 @@ def test_names_with_several_wrappers(rename, carried, tiny_base, tiny_adapter, t
             export_adapter(adapter, Variant.below(2, LAYERS), tmp_path / "out")
     with pytest.raises(AdapterError, match=f"carry {carried}") as said:
         check(tiny_base, adapter)
-    code = re.search(r'python -c "(.*)"', str(said.value))[1]
-    subprocess.run([sys.executable, "-c", code], check=True)
+    do_as_told(said)
     check(tiny_base, adapter)
 
 
@@ -95,7 +98,7 @@ def test_names_in_an_old_pickle(tiny_base, tiny_adapter, tmp_path):
     torch.save(compiled, adapter / "adapter_model.bin")
     with pytest.raises(AdapterError, match="carry '_orig_mod.'") as said:
         check(tiny_base, adapter)
-    subprocess.run([sys.executable, "-c", re.search(r'python -c "(.*)"', str(said.value))[1]], check=True)
+    do_as_told(said)
     check(tiny_base, adapter)
 
 
@@ -172,6 +175,17 @@ def test_an_export_that_carries_an_embedding_says_who_does_not_take_it(tiny_base
     ]
 
 
+# One process, as its imports take longer than both. The second begins when standard input ends.
+TWO_COMMANDS = """
+import sys
+from lm_eval_lora_drop.commands.main import main
+first = main(["layers", "--peft", sys.argv[1]])
+print("the first is done", flush=True)
+sys.stdin.read()
+sys.exit([first, main(["layers", "--peft", sys.argv[2]])] != [0, 1])
+"""
+
+
 def test_layers_asks_no_hub_for_what_lies_on_the_disk(tiny_base, tmp_path):
     """The base model's Hub id stands in the adapter, and everything that is asked lies in the adapter's files."""
     asked = []
@@ -192,9 +206,11 @@ def test_layers_asks_no_hub_for_what_lies_on_the_disk(tiny_base, tmp_path):
         threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()
         here = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(tmp_path)}
         here.pop("HF_HUB_OFFLINE", None)
-        ran = [sys.executable, "-m", "lm_eval_lora_drop.commands.main", "layers", "--peft"]
-        found = subprocess.run([*ran, str(adapter)], env=here, capture_output=True, text=True, timeout=600)
-        assert (found.returncode, asked) == (0, []), found.stderr
-        subprocess.run([*ran, "org/adapter"], env=here, capture_output=True, timeout=600)
+        ran = [sys.executable, "-c", TWO_COMMANDS, str(adapter), "org/adapter"]
+        process = subprocess.Popen(ran, env=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert "the first is done\n" in iter(process.stdout.readline, "")
+        assert asked == []
+        process.communicate()
         hub.shutdown()
+    assert process.returncode == 0
     assert asked  # this Hub would have been heard of

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from lm_eval.api.instance import Instance
@@ -60,7 +61,7 @@ def test_every_option_of_the_harness_behaves_as_with_hf(make, options):
     assert run(make(boundary="full")) == run(make(HFLM))
 
 
-def test_a_sweep_ends_in_a_record_that_needs_nothing_else(make):
+def test_a_sweep_ends_in_a_record_that_needs_nothing_else(make, sweep_figures):
     lm = make(boundary="auto", sweep_limit=5, sweep_seed=3)
     results = evaluate(lm)
     record = results["config"]["lora_drop"]
@@ -77,6 +78,7 @@ def test_a_sweep_ends_in_a_record_that_needs_nothing_else(make):
     assert from_config(results["config"], "here").tasks["toy"].kept.boundary == entry["boundary"]
     assert entry["kept_parameters"] + entry["dropped_parameters"] == record["adapter"]["parameters"]
     assert entry["fingerprint"].startswith("sha256:")
+    assert Path(entry["journal"]).with_suffix(".png").stat().st_size > 5000
     # What an answer took does not fall because the journal had it.
     again = evaluate(lm)["config"]["lora_drop"]["tasks"]["toy"]
     assert again["sweep"]["seconds_per_pair"] == entry["sweep"]["seconds_per_pair"] > 0

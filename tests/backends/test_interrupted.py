@@ -16,23 +16,22 @@ PAIRS = 10 * 5  # validation documents x boundaries
 CHECKED = 2 * 2  # of these the check before the shared pass has answered, two documents under two candidates
 
 
-@pytest.fixture
-def program(tiny_base, tiny_adapter, tmp_path):
-    """Run the toy evaluation; returns what each rank wrote and what became of the processes.
+def program_in(folder, base, adapter):
+    """Runs the toy evaluation; returns what each rank wrote and what became of the processes.
 
     `places` are the RANK and LOCAL_RANK of each of several processes, as torchrun tells them.
     """
 
     def run(name, *, places=((0, 0),), sweep_dir="sweeps", **settings):
         model_args = {
-            "pretrained": str(tiny_base),
-            "peft": str(tiny_adapter),
+            "pretrained": str(base),
+            "peft": str(adapter),
             "sweep_limit": 10,
             "evaluate": "chosen",
-            "sweep_dir": str(tmp_path / sweep_dir),
+            "sweep_dir": str(folder / sweep_dir),
             **settings.pop("model_args", {}),
         }
-        output = tmp_path / name
+        output = folder / name
         words = ["-m", MODULE, json.dumps({"model_args": model_args, "output": str(output), **settings})]
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(len(places))}
         several = [{**group, "RANK": str(rank), "LOCAL_RANK": str(local)} for rank, local in places]
@@ -43,6 +42,21 @@ def program(tiny_base, tiny_adapter, tmp_path):
         return [json.loads(file.read_text()) if file.exists() else None for file in files], ended
 
     return run
+
+
+@pytest.fixture
+def program(tiny_base, tiny_adapter, tmp_path):
+    return program_in(tmp_path, tiny_base, tiny_adapter)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_base, tiny_adapter, tmp_path_factory):
+    """What one process finds that nobody kills, and its journal."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (found,), _ = program_in(folder, tiny_base, tiny_adapter)("one")
+    assert found["answered"] == PAIRS - CHECKED
+    (journal,) = (folder / "sweeps").glob("*.jsonl")
+    return found, journal
 
 
 def free_port():
@@ -66,52 +80,44 @@ def compared(entry):
     return {k: v for k, v in entry.items() if k not in ("seconds", "journal", "sweep")} | {"sweep": sweep}
 
 
-def goes_on_where_it_was(program, answered, model_args):
-    (undisturbed,), _ = program("undisturbed", model_args=model_args, sweep_dir="other")
-    assert undisturbed["answered"] == answered
+def test_a_killed_sweep_goes_on_where_it_was(program, undisturbed):
+    # Few rows a batch, or the shared pass would be done after its first.
+    model_args = {"sweep_engine": "shared", "sweep_batch_size": 10}
     (nothing,), ((code, _),) = program("killed", model_args=model_args, kill_after=17)
     assert code == -signal.SIGKILL
     assert nothing is None
     (resumed,), _ = program("resumed", model_args=model_args)
     assert 0 < resumed["answered"] <= PAIRS - 17
-    same(resumed, undisturbed)
+    same(resumed, undisturbed[0])
     (again,), _ = program("again", model_args=model_args)
     assert again["answered"] == 0
-    same(again, undisturbed)
+    same(again, undisturbed[0])
 
 
-def test_a_killed_sweep_goes_on_where_it_was(program):
-    # Few rows a batch, or the shared pass would be done after its first.
-    goes_on_where_it_was(program, PAIRS - CHECKED, {"sweep_engine": "shared", "sweep_batch_size": 10})
-
-
-def test_a_journal_renamed_to_look_like_ours_is_refused(program, tiny_base, tmp_path):
+def test_a_journal_renamed_to_look_like_ours_is_refused(program, undisturbed, tiny_base, tmp_path):
     from testing.tiny import make_adapter
 
-    program("first")
-    (ours,) = (tmp_path / "sweeps").glob("*.jsonl")
     other = make_adapter(tiny_base, tmp_path / "other", seed=7)
-    program("second", model_args={"peft": str(other)}, sweep_dir="elsewhere")
+    program("theirs", model_args={"peft": str(other)}, sweep_dir="elsewhere")
     (theirs,) = (tmp_path / "elsewhere").glob("*.jsonl")
-    ours.write_bytes(theirs.read_bytes())
-    (third,), ((_, said),) = program("third")
-    assert third is None
+    (tmp_path / "sweeps").mkdir()
+    theirs.rename(tmp_path / "sweeps" / undisturbed[1].name)
+    (refused,), ((_, said),) = program("refused")
+    assert refused is None
     assert "adapter" in said.splitlines()[-1]
 
 
-def test_two_machines_agree_with_one_and_share_the_work(program):
+def test_two_machines_agree_with_one_and_share_the_work(program, undisturbed):
     """Each process is the first one of its machine."""
-    (one,), _ = program("one", sweep_dir="one")
-    two, ended = program("two", places=((0, 0), (1, 0)), sweep_dir="two")
+    two, ended = program("two", places=((0, 0), (1, 0)))
     assert [code for code, _ in ended] == [0, 0], ended
-    same(two[0], one)
+    same(two[0], undisturbed[0])
     assert [rank["answered"] for rank in two] == [(PAIRS - CHECKED) // 2] * 2
     assert [rank["requests"] for rank in two] == [3, 3]
 
 
-def test_one_process_killed_ends_the_other_and_the_journal_serves_the_next_run(program):
+def test_one_process_killed_ends_the_other_and_the_journal_serves_the_next_run(program, undisturbed):
     model_args = {"sweep_batch_size": 5}
-    (one,), _ = program("one", sweep_dir="one", model_args=model_args)
     ranks, ((code, said), (killed, _)) = program(
         "killed", model_args=model_args, places=((0, 0), (1, 1)), kill_after=9, kill_rank=1
     )
@@ -121,7 +127,7 @@ def test_one_process_killed_ends_the_other_and_the_journal_serves_the_next_run(p
     assert "lost the others" in said
     (resumed,), _ = program("resumed", model_args=model_args)
     assert resumed["answered"] <= PAIRS - 9
-    same(resumed, one)
+    same(resumed, undisturbed[0])
 
 
 TESTED = 6 * 3

@@ -22,7 +22,7 @@ def answers(lm):
         requests = [Instance(request_type, {}, args, i) for i, args in enumerate(arguments)]
         return getattr(lm, request_type)(requests, disable_tqdm=True)
 
-    until = {"until": ["q", "\n\n"], "max_gen_toks": 12, "do_sample": False}
+    until = {"until": ["q", "\n\n"], "max_gen_toks": 7, "do_sample": False}
     return {
         "generate_until": ask("generate_until", [(text, until) for text in TEXTS]),
         "loglikelihood": ask("loglikelihood", [(text, " yes") for text in TEXTS] + [("", "no context")]),

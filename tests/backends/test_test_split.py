@@ -3,11 +3,13 @@
 The oracle is three runs of their own, with boundary=K, boundary=full and boundary=base.
 """
 
+import functools
 import json
 import math
 
 import pytest
 
+from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.options import parse_model_args
 from lm_eval_lora_drop.record.schema import from_config
@@ -65,6 +67,18 @@ def filtered(name="filtered"):
 TASKS = {"generating": generating, "choosing": choosing, "rolling": rolling, "filtered": filtered}
 
 
+@pytest.fixture(scope="module")
+def alone(tiny_base, tiny_adapter):
+    """What a run of its own finds, of a kind of task and under a boundary."""
+    given = {"pretrained": str(tiny_base), "peft": str(tiny_adapter), "device": "cpu", "dtype": "float32"}
+
+    @functools.cache
+    def run(kind, boundary):
+        return evaluate(LoraDropLM(**given, batch_size=4, boundary=boundary), TASKS[kind]())
+
+    return run
+
+
 def entry_of(results, task):
     json.dumps(results["config"]["lora_drop"])
     return from_config(results["config"], "here").tasks[task]
@@ -101,7 +115,7 @@ def assert_as_separate(row, doc_ids, separate, task):
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_every_document_is_scored_as_in_three_runs(make, tmp_path, kind):
+def test_every_document_is_scored_as_in_three_runs(make, alone, tmp_path, kind):
     task = TASKS[kind]
     name = task().config.task
     together = evaluate(make(boundary="2", evaluate=ALL, sweep_dir=str(tmp_path / "test")), task())
@@ -110,7 +124,7 @@ def test_every_document_is_scored_as_in_three_runs(make, tmp_path, kind):
     assert list(rows) == ["0-1", "0-3", "none"]
     answers = set()
     for variant, boundary in (("0-1", "2"), ("0-3", "full"), ("none", "base")):
-        separate = evaluate(make(boundary=boundary), task())
+        separate = alone(kind, boundary)
         assert_as_separate(rows[variant], evaluated.doc_ids, separate, name)
         answers.add(str([sample["resps"] for sample in separate["samples"][name]]))
         if boundary == "2":
@@ -134,20 +148,14 @@ def journaled(folder):
 
 
 @pytest.mark.parametrize("model_args", [{"sweep_engine": "plain"}, {"merge": True}, {"batch_size": "auto"}], ids=str)
-def test_where_nothing_is_shared_each_is_answered_as_alone(make, tmp_path, model_args):
-    model_args = dict(model_args)
-    automatic = model_args.pop("batch_size", None)
-
-    def load(**given):
-        lm = make(**given, **model_args)
-        if automatic:
-            lm.batch_size_per_gpu = automatic
-        return lm
-
-    together = evaluate(load(boundary="2", evaluate=ALL, sweep_dir=str(tmp_path)), generating())
-    evaluated = entry_of(together, "toy").evaluated
+def test_where_nothing_is_shared_each_is_answered_as_alone(make, alone, tmp_path, model_args):
+    given = {name: value for name, value in model_args.items() if name != "batch_size"}
+    lm = make(boundary="2", evaluate=ALL, sweep_dir=str(tmp_path), **given)
+    lm.batch_size_per_gpu = model_args.get("batch_size", lm.batch_size_per_gpu)
+    evaluated = entry_of(evaluate(lm, generating()), "toy").evaluated
     for row, boundary in zip(evaluated.rows, ("2", "full", "base"), strict=True):
-        assert_as_separate(row, evaluated.doc_ids, evaluate(load(boundary=boundary), generating()), "toy")
+        merged = evaluate(make(boundary=boundary, merge=True), generating()) if "merge" in model_args else None
+        assert_as_separate(row, evaluated.doc_ids, merged or alone("generating", boundary), "toy")
 
 
 def test_several_tasks_some_documents_and_a_chat(make, tmp_path):
@@ -245,8 +253,8 @@ def test_the_others_get_into_no_answer_cache(make, tmp_path):
     assert {variant for variant, _ in journaled(tmp_path / "elsewhere")} == {"0-3", "none"}
 
 
-def test_a_score_that_fails_costs_the_chosen_ones_nothing(make, tmp_path):
-    chosen = {s["resps"][0][0] for s in evaluate(make(boundary="2"), generating())["samples"]["toy"]}
+def test_a_score_that_fails_costs_the_chosen_ones_nothing(make, alone, tmp_path):
+    chosen = {s["resps"][0][0] for s in alone("generating", "2")["samples"]["toy"]}
 
     def picky(doc, results):
         if results[0] not in chosen:
@@ -314,10 +322,10 @@ def test_what_samples_is_asked_as_often_as_the_harness_asks(make, tmp_path):
         assert scores["length"] > 2
 
 
-def test_outputs_are_written_where_samples_are(make, tmp_path):
+def test_outputs_are_written_where_samples_are(make, alone, tmp_path):
     from lm_eval_lora_drop.harness.evaluation import evaluate as save
 
-    full = evaluate(make(boundary="full"), generating())["samples"]["toy"]
+    full = alone("generating", "full")["samples"]["toy"]
     unsaved = beside(make, tmp_path, generating())
     assert all(not row.outputs for row in rows_of(unsaved, "toy").values())
     lm = make(boundary="2", evaluate=ALL, sweep_dir=str(tmp_path / "test"))

@@ -29,7 +29,7 @@ from tests.campaign.judges import holds
 
 @pytest.mark.parametrize("name", fuzz.PARSERS)
 def test_damaged_inputs_raise_our_errors_only(name):
-    fuzz.trial(functools.partial(fuzz.attempt, name), 60 * SCALE, seed=7)()
+    fuzz.trial(functools.partial(fuzz.attempt, name), 30 * SCALE, seed=7)()
 
 
 BRACKETS = b"[" * 5000
@@ -94,7 +94,7 @@ def test_the_search_for_keys_finds_what_it_is_for(text):
 
 
 def test_reports_over_bad_runs_are_complete():
-    fuzz.trial(reports.one_report, 8 * SCALE, seed=3)()
+    fuzz.trial(reports.one_report, 4 * SCALE, seed=3)()
 
 
 NAMED = ("base", "adapter", "run", "runs", "unswept", "samples", "out", "empty", "text", "pipe", "task")

@@ -18,6 +18,11 @@ def program():
     return load("demo/train_adapter.py")
 
 
+@pytest.fixture(scope="module")
+def examples(program, tiny_base):
+    return program.examples(AutoTokenizer.from_pretrained(tiny_base))
+
+
 def test_the_adapter_is_small_whole_and_names_no_folder():
     assert sum(path.stat().st_size for path in ADAPTER.iterdir()) <= 5_000_000
     config = json.loads((ADAPTER / "adapter_config.json").read_text())
@@ -35,9 +40,9 @@ def test_the_log_is_that_of_the_program(program):
     assert sum(LOG["loss_per_step"][-10:]) < 0.1 * sum(LOG["loss_per_step"][:10])
 
 
-def test_only_the_answer_and_the_end_of_text_are_learned(program, tiny_base):
+def test_only_the_answer_and_the_end_of_text_are_learned(program, examples, tiny_base):
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    data, digest = program.examples(tokenizer)
+    data, digest = examples
     assert digest == LOG["documents_sha256"]
     example = data[0]
     learned = example["labels"] != program.IGNORED
@@ -60,10 +65,10 @@ def test_every_epoch_takes_every_example_once(program):
         assert torch.equal(batch["attention_mask"].bool(), batch["labels"] != program.IGNORED)
 
 
-def test_training_lowers_the_loss_and_saves_bfloat16(program, tiny_base, tmp_path, monkeypatch):
-    data, digest = program.examples(AutoTokenizer.from_pretrained(tiny_base))
-    monkeypatch.setattr(program, "examples", lambda tokenizer: (data[:32], digest))
-    settings = program.Settings(epochs=4, batch_size=8, learning_rate=1e-2)
+def test_training_lowers_the_loss_and_saves_bfloat16(program, examples, tiny_base, tmp_path, monkeypatch):
+    data, digest = examples
+    monkeypatch.setattr(program, "examples", lambda tokenizer: (data[:8], digest))
+    settings = program.Settings(epochs=4, batch_size=4, learning_rate=1e-2)
     log = program.train(tiny_base, tmp_path / "adapter", settings)
     assert sum(log["loss_per_step"][-4:]) < sum(log["loss_per_step"][:4])
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [

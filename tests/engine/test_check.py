@@ -59,7 +59,7 @@ def test_it_passes_where_the_passes_agree_and_its_answers_are_the_plain_ones(tin
         assert {(a.variant, a.document.doc_id) for a in found.answers} == {
             (v, w.document.doc_id) for v in answered for w in work
         }
-        assert lm.batch_size_per_gpu == 2
+        assert lm.batch_size_per_gpu == 5
 
 
 def test_of_long_answers_the_beginning_is_compared_and_none_is_used(tiny_base, tiny_adapter):

@@ -10,7 +10,7 @@ from tests.engine.test_shared import generating, load
 
 @pytest.fixture(scope="module")
 def llama(tiny_base, tiny_adapter):
-    return load(tiny_base, tiny_adapter)
+    return load(tiny_base, tiny_adapter, batch_size=2)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.engine.test_shared import answers, below, documents
 from tests.engine.test_stops import edited
 
 BORDER = 40
-NEW = 12
+NEW = 8
 KS = (4, 2, 0)
 LONG = {
     "rope_type": "longrope",

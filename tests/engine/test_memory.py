@@ -11,7 +11,7 @@ from testing.tiny import make_adapter, make_base
 from tests.engine.test_shared import answers, below, choosing, generating, load
 
 LAYERS = 12  # the models that users have are deep: keys and values outweigh what one layer makes in passing
-NEW = 14  # what `generating` asks for at most
+NEW = 5
 BEFORE = "The answer is in the text of the other one. " * 4
 
 
@@ -24,6 +24,10 @@ def deep(tmp_path_factory):
         base = make_base(folder / "base", name, num_layers=LAYERS)
         found[name] = base, make_adapter(base, folder / "adapter")
     return found
+
+
+def writing(before):
+    return generating(before, max_gen_toks=NEW)
 
 
 def estimated(lm, docs, rows):
@@ -45,8 +49,8 @@ def counted(lm, docs, variants, rows):
     ("name", "make", "dtype"),
     [
         ("llama", choosing, torch.float32),
-        ("llama", generating, torch.bfloat16),
-        ("gemma2", generating, torch.float32),
+        ("llama", writing, torch.bfloat16),
+        ("gemma2", writing, torch.float32),
         ("gemma2", choosing, torch.bfloat16),
     ],
 )
@@ -63,7 +67,7 @@ def test_what_is_held_stays_within_the_memory_the_estimate_asks_for(deep, name, 
 
 def test_fewer_rows_at_a_time_hold_less(deep):
     lm = load(*deep["llama"])
-    docs, variants = generating(BEFORE)[:3], below(*range(0, 13, 4), num_layers=LAYERS)
+    docs, variants = writing(BEFORE)[:3], below(*range(0, 13, 4), num_layers=LAYERS)
     held = [counted(lm, docs, variants, rows) for rows in (12, 4)]
     assert held[0] > held[1]
 

@@ -30,7 +30,8 @@ EXAMPLES = "The answer is in the text: that is the question.\n\nThe answer is no
 
 
 def load(base, adapter, **model_args):
-    return TinyLM(base, adapter, **model_args)
+    """Five rows a batch, so that the plain pass takes all of `PROMPTS` at once."""
+    return TinyLM(base, adapter, **{"batch_size": 5, **model_args})
 
 
 def below(*boundaries, num_layers=4):

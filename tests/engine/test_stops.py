@@ -23,7 +23,7 @@ from lm_eval_lora_drop.variant import Variant
 from testing.tiny import SIZES, make_adapter, make_base
 from tests.engine.test_shared import answers, below, generating
 
-LIMIT = 24
+LIMIT = 16
 KS = (4, 2, 0)
 SPECIAL = ("<pad>", "<s>", "</s>", "<|im_end|>", "<|eot|>")
 # Tokens that the random model says often, by the number of the special token that is said in their place.

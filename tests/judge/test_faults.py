@@ -1,5 +1,6 @@
 """Responses that no specification allows, through the real SDKs: none stops a run, none that says a score is lost."""
 
+import functools
 import gzip
 import json
 import sqlite3
@@ -151,17 +152,17 @@ def test_a_slow_drip_ends_at_the_time_out(provider, serve, panel_of, cache):
     assert len(server.requests) == 2
 
 
+@functools.cache
+def bomb():
+    return gzip.compress(b" " * 50_000_000, compresslevel=1)
+
+
 @pytest.mark.parametrize(
-    ("provider", "encoding", "body"),
-    [
-        ("openai", "gzip", gzip.compress(b" " * 50_000_000)),
-        ("anthropic", "gzip, gzip", gzip.compress(gzip.compress(b" " * 50_000_000))),
-        ("google", "gzip", gzip.compress(b" " * 50_000_000)),
-        ("google", "", b'{"a": "' + b" " * 3_000_000 + b'"}'),
-    ],
-    ids=["bomb", "bomb in a bomb", "google's", "long"],
+    ("provider", "encoding"), [("openai", "gzip"), ("anthropic", "gzip, gzip"), ("google", "gzip"), ("google", "")]
 )
-def test_an_endless_body_is_not_kept_in_memory(provider, encoding, body, serve, panel_of, cache):
+def test_an_endless_body_is_not_kept_in_memory(provider, encoding, serve, panel_of, cache):
+    long = b'{"a": "' + b" " * 3_000_000 + b'"}'
+    body = {"": long, "gzip": bomb(), "gzip, gzip": gzip.compress(bomb())}[encoding]
     headers = {"Content-Encoding": encoding} if encoding else {}
     server = serve(lambda request, nth: Say(body=body, headers=headers) if nth == 1 else Say(score_json(9)))
     found = score(panel_of(server.judge(provider)), [ITEM], cache)

@@ -14,7 +14,7 @@ from testing.judged_runs import write_judged
 
 PROVIDERS = ("openai", "anthropic", "google")
 HARSHER = {"openai": 0, "anthropic": 2, "google": 4}
-N = 60
+N = 21
 
 
 @dataclass

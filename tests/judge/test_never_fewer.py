@@ -11,7 +11,7 @@ from testing.judge_servers import Say, score_json
 from testing.judged_runs import write_judged
 
 PROVIDERS = ("openai", "anthropic", "google")
-N = 30
+N = 12
 
 
 def verdicts(path):
@@ -22,7 +22,7 @@ def verdicts(path):
 
 @pytest.fixture
 def scored(tmp_path, serve, monkeypatch):
-    """A run with 90 verdicts of three judges; `state` tells the server who answers from now on."""
+    """A run with 36 verdicts of three judges; `state` tells the server who answers from now on."""
     state = {"dead": set()}
     server = serve(
         lambda request, nth: Say(status=500) if request.provider in state["dead"] else Say(score_json(nth % 2 + 7))
@@ -32,7 +32,7 @@ def scored(tmp_path, serve, monkeypatch):
     settings = {"backoff": 0.0, "attempts": 1}
     panel.write_text(yaml.safe_dump({"judges": [server.judge(p) for p in PROVIDERS], **settings}))
     assert main(["judge", "rescore", str(path), "--panel", str(panel)]) == 0
-    assert len(verdicts(path)) == 90
+    assert len(verdicts(path)) == 36
     assert None not in verdicts(path)
     monkeypatch.setenv("LORA_DROP_JUDGE_CACHE", str(tmp_path / "another.sqlite"))
     return path, panel, server, state
@@ -54,16 +54,16 @@ def test_fewer_verdicts_are_not_written(cause, scored, capsys, monkeypatch, smal
     elif cause == "offline":
         arguments.append("--offline")
     elif cause == "cap":
-        arguments += ["--max-spend", "0.025"]
+        arguments += ["--max-spend", "0.02"]
     if cause == "full disk":
-        with small_disk(120_000):
+        with small_disk(60_000):
             code = main(arguments)
     else:
         code = main(arguments)
     assert code == 1
     assert contents(path) == before
     said = capsys.readouterr().err
-    assert "90 verdicts" in said
+    assert "36 verdicts" in said
     assert "--force" in said
 
 
@@ -83,7 +83,7 @@ def test_with_force_the_old_details_and_scores_stay_beside(scored):
         connection.execute("DELETE FROM calls")
     main(["judge", "rescore", str(path), "--panel", str(panel), "--force"])
     details = json.loads(path.read_text())["configs"]["t"]["metadata"]["gpt_score"]
-    assert [entry["verdicts"] for entry in details["earlier"]] == [90, 60]
+    assert [entry["verdicts"] for entry in details["earlier"]] == [36, 24]
 
 
 def test_another_panel_of_as_many_verdicts_keeps_those_of_the_first(scored, tmp_path):
@@ -106,4 +106,4 @@ def test_one_judge_more_does_not_hide_that_another_has_fewer(scored, tmp_path, c
     before = contents(path)
     assert main(["judge", "rescore", str(path), "--panel", str(panel)]) == 1
     assert contents(path) == before
-    assert "google-judge: 30, now 0" in capsys.readouterr().err
+    assert "google-judge: 12, now 0" in capsys.readouterr().err

@@ -84,13 +84,12 @@ def test_shape(text, limit, chinese) -> None:
     assert measured["cut_off"] + measured["empty"] <= 1 or limit <= len(text.encode())
 
 
-LONG = ["a" * 100_000, "是" * 100_000, "the " * 25_000, " " * 100_000, "1," * 50_000, '{"a": ' * 10_000, "。" * 100_000]
+LONG = ["a" * 20_000, "是" * 20_000, "the " * 5_000, " " * 20_000, "1," * 10_000, '{"a": ' * 10_000, "。" * 20_000]
 
 
 @pytest.mark.parametrize("text", LONG, ids=[text[:4] for text in LONG])
 def test_long_outputs(text: str) -> None:
-    """100,000 characters are scored like any other text."""
-    assert len(text) in (60_000, 100_000)
+    """Tens of thousands of characters are scored like any other text."""
     assert all(0 <= metric(text, "Paris") <= 1 for metric in PAIR_METRICS)
     assert all(math.isfinite(score) for score in rouge(text, "Paris").values())
     assert BLEU_ZH([BLEU_ZH.statistics(text, "巴黎")]) <= 100
