@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.sweep.trust import Gain
 
 
-def sweep_table(task: TaskRecord) -> str:
+MOST_ROWS = 5
+"""Candidates in a log: the whole curve is in the figure and in the results file."""
+
+
+def sweep_table(task: TaskRecord, most: int = MOST_ROWS) -> str:
     """A line per candidate, in their order, then the choice, what can be planned from these documents, and warnings.
+
+    Of more than `most` candidates full, base, best, chosen and evenly spread others are shown.
 
     Raises:
         ValueError: the task had no sweep.
@@ -35,6 +41,11 @@ def sweep_table(task: TaskRecord) -> str:
         marks = ", ".join(candidate_marks(row, sweep, kept))
         name = str(kept.boundary) if boundaries else kept.label
         rows.append([name, number(row.score, decimals), number(row.stderr, decimals), str(row.documents), marks])
+    named = [place for place, row in enumerate(rows) if row[-1] and not row[-1].startswith("eliminated")]
+    others = [place for place in range(len(rows)) if place not in named]
+    spread = [(2 * i + 1) * len(others) // (2 * (most - len(named))) for i in range(max(0, most - len(named)))]
+    if len(rows) > most:
+        rows = [rows[place] for place in sorted([*named, *(others[i] for i in spread)])]
     headings = ["K" if boundaries else "kept", str(task.metric), "std. error", "documents", ""]
     said = [*remarks(task), planning(task), *(f"Note: {warning}" for warning in sweep.warnings)]
     return "\n".join([table(headings, rows, left=["kept", ""]), *filter(None, said)])

@@ -158,3 +158,14 @@ def test_a_candidate_without_values_does_not_hide_what_the_documents_of_the_othe
     chosen, *_ = variations(RecordedSweep.from_record(record))
     assert chosen[0] == Variant.below(7, L)
     assert chosen[2].documents == 32
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 11, 20])
+def test_a_long_table_has_the_named_candidates_and_others_evenly_spread(most):
+    record = task_record(sweep_record(boundaries({k: float(k == 6) for k in range(11)}), chosen=6))
+    names = [line.split()[0] for line in sweep_table(record, most).splitlines()[2:] if line[:3].strip().isdecimal()]
+    assert {"10", "6", "0"} <= set(names)
+    assert len(names) == min(max(most, 3), 11)
+    assert names == sorted(names, key=int, reverse=True)
+    if most == 5:
+        assert names == ["10", "7", "6", "2", "0"]
