@@ -54,6 +54,7 @@ class ProgressBar:
             case SweepEnded() if self._bar is not None:
                 for handler in self._handlers:
                     handler.removeFilter(self._above)
+                self._bar.set_postfix_str(self._leader(), refresh=False)
                 self._bar.close()
                 self._bar = None
             case _:
@@ -69,7 +70,7 @@ class ProgressBar:
             desc="sweep",
             unit="pair",
             miniters=1,
-            postfix="first batch",
+            postfix=self._leader() or "first batch",
             file=sys.stderr if here else _LogLines(),
             **look,
         )

@@ -188,7 +188,7 @@ def _searches(systems: Sequence[System], seed: int) -> list[SearchSection]:
             for task, record in swept_tasks(run).items():
                 search = SearchSection(task, system.label, record)
                 try:
-                    search.figure = data_uri(figure_of(task, record))
+                    search.figure = data_uri(figure_of(task, record, run.record))
                     if record.also:
                         search.trade = data_uri(trade_figure(task, record))
                         search.trade_table = trade_table(record)

@@ -11,7 +11,7 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.show.figures.axes import ticks_with_ends
-from lm_eval_lora_drop.show.figures.candidates import figure_of, save_figures_of
+from lm_eval_lora_drop.show.figures.candidates import candidates_figure, figure_of, save_figures_of
 from lm_eval_lora_drop.show.figures.probe import (
     difference_figure,
     maximum_figure,
@@ -146,6 +146,23 @@ def test_a_score_without_standard_error_or_without_a_value_is_drawn_as_far_as_it
 
 def test_the_rule_is_named_where_it_need_not_choose_the_best():
     assert "chosen (one_se), K = 6: 26.0 ± 1.5" in legend(sweep_figure("task", entry(chosen=6, select="one_se")))
+
+
+def test_the_curve_that_decides_is_drawn_and_adapter_model_and_filter_are_named():
+    """Lines fitted by numpy, weighted by hand, one for each K; the same names on the figure of other candidates."""
+    record = replace(entry(select="smooth"), metric=MetricSpec("rouge_l", "strict", True))
+    figure = sweep_figure("task", record, run_record({"task": record}))
+    (curve_of_rule,) = (line for line in figure.axes[0].lines if line.get_label() == "smoothed (decides)")
+    at, shown = curve_of_rule.get_xydata().T
+    scores = [row.score for row in curve()][::-1]
+    for k, value in zip(at, shown, strict=True):
+        weights = np.exp(-((at - k) ** 2) / 4)  # polyfit squares them
+        assert value == pytest.approx(np.polyval(np.polyfit(at - k, scores, 1, w=weights), 0))
+    assert "rouge_l,strict" in figure.axes[0].get_ylabel()
+    title = figure.axes[0].get_title(loc="left")
+    assert title.splitlines()[1] == "mine on base"
+    assert candidates_figure("task", record, run_record({"task": record})).axes[0].get_title(loc="left") == title
+    assert "smoothed (decides)" not in legend(sweep_figure("task", entry(select="best")))
 
 
 @pytest.mark.parametrize("higher", [True, False])
