@@ -80,7 +80,7 @@ def sweep_figure(task: str, record: TaskRecord, run: RunRecord | None = None) ->
             _draw_gains(lowest, [(point, gains[point.kept]) for point in points if point.kept in gains], sweep)
             if draw_test_differences(lowest, {str(point.kept): point.at for point in points}, record):
                 lowest.set_title(f"{lowest.get_title('left')}; test split: 95 % interval", fontsize=9)
-        boundary_axis(panels[-1], record.num_layers)
+        boundary_axis(panels[-1], record.num_layers, Variant.parse(sweep.chosen, record.num_layers).boundary)
         panels[0].legend(loc="best")
     return figure
 

@@ -134,6 +134,15 @@ def test_the_ticks_name_base_and_full_and_do_not_touch(layers):
     assert figure.axes[0].get_xticks().tolist() == ticks
 
 
+@pytest.mark.parametrize("chosen", [0, 7, 17, 23, 29, 30])
+def test_the_chosen_boundary_has_a_tick_that_touches_no_other(chosen):
+    rows = boundaries({0: 1.0, 30: 1.5, chosen: 2.0}, 30)
+    record = task_record(sweep_record(rows, chosen=chosen, layers=30), layers=30)
+    found = sweep_figure("task", record).axes[0].get_xticks().tolist()
+    assert {0, chosen, 30} <= set(found)
+    assert min(b - a for a, b in itertools.pairwise(found)) >= 30 / 32
+
+
 def test_full_and_base_are_marked_only_where_they_were_scored():
     some = tuple(row for row in curve() if Variant.parse(row.variant, 10).boundary in range(2, 9))
     assert legend(sweep_figure("task", entry(candidates=some))) == ["± 1 standard error", "chosen, K = 7: 27.0 ± 1.5"]
