@@ -56,14 +56,14 @@ class Stability:
         rows = [
             [
                 str(size.documents),
-                _shares(size.choice_share),
+                _shares(size.choice_share, shown=1),
                 percent(size.same_choice),
                 *(number(value, decimals) for value in (size.regret, size.regret_95, size.unseen)),
             ]
             for size in self.sizes
         ]
         if rows:
-            headings = ["documents", "chosen (share)", "same choice", "mean loss", "95 % of losses", "unseen score"]
+            headings = ["docs", "chosen (share)", "same\nchoice", "mean\nloss", "95 % of\nlosses", "unseen\nscore"]
             parts += [
                 "The same choice on random subsets of the validation documents:",
                 table(headings, rows, left=["chosen (share)"]),
