@@ -79,7 +79,7 @@ class TaskResult:
 
     @property
     def verdict(self) -> str:
-        """One sentence: what is kept, how much smaller it is, its difference to the full adapter."""
+        """What is kept, how much smaller it is, its difference to the full adapter."""
         return self.answer.verdict
 
     @property
@@ -120,7 +120,7 @@ class TaskResult:
         """
         from lm_eval_lora_drop.show.figures.candidates import figure_of
 
-        return figure_of(self.name, self.record)
+        return figure_of(self.name, self.record, self.run)
 
     def export(
         self,

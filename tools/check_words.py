@@ -2,14 +2,15 @@
 
     python tools/check_words.py            # prints what it found, a line each; exit status 1 if anything
 
-Read are the prose of every page (without code), and the string literals and docstrings of
-the package.
+Read are the prose of every page (without code), the texts and outputs of every notebook, and the string literals and
+docstrings of the package.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ SOURCES_SKIPPED = (
 """Generated pages and appendices of tables: their words are those of the programs that print them."""
 NAMES = {"retired_after", "hopeless"}
 """Fields of the record and modules, which keep their name."""
+OUTPUTS = ("text/plain", "text/html")
+"""What is read of a cell's output."""
 HARNESS_ONLY = re.compile(r"--[a-z]+_[a-z_]+")
 
 
@@ -69,6 +72,16 @@ def literals(source: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
             for place, line in enumerate(re.sub(r"`[^`]*`", "`", node.value).split("\n")):
                 yield node.lineno + place, line
+
+
+def notebook(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a notebook's texts and outputs, with the numbers of their cells."""
+    for number, cell in enumerate(json.loads(text)["cells"], 1):
+        shown = [cell["source"]] if cell["cell_type"] == "markdown" else []
+        for output in cell.get("outputs", ()):
+            shown += [output.get("text", ""), *(output.get("data", {}).get(kind, "") for kind in OUTPUTS)]
+        for lines in shown:
+            yield from ((number, line) for line in "".join(lines).split("\n"))
 
 
 def wrong_words(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -139,6 +152,9 @@ def main() -> int:
         text = page.read_text(encoding="utf-8")
         for number, problem in [*wrong_words(prose(text)), *wrong_options(text), *wrong_headings(text)]:
             found.append(f"{page.relative_to(ROOT)}:{number}: {problem}")
+    for book in sorted((ROOT / "docs").rglob("*.ipynb")):
+        for number, problem in wrong_words(notebook(book.read_text(encoding="utf-8"))):
+            found.append(f"{book.relative_to(ROOT)}: cell {number}: {problem}")
     for file in sorted(PACKAGE.rglob("*.py")):
         for number, problem in wrong_words(literals(file.read_text(encoding="utf-8"))):
             found.append(f"{file.relative_to(ROOT)}:{number}: {problem}")

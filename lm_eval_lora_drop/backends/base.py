@@ -289,7 +289,7 @@ class LoraDropBase(abc.ABC):
         running = running_evaluation()
         record = self._run_record(self._state.report(saves_samples=running is not None and running.saves_samples))
         for name, task in record.tasks.items():
-            log.info(
+            log.debug(
                 "%s: %s (%s), %s adapter parameters kept", name, task.kept.label, task.method, task.kept_parameters
             )
         self._listeners.tell(Finished(record))

@@ -20,7 +20,7 @@ def _candidates(args: argparse.Namespace) -> int:
 
     lora-drop candidates upper --peft ./my-adapter
     lora-drop candidates window strength --peft ./my-adapter > mine.txt
-    lora-drop candidates module --peft ./my-adapter --pretrained org/base
+    lora-drop candidates modules --peft ./my-adapter --pretrained org/base
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names

@@ -45,7 +45,7 @@ def _figures(args: argparse.Namespace) -> int:
     paths: list[Path] = []
     for task in [args.task] if args.task is not None else names:
         if task in tasks and tasks[task].sweep is not None:
-            paths += save_figures_of(task, tasks[task], folder / f"sweep-{file_name(task)}", formats)
+            paths += save_figures_of(task, tasks[task], folder / f"sweep-{file_name(task)}", formats, record)
         if task in probes:
             try:
                 paths += save_probe_figures(task, probes[task], folder, formats)

@@ -65,7 +65,9 @@ def _layers(args: argparse.Namespace) -> int:
         from lm_eval_lora_drop.show.figures.style import or_warn, save_figure
 
         title = args.task or Path(args.peft).name
-        figures = or_warn(lambda: save_figure(scores_figure(title, scores, documents), args.output / "layers"))
+        figures = or_warn(
+            lambda: save_figure(scores_figure(title, scores, documents), args.output / "layers"), "the same command"
+        )
         print("\n".join(map(str, [args.output / "layers.json", *figures])))
     return 0
 

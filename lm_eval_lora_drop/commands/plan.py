@@ -204,17 +204,22 @@ def _render(plan: dict[str, Any], power: float) -> str:
     timed = plan["candidates"] and plan["pairs_per_second"]
     heads = ["documents", "difference"] + ([f"sweep of {plan['candidates']} candidates"] if timed else [])
 
-    def line(row: dict[str, Any]) -> list[str]:
-        size, difference = row["documents"], row["difference"]
-        cells = ["-" if size is None else f"{size:,}", "none" if difference is None else significant(difference)]
+    def line(row: dict[str, Any], difference: str) -> list[str]:
+        cells = ["-" if row["documents"] is None else f"{row['documents']:,}", difference]
         return [*cells, duration_text(row["seconds"])] if timed else cells
+
+    def detected(difference: float | None) -> str:
+        return "none" if difference is None else significant(difference, 2)
 
     seen = "" if plan["documents"] is None else f", on {plan['documents']} documents"
     tables = [
-        (f"Minimum detectable difference ({percent(power)} power, alpha = .05):", plan["shown"]),
-        ("Documents needed:", plan["needed"]),
+        (
+            f"Minimum detectable difference ({percent(power)} power, alpha = .05):",
+            [line(row, detected(row["difference"])) for row in plan["shown"]],
+        ),
+        ("Documents needed:", [line(row, f"{row['difference']:g}") for row in plan["needed"]]),
     ]
     parts = [f"{plan['pilot']}{seen}: {plan['assumed']}"]
     for title, rows in tables:
-        parts.append(f"{title}\n\n{table(heads, [line(row) for row in rows], left=())}")
+        parts.append(f"{title}\n\n{table(heads, rows, left=())}")
     return "\n\n".join(parts)

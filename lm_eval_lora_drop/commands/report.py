@@ -96,6 +96,7 @@ def _leaderboard(args: argparse.Namespace) -> int:
     """
     from lm_eval_lora_drop.show.report.leaderboard import leaderboard
     from lm_eval_lora_drop.show.report.leaderboard_text import FORMATS, legend
+    from lm_eval_lora_drop.show.tables import paragraph
 
     table = leaderboard(args.paths, baseline=args.baseline, metrics=args.metric, seed=args.seed)
     if not table.columns and args.metric:
@@ -107,7 +108,7 @@ def _leaderboard(args: argparse.Namespace) -> int:
     if args.output is not None:
         write_atomically(args.output, text + "\n")
     else:
-        print(text if args.format != "text" else f"{text}\n\n{legend(table)}")
+        print(text if args.format != "text" else f"{text}\n\n{paragraph(legend(table))}")
     warn([*table.notes, *table.issues])
     return 0
 

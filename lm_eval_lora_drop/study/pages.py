@@ -47,7 +47,11 @@ def write_report(study: Study, failed: Sequence[str] = ()) -> tuple[tuple[str, .
     found = claims(study, gathered)
     content = sections(study, gathered, found, failed)
     figure = _figure(found)
-    written = [] if figure is None else or_warn(lambda: save_figure(figure, study.output / CLAIMS_FIGURE))
+    written = (
+        []
+        if figure is None
+        else or_warn(lambda: save_figure(figure, study.output / CLAIMS_FIGURE), "lora-drop study --only report")
+    )
     for name, data in (
         (f"{REPORT}.md", markdown(content).encode()),
         (f"{REPORT}.tex", latex(content).encode()),

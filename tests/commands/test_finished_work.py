@@ -140,6 +140,7 @@ def test_a_figure_that_cannot_be_written_costs_a_warning(tiny_adapter, tmp_path,
     assert main(["layers", "--peft", str(tiny_adapter), "-o", str(tmp_path / "out")]) == 0
     assert "layer" in capsys.readouterr().out
     assert "A figure could not be written" in caplog.text
+    assert "the same command draws it again" in caplog.text  # lora-drop figures cannot
     assert json.loads((tmp_path / "out" / "layers.json").read_text())["scores"]
 
 

@@ -1,5 +1,6 @@
 """Generated pages equal what generates them; the checker of words finds what it is for, and nothing in the texts."""
 
+import json
 import re
 
 import pytest
@@ -39,6 +40,16 @@ def test_a_docstring_and_a_message_are_read_and_a_name_is_not():
     source = 'def hopeless():\n    """Whoever calls it."""\n    raise ValueError(f"{hopeless} is none.")\n'
     found = dict(check_words.wrong_words(check_words.literals(source)))
     assert sorted(found) == [2, 3]
+
+
+def test_a_notebooks_texts_and_outputs_are_read_and_its_code_is_not():
+    cells = [
+        {"cell_type": "markdown", "source": ["The whole\n", "adapter."]},
+        {"cell_type": "code", "source": ["whole_adapter = 'whole adapter'"], "outputs": []},
+        {"cell_type": "code", "source": [], "outputs": [{"text": ["told from"]}, {"data": {"text/html": ["is none"]}}]},
+    ]
+    found = check_words.wrong_words(check_words.notebook(json.dumps({"cells": cells})))
+    assert [number for number, _ in found] == [1, 3, 3]
 
 
 @pytest.mark.parametrize(

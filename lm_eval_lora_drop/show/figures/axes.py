@@ -25,10 +25,13 @@ def ticks_with_ends(first: int, last: int, most: int = 11) -> list[int]:
     return sorted({first, *kept, last})
 
 
-def boundary_axis(axes: Axes, num_layers: int) -> None:
-    """Label the x axis with the boundary K, from base (0) to full (`num_layers`)."""
+def boundary_axis(axes: Axes, num_layers: int, chosen: int | None = None) -> None:
+    """Label the x axis with the boundary K, from base (0) to full (`num_layers`), the chosen one among them."""
     axes.set_xlim(-0.02 * num_layers, 1.02 * num_layers)
-    axes.xaxis.set_major_locator(FixedLocator(ticks_with_ends(0, num_layers)))
+    ticks, apart = ticks_with_ends(0, num_layers), num_layers / 32
+    if chosen is not None and apart <= min(chosen, num_layers - chosen):
+        ticks = sorted({chosen, *(tick for tick in ticks if abs(tick - chosen) >= apart)})
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.set_xlabel("boundary K (number of bottom decoder layers that keep their LoRA)")
 
 

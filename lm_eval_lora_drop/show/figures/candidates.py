@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
+from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.style import (
     FORMATS,
@@ -21,7 +21,7 @@ from lm_eval_lora_drop.show.figures.style import (
     save_figure,
     shorten,
 )
-from lm_eval_lora_drop.show.figures.sweep import draw_test_differences, gains_of, sweep_figure
+from lm_eval_lora_drop.show.figures.sweep import draw_test_differences, gains_of, sweep_figure, title_of
 from lm_eval_lora_drop.show.figures.trade import trade_figure
 from lm_eval_lora_drop.sweep.select import places_of
 from lm_eval_lora_drop.variant import Variant
@@ -42,8 +42,8 @@ class _Row:
     high: float
 
 
-def figure_of(task: str, record: TaskRecord) -> Figure:
-    """The figure that fits a task's sweep.
+def figure_of(task: str, record: TaskRecord, run: RunRecord | None = None) -> Figure:
+    """The figure that fits a task's sweep; `run` names adapter and model.
 
     Raises:
         ArgumentError: the record holds no sweep.
@@ -51,20 +51,22 @@ def figure_of(task: str, record: TaskRecord) -> Figure:
     rows = record.sweep.candidates if record.sweep is not None else ()
     variants = [Variant.parse(row.variant, record.num_layers) for row in rows]
     over_k = all(kept.boundary is not None and not kept.adapter for kept in variants)
-    return (sweep_figure if over_k else candidates_figure)(task, record)
+    return (sweep_figure if over_k else candidates_figure)(task, record, run)
 
 
-def save_figures_of(task: str, record: TaskRecord, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
+def save_figures_of(
+    task: str, record: TaskRecord, stem: Path, formats: Iterable[str] = FORMATS, run: RunRecord | None = None
+) -> list[Path]:
     """Draw a task's sweep as `<stem>.png`, ..., and what is traded for other tasks (`sweep_also`) as
     `<stem>-trade.png`, ...; return the paths."""
     wanted = list(formats)
-    paths = save_figure(figure_of(task, record), stem, wanted)
+    paths = save_figure(figure_of(task, record, run), stem, wanted)
     if record.also:
         paths += save_figure(trade_figure(task, record), stem.with_name(f"{stem.name}-trade"), wanted)
     return paths
 
 
-def candidates_figure(task: str, record: TaskRecord) -> Figure:
+def candidates_figure(task: str, record: TaskRecord, run: RunRecord | None = None) -> Figure:
     """A dot for each candidate: the paired difference to the full adapter with the simultaneous 95 % band
     (`sweep.trust`), positive is better; where no differences are known (full was no candidate or was eliminated, or
     only the task knows the aggregation), the score with one standard error.
@@ -95,9 +97,9 @@ def candidates_figure(task: str, record: TaskRecord) -> Figure:
         if gains:
             axes.axvline(0, color=style.BLUE, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             draw_test_differences(axes, {str(row.kept): place for place, row in enumerate(shown)}, record, across=True)
-        axes.set_xlabel(f"{clean(shorten(metric.name, 30))}: {what}")
+        axes.set_xlabel(f"{clean(shorten(str(metric), 44))}: {what}")
         left_out = f", {len(shown)} of {len(rows)} candidates" if len(shown) < len(rows) else ""
-        axes.set_title(clean(f"{shorten(task)}: {documents} validation documents{left_out}"))
+        axes.set_title(title_of(task, f"{documents} validation documents{left_out}", run))
         figure.legend(loc="outside lower center", ncols=2)
     return figure
 

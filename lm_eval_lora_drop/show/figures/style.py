@@ -132,14 +132,15 @@ def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = ("png", "sv
     return paths
 
 
-def or_warn(draw: Callable[[], list[Path]]) -> list[Path]:
-    """The figures that `draw` has written; none, and a warning, where it fails: a picture ends no work that is done."""
+def or_warn(draw: Callable[[], list[Path]], again: str = "lora-drop figures FOLDER") -> list[Path]:
+    """The figures that `draw` has written; none, and a warning, where it fails: a picture ends no work that is done.
+
+    `again` is the command that draws them again.
+    """
     try:
         return draw()
     except Exception as error:  # noqa: BLE001
-        log.warning(
-            "A figure could not be written (%s). Nothing else is lost; lora-drop figures draws it again.", error
-        )
+        log.warning("A figure could not be written (%s). Nothing else is lost; %s draws it again.", error, again)
         return []
 
 

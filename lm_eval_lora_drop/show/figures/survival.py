@@ -43,6 +43,9 @@ def survival_figure(survival: Survival) -> Figure:
 
 def save_survival_figure(survival: Survival, folder: Path) -> list[Path]:
     """Write `survival.png` to the folder; nothing, and a warning, where that fails or nothing was merged."""
-    return (
-        or_warn(lambda: save_figure(survival_figure(survival), folder / "survival", ("png",))) if survival.parts else []
+    if not survival.parts:
+        return []
+    return or_warn(
+        lambda: save_figure(survival_figure(survival), folder / "survival", ("png",)),
+        "lora-drop check --peft ADAPTER --output FOLDER",
     )

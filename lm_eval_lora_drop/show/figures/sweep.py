@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
+from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.axes import boundary_axis
 from lm_eval_lora_drop.show.figures.style import HOLLOW, STYLE, NotebookFigure, clean, draw_marks, shorten
@@ -39,7 +41,7 @@ class _Point:
     label: str
 
 
-def sweep_figure(task: str, record: TaskRecord) -> Figure:
+def sweep_figure(task: str, record: TaskRecord, run: RunRecord | None = None) -> Figure:
     """The validation metric over K with one standard error; chosen, full and base marked.
 
     A candidate that racing eliminated rests on fewer documents: it is drawn hollow. The lower panel shows the paired
@@ -49,6 +51,7 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
     Args:
         task: the task's name, for the title.
         record: of a sweep over boundaries of one adapter.
+        run: what was loaded, for the names of adapter and model.
 
     Raises:
         ArgumentError: the record holds no sweep.
@@ -65,20 +68,30 @@ def sweep_figure(task: str, record: TaskRecord) -> Figure:
         heights = [_HEIGHT, _LOWER] if gains else [_HEIGHT]
         panels = figure.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         _draw_scores(panels[0], points)
+        _draw_smoothed(panels[0], points, sweep)
         _mark(panels[0], points, sweep)
         _draw_test(panels[0], points, record)
         better = "higher is better" if metric.higher_is_better else "lower is better"
-        panels[0].set_ylabel(f"{clean(shorten(metric.name, 30))}\n(validation documents, {better})")
+        panels[0].set_ylabel(f"{clean(shorten(str(metric), 44))}\n(validation documents, {better})")
         documents = max((point.documents for point in points), default=0)
-        panels[0].set_title(clean(f"{shorten(task)}: {documents} validation documents"))
+        panels[0].set_title(title_of(task, f"{documents} validation documents", run))
         if gains:
             lowest = panels[1]
             _draw_gains(lowest, [(point, gains[point.kept]) for point in points if point.kept in gains], sweep)
             if draw_test_differences(lowest, {str(point.kept): point.at for point in points}, record):
                 lowest.set_title(f"{lowest.get_title('left')}; test split: 95 % interval", fontsize=9)
-        boundary_axis(panels[-1], record.num_layers)
+        boundary_axis(panels[-1], record.num_layers, Variant.parse(sweep.chosen, record.num_layers).boundary)
         panels[0].legend(loc="best")
     return figure
+
+
+def title_of(task: str, documents: str, run: RunRecord | None) -> str:
+    """Task and documents; below them adapter and model, where these are known."""
+    lines = [f"{shorten(task)}: {documents}"]
+    if run is not None:
+        adapter = PurePath(run.adapter.path).name if run.adapter.path else "adapter"
+        lines.append(f"{shorten(adapter)} on {shorten(PurePath(run.base.name).name)}")
+    return "\n".join(map(clean, lines))
 
 
 def gains_of(record: TaskRecord) -> dict[Variant, Gain]:
@@ -123,6 +136,17 @@ def _draw_scores(axes: Axes, points: Sequence[_Point]) -> None:
                 markerfacecolor=face,
                 label=label,
             )
+
+
+def _draw_smoothed(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
+    """The curve by which a rule that smooths decides."""
+    if not sweep.select.startswith("smooth") or len(points) < 3:
+        return
+    from lm_eval_lora_drop.sweep.select import local_linear
+
+    at = [point.at for point in points]
+    smoothed = local_linear(np.array(at, dtype=np.float64)) @ [point.score for point in points]
+    axes.plot(at, smoothed, color=style.PURPLE, linewidth=1.2, linestyle=(0, (2, 1)), label="smoothed (decides)")
 
 
 def _mark(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:

@@ -22,4 +22,4 @@ class SweepFigure:
 
         stem = Path(event.record.journal).with_suffix("")
         for file in save_figures_of(event.task, event.record, stem, ("png", "svg"))[::2]:
-            log.info("%s: figure %s", event.task, file)
+            log.debug("%s: figure %s", event.task, file)

@@ -14,30 +14,38 @@ class InterimScores:
 
     def __init__(self, sweep: SweepStarted) -> None:
         self._scores = sweep.scores
-        self._items: dict[Variant, list[Any]] = {variant: [] for variant in sweep.candidates}
+        self._items: dict[Variant, dict[int, Any]] = {variant: {} for variant in sweep.candidates}
+        self._racing: dict[Variant, dict[int, Any]] | None = None
         self.add(sweep.known)
 
     def add(self, pairs: Sequence[tuple[Variant, int, Any]]) -> None:
         """Take up answered pairs."""
-        for variant, _, item in pairs:
-            self._items[variant].append(item)
+        for variant, position, item in pairs:
+            self._items[variant][position] = item
+
+    def begin_round(self) -> None:
+        """From the second round of a race on, candidates with fewer documents than others are eliminated."""
+        if self._racing is None:
+            self._racing = self._items
+            return
+        most = max(map(len, self._racing.values()))
+        self._racing = {variant: items for variant, items in self._racing.items() if len(items) == most}
 
     @property
     def pairs(self) -> int:
         """How many (variant, document) pairs have been answered."""
         return sum(map(len, self._items.values()))
 
-    def leader(self) -> tuple[Variant, float] | None:
-        """The best candidate and its score, None before there is one.
+    def leader(self) -> tuple[Variant, float, int] | None:
+        """The best candidate, its score and the number of documents: those that every candidate has answered.
 
-        Only candidates that have met as many documents as any other are comparable.
+        None before there is such a document. A batch ends short answers first, and those are no fair sample.
         """
-        most = max(map(len, self._items.values()), default=0)
-        best: tuple[Variant, float] | None = None
-        for variant, items in self._items.items():
-            if len(items) < most or not items:
-                continue
-            score = self._scores.aggregate(items)
+        items = self._racing or self._items
+        common = set.intersection(*map(set, items.values())) if items else set()
+        best: tuple[Variant, float, int] | None = None
+        for variant, answered in items.items() if common else ():
+            score = self._scores.aggregate([answered[position] for position in sorted(common)])
             if score == score and (best is None or self._scores.metric.better(score, best[1])):
-                best = variant, score
+                best = variant, score, len(common)
         return best

@@ -87,7 +87,7 @@ def _figures(record: RunRecord, file: Path | None) -> dict[str, Path]:
             continue
         if file is not None:
             stem = file.with_name(f"sweep-{file_name(name)}")
-            drawn = or_warn(functools.partial(save_figures_of, name, task, stem, ("png", "svg")))
+            drawn = or_warn(functools.partial(save_figures_of, name, task, stem, ("png", "svg"), record))
             found |= {name: drawn[0]} if drawn else {}
         elif task.journal is not None and (beside := Path(task.journal).with_suffix(".png")).is_file():
             found[name] = beside

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lm_eval_lora_drop.record.events import Decided, Event
-from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table
+from lm_eval_lora_drop.show.verdict.sweep_text import MOST_ROWS, sweep_table
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
 from lm_eval_lora_drop.text import logger
 
@@ -16,6 +16,13 @@ class LogTable:
     def hear(self, event: Event) -> None:
         """A decision that rests on a sweep is shown."""
         if isinstance(event, Decided) and event.record.sweep is not None:
-            log.info("%s\n%s", event.task, sweep_table(event.record))
+            rows = len(event.record.sweep.candidates)
+            log.info(
+                "%s: %d of %d candidates; the results file has all\n%s",
+                event.task,
+                min(MOST_ROWS, rows),
+                rows,
+                sweep_table(event.record),
+            )
             if event.record.also:
                 log.info("%s\n%s", event.task, trade_table(event.record))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.record.events import Answered, Decided, Event, Finished, SweepEnded, SweepStarted
+from lm_eval_lora_drop.record.events import Answered, Decided, Event, Finished, RoundStarted, SweepEnded, SweepStarted
 from lm_eval_lora_drop.record.schema import TaskRecord
 from lm_eval_lora_drop.show.listeners.interim import InterimScores
 from lm_eval_lora_drop.show.verdict.sweep_text import verdict
@@ -71,6 +71,8 @@ class TrackerLog:
         match event:
             case SweepStarted():
                 self._start(event)
+            case RoundStarted() if self._standing is not None:
+                self._standing.begin_round()
             case Answered() if self._standing is not None:
                 self._standing.add(event.pairs)
                 if time.monotonic() - self._logged_at > SECONDS_BETWEEN_LOGS:

@@ -13,7 +13,7 @@ from lm_eval_lora_drop.show.report.outputs import ErrorAnalysis
 from lm_eval_lora_drop.show.tables import paragraph, table
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.statistics.randomisation import RANDOMISATION_DRAWS
-from lm_eval_lora_drop.text import decimals_of_difference, number, p_value, percent, significant
+from lm_eval_lora_drop.text import NOTHING, decimals_of_difference, number, p_value, percent, significant
 
 _LONGEST_OUTPUT = 100
 """Characters of an output that are shown beside others."""
@@ -135,15 +135,15 @@ def legend(found: SystemComparison) -> str:
     """What the columns mean."""
     text = (
         f"Interval: {percent(found.level)}; it contains 0 exactly if p is at least {number(1 - found.level, 2)}. p: "
-        "two-sided. p (Holm): a task's first metric, corrected over the tasks that the two systems share"
+        "two-sided. p (Holm): first metric of a task, corrected over the tasks that the two systems share"
     )
     if len(found.others) > 1:
-        text += f"; p (all): corrected over all {found.tests} of these tests, to ask whether any system differs"
-    text += ". gained/lost: documents on which the second system scores better/worse."
+        text += f"; p (all): corrected over all {found.tests} of these tests"
+    text += ". gained/lost: documents on which the other system scores better/worse than A."
     if any(task.clusters is not None for task in found.tasks):
-        text += " clusters: documents that the task declares to belong together; they are exchanged together."
+        text += " clusters: documents that the task declares to belong together; the test exchanges them together."
     if any("draws" in row.test for task in found.tasks for row in task.metrics):
-        text += f" Seed {found.seed}, {found.resamples:,} draws where not every exchange was tried."
+        text += f" Seed {found.seed}, {found.resamples:,} draws where the exchanges are not enumerated."
     return text
 
 
@@ -167,21 +167,19 @@ def error_sentences(errors: ErrorAnalysis, name: str) -> list[str]:
     if errors.contain is None:
         return [f"{name} scores lower than A on no document ({errors.metric})."]
     there, everywhere = (
-        "no" if ratio is None else number(ratio, 2) for ratio in (errors.length_ratio, errors.length_ratio_all)
+        NOTHING if ratio is None else number(ratio, 2) for ratio in (errors.length_ratio, errors.length_ratio_all)
     )
     return [
-        f"Where {name} scores lower than A ({errors.metric}): {errors.worse} of {errors.documents} documents.",
-        f"{percent(errors.contain)} of these outputs contain A's output.",
-        f"Length: {there} characters for each of A's there, {everywhere} over all documents.",
-        f"More than one word: {percent(errors.over_one_word_baseline)} of A's outputs, "
-        f"{percent(errors.over_one_word_other)} of {name}'s.",
+        f"{name} scores lower than A ({errors.metric}) on {errors.worse} of {errors.documents} documents.",
+        f"Output of {name} contains that of A: {percent(errors.contain)} of these documents.",
+        f"Length of {name}'s outputs divided by A's: {there} on these documents, {everywhere} on all.",
     ]
 
 
 def _errors(errors: ErrorAnalysis, name: str) -> str:
     lines = error_sentences(errors, name)
     if errors.worst:
-        lines.append("The largest losses:")
+        lines.append("Largest losses:")
     for document in errors.worst:
         lines.append(f"  doc_id {document['doc_id']}, {significant(document['loss'])} lower")
         for who, text in (("reference", document["target"]), ("A", document["baseline"]), (name, document["other"])):

@@ -37,15 +37,15 @@ _TABLE = """<table>
 
 def legend(table: Leaderboard) -> str:
     """What the signs mean."""
-    text = "Score ± standard error; best in bold where the format has it; [ ]: not comparable, not ranked."
+    text = "Score ± standard error. [ ]: not comparable, excluded from ranks and tests."
     if table.baseline is None:
         return text
     text += (
-        f" * better, † worse than {table.baseline}: paired tests on the documents, p < 0.05, for each system "
-        "Holm-corrected over the tasks it shares with it."
+        f" * better, † worse than {table.baseline}: paired test over documents, p < 0.05, Holm-corrected over the "
+        "tasks of the pair."
     )
     if table.tests > 1:
-        text += f" ** and ††: also when corrected for all {table.tests} tests of this table."
+        text += f" **, ††: also when corrected over all {table.tests} tests of this table."
     return text
 
 

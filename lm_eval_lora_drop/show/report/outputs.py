@@ -25,8 +25,7 @@ class ErrorAnalysis:
     """Documents on which `other` scores lower than the baseline, worst first, and what its outputs look like there.
 
     `contain` is the share whose output contains the baseline's, blanks and case aside; `length_ratio` the characters of
-    `other` per character of the baseline over these documents, `length_ratio_all` over all; the `over_one_word` shares
-    are of all documents.
+    `other` per character of the baseline over these documents, `length_ratio_all` over all.
     """
 
     other: str
@@ -36,8 +35,6 @@ class ErrorAnalysis:
     contain: float | None
     length_ratio: float | None
     length_ratio_all: float | None
-    over_one_word_baseline: float
-    over_one_word_other: float
     worst: tuple[dict[str, Any], ...]
 
 
@@ -69,8 +66,6 @@ def analyse(
         contain=sum(contains(b.raw, a.raw) for a, b, _ in worse) / len(worse) if worse else None,
         length_ratio=_length_ratio([(a.raw, b.raw) for a, b, _ in worse]),
         length_ratio_all=_length_ratio([(a.raw, b.raw) for a, b, _ in pairs]),
-        over_one_word_baseline=_over_one_word([a.raw for a, _, _ in pairs]),
-        over_one_word_other=_over_one_word([b.raw for _, b, _ in pairs]),
         worst=tuple(
             {"doc_id": a.doc_id, "loss": loss, "target": a.target, "baseline": a.raw, "other": b.raw}
             for a, b, loss in worse[:show]
@@ -107,10 +102,6 @@ def contains(longer: str, shorter: str) -> bool:
 def _length_ratio(texts: Sequence[tuple[str, str]]) -> float | None:
     baseline = sum(len(a.strip()) for a, _ in texts)
     return sum(len(b.strip()) for _, b in texts) / baseline if baseline else None
-
-
-def _over_one_word(texts: Sequence[str]) -> float:
-    return sum(len(text.split()) > 1 for text in texts) / len(texts) if texts else 0.0
 
 
 def marked(one: str, other: str) -> tuple[list[tuple[bool, str]], list[tuple[bool, str]]]:

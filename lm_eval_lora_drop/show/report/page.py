@@ -36,6 +36,7 @@ from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals
 from lm_eval_lora_drop.show.verdict.trade_text import trade_table
 from lm_eval_lora_drop.statistics import significance
 from lm_eval_lora_drop.text import number, significant, visible
+from lm_eval_lora_drop.variant import Variant
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -71,8 +72,13 @@ class SearchSection:
         """Headings and rows of every candidate."""
         assert self.record.sweep is not None
         decimals = sweep_decimals(self.record.sweep)
-        return ["kept layers", "score", "standard error", "documents"], [
-            [row.variant, number(row.score, decimals), number(row.stderr, decimals), str(row.documents)]
+        return ["kept", "score", "standard error", "documents"], [
+            [
+                Variant.parse(row.variant, self.record.num_layers).label,
+                number(row.score, decimals),
+                number(row.stderr, decimals),
+                str(row.documents),
+            ]
             for row in self.record.sweep.candidates
         ]
 
@@ -182,11 +188,12 @@ def _searches(systems: Sequence[System], seed: int) -> list[SearchSection]:
             for task, record in swept_tasks(run).items():
                 search = SearchSection(task, system.label, record)
                 try:
-                    search.figure = data_uri(figure_of(task, record))
+                    search.figure = data_uri(figure_of(task, record, run.record))
                     if record.also:
                         search.trade = data_uri(trade_figure(task, record))
                         search.trade_table = trade_table(record)
-                    search.stability = sentences(assess(task, record, seed=seed))
+                    # The verdict, first of them, is at the head of the page.
+                    search.stability = sentences(assess(task, record, seed=seed))[1:]
                 except ArgumentError as error:
                     search.stability = [f"Not assessed: {error}"]
                 found.append(search)

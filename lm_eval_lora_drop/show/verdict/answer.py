@@ -14,7 +14,7 @@ from lm_eval_lora_drop.record.find import scores_of
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.runs import Score
 from lm_eval_lora_drop.record.schema import RunRecord, SweepRecord, TaskRecord
-from lm_eval_lora_drop.show.verdict.doubts import doubts, says_nothing
+from lm_eval_lora_drop.show.verdict.doubts import doubts, inconclusive
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.text import NOTHING, decimals_of_column, decimals_of_difference, number, with_error
 from lm_eval_lora_drop.variant import Variant
@@ -133,7 +133,7 @@ def task_answer(results: Mapping[str, Any], name: str, task: TaskRecord) -> Task
         doubts=tuple(doubts(task, test.metric, test.score, test.documents) if test else doubts(task, None, None, None)),
         notes=tuple(notes),
         hint=_hint(task, [one for one, score in scores.items() if score is None and one != kept]),
-        is_smaller=not kept.is_full and not kept.is_base and not (sweep and says_nothing(sweep)),
+        is_smaller=not kept.is_full and not kept.is_base and not (sweep and inconclusive(sweep)),
     )
 
 

@@ -17,8 +17,8 @@ _LARGE = 0.1
 """The least share of the validation score that is lost then."""
 
 
-def says_nothing(sweep: SweepRecord) -> str | None:
-    """Why a sweep decides nothing: all its candidates score 0, or all the same, base model included; else None.
+def inconclusive(sweep: SweepRecord) -> str | None:
+    """Why a sweep is inconclusive: all its candidates score 0, or all the same, base model included; else None.
 
     Without the base model equal scores are a finding: nothing is lost by what was dropped.
     """
@@ -29,9 +29,9 @@ def says_nothing(sweep: SweepRecord) -> str | None:
     if scores[0] != 0 and not base:
         return None
     score = number(scores[0], decimals_of_column((row.score, row.stderr) for row in sweep.candidates))
-    hint = _LOOK if scores[0] == 0 else "Give more documents (sweep_limit), or another sweep_metric"
+    hint = _LOOK if scores[0] == 0 else "Use more documents (sweep_limit), or another sweep_metric"
     all_of_them = f"all {len(scores)} candidates{', base model included,' if base else ''} score {score}"
-    return f"This sweep says nothing: {all_of_them}. {hint}."
+    return f"Inconclusive sweep: {all_of_them}. {hint}."
 
 
 def doubts(task: TaskRecord, metric: MetricSpec | None, test: Score | None, documents: int | None) -> list[str]:
@@ -43,13 +43,13 @@ def doubts(task: TaskRecord, metric: MetricSpec | None, test: Score | None, docu
     for bound in task.sweep.bounds if task.sweep is not None else ():
         if bound.difference is None or bound.shown:
             continue
-        which = f"{bound.share:g} of the {'full adapter' if bound.of == 'full' else 'base model'}'s score"
+        which = f"{100 * bound.share:g} % of the {'full adapter' if bound.of == 'full' else 'base model'}'s score"
         which += f" on {bound.task}" if bound.task else ""
         found.append(
-            f"{which} is {'reached on these documents, but not shown for new ones' if bound.met else 'not reached'}. "
-            "Give more documents (sweep_limit), or sweep_select=smallest_confident:SHARE."
+            f"Threshold {'met, but not significantly' if bound.met else 'not met'}: {which}. "
+            "Use more documents (sweep_limit), or sweep_select=smallest_confident:SHARE."
         )
-    if test is None or metric is None or task.kept.is_base or (task.sweep is not None and says_nothing(task.sweep)):
+    if test is None or metric is None or task.kept.is_base or (task.sweep is not None and inconclusive(task.sweep)):
         return found
     if test.value == 0 and metric.higher_is_better:
         beside = "" if task.kept.is_full else f" {_beside_full(task)}."

@@ -11,7 +11,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import Issue, Run
 from lm_eval_lora_drop.record.schema import SweepRecord, TaskRecord
-from lm_eval_lora_drop.show.tables import table
+from lm_eval_lora_drop.show.tables import paragraph, table
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_decimals, verdict
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import SubsetStability, Trust, stability, trust
@@ -52,23 +52,25 @@ class Stability:
     def __str__(self) -> str:
         decimals, label = sweep_decimals(self.sweep), self.record.kept.label
         head = f"Task {self.task}, {self.record.metric}, {label} of {self.record.num_layers} layers"
-        parts = [*([str(self.path)] if self.path else []), head, "\n".join(sentences(self))]
+        parts = [*([str(self.path)] if self.path else []), head, "\n".join(map(paragraph, sentences(self)))]
         rows = [
             [
                 str(size.documents),
-                _shares(size.choice_share),
+                _shares(size.choice_share, shown=1),
                 percent(size.same_choice),
                 *(number(value, decimals) for value in (size.regret, size.regret_95, size.unseen)),
             ]
             for size in self.sizes
         ]
         if rows:
-            headings = ["documents", "chosen (share)", "same choice", "mean loss", "95 % of losses", "unseen score"]
+            headings = ["docs", "chosen (share)", "same\nchoice", "mean\nloss", "95 % of\nlosses", "unseen\nscore"]
             parts += [
                 "The same choice on random subsets of the validation documents:",
                 table(headings, rows, left=["chosen (share)"]),
-                "mean loss: score lost against the best candidate, on all documents. 95 % of losses: at most this. "
-                "unseen score: on the documents outside the subset.",
+                paragraph(
+                    "mean loss: against the best candidate, on all documents. 95 % of losses: are at most this. unseen "
+                    "score: of the choice, on the documents outside the subset."
+                ),
             ]
         return "\n\n".join(parts)
 
@@ -129,11 +131,10 @@ def sentences(found: Stability) -> list[str]:
     share = trusted.choice_share.get(Variant.parse(found.sweep.chosen, found.record.num_layers), 0.0)
     said = [
         verdict(found.record),
-        f"{chosen.label} is chosen in {percent(share)} of {trusted.resamples} resamples of the {trusted.documents} "
-        f"validation documents; most often: {_shares(trusted.choice_share)}.",
-        f"Its validation score is {number(trusted.apparent, decimals)}. Expected on new documents: "
-        f"{number(trusted.corrected, decimals)}; the best of many scores is optimistically biased by "
-        f"{number(trusted.optimism, decimals)}.",
+        f"The same choice ({chosen.label}) in {percent(share)} of {trusted.resamples:,} resamples of the "
+        f"{trusted.documents} validation documents. All choices: {_shares(trusted.choice_share)}.",
+        f"Validation score {number(trusted.apparent, decimals)}, optimistically biased by "
+        f"{number(trusted.optimism, decimals)}. Expected on new documents: {number(trusted.corrected, decimals)}.",
     ]
     if chosen.is_full or trusted.corrected_gain is None:
         return said

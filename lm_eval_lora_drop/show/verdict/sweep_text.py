@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import AlsoRecord, CandidateRecord, JointRecord, SweepRecord, TaskRecord
 from lm_eval_lora_drop.show.tables import table
-from lm_eval_lora_drop.show.verdict.doubts import says_nothing
+from lm_eval_lora_drop.show.verdict.doubts import inconclusive
 from lm_eval_lora_drop.text import decimals_of_column, decimals_of_difference, number, percent, with_error
 from lm_eval_lora_drop.variant import Variant
 
@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from lm_eval_lora_drop.sweep.trust import Gain
 
 
-def sweep_table(task: TaskRecord) -> str:
+MOST_ROWS = 5
+"""Candidates in a log: the whole curve is in the figure and in the results file."""
+
+
+def sweep_table(task: TaskRecord, most: int = MOST_ROWS) -> str:
     """A line per candidate, in their order, then the choice, what can be planned from these documents, and warnings.
+
+    Of more than `most` candidates full, base, best, chosen and evenly spread others are shown.
 
     Raises:
         ValueError: the task had no sweep.
@@ -35,6 +41,11 @@ def sweep_table(task: TaskRecord) -> str:
         marks = ", ".join(candidate_marks(row, sweep, kept))
         name = str(kept.boundary) if boundaries else kept.label
         rows.append([name, number(row.score, decimals), number(row.stderr, decimals), str(row.documents), marks])
+    named = [place for place, row in enumerate(rows) if row[-1] and not row[-1].startswith("eliminated")]
+    others = [place for place in range(len(rows)) if place not in named]
+    spread = [(2 * i + 1) * len(others) // (2 * (most - len(named))) for i in range(max(0, most - len(named)))]
+    if len(rows) > most:
+        rows = [rows[place] for place in sorted([*named, *(others[i] for i in spread)])]
     headings = ["K" if boundaries else "kept", str(task.metric), "std. error", "documents", ""]
     said = [*remarks(task), planning(task), *(f"Note: {warning}" for warning in sweep.warnings)]
     return "\n".join([table(headings, rows, left=["kept", ""]), *filter(None, said)])
@@ -123,7 +134,7 @@ def bound_sentences(task: TaskRecord) -> list[str]:
 
 
 def verdict(task: TaskRecord) -> str:
-    """One sentence: what is kept, how much smaller that is, and its difference to the full adapter.
+    """What is kept, how much smaller that is, and its difference to the full adapter, in a sentence or two.
 
     Every place that shows a verdict calls this. The difference is tested simultaneously over all candidates
     (`sweep.trust`), so the claim holds for the one that was chosen as the best of many.
@@ -140,12 +151,12 @@ def verdict(task: TaskRecord) -> str:
             "recorded": ": the choice of another run",
         }
         return f"{what}{origin.get(task.method, f': {task.method}')}."
-    if nothing := says_nothing(task.sweep):
+    if nothing := inconclusive(task.sweep):
         return nothing
     documents = _documents(task.sweep)
     if kept == _reference(task, task.sweep):
         return f"{what}: {_why_full(task, task.sweep)} on {documents}."
-    return f"{what}, {_against_full(task, task.sweep, documents)}.{_fewer_values(task, task.sweep)}"
+    return f"{what}: {_against_full(task, task.sweep, documents)}.{_fewer_values(task, task.sweep)}"
 
 
 def _why_full(task: TaskRecord, sweep: SweepRecord) -> str:
@@ -166,8 +177,8 @@ def _fewer_values(task: TaskRecord, sweep: SweepRecord) -> str:
     if chosen is None or full is None or chosen.documents >= full.documents:
         return ""
     return (
-        f" Caution: it has a value on {chosen.documents} documents, full on {full.documents}; the comparison "
-        "leaves out the others, where it may have failed."
+        f" Caution: it has a value on {chosen.documents} documents, full on {full.documents}. The comparison "
+        "omits the others, on which it may have failed."
     )
 
 
@@ -241,15 +252,15 @@ def _against_full(task: TaskRecord, sweep: SweepRecord, documents: str) -> str:
         "too few documents": "too few documents for a test against the full adapter",
     }[gain.evidence.value]
     if gain.evidence.value == "too few documents" and not gain.documents:
-        return f"no document of the {documents} has a value under it and the full adapter: they cannot be compared"
+        return f"no test against the full adapter: none of the {documents} has a value for both"
     if gain.value and round(gain.value, decimals) == 0:  # scores of ten points, a difference of a hundredth
         decimals = decimals_of_difference(gain.value, (gain.low, gain.high))
     value, low, high = (number(one, decimals, sign=True) for one in (gain.value, gain.low, gain.high))
-    # No test sees what the documents lack (docs/explanation/statistics.md): a share
-    # of 3 / n is missed in one of twenty samples.
-    unseen = f"; a failure on up to {percent(min(1.0, 3 / gain.documents))} of documents may be missing from these"
-    better = gain.evidence.value == "better"
-    seen = f"{said} on {documents} ({value}; simultaneous 95 % CI {low} to {high}{unseen if better else ''})"
+    seen = f"{said} on {documents} ({value}; simultaneous 95 % CI {low} to {high})"
+    if gain.evidence.value == "better":
+        # No test sees what the documents lack (docs/explanation/statistics.md): a share
+        # of 3 / n is missed in one of twenty samples.
+        return f"{seen}. Failures on up to {percent(min(1.0, 3 / gain.documents))} of documents may not occur in these"
     # An interval around zero is read as "no loss"; it may hold a large one.
-    no_test = gain.evidence.value in ("not significant", "too few documents") and gain.low < 0
-    return f"{seen}: a loss of up to {number(-gain.low, decimals)} cannot be ruled out" if no_test else seen
+    no_test = gain.evidence.value != "worse" and gain.low < 0
+    return f"{seen}. A loss of up to {number(-gain.low, decimals)} cannot be ruled out" if no_test else seen

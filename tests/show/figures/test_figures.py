@@ -11,7 +11,7 @@ from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.show.figures.axes import ticks_with_ends
-from lm_eval_lora_drop.show.figures.candidates import figure_of, save_figures_of
+from lm_eval_lora_drop.show.figures.candidates import candidates_figure, figure_of, save_figures_of
 from lm_eval_lora_drop.show.figures.probe import (
     difference_figure,
     maximum_figure,
@@ -134,6 +134,15 @@ def test_the_ticks_name_base_and_full_and_do_not_touch(layers):
     assert figure.axes[0].get_xticks().tolist() == ticks
 
 
+@pytest.mark.parametrize("chosen", [0, 7, 17, 23, 29, 30])
+def test_the_chosen_boundary_has_a_tick_that_touches_no_other(chosen):
+    rows = boundaries({0: 1.0, 30: 1.5, chosen: 2.0}, 30)
+    record = task_record(sweep_record(rows, chosen=chosen, layers=30), layers=30)
+    found = sweep_figure("task", record).axes[0].get_xticks().tolist()
+    assert {0, chosen, 30} <= set(found)
+    assert min(b - a for a, b in itertools.pairwise(found)) >= 30 / 32
+
+
 def test_full_and_base_are_marked_only_where_they_were_scored():
     some = tuple(row for row in curve() if Variant.parse(row.variant, 10).boundary in range(2, 9))
     assert legend(sweep_figure("task", entry(candidates=some))) == ["± 1 standard error", "chosen, K = 7: 27.0 ± 1.5"]
@@ -146,6 +155,23 @@ def test_a_score_without_standard_error_or_without_a_value_is_drawn_as_far_as_it
 
 def test_the_rule_is_named_where_it_need_not_choose_the_best():
     assert "chosen (one_se), K = 6: 26.0 ± 1.5" in legend(sweep_figure("task", entry(chosen=6, select="one_se")))
+
+
+def test_the_curve_that_decides_is_drawn_and_adapter_model_and_filter_are_named():
+    """Lines fitted by numpy, weighted by hand, one for each K; the same names on the figure of other candidates."""
+    record = replace(entry(select="smooth"), metric=MetricSpec("rouge_l", "strict", True))
+    figure = sweep_figure("task", record, run_record({"task": record}))
+    (curve_of_rule,) = (line for line in figure.axes[0].lines if line.get_label() == "smoothed (decides)")
+    at, shown = curve_of_rule.get_xydata().T
+    scores = [row.score for row in curve()][::-1]
+    for k, value in zip(at, shown, strict=True):
+        weights = np.exp(-((at - k) ** 2) / 4)  # polyfit squares them
+        assert value == pytest.approx(np.polyval(np.polyfit(at - k, scores, 1, w=weights), 0))
+    assert "rouge_l,strict" in figure.axes[0].get_ylabel()
+    title = figure.axes[0].get_title(loc="left")
+    assert title.splitlines()[1] == "mine on base"
+    assert candidates_figure("task", record, run_record({"task": record})).axes[0].get_title(loc="left") == title
+    assert "smoothed (decides)" not in legend(sweep_figure("task", entry(select="best")))
 
 
 @pytest.mark.parametrize("higher", [True, False])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+
 import pytest
 
 from lm_eval_lora_drop.record.events import Answered, RoundStarted, SweepEnded
@@ -15,6 +18,7 @@ ALL = len(CANDIDATES) * DOCUMENTS
 @pytest.fixture(autouse=True)
 def _every_update_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_SCORES", -1.0)
+    monkeypatch.setattr(progress, "on_terminal", lambda: True)
     monkeypatch.setenv("TQDM_MININTERVAL", "0")
 
 
@@ -31,20 +35,65 @@ def test_shows_pairs_and_the_leader(capsys: pytest.CaptureFixture[str]) -> None:
     hear(ProgressBar(), *whole_sweep())
     shown = last(capsys)
     assert f"{ALL}/{ALL}" in shown
-    assert "best K = 7 (30.5)" in shown
+    assert "best K = 7 (30.5, n = 8)" in shown
 
 
 def test_the_leader_of_a_metric_that_should_be_low_is_the_lowest(capsys: pytest.CaptureFixture[str]) -> None:
     hear(ProgressBar(), started(scores=Mean(higher_is_better=False)), Answered(pairs(CANDIDATES, [0])), SweepEnded())
-    assert "best K = 0 (23.0)" in last(capsys)
+    assert "best K = 0 (23.0, n = 1)" in last(capsys)
 
 
-def test_a_candidate_that_met_fewer_documents_does_not_lead(capsys: pytest.CaptureFixture[str]) -> None:
-    best, others = CANDIDATES[3], CANDIDATES[:3]
-    assert best.boundary == 7
-    events = [started(), Answered(pairs([best, *others], [1])), Answered(pairs(others, [0])), SweepEnded()]
-    hear(ProgressBar(), *events)
-    assert "best K = 8 (29.5)" in last(capsys)
+def test_the_leader_is_that_of_the_documents_that_all_have_answered(capsys: pytest.CaptureFixture[str]) -> None:
+    """A batch ends short answers first: the base model has more documents than the best candidate, yet no lead."""
+    others, hasty = CANDIDATES[:-1], CANDIDATES[-1:]
+    events = [
+        Answered(pairs(hasty, range(1, 8))),
+        Answered(pairs(others, [0])),
+        Answered(pairs(hasty, [0])),
+    ]
+    bar = ProgressBar()
+    hear(bar, started(), RoundStarted(ALL), *events[:2])
+    assert "best" not in capsys.readouterr().err
+    hear(bar, events[2], SweepEnded())
+    assert "best K = 7 (30.0, n = 1)" in last(capsys)
+
+
+def test_what_a_race_has_eliminated_does_not_hold_up_its_leader(capsys: pytest.CaptureFixture[str]) -> None:
+    left = CANDIDATES[4:]
+    rounds = [RoundStarted(11), Answered(pairs(CANDIDATES, [0])), RoundStarted(7), Answered(pairs(left, [1]))]
+    hear(ProgressBar(), started(), *rounds, RoundStarted(7), Answered(pairs(left, [2])), SweepEnded())
+    assert "best K = 6 (29.3, n = 3)" in last(capsys)
+
+
+def test_a_log_line_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    logging.getLogger("lm_eval").addHandler(handler)
+    bar = ProgressBar()
+    try:
+        hear(bar, started(), Answered(pairs(CANDIDATES, [0])))
+        capsys.readouterr()
+        handler.handle(logging.makeLogRecord({"msg": "verified"}))
+        before, _, after = capsys.readouterr().err.partition("verified\n")
+        assert before.startswith("\r")
+        assert not before.strip()
+        assert not after
+    finally:
+        hear(bar, SweepEnded())
+        logging.getLogger("lm_eval").removeHandler(handler)
+    assert not handler.filters
+
+
+def test_without_a_terminal_every_state_is_a_log_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "on_terminal", lambda: False)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    caplog.set_level(logging.INFO)
+    hear(ProgressBar(), *whole_sweep())
+    assert capsys.readouterr().err == ""
+    assert caplog.messages[0].startswith(f"sweep: 0 of {ALL} answers, 00:00 passed, ? left, first batch")
+    assert caplog.messages[-1].startswith(f"sweep: {ALL} of {ALL} answers, ")
+    assert caplog.messages[-1].endswith(" 00:00 left, best K = 7 (30.5, n = 8)")
 
 
 def test_starts_where_the_journal_ends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,17 +85,17 @@ def test_candidates_of_one_score_but_a_rounding_apart():
     """A sum in another order is no finding."""
     rows = boundaries({10: 0.1 + 0.2, 7: 0.3, 0: 0.3})
     record = task_record(sweep_record(rows, chosen=7))
-    assert "This sweep says nothing: all 3 candidates, base model included, score" in screen(
+    assert "Inconclusive sweep: all 3 candidates, base model included, score" in screen(
         results_of(run_record({"t": record}))
     )
 
 
 def test_equal_scores_without_the_base_model_are_a_finding():
-    """Nothing was lost by dropping: only 0 for all, or the same for the base model, says nothing."""
+    """Nothing was lost by dropping: only 0 for all, or the same for the base model, is inconclusive."""
     rows = boundaries({10: 0.9, 7: 0.9})
-    assert "says nothing" not in screen(results_of(run_record({"t": task_record(sweep_record(rows, chosen=7))})))
+    assert "Inconclusive" not in screen(results_of(run_record({"t": task_record(sweep_record(rows, chosen=7))})))
     rows = boundaries({10: 0.0, 7: 0.0})
-    assert "says nothing" in screen(results_of(run_record({"t": task_record(sweep_record(rows, chosen=7))})))
+    assert "Inconclusive" in screen(results_of(run_record({"t": task_record(sweep_record(rows, chosen=7))})))
 
 
 @pytest.mark.parametrize("score", [0.0, 0.25])

@@ -34,7 +34,7 @@ def told(gap, documents):
 )
 def test_the_verdict_is_the_evidence_over_all_candidates(gap, documents, said):
     text = told(gap, documents)
-    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
+    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller: ")
     assert said in text
     assert "simultaneous 95 % CI" in text
 
@@ -51,7 +51,7 @@ def test_the_verdict_is_the_evidence_over_all_candidates(gap, documents, said):
 def test_without_items_to_resample_the_verdict_claims_nothing(gain, said):
     rows = tuple(replace(row, items=()) for row in curve())
     text = verdict(task_record(sweep_record(rows, gain=gain)))
-    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller, ")
+    assert text.startswith("Keep the bottom 7 of 10 layers, 30 % smaller: ")
     assert said in text
     assert text.endswith(".")
 
@@ -63,7 +63,7 @@ def test_the_verdict_on_full_base_and_what_was_not_searched():
         == "Keep all 10 layers: no other K scored higher on 32 validation documents."
     )
     assert verdict(task_record(sweep_record(chosen=0), kept_parameters=0, dropped_parameters=9)).startswith(
-        "Keep no layer, the base model alone, "
+        "Keep no layer, the base model alone: "
     )
     for method, said in (("given", "(boundary=5)"), ("default", "paper's default"), ("recorded", "choice of another")):
         assert said in verdict(task_record(variant="0-4", method=method))
@@ -158,3 +158,14 @@ def test_a_candidate_without_values_does_not_hide_what_the_documents_of_the_othe
     chosen, *_ = variations(RecordedSweep.from_record(record))
     assert chosen[0] == Variant.below(7, L)
     assert chosen[2].documents == 32
+
+
+@pytest.mark.parametrize("most", [1, 3, 5, 11, 20])
+def test_a_long_table_has_the_named_candidates_and_others_evenly_spread(most):
+    record = task_record(sweep_record(boundaries({k: float(k == 6) for k in range(11)}), chosen=6))
+    names = [line.split()[0] for line in sweep_table(record, most).splitlines()[2:] if line[:3].strip().isdecimal()]
+    assert {"10", "6", "0"} <= set(names)
+    assert len(names) == min(max(most, 3), 11)
+    assert names == sorted(names, key=int, reverse=True)
+    if most == 5:
+        assert names == ["10", "7", "6", "2", "0"]
