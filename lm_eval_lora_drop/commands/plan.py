@@ -137,7 +137,7 @@ def _pairs(args: argparse.Namespace) -> list[Pilot]:
         return []
     import numpy as np
 
-    from lm_eval_lora_drop.show.report.family import first_metric
+    from lm_eval_lora_drop.show.report.corrections import first_metric
     from lm_eval_lora_drop.show.report.systems import common_tasks, differences, open_system
     from lm_eval_lora_drop.statistics.power import variation
     from lm_eval_lora_drop.statistics.significance import numbers

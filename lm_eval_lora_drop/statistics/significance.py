@@ -168,10 +168,10 @@ def span(values: Floats) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for being one family of tests (Holm's step-down, 1979); a NaN is no test and stays NaN.
+    """P-values corrected for being tested together (Holm's step-down, 1979); a NaN is no test and stays NaN.
 
     As statsmodels' `multipletests(method="holm")`, which collects garbage at every call: a second each beside a loaded
-    torch, and a leaderboard has a family for each system.
+    torch, and a leaderboard corrects once for each system.
     """
     p = np.asarray(p_values, dtype=np.float64)
     adjusted = np.full(len(p), np.nan)

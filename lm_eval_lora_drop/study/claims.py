@@ -2,7 +2,8 @@
 
 The claims are the questions that the paper (arXiv 2503.23360) leaves open: does dropping help at all, by which choice;
 are the bottom layers better than as many others; would training fewer layers in the first place do the same; is it more
-than regularisation. Each is tested on every metric of its task. All p-values of a study are one family (Holm, 1979).
+than regularisation. Each is tested on every metric of its task. All p-values of a study are corrected together
+(Holm, 1979).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.runs import scores_only
-from lm_eval_lora_drop.show.report.family import first_metric
+from lm_eval_lora_drop.show.report.corrections import first_metric
 from lm_eval_lora_drop.show.verdict.answer import evaluated_score
 from testing.run_files import swept, write_run
 

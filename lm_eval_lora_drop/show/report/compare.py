@@ -1,7 +1,7 @@
 """`lora-drop compare A B ...`: systems B, ... against the baseline A on the same documents, metric by metric.
 
 A p-value says how often a difference as large as this one would appear if the two systems were exchangeable; the
-interval says how large the difference may be. `show/report/family.py` says which tests are corrected together.
+interval says how large the difference may be. `show/report/corrections.py` says which tests are corrected together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.runs import Issue, Sample, TaskRun
 from lm_eval_lora_drop.show.report import judged
 from lm_eval_lora_drop.show.report.comparison import MetricComparison, SystemComparison, TaskComparison
-from lm_eval_lora_drop.show.report.family import corrected, first_metric
+from lm_eval_lora_drop.show.report.corrections import corrected, first_metric
 from lm_eval_lora_drop.show.report.outputs import analyse, scored_texts
 from lm_eval_lora_drop.show.report.systems import System, common_tasks, differences, open_system
 from lm_eval_lora_drop.show.signature import signature

@@ -45,7 +45,7 @@ class MetricComparison:
     lost: int | None = None
     note: str = ""
     represents: bool = False
-    """Whether the task stands for this pair of systems by this metric (`show/report/family.py`)."""
+    """Whether the task stands for this pair of systems by this metric (`show/report/corrections.py`)."""
     clusters: int | None = None
     bracket: str = ""
     """Why the two scores are not comparable: both are shown in brackets, and nothing is tested."""

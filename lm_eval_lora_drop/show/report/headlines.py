@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lm_eval_lora_drop.show.report.comparison import MetricComparison, SystemComparison
-from lm_eval_lora_drop.show.report.family import first_metric
+from lm_eval_lora_drop.show.report.corrections import first_metric
 from lm_eval_lora_drop.show.report.judged import judged_metric, judgement
 from lm_eval_lora_drop.show.report.systems import System
 from lm_eval_lora_drop.show.verdict.answer import task_answer

@@ -2,7 +2,7 @@
 
 Scores of a task are set side by side only where they were taken on the same documents with the same prompts and task
 version. A mark says that a system differs from the named baseline, tested document by document and corrected over the
-tasks that the two share; a double mark, that it does even when corrected for all tests of the table (`family.py`).
+tasks that the two share; a double mark, that it does even when corrected for all tests of the table (`corrections.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lm_eval_lora_drop.record.runs import Issue, TaskRun
 from lm_eval_lora_drop.show.report import judged
 from lm_eval_lora_drop.show.report.compare import clusters_of, compare_metric
 from lm_eval_lora_drop.show.report.comparison import MetricComparison
-from lm_eval_lora_drop.show.report.family import corrected, first_metric
+from lm_eval_lora_drop.show.report.corrections import corrected, first_metric
 from lm_eval_lora_drop.show.report.systems import System, from_paths
 from lm_eval_lora_drop.show.signature import signature
 from lm_eval_lora_drop.statistics import significance

@@ -1,10 +1,10 @@
 """How often does something get a mark although every system is the same?
 
-    python benchmarks/randomisation_family.py [--samples 500]
+    python benchmarks/randomisation_table.py [--samples 500]
 
 Systems are held against a baseline on five tasks of 100 documents, two of them 0/1. All differences are chance.
-Printed: the share of samples in which a given system has any mark (its family: the five tests of this pair, Holm at
-.05), in which any system has one, and in which any has a double mark (Holm over all tests of the table).
+Printed: the share of samples in which a given system has any mark (Holm over the five tests of this pair, at .05), in
+which any system has one, and in which any has a double mark (Holm over all tests of the table).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from lm_eval_lora_drop.show.report.family import corrected
+from lm_eval_lora_drop.show.report.corrections import corrected
 from lm_eval_lora_drop.statistics.significance import mean_p_values
 
 TASKS, DOCUMENTS = 5, 100

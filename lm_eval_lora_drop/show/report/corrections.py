@@ -1,10 +1,10 @@
 """Which tests are corrected together, stated once for compare, leaderboard and report.
 
-The question is "does this system differ from the baseline?", so a family is one pair of systems: one test for each task
-they share, on the task's first metric (or the first one asked for). `p (Holm)` is corrected over it and does not depend
-on what else is in the table, so that a pair has the same p everywhere. Other metrics of a task are described by their
-plain p-value and belong to no family. Where several systems are held against one baseline, some pair will look
-different by chance; for that question ("does any?") there is the correction over all tests of the table, `p_table`.
+The question is "does this system differ from the baseline?", so the tests of one pair of systems are corrected
+together: one for each task they share, on the task's first metric (or the first one asked for). `p (Holm)` does not
+depend on what else is in the table, so that a pair has the same p everywhere. Other metrics of a task are described by
+their plain p-value. Where several systems are held against one baseline, some pair will look different by chance; for
+that question ("does any?") there is the correction over all tests of the table, `p_table`.
 """
 
 from __future__ import annotations
