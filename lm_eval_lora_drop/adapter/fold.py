@@ -88,6 +88,11 @@ class Survival:
         """Over all weights."""
         return projection(self.parts.values())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a table would hold nothing but 1.000."""
+        return all(projection([part]) >= 0.9995 for part in self.parts.values())
+
     def table(self, style: str = "simple") -> str:
         """A line per layer, a column per kind of module, and both totals."""
         layers = list(dict.fromkeys(layer for layer, _ in self.parts))

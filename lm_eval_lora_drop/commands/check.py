@@ -104,7 +104,8 @@ def _check(args: argparse.Namespace) -> int:
     if found.survival is not None:
         survival = found.survival
         print(f"\nLeft of the LoRA when it is folded into weights of {survival.dtype}: {survival.total:.3f}")
-        print(survival.table())
+        if not survival.is_whole:
+            print(survival.table())
         if args.output is not None:
             from lm_eval_lora_drop.show.figures.survival import save_survival_figure
 
