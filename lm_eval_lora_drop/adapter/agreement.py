@@ -1,7 +1,7 @@
 """Do all ways to an adapter's answers agree? The same prompts through each, compared token by token.
 
 The reference is what `--model hf-lora-drop` evaluates: the full adapter in PEFT, of which a variant is kept. Against
-it stand merged weights, an export loaded by plain PEFT, a merged export, another program. The yardstick is the
+it stand merged weights, an export loaded by plain PEFT, a merged export, another program. The tolerance is the
 reference itself at another batch shape: what differs by no more than a few times that is rounding.
 """
 
@@ -40,7 +40,7 @@ PROMPTS = (
 )
 """What is asked where the user names no prompts: short, and of several kinds, since an adapter may change some only."""
 
-# Nats per token that are rounding whatever the yardstick says: of the coarsest of the dtypes involved.
+# Nats per token that are rounding whatever the noise of the run is: of the coarsest of the dtypes involved.
 _ROUNDING = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.2}
 _TIMES_THE_NOISE = 4
 _FLOOR = 1e-3
@@ -189,7 +189,7 @@ class _RowCollector:
             AgreementRow(
                 "PEFT, as evaluated", None, "", None, f"the reference: {len(self.asked)} prompts, {str(dtype)[6:]}"
             ),
-            AgreementRow("the same in one batch", self._noise, "", None, "rounding, the yardstick"),
+            AgreementRow("the same in one batch", self._noise, "", None, "noise of this run"),
         ]
 
     def base(self, answers: PromptOutputs) -> None:

@@ -4,8 +4,8 @@ A list of what cannot be shared is never complete: a model may flatten its batch
 mix rows, and the shared pass would be silently wrong. So it is compared with the plain pass, under candidates that use
 the branches, at two batch shapes. The plain pass answers request by request: some models count padding as text, and
 two passes that both pad would agree on what is wrong. Rounding differs with the shape of a batch even where nothing is
-wrong. The yardstick is therefore the plain pass against itself at another batch size; an excess over that is a fault.
-So is what no rounding does: a model whose own answers change with the batch by more than that is no yardstick.
+wrong. The tolerance is what the plain pass differs from itself by at another batch size; an excess is a fault.
+So is what no rounding does: a model whose own answers change with the batch by more than that sets no tolerance.
 
     log-likelihoods   of the requests themselves, and of generated text behind its prompt: may differ by `SLACK` times
                       what the plain pass differs from itself, and by a floor that is a few roundings of the dtype
@@ -86,7 +86,7 @@ class CheckResult:
     """What the check found; it fills as the check goes on.
 
     `tokens` and `loglikelihoods` were compared; `largest` is the largest difference of two log-likelihoods between the
-    passes, `yardstick` that of the plain pass to itself. `near_ties` texts differ where greedy decoding cannot decide.
+    passes, `noise` that of the plain pass to itself. `near_ties` texts differ where greedy decoding cannot decide.
     `error` is what the shared pass raised, if it did. `idle` says why the adapter seems not to be applied, where full
     and base are among the candidates and answer alike. `unsteady` says that the plain pass itself changes with the
     batch. `answers` are the plain pass's own, good for the sweep: none where only the beginning of the documents'
@@ -101,7 +101,7 @@ class CheckResult:
     loglikelihoods: int = 0
     near_ties: int = 0
     largest: float = 0.0
-    yardstick: float = 0.0
+    noise: float = 0.0
     answers: tuple[Answer, ...] = ()
     seconds: float = 0.0
 
@@ -131,7 +131,7 @@ class CheckResult:
             "loglikelihoods": self.loglikelihoods,
             "near_ties": self.near_ties,
             "largest": self.largest,
-            "yardstick": self.yardstick,
+            "noise": self.noise,
             "error": self.error,
             "warnings": self.warnings,
             "differences": [str(difference) for difference in self.differences],
@@ -234,7 +234,7 @@ class _Check:
         again = self._plain(documents, self.variants, rows=max(2, len(documents)))
         for key, answer in expected.items():
             for alone, batched in zip(_numbers(answer), _numbers(again[key]), strict=True):
-                self.found.yardstick = max(self.found.yardstick, abs(alone - batched))
+                self.found.noise = max(self.found.noise, abs(alone - batched))
                 if abs(alone - batched) > self._most(alone):
                     self.found.unsteady = _unsteady(answer, alone, batched)
         self.found.idle = self._idle(list(expected.values()))
@@ -255,11 +255,11 @@ class _Check:
         variants = [answer.variant for answer in answers]
         ends = [next(filter(is_end, variants), None) for is_end in (lambda v: v.is_full, lambda v: v.is_base)]
         full, base = ([n for answer in answers if answer.variant == end for n in _numbers(answer)] for end in ends)
-        noise = min(self.found.yardstick, self._most(1.0))
+        noise = min(self.found.noise, self._most(1.0))
         return compare_answers(full, base, noise) if full and base else None
 
     def _allowed(self, number: float) -> float:
-        return SLACK * min(self.found.yardstick, self._most(number)) + rounding(self.lm, number)
+        return SLACK * min(self.found.noise, self._most(number)) + rounding(self.lm, number)
 
     def _most(self, number: float) -> float:
         """What a log-likelihood may change by with the shape of the batch."""
