@@ -47,7 +47,7 @@ def other_task(folder, name="other", rows=None, splits=("validation", "test"), h
     return write_task(folder, name, documents, **{**CHOICE, "doc_to_choice": choices, "metric_list": metrics})
 
 
-def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path):
+def test_scores_on_another_task_beside_those_of_the_optimised_one(make, tmp_path, sweep_figures):
     path = other_task(tmp_path)
     with_other = from_config(
         evaluate(
