@@ -3,7 +3,8 @@ request at a time and in a batch, and by the sweep.
 
 Such a base is what chat training on a base model often leaves behind. Here it is the demo's with an end token that it
 never says in its configs. HFLM has the adapter edited by hand, B = 0 in the layers that lose it. One JSON line per
-side: answers that differ from HFLM's at batch size 1, the score of each K, the chosen K.
+side, as it ends: answers that differ from HFLM's at batch size 1, the score of each K, the chosen K. On two cores it
+takes more than an hour with all boundaries.
 
     python benchmarks/last_token.py
     python benchmarks/last_token.py --documents 10 --boundaries 30 28 --peft ../shared/adapters/arith-smollm2-r8
@@ -39,6 +40,7 @@ def main() -> None:
     args = parser.parse_args()
     task = common.demo_task()
     task.set_config("generation_kwargs", {"until": ["\nQuestion:"], "max_gen_toks": 40}, update=True)
+    scorer = Scorer(task, resolve_metric(task, None))
     with tempfile.TemporaryDirectory() as folder:
         args.pretrained = str(with_another_end_token(Path(args.pretrained), Path(folder)))
         lm = common.load(args, boundary="auto", sweep_dir=folder)
@@ -47,26 +49,30 @@ def main() -> None:
         variants = common.every_boundary(lm.shape.num_layers)
         if args.boundaries:
             variants = tuple(one for one in variants if one.boundary in args.boundaries)
+        expected: Answers = {}
+
+        def emit(side: str, answers: Answers) -> None:
+            rows = [[scorer.item(answers[variant, one.doc_id]) for one in drawn.documents] for variant in variants]
+            chosen = choose(
+                "smooth", rows, scorer.aggregation, scorer.metric.sign, ordered=True, places=places_of(variants)
+            )
+            common.emit(
+                benchmark="last_token",
+                side=side,
+                answers=len(answers),
+                differing=sum(answers[key].responses != one.responses for key, one in expected.items()),
+                scores={one.boundary: round(scorer.aggregate(row), 3) for one, row in zip(variants, rows, strict=True)},
+                chosen=variants[chosen.chosen].boundary,
+            )
+
+        for size in (1, 16):
+            hf = HFLM(args.pretrained, peft=args.peft, dtype=args.dtype, device=args.device, batch_size=size)
+            answers = by_key(by_hand(hf, drawn.documents, variants))
+            expected = expected or answers
+            emit(f"hf at batch size {size}", answers)
         way = lm.prepare(drawn.documents, variants)
         work = [Work(document, variants) for document in drawn.documents]
-        sides: dict[str, Answers] = {f"sweep, {way.engine}": by_key(one for some in way.runner(work) for one in some)}
-        for size in (16, 1):
-            hf = HFLM(args.pretrained, peft=args.peft, dtype=args.dtype, device=args.device, batch_size=size)
-            sides[f"hf at batch size {size}"] = by_key(by_hand(hf, drawn.documents, variants))
-    scorer = Scorer(task, resolve_metric(task, None))
-    for side, answers in sides.items():
-        rows = [[scorer.item(answers[variant, one.doc_id]) for one in drawn.documents] for variant in variants]
-        chosen = choose(
-            "smooth", rows, scorer.aggregation, scorer.metric.sign, ordered=True, places=places_of(variants)
-        )
-        common.emit(
-            benchmark="last_token",
-            side=side,
-            answers=len(answers),
-            differing=sum(answers[key].responses != one.responses for key, one in sides["hf at batch size 1"].items()),
-            scores={one.boundary: round(scorer.aggregate(row), 3) for one, row in zip(variants, rows, strict=True)},
-            chosen=variants[chosen.chosen].boundary,
-        )
+        emit(f"sweep, {way.engine}", by_key(one for some in way.runner(work) for one in some))
 
 
 def with_another_end_token(base: Path, folder: Path) -> Path:
