@@ -193,7 +193,8 @@ def check_loadable(files: AdapterFiles, model: peft.PeftModel) -> None:
         try:  # on something small: a model on the meta device has nothing to initialise
             make: Any = peft.LoraConfig
             small = make(r=1, target_modules=["0"], init_lora_weights=init)
-            peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), small)
+            with torch.random.fork_rng(devices=[]):  # sampled answers are those of --model hf
+                peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), small)
         except Exception as error:
             raise AdapterError(
                 f"peft={files.source} says init_lora_weights={init}: PEFT {peft.__version__} carries that out again "

@@ -19,6 +19,7 @@ from lm_eval_lora_drop.engine.generation import WholeAnswers
 from lm_eval_lora_drop.engine.loglikelihood import why_not_scored
 from lm_eval_lora_drop.engine.memory import halve
 from lm_eval_lora_drop.engine.requests import Rules, needs_own_batch, why_not_greedy, why_not_rows
+from lm_eval_lora_drop.errors import LoraDropError
 from lm_eval_lora_drop.harness.model import HarnessModel
 from lm_eval_lora_drop.text import logger, shown
 from lm_eval_lora_drop.variant import Variant
@@ -66,7 +67,8 @@ def why_refused(lm: HarnessModel, request_type: str, requests: Sequence[Instance
                 f"document {request.doc_id} of {request.task_name or 'the task'} cannot be scored, with --model hf "
                 f"either: {reason}. Correct the task, or give a larger max_length if the model has one."
             )
-    if request_type != "generate_until" or isinstance(error, IndexError):
+    # What we raised ourselves says what to do; it is not the harness that refuses.
+    if request_type != "generate_until" or isinstance(error, (IndexError, LoraDropError)):
         return None
     arguments = shown(requests[0].args[1], 200)
     return (

@@ -110,11 +110,18 @@ def prepare(training: Training) -> Prepared:
             binding, limit=settings.limit, seed=settings.data_seed, hold_out=hold_out, fits=fits
         )
         swept = [build(doc_id, doc) for doc_id, doc in validation_documents(binding, limit)]
-    whole = (encode(tokenizer, one, end, settings.max_length) for one in swept)
+    fitting = [
+        one for one in (encode(tokenizer, one, end, settings.max_length) for one in swept) if one and not one.cut
+    ]
+    if len(fitting) < limit:
+        log.warning(
+            "%s: the validation loss is measured on %d of %d documents: the task has no more that fit max_length",
+            binding.name,
+            len(fitting),
+            limit,
+        )
     version = str((binding.task.config.metadata or {}).get("version", ""))
-    return Prepared(
-        tokenizer, documents, examples, encoded, [one for one in whole if one is not None and not one.cut], version
-    )
+    return Prepared(tokenizer, documents, examples, encoded, fitting, version)
 
 
 def train(training: Training) -> TrainingRecord:

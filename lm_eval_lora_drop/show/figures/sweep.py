@@ -140,7 +140,8 @@ def _draw_scores(axes: Axes, points: Sequence[_Point]) -> None:
 
 def _draw_smoothed(axes: Axes, points: Sequence[_Point], sweep: SweepRecord) -> None:
     """The curve by which a rule that smooths decides."""
-    if not sweep.select.startswith("smooth") or len(points) < 3:
+    # Where candidates lack values, the rule counts these as the worst, which the points do not show.
+    if not sweep.select.startswith("smooth") or len(points) < 3 or len({row.unscored for row in sweep.candidates}) > 1:
         return
     from lm_eval_lora_drop.sweep.select import local_linear
 

@@ -18,7 +18,7 @@ class LogTable:
         if isinstance(event, Decided) and event.record.sweep is not None:
             rows = len(event.record.sweep.candidates)
             log.info(
-                "%s: %d of %d candidates; the results file has all\n%s",
+                "%s: %d of %d candidates\n%s",
                 event.task,
                 min(MOST_ROWS, rows),
                 rows,
