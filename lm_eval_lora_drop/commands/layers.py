@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval_lora_drop.commands.options import command
-from lm_eval_lora_drop.commands.probe import add_task_arguments, draw_pairs, load_task
+from lm_eval_lora_drop.commands.probe import add_task_arguments, draw_pairs
 from lm_eval_lora_drop.files import check_writable, write_atomically
+from lm_eval_lora_drop.harness.task_index import load_task
 from lm_eval_lora_drop.show.tables import table
 
 
@@ -77,7 +78,7 @@ add_parser = _layers.add_parser
 
 def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any], int]:
     # The task before the model, which takes minutes: the name may be misspelt.
-    task = load_task(args.task, args.include_path, args.metadata)
+    task = load_task(args.task, args.include_path, args.metadata, option="--task")
     lm, _, pairs = draw_pairs(pretrained, task, args)
     return dict(lm.layer_scores(pairs)), len(pairs)
 

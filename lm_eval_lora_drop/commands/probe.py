@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
-from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
-from lm_eval_lora_drop.files import check_writable, is_folder, write_atomically
-from lm_eval_lora_drop.harness.task_index import task_manager
-from lm_eval_lora_drop.text import did_you_mean, shown
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.files import check_writable, write_atomically
+from lm_eval_lora_drop.harness.task_index import load_task
 from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def _probe(args: argparse.Namespace) -> int:
     formats = check_formats(args.formats.split(","))
     check_writable(args.output, "--output")
     # The task before the model, which takes minutes: the name may be misspelt.
-    task = load_task(args.task, args.include_path, args.metadata)
+    task = load_task(args.task, args.include_path, args.metadata, option="--task")
 
     import msgspec
 
@@ -103,27 +102,6 @@ def _probe(args: argparse.Namespace) -> int:
 
 
 add_parser = _probe.add_parser
-
-
-def load_task(name: str, include_path: str | None, metadata: dict[str, Any]) -> Task:
-    """One task of the harness, its data loaded.
-
-    Raises:
-        ArgumentError: no such task, a group, no such folder, or data that cannot be read.
-    """
-    if include_path is not None and not is_folder(Path(include_path)):
-        raise ArgumentError(f"--include_path must be a folder with task files; {include_path} is not a directory.")
-    manager = task_manager([name], include_path, metadata)
-    if name not in manager.all_subtasks:
-        hint = did_you_mean(name, manager.all_subtasks, otherwise="List them with lm_eval ls tasks.")
-        raise ArgumentError(f"--task must name one lm-eval task (no group), got {shown(name)!r}.{hint}")
-    try:
-        task: Task = manager.load([name])["tasks"][name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, LoraDropError):
-            raise
-        raise ArgumentError(f"--task {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    return task
 
 
 def draw_pairs(

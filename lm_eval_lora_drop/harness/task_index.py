@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_eval_lora_drop.errors import ArgumentError, LoraDropError
 from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.harness.evaluation import results_folder
+from lm_eval_lora_drop.text import did_you_mean, shown
 
 Folders = str | Path | Sequence[str | Path] | None
 _made: dict[tuple[Any, ...], Any] = {}
@@ -29,6 +31,30 @@ def task_manager(
     folders = tuple(map(str, given))
     few = _manager(folders, metadata, with_harness=False)
     return few if set(names) <= set(few.all_subtasks) else _manager(folders, metadata, with_harness=True)
+
+
+def load_task(
+    name: str, include_path: str | None = None, metadata: Mapping[str, Any] | None = None, *, option: str = "task"
+) -> Any:
+    """One task of the harness, its data loaded.
+
+    Raises:
+        ArgumentError: no such task, a group, no such folder, or data that cannot be loaded. `option` is what named it.
+    """
+    if include_path is not None and not Path(include_path).is_dir():
+        raise ArgumentError(f"include_path must be a folder with task files; {include_path} is not a directory.")
+    manager = task_manager([name], include_path, metadata)
+    if name not in manager.all_subtasks:
+        kind = "a group of tasks" if name in manager.all_tasks else "not known"
+        hint = did_you_mean(name, manager.all_subtasks, otherwise="List them with lm_eval ls tasks.")
+        raise ArgumentError(f"{option} must name one lm-eval task; {shown(name)!r} is {kind}.{hint}")
+    try:
+        return manager.load([name])["tasks"][name]
+    except LoraDropError:
+        raise
+    except Exception as error:  # a task's own code may raise anything
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ArgumentError(f"{option} {name} cannot be loaded: {said}") from error
 
 
 def _manager(folders: tuple[str, ...], metadata: Mapping[str, Any] | None, *, with_harness: bool) -> Any:

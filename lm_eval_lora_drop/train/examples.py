@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -19,7 +18,7 @@ from lm_eval_lora_drop.harness import prompts
 from lm_eval_lora_drop.harness.documents import Binding, Document
 from lm_eval_lora_drop.harness.fields import cluster_of
 from lm_eval_lora_drop.harness.splits import shows_evaluated
-from lm_eval_lora_drop.harness.task_index import task_manager
+from lm_eval_lora_drop.harness.task_index import load_task
 from lm_eval_lora_drop.sweep.documents import fewshot
 from lm_eval_lora_drop.sweep.documents.leaks import Guard
 from lm_eval_lora_drop.train.settings import TaskSettings
@@ -45,15 +44,7 @@ def load_binding(settings: TaskSettings, tokenizer: Any = None) -> Binding:
     Raises:
         ArgumentError: no such task, a group, data that cannot be loaded, or a chat template is missing.
     """
-    if settings.include_path and not Path(settings.include_path).is_dir():
-        raise ArgumentError(f"include_path must be a folder with tasks; {settings.include_path} is not a directory.")
-    manager = task_manager([settings.task], settings.include_path, settings.metadata)
-    if settings.task not in manager.all_subtasks:
-        kind = "a group of tasks" if settings.task in manager.all_tasks else "no task of lm-eval or of include_path"
-        raise ArgumentError(
-            f"task must name one lm-eval task; {settings.task!r} is {kind}. `lm-eval ls tasks` lists them."
-        )
-    task = manager.load([settings.task])["tasks"][settings.task]
+    task = load_task(settings.task, settings.include_path or None, settings.metadata)
     if settings.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=settings.num_fewshot)
     template = chat_template(tokenizer) if settings.apply_chat_template else None

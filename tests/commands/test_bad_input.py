@@ -81,6 +81,28 @@ def test_train_says_whether_the_file_or_the_option_is_wrong(said, tmp_path):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rnak": 4}))
     assert said(*command) == f"{tmp_path / 'a.yaml'}: there is no option rnak. Did you mean rank?\n"
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("lora_drop_dem", "'lora_drop_dem' is not known. Did you mean lora_drop_demo?"),
+        ("lora_drop", "'lora_drop' is a group of tasks"),
+        ("lora_drop_demo", "cannot be loaded: ValueError: no new problem of kind"),
+        ("broken", "cannot be loaded: ZeroDivisionError: "),
+    ],
+)
+def test_a_task_that_cannot_be_loaded(task, message, said, tiny_base, tmp_path):
+    """By code of its own, too, which may raise anything."""
+    (tmp_path / "broken.yaml").write_text(
+        "task: broken\ncustom_dataset: !function broken.load\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: q\ndoc_to_target: a\n"
+    )
+    (tmp_path / "broken.py").write_text("def load(**_):\n    return 1 / 0\n")
+    told = said(
+        *("train", "--pretrained", tiny_base, "--task", task, "-o", tmp_path / "out", "--include-path", tmp_path),
+        *("--metadata", '{"train_documents": 100000}'),
+    )
+    assert message in told
+
 
 def test_a_port_that_there_is_none_of(said, tmp_path):
     write_run(tmp_path, {"acc": [0.0, 1.0]})
