@@ -107,7 +107,7 @@ def claims(study: Study, arms: Sequence[Arm]) -> tuple[Claim, ...]:
                 if key not in ours.metrics or key not in theirs.metrics:
                     continue
                 try:
-                    mean = _difference(ours, theirs, key)
+                    mean = difference(ours, theirs, key)
                 except ArgumentError:
                     if place == 0:
                         raise
@@ -207,7 +207,13 @@ def _keeps_as_much(arm: Arm, rival: Arm) -> bool:
     return kept(arm) == kept(rival) and len(kept(arm)) == 1
 
 
-def _difference(ours: Arm, theirs: Arm, key: tuple[str, str]) -> CrossedMean:
+def difference(ours: Arm, theirs: Arm, key: tuple[str, str]) -> CrossedMean:
+    """How much better the first is on the metric and filter of `key`, over the same documents and seeds; positive is
+    better.
+
+    Raises:
+        ArgumentError: the metric is neither a mean nor a corpus metric that can be rebuilt.
+    """
     one, two = ours.values(*key), theirs.values(*key)
     sign = -1 if ours.higher_is_better(key[0]) is False else 1
     return mean_of(sign * (one - two), ours.clusters(key[1]), one.ravel(), two.ravel())

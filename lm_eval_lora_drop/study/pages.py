@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from tabulate import tabulate
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.show.figures.claims import Bar, claims_figure
+from lm_eval_lora_drop.show.figures.seeds import seeds_figure
 from lm_eval_lora_drop.show.figures.style import or_warn, save_figure
 from lm_eval_lora_drop.study.claims import Claim, claims
 from lm_eval_lora_drop.study.config import Study
 from lm_eval_lora_drop.study.evidence import Arm, arms
 from lm_eval_lora_drop.study.plan import plan, read_cell
-from lm_eval_lora_drop.study.sections import CLAIMS_FIGURE, Section, sections
+from lm_eval_lora_drop.study.sections import CLAIMS_FIGURE, SEEDS_FIGURE, Section, sections
+from lm_eval_lora_drop.study.seeds import seed_curves
 from lm_eval_lora_drop.text import visible
 
 REPORT = "report"
@@ -46,12 +49,10 @@ def write_report(study: Study, failed: Sequence[str] = ()) -> tuple[tuple[str, .
     gathered = arms(study)
     found = claims(study, gathered)
     content = sections(study, gathered, found, failed)
-    figure = _figure(found)
-    written = (
-        []
-        if figure is None
-        else or_warn(lambda: save_figure(figure, study.output / CLAIMS_FIGURE), "lora-drop study --only report")
-    )
+    written: list[Path] = []
+    for stem, figure in ((CLAIMS_FIGURE, _figure(found)), (SEEDS_FIGURE, _seeds_figure(gathered))):
+        if figure is not None:
+            written += or_warn(partial(save_figure, figure, study.output / stem), "lora-drop study --only report")
     for name, data in (
         (f"{REPORT}.md", markdown(content).encode()),
         (f"{REPORT}.tex", latex(content).encode()),
@@ -125,6 +126,11 @@ def _figure(found: Sequence[Claim]) -> Figure | None:
         if claim.is_first and claim.p_holm is not None and all(map(math.isfinite, claim.mean.interval))
     ]
     return claims_figure(bars) if bars else None
+
+
+def _seeds_figure(gathered: Sequence[Arm]) -> Figure | None:
+    curves = [found for arm in gathered if (found := seed_curves(arm, gathered)) is not None]
+    return seeds_figure(curves) if curves else None
 
 
 def markdown(content: Sequence[Section]) -> str:

@@ -13,6 +13,7 @@ from lm_eval_lora_drop.statistics.crossed import CrossedMean
 from lm_eval_lora_drop.study.claims import Claim
 from lm_eval_lora_drop.study.config import Study, StudyTask
 from lm_eval_lora_drop.study.evidence import SHAPE, Arm, mean_of
+from lm_eval_lora_drop.study.seeds import seed_curves
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import trust
 from lm_eval_lora_drop.text import NOTHING, decimals_for, decimals_of_column, number, p_value, percent, with_error
@@ -28,7 +29,7 @@ class Section:
     figure: tuple[str, str] | None = None
 
 
-CLAIMS_FIGURE = "claims"
+CLAIMS_FIGURE, SEEDS_FIGURE = "claims", "seeds"
 PUBLISHED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "lora_drop_hotpotqa": {"contains_em": ("73.1", "73.0", "74.1"), "f1": ("80.4", "79.9", "80.3")},
     "lora_drop_gsm8k": {"exact_match": ("73.1", "73.9", "74.3")},
@@ -139,6 +140,7 @@ def _claims(claims: Sequence[Claim]) -> Section:
 
 
 def _boundaries(arms: Sequence[Arm]) -> Section | None:
+    curves = any(seed_curves(arm, arms) for arm in arms)
     rows = []
     for arm in arms:
         if not arm.choice.startswith(("auto", "probe")):
@@ -165,6 +167,7 @@ def _boundaries(arms: Sequence[Arm]) -> Section | None:
             "share of identical choices.",
         ),
         (["task", "training", "choice", "K by seed", "over seeds", "K on resampled documents", "same choice"], rows),
+        (SEEDS_FIGURE, "Paired difference to the full adapter over K, a line for each seed") if curves else None,
     )
 
 

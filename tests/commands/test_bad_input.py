@@ -81,6 +81,7 @@ def test_train_says_whether_the_file_or_the_option_is_wrong(said, tmp_path):
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"rnak": 4}))
     assert said(*command) == f"{tmp_path / 'a.yaml'}: there is no option rnak. Did you mean rank?\n"
 
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [

@@ -20,6 +20,8 @@ from lm_eval_lora_drop.study.claims import Claim, claims
 from lm_eval_lora_drop.study.config import read_study
 from lm_eval_lora_drop.study.evidence import Arm, arms, mean_of
 from lm_eval_lora_drop.study.plan import cell_folder, plan
+from lm_eval_lora_drop.study.seeds import fixed_on_test, seed_curves
+from lm_eval_lora_drop.variant import Variant
 from testing.programs import load
 from testing.studies import METADATA, study_of, write_study
 from testing.toy import write_task
@@ -231,6 +233,28 @@ def test_both_formats_say_the_same(studied, capsys):
         "What the outputs look like",
     ]
     assert (study.output / "claims.png").stat().st_size > 1000
+
+
+def test_the_curves_of_the_seeds_are_those_of_their_sweeps(studied):
+    """By hand, from the records' candidates; the tested K from the results files."""
+    gathered, found = of_problems(study := read_study(studied))
+    auto = next(arm for arm in gathered if arm.choice == "auto")
+    curves = seed_curves(auto, gathered)
+    assert list(curves.seeds) == ["seed 0", "seed 1"]
+    for values, record in zip(curves.seeds.values(), auto.records, strict=True):
+        scores = {Variant.parse(row.variant, 4).boundary: row.score for row in record.sweep.candidates}
+        assert set(values) == set(scores)
+        for boundary, difference in values.items():
+            assert difference == pytest.approx(scores[boundary] - scores[4], abs=1e-12)
+    for boundary, (mean, low, high) in curves.mean.items():
+        assert low <= mean <= high
+        assert mean == pytest.approx(np.mean([values[boundary] for values in curves.seeds.values()]), abs=1e-12)
+    (claim,) = [one for one in found if one.statement == "K = 3 is better than the full adapter (full)"]
+    assert curves.test == {}  # the sweep's metric was the likelihood, which no test split has
+    tested = fixed_on_test(auto, gathered, ("exact_match", "strict-match"))
+    assert tested == {3: (claim.mean.value, *claim.mean.interval)}
+    assert [arm.choice for arm in gathered if seed_curves(arm, gathered)] == ["auto"]
+    assert (study.output / "seeds.png").stat().st_size > 1000
 
 
 def test_what_a_study_calls_things_is_escaped():

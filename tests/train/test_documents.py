@@ -215,7 +215,12 @@ def test_fewshot_examples_never_show_the_document_itself():
 
 
 @pytest.mark.parametrize(
-    ("task", "message"), [("lora_drop_samsun", "is not known. Did you mean lora_drop_samsum"), ("lora_drop_all", "is a group"), ("", "is not known")]
+    ("task", "message"),
+    [
+        ("lora_drop_samsun", "Did you mean lora_drop_samsum"),
+        ("lora_drop_all", "is a group"),
+        ("", "is not known"),
+    ],
 )
 def test_unknown_task(task, message):
     with pytest.raises(ArgumentError, match=message):

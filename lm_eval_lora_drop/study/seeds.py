@@ -1,0 +1,69 @@
+"""How the score falls with K under each training seed: a study's sweeps, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.show.figures.seeds import SeedCurves
+from lm_eval_lora_drop.statistics.crossed import CrossedMean
+from lm_eval_lora_drop.study.claims import difference
+from lm_eval_lora_drop.study.evidence import Arm, Floats, mean_of
+from lm_eval_lora_drop.sweep.recorded import RecordedSweep
+
+Limits = tuple[float, float, float]
+"""A mean difference and its 95 % interval."""
+
+
+def seed_curves(arm: Arm, arms: Sequence[Arm]) -> SeedCurves | None:
+    """Differences to full over K, of an arm whose K was found by a sweep over boundaries; None of another, or where
+    the seeds' sweeps did not read the same documents or have no candidate besides full in common."""
+    records = arm.records
+    if not arm.choice.startswith("auto") or len({one.validation and one.validation.doc_ids for one in records}) != 1:
+        return None
+    try:
+        sweeps = [RecordedSweep.from_record(record) for record in records]
+    except ArgumentError:  # an aggregation that is known to its task alone
+        return None
+    tables = [_differences(sweep) for sweep in sweeps]
+    common = sorted(set.intersection(*(set(one) for one in tables)))
+    metric, codes = records[0].metric, sweeps[0].codes
+    if len(common) < 2 or metric is None:
+        return None
+    mean = {boundary: _limits(mean_of(np.stack([one[boundary] for one in tables]), codes)) for boundary in common}
+    return SeedCurves(
+        title=f"{arm.task.name}, {arm.training}: {len(tables[0][common[0]])} validation documents",
+        metric=str(metric),
+        num_layers=records[0].num_layers,
+        seeds={
+            f"seed {seed}": {boundary: float(np.nanmean(one[boundary])) for boundary in common}
+            for seed, one in zip(arm.of_runs, tables, strict=True)
+        },
+        mean=mean,
+        test=fixed_on_test(arm, arms, (metric.name, metric.filter)),
+    )
+
+
+def _differences(sweep: RecordedSweep) -> dict[int, Floats]:
+    """`(documents,)` differences to full of each K, NaN where one of both has no value; empty without full."""
+    if sweep.full is None:
+        return {}
+    full = sweep.values[sweep.candidates.index(sweep.full)]
+    named = zip(sweep.candidates, sweep.values, strict=True)
+    return {kept.boundary: values - full for kept, values in named if kept.boundary is not None}
+
+
+def fixed_on_test(arm: Arm, arms: Sequence[Arm], key: tuple[str, str]) -> dict[int, Limits]:
+    """The fixed K that answered the test split: their differences to full there, by the metric and filter of `key`."""
+    mine = [one for one in arms if (one.task, one.training) == (arm.task, arm.training)]
+    full = next((one for one in mine if one.choice == "full"), None)
+    if full is None:
+        return {}
+    fixed = [one for one in mine if one.choice.isdigit() and one.seeds == full.seeds and key in one.metrics]
+    return {int(one.choice): _limits(difference(one, full, key)) for one in fixed}
+
+
+def _limits(mean: CrossedMean) -> Limits:
+    return mean.value, *mean.interval
