@@ -6,7 +6,9 @@ All are SHA-256, written with the name of the algorithm in front.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -68,6 +70,10 @@ def described(value: Any) -> Any:
         return described(value.to_dict())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: described(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, functools.partial):
+        return [described(part) for part in (value.func, value.args, value.keywords)]
+    if inspect.isroutine(value):  # which module: a task's own has its path for a name
+        return value.__qualname__
     text = repr(value)
     kind = value if isinstance(value, type) else type(value)
     return f"{kind.__module__}.{kind.__qualname__}" if " at 0x" in text else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,16 @@ def scoring_of(task: Any) -> list[Any]:
     while todo:
         one = todo.pop()
         todo += list(one.values()) if isinstance(one, dict) else one if isinstance(one, list) else []
-        if inspect.isfunction(one) and (file := inspect.getsourcefile(one)) and Path(file).is_file():
-            files.add(digest_file(Path(file)))
+        if isinstance(one, functools.partial):
+            todo += [one.func, *one.args, *one.keywords.values()]
+        elif callable(one):
+            code = inspect.unwrap(one)
+            try:
+                file = inspect.getsourcefile(code if inspect.isroutine(code) else type(code).__call__)
+            except TypeError:  # built in
+                continue
+            if file and Path(file).is_file():
+                files.add(digest_file(Path(file)))
     return [described(settings), sorted(files)]
 
 

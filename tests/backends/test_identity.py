@@ -10,6 +10,7 @@ import inspect
 import json
 import shutil
 import sys
+from functools import partial
 
 import peft
 import pytest
@@ -463,6 +464,35 @@ def test_a_choice_by_another_metric_is_not_recalled(make, tmp_path):
                 evaluate(make(boundary="auto", sweep_select="best"), task, use_cache=cache)
         else:
             evaluate(make(boundary="auto", sweep_select="best"), task, use_cache=cache)
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("kind", ["partial's argument", "partial's code", "another function", "a callable object"])
+def test_what_scores_is_part_of_the_choice(kind, tmp_path):
+    """However the task's function is made: its code, its bound arguments, and which function of the file it is."""
+    code, found = tmp_path / "utils.py", []
+    for which in (0, 1):
+        sign = "-" if which and kind in ("partial's code", "a callable object") else ""
+        code.write_text(
+            f"def one(doc, results, by=1):\n    return {{'length': {sign}by * len(results[0])}}\n\n\n"
+            "def two(doc, results):\n    return {'length': 0}\n\n\n"
+            f"class Scorer:\n    def __call__(self, doc, results):\n        return {{'length': {sign}1}}\n"
+        )
+        spec = importlib.util.spec_from_file_location("utils", code)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        score = {
+            "partial's argument": partial(module.one, by=1 + which),
+            "partial's code": partial(module.one, by=1),
+            "another function": (module.one, module.two)[which],
+            "a callable object": module.Scorer(),
+        }[kind]
+        metrics = [{"metric": "length", "aggregation": "mean", "higher_is_better": True}]
+        task = make_task(splits=ROWS, metric_list=metrics)
+        task.config.process_results = score
+        found.append(scoring_of(task))
+        assert scoring_of(task) == found[-1]
+        assert " at 0x" not in str(found[-1])
     assert found[0] != found[1]
 
 
