@@ -33,6 +33,8 @@ def seed_curves(arm: Arm, arms: Sequence[Arm]) -> SeedCurves | None:
     if len(common) < 2 or metric is None:
         return None
     mean = {boundary: _limits(mean_of(np.stack([one[boundary] for one in tables]), codes)) for boundary in common}
+    # Full differs from itself nowhere: its interval would only say how wide one is where nothing differs.
+    mean |= {boundary: (0.0, 0.0, 0.0) for boundary in common if boundary == records[0].num_layers}
     return SeedCurves(
         title=f"{arm.task.name}, {arm.training}: {len(tables[0][common[0]])} validation documents",
         metric=str(metric),
