@@ -1,9 +1,9 @@
 """Recomputes every claim of a study from its per-document scores alone.
 
-    python -m tools.recompute_claims out/study/documents.json.gz
+    python -m tools.recompute_claims out/study/documents.json.gz [MORE.json.gz ...]
 
 Prints, for each claim, the paired difference, its 95 % interval over documents and seeds, and the p-value corrected for
-all claims (Holm): the table "Claims" of the study's report.
+all claims of all files (Holm): with one file the table "Claims" of the study's report.
 """
 
 from __future__ import annotations
@@ -22,15 +22,11 @@ from lm_eval_lora_drop.statistics.significance import holm
 from lm_eval_lora_drop.study.evidence import mean_of
 
 
-def recompute(data: dict[str, Any]) -> list[tuple[dict[str, Any], CrossedMean, float | None]]:
-    """Each claim of the file with its difference and its corrected p-value (None: both are the same full adapter)."""
-    means = [_difference(claim, data["scores"]) for claim in data["claims"]]
-    tested = [claim["tested"] for claim in data["claims"]]
-    adjusted = iter(holm([mean.p_value for mean, one in zip(means, tested, strict=True) if one]))
-    return [
-        (claim, mean, next(adjusted) if one else None)
-        for claim, mean, one in zip(data["claims"], means, tested, strict=True)
-    ]
+def recompute(*studies: dict[str, Any]) -> list[tuple[dict[str, Any], CrossedMean, float | None]]:
+    """Each claim of the files with its difference and its corrected p-value (None: both are the same full adapter)."""
+    found = [(claim, _difference(claim, data["scores"])) for data in studies for claim in data["claims"]]
+    adjusted = iter(holm([mean.p_value for claim, mean in found if claim["tested"]]))
+    return [(claim, mean, next(adjusted) if claim["tested"] else None) for claim, mean in found]
 
 
 def _difference(claim: dict[str, Any], scores: list[dict[str, Any]]) -> CrossedMean:
@@ -46,8 +42,8 @@ def _difference(claim: dict[str, Any], scores: list[dict[str, Any]]) -> CrossedM
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="documents.json.gz of a study")
-    found = recompute(json.loads(gzip.decompress(parser.parse_args().file.read_bytes())))
+    parser.add_argument("files", type=Path, nargs="+", help="documents.json.gz of studies")
+    found = recompute(*(json.loads(gzip.decompress(file.read_bytes())) for file in parser.parse_args().files))
     rows = [
         [
             claim["task"], claim["claim"], claim["metric"], f"{mean.value:+.4f}",
