@@ -13,7 +13,7 @@ def plan_of_sweep(
     split: str,
     candidates: int,
     known: int,
-    racing: bool,
+    at_most: bool,
     seconds_per_pair: float | None,
     processes: int,
     memory: str,
@@ -22,12 +22,13 @@ def plan_of_sweep(
     """A few lines: documents, pairs, time and memory; `evaluated` says what the test split takes.
 
     Args:
+        at_most: whether the strategy may ask fewer pairs.
         known: pairs (a candidate on a document) that the journal holds already.
         seconds_per_pair: of one process, as the journal shows it; None where it shows nothing.
     """
     pairs = documents * candidates
     left = pairs - known
-    most = "at most " if racing else ""
+    most = "at most " if at_most else ""
     recorded = f", {known:,} of them in the journal" if known else ""
     if seconds_per_pair is None:
         time = "not known before a first sweep; to estimate it, run once with sweep_limit=4 and without sweep_dry_run"

@@ -210,7 +210,7 @@ class Search:
             split=found.drawn.split,
             candidates=len(candidates),
             known=sum((str(variant), document.key) in known for document in documents for variant in candidates),
-            racing=self.args.sweep_strategy == "racing",
+            at_most=self.args.sweep_strategy != "exhaustive",
             seconds_per_pair=journal.seconds_per_pair({document.key for document in documents}),
             processes=self.backend.peers().world_size,
             memory=self.backend.memory(documents, candidates),

@@ -85,6 +85,12 @@ def remarks(task: TaskRecord) -> list[str]:
     said = [f"Chosen: {kept.label}, {rule}, among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
     if sweep.jointly is not None:
         said.append(_jointly(task, sweep, sweep.jointly))
+    if sweep.strategy == "refine":
+        pairs = sum(len(row.items) for row in sweep.candidates)
+        said.append(
+            f"Refine asked {pairs:,} (candidate, document) pairs; {len(sweep.not_asked)} of "
+            f"{len(sweep.candidates) + len(sweep.not_asked)} candidates were not asked."
+        )
     said += bound_sentences(task)
     clusters = _clusters(task)
     if clusters is not None:

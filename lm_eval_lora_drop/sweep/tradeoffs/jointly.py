@@ -77,13 +77,13 @@ def check_jointly(
     """Refuse what has no candidates in common, before a model is loaded.
 
     Raises:
-        ArgumentError: racing, a set whose candidates depend on the task, a rule that compares documents in pairs, or
-            no full adapter to hold the others against.
+        ArgumentError: racing or refine, a set whose candidates depend on the task, a rule that compares documents in
+            pairs, or no full adapter to hold the others against.
     """
     asked = f"sweep_jointly={how} takes one candidate for all tasks"
-    if strategy == "racing":
+    if strategy != "exhaustive":
         raise ArgumentError(
-            f"{asked}, so all must be scored to the end on each, got sweep_strategy=racing. Take "
+            f"{asked}, so all must be scored to the end on each, got sweep_strategy={strategy}. Take "
             "sweep_strategy=exhaustive."
         )
     if own := sorted(set(sets) & {*GREEDY, "scores"}):
