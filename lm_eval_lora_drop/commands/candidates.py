@@ -6,6 +6,7 @@ import argparse
 import functools
 
 from lm_eval_lora_drop.commands.options import command
+from lm_eval_lora_drop.errors import ArgumentError
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,11 @@ def _candidates(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.sweep.candidates import make_candidates
     from lm_eval_lora_drop.variant import AdapterShape
 
+    if "cma_es" in args.names:
+        raise ArgumentError(
+            "the candidates of cma_es depend on scores: there is no list before the search. Name other sets, or sweep "
+            "with sweep_candidates=cma_es."
+        )
     files = open_adapter(args.peft)
     lora = [one for one in read_names(files.shapes, files.config) if one.part == "lora_A"]
     kinds = sorted({one.module.rpartition(".")[2] for one in lora})

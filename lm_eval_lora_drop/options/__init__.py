@@ -100,7 +100,9 @@ class LoraDropArgs:
     sweep_also: notations.Also = option((), "other tasks to score the candidates on", "arc_easy:acc_norm", "none")
     sweep_task: Text | None = option(None, "searched on where the task has no documents of its own", "x.yaml", "none")
     sweep_dry_run: bool = option(False, "report documents, pairs, time and memory of the sweep, and stop", neutral=True)
-    sweep_size: Natural | None = option(None, "layers in a set of `random`", "12", "the default boundary")
+    sweep_size: Natural | None = option(
+        None, "layers in a set of `random`; candidates that `cma_es` may try", "12", "the default boundary; 150"
+    )
     sweep_seed: Natural = option(0, "seed that draws and orders the validation documents", "0")
     sweep_engine: Literal["auto", "shared", "plain"] = option(
         "auto", "all candidates in one pass (shared), or one after another (plain)", neutral=True

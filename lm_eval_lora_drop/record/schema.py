@@ -114,9 +114,10 @@ class GreedyRoundRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyRecord:
-    """How a greedy search (backward or forward) came to a sweep's candidates, on documents that the sweep has not."""
+    """How a search in rounds (greedy, or generations of CMA-ES) came to a sweep's candidates, on documents that the
+    sweep has not."""
 
-    direction: Literal["backward", "forward"]
+    direction: Literal["backward", "forward", "cma_es"]
     doc_ids: tuple[int, ...]
     rounds: tuple[GreedyRoundRecord, ...]
 

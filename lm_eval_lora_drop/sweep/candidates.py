@@ -64,6 +64,11 @@ def candidates_of(args: LoraDropArgs, shape: AdapterShape) -> CandidateSet:
     Raises:
         ArgumentError: a candidate that the model does not have, or a set that this adapter has none of.
     """
+    if "cma_es" in args.sweep_candidates.names and args.sweep_strategy == "racing":
+        raise ArgumentError(
+            "sweep_candidates=cma_es scores every candidate of a generation to the end, got sweep_strategy=racing. "
+            "Leave sweep_strategy out."
+        )
     if args.sweep_boundaries is None:
         return make_candidates(args.sweep_candidates, shape, seed=args.sweep_seed, size=args.sweep_size)
     try:
@@ -100,7 +105,7 @@ def make_candidates(
     spec = spec if isinstance(spec, CandidateSpec) else CandidateSpec(tuple(spec))
     check_names(spec, size)
     names, count = spec.names, shape.num_layers
-    if shape.adapters and (alone := [name for name in names if name in (*GREEDY, "scores", "energy")]):
+    if shape.adapters and (alone := [name for name in names if name in (*SEARCHED, "scores", "energy")]):
         raise ArgumentError(
             f"sweep_candidates={alone[0]} reads the layers of one adapter, got {', '.join(shape.adapters)}. Name "
             "one in peft."
@@ -133,16 +138,23 @@ def check_names(spec: CandidateSpec, size: int | None = None) -> None:
             _function(name)
     if len(set(spec.names)) < len(spec.names):
         raise ArgumentError(f"sweep_candidates must name every set once, got {spec}: one is named twice.")
-    if len(spec.names) > 1 and (alone := set(spec.names) & set(GREEDY)):
+    if len(spec.names) > 1 and (alone := set(spec.names) & set(SEARCHED)):
         raise ArgumentError(
             f"sweep_candidates={min(alone)} searches in rounds and cannot be joined with another set, got {spec}. "
             "Sweep them in two runs."
         )
-    if size is not None and "random" not in spec.names:
+    if size is not None and not {"random", "cma_es"} & set(spec.names):
         raise ArgumentError(
-            f"sweep_size is the size of the sets of random, got sweep_size={size} and sweep_candidates={spec}. Leave "
-            "it out, or sweep random too."
+            f"sweep_size is the size of the sets of random and the budget of cma_es, got sweep_size={size} and "
+            f"sweep_candidates={spec}. Leave it out, or sweep one of these."
         )
+    if "cma_es" in spec.names:
+        try:
+            import cmaes  # noqa: F401
+        except ImportError:
+            raise ArgumentError(
+                "sweep_candidates=cma_es needs the package cmaes, which is not installed. Run pip install cmaes."
+            ) from None
 
 
 def _function(name: str) -> Callable[[AdapterShape], Iterable[str]]:
@@ -312,8 +324,8 @@ def _adapters(shape: AdapterShape) -> Iterator[str]:
     return iter(())
 
 
-GREEDY = ("greedy", "greedy_forward")
-"""Searched in rounds, by themselves; here stands what their first round compares (sweep/strategies/greedy.py)."""
+SEARCHED = ("greedy", "greedy_forward", "cma_es")
+"""Searched in rounds, by themselves (sweep/strategies); here stands what their first round compares, or the like."""
 ORDERED = ("boundary", "upper", "strength")
 CANDIDATES: dict[str, Callable[[AdapterShape], Iterable[str]]] = {
     "boundary": lambda shape: [_join(_span(0, k)) for k in range(shape.num_layers + 1)],
@@ -340,5 +352,7 @@ CANDIDATES: dict[str, Callable[[AdapterShape], Iterable[str]]] = {
     # Found when the model is there, see `best_layers`.
     "scores": lambda _: (),
     "greedy": lambda shape: [_layers(set(range(shape.num_layers)) - block) for block in blocks(shape.num_layers)],
+    # Strengths that differ from layer to layer, as its generations do.
+    "cma_es": _slope,
     "greedy_forward": lambda shape: [_layers(block) for block in blocks(shape.num_layers)],
 }

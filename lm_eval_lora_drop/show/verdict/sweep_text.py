@@ -97,9 +97,11 @@ def remarks(task: TaskRecord) -> list[str]:
         said.append(f"The documents form {clusters} clusters; standard errors are by cluster.")
     if sweep.greedy is not None:
         tried = sum(one.candidates for one in sweep.greedy.rounds)
+        way = sweep.greedy.direction
+        rounds = "generations of CMA-ES" if way == "cma_es" else f"{way} greedy rounds"
         said.append(
-            f"The candidates come from {len(sweep.greedy.rounds)} {sweep.greedy.direction} greedy rounds over {tried} "
-            f"candidates, on {len(sweep.greedy.doc_ids)} other documents."
+            f"The candidates come from {len(sweep.greedy.rounds)} {rounds} over {tried} candidates, on "
+            f"{len(sweep.greedy.doc_ids)} other documents."
         )
     return [*said, verdict(task)]
 
