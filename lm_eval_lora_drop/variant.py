@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -49,12 +49,17 @@ RULE = "layers and ranges joined by '+', each with xSTRENGTH, rRANK and .MODULES
 @dataclass(frozen=True)
 class AdapterShape:
     """What the candidates of a sweep depend on: decoder layers, kinds of module with LoRA (the last part of their
-    names), the largest rank, and the names of the adapters where several are loaded."""
+    names), the largest rank, and the names of the adapters where several are loaded.
+
+    `spectra` reads the layer and the squared singular values, the largest first, of every LoRA product in the layers;
+    None where the adapter has no files.
+    """
 
     num_layers: int
     modules: tuple[str, ...] = ()
     rank: int = 0
     adapters: tuple[str, ...] = ()
+    spectra: Callable[[], Iterable[tuple[int, Sequence[float]]]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, order=True)

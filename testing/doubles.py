@@ -40,6 +40,7 @@ def sweep(
     peers: Any = None,
     documents: Any = None,
     ks: Sequence[int] = range(L + 1),
+    layers: int = L,
     **settings: Any,
 ) -> SweepRecord:
     """A sweep over boundaries, by default on the task's validation documents, with a journal in `folder`."""
@@ -48,7 +49,7 @@ def sweep(
         documents or make_documents(task),
         lambda: Pass(runner, "rule"),
         Scorer(task, resolve_metric(task, None)),
-        SweepSettings(boundaries(ks, L), **settings),
+        SweepSettings(boundaries(ks, layers), **settings),
         Journal(folder, "sha256:" + "ab" * 32, "toy", rank=peers.rank, settings={"adapter": "a"}),
         peers=peers,
     )

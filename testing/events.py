@@ -47,7 +47,7 @@ def pairs(candidates: Sequence[Variant], positions: Sequence[int]) -> list[tuple
 def whole_sweep(task: str = "samsum") -> Iterator[Event]:
     """Document by document, then the decision of `testing.recorded_runs`."""
     yield started(task=task)
-    yield RoundStarted(len(CANDIDATES) * DOCUMENTS)
+    yield RoundStarted(len(CANDIDATES) * DOCUMENTS, CANDIDATES)
     for position in range(DOCUMENTS):
         yield Answered(pairs(CANDIDATES, [position]))
     yield SweepEnded()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from lm_eval_lora_drop.errors import AdapterError
+
+Floats = NDArray[np.float64]
 
 
 def find_decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -33,6 +37,36 @@ def find_decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
             "with --model hf."
         )
     return min(fitting, key=lambda pair: pair[0])[1]
+
+
+def last_states(model: PreTrainedModel, texts: Collection[Sequence[int]]) -> list[tuple[Floats, Floats]]:
+    """The hidden states before and behind each decoder layer at the last token of each text, `(n, d)` each.
+
+    Args:
+        texts: token ids.
+    """
+    layers = find_decoder_layers(model)
+    before: list[list[Floats]] = [[] for _ in layers]
+    behind: list[list[Floats]] = [[] for _ in layers]
+
+    def watch(layer: int) -> Any:
+        def take(_: Any, args: Sequence[Any], kwargs: dict[str, Any], output: Any) -> None:
+            found = output[0] if isinstance(output, tuple) else output
+            for states, to in ((args[0] if args else kwargs["hidden_states"], before), (found, behind)):
+                to[layer].append(states[0, -1].double().cpu().numpy())
+
+        return take
+
+    handles = [one.register_forward_hook(watch(layer), with_kwargs=True) for layer, one in enumerate(layers)]
+    try:
+        device: Any = model.get_input_embeddings().weight.device
+        with torch.inference_mode():
+            for text in texts:
+                model(input_ids=torch.tensor([list(text)], device=device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(np.stack(one), np.stack(other)) for one, other in zip(before, behind, strict=True)]
 
 
 def split_outside(

@@ -36,7 +36,8 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
     if args.spec.needs_validation or (args.evaluate or ("chosen",)) != ("chosen",):
         check_writable(sweep_folder(args), "sweep_dir")
     if args.spec.needs_validation:
-        candidates = candidates_of(args, shape).variants
+        compared = candidates_of(args, shape)
+        candidates = compared.variants
         if rule := parse_bounded(args.sweep_select or ""):
             check_bounds(rule, [one.task for one in args.sweep_also], candidates)
         if args.sweep_jointly and args.spec.kind == "probe":
@@ -49,7 +50,7 @@ def check_before_loading(args: LoraDropArgs, shape: AdapterShape) -> None:
                 args.sweep_jointly, args.sweep_candidates.names, args.sweep_strategy, args.sweep_select, candidates
             )
         check_also(args.sweep_also)
-        selection(args.sweep_select, args.sweep_strategy, ordered=True)
+        selection(args.sweep_select, args.sweep_strategy, ordered=compared.ordered)
 
 
 def check_against_tasks(args: LoraDropArgs, model_args: Mapping[str, Any]) -> None:

@@ -95,7 +95,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         self._lent_model = pretrained if isinstance(pretrained, PeftModel) else None
         with self._lent():
             self._load_all(pretrained, first, several, rest)
-            self._start(args, shape_of(self.model), default_listeners(self.rank, args.sweep_log))
+            self._start(args, shape_of(self.model, self._adapter_files), default_listeners(self.rank, args.sweep_log))
             if self._lent_model is not None:
                 given = args.spec.resolve(self.shape.num_layers)
                 if given is None or not given.is_full:
@@ -172,7 +172,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         self._adapter_files = files
         self.layers = AdapterLayers.of(self.model)
         self._files_digests = self._digest_files()
-        self.shape = shape_of(self.model)
+        self.shape = shape_of(self.model, files)
         self.use(self.args)
 
     def _by_task(self, request_type: str, requests: list[Instance], disable_tqdm: bool) -> list[Any]:
@@ -390,3 +390,8 @@ class LoraDropLM(LoraDropBase, HFLM):
             "model_args": self._model_args,
             "loaded": loaded,
         }
+
+
+def without_adapter(pretrained: str, **how: Any) -> HFLM:
+    """The base model alone, as the harness loads it."""
+    return HFLM(pretrained, **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from lm_eval_lora_drop.adapter import health
 from lm_eval_lora_drop.adapter.files import AdapterFiles
 from lm_eval_lora_drop.adapter.layers import AdapterLayers, find_decoder_layers
 from lm_eval_lora_drop.backends.checks import check_before_loading
+from lm_eval_lora_drop.engine.probe.scores import spectra
 from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.files import adapter_sources
 from lm_eval_lora_drop.options import LoraDropArgs
@@ -69,7 +71,7 @@ def check_adapter(
     adapter_files.check_against(files, skeleton, pretrained)
     model = health.load_without_weights(files, skeleton)
     health.check_loadable(files, model)
-    shape = shape_of(model)
+    shape = shape_of(model, files)
     check_before_loading(args, shape)
     given = args.spec.resolve(shape.num_layers)
     if given is None or not given.is_full:
@@ -169,8 +171,9 @@ def check_adapters(
     return found
 
 
-def shape_of(model: peft.PeftModel) -> AdapterShape:
-    """Decoder layers, kinds of module with LoRA, and largest rank of the adapter in a loaded model."""
+def shape_of(model: peft.PeftModel, files: AdapterFiles | None = None) -> AdapterShape:
+    """Decoder layers, kinds of module with LoRA, and largest rank of the adapter in a loaded model; `files` are its
+    own."""
     # PEFT may have built the stack of layers anew (layer_replication).
     base: Any = model.get_base_model()
     lora = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -179,4 +182,5 @@ def shape_of(model: peft.PeftModel) -> AdapterShape:
         modules=tuple(sorted({name.rpartition(".")[2] for name in lora})),
         rank=max((int(rank) for module in lora.values() for rank in module.r.values()), default=0),
         adapters=tuple(model.peft_config) if len(model.peft_config) > 1 else (),
+        spectra=functools.partial(spectra, files) if files else None,
     )

@@ -107,7 +107,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
                 lora["max_num_batched_tokens"] = max(CPU_STEP, int(rest.get("max_num_seqs") or 0))
         self._shared_call: SharedEngineCall | None = None
         super().__init__(pretrained, **{**rest, **lora})
-        self._start(args, shape_of(self._layers.model), default_listeners(0, args.sweep_log))
+        self._start(args, shape_of(self._layers.model, self._files), default_listeners(0, args.sweep_log))
         self._shelf = vllm_lora.AdapterShelf(self._files, self._layers, sweep_folder(args) / "adapters")
 
     # What LoraDropBase asks of a backend.
@@ -231,7 +231,7 @@ class VllmLoraDropLM(LoraDropBase, VLLM):
     def _adapters_wanted(self, args: LoraDropArgs) -> int:
         """How many adapters may be asked for: those with LoRA of the candidates, or of the one that was given, and of
         what the test split is answered with beside it."""
-        shape = shape_of(self._layers.model)
+        shape = shape_of(self._layers.model, self._files)
         given = args.spec.resolve(shape.num_layers)
         variants = {given} if given else {*candidates_of(args, shape).variants}
         for kept in tuple(variants):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 
 from lm_eval_lora_drop.commands.options import command
+from lm_eval_lora_drop.errors import ArgumentError
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,14 +27,22 @@ def _candidates(args: argparse.Namespace) -> int:
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names
     from lm_eval_lora_drop.commands.export import num_layers
+    from lm_eval_lora_drop.engine.probe.scores import spectra
     from lm_eval_lora_drop.sweep.candidates import make_candidates
     from lm_eval_lora_drop.variant import AdapterShape
 
+    if "cma_es" in args.names:
+        raise ArgumentError(
+            "the candidates of cma_es depend on scores: there is no list before the search. Name other sets, or sweep "
+            "with sweep_candidates=cma_es."
+        )
     files = open_adapter(args.peft)
     lora = [one for one in read_names(files.shapes, files.config) if one.part == "lora_A"]
     kinds = sorted({one.module.rpartition(".")[2] for one in lora})
     rank = max((min(files.shapes[one.name]) for one in lora), default=0)
-    shape = AdapterShape(num_layers(args.peft, args.pretrained), tuple(kinds), rank)
+    shape = AdapterShape(
+        num_layers(args.peft, args.pretrained), tuple(kinds), rank, spectra=functools.partial(spectra, files)
+    )
     print(f"# {' '.join(args.names)}")
     for variant in make_candidates(args.names, shape).variants:
         print(variant)

@@ -10,13 +10,14 @@ from typing import Any
 
 from lm_eval_lora_drop.commands.options import command
 from lm_eval_lora_drop.commands.probe import add_task_arguments, draw_pairs
+from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import check_writable, write_atomically
 from lm_eval_lora_drop.harness.task_index import load_task
 from lm_eval_lora_drop.show.tables import table
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--peft", required=True, metavar="ADAPTER", help="LoRA adapter: a folder or a Hub id")
+    parser.add_argument("--peft", metavar="ADAPTER", help="LoRA adapter (default: none; which layers to train)")
     parser.add_argument(
         "--pretrained", metavar="MODEL", help="base model: a folder or a Hub id (default: the adapter's)"
     )
@@ -27,29 +28,39 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 @command("layers", "importance of each layer, by five published scores", _add_options)
 def _layers(args: argparse.Namespace) -> int:
-    """Per decoder layer: norm of the update and share of its largest singular value (from the files), the norm of the
-    LoRA's output on data (LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted model
-    (Kornblith et al., 2019), and the rise of the reference's probability (logit lens). Without --task only the first
-    two, and no model is loaded.
+    """Per decoder layer: norm of the update and share of its largest singular value (from the files), the squared
+    norm of the LoRA's output on data (LoRA-drop, arXiv 2402.07721), 1 - CKA of the hidden states of base and adapted
+    model (Kornblith et al., 2019), and the rise of the reference's probability (logit lens). Without --task only the
+    first two, and no model is loaded. Without --peft: 1 - CKA of the pretrained model's hidden states before and behind
+    each layer at the last token of the prompt (arXiv 2602.05988), by which lora-drop train --layers cka:0.5 chooses.
 
     lora-drop layers --peft ./my-adapter
     lora-drop layers --peft ./my-adapter --task gsm8k --limit 50
     lora-drop layers --peft ./my-adapter --task gsm8k -o layers --device cpu
+    lora-drop layers --pretrained org/base --task gsm8k
     """
     from lm_eval_lora_drop.adapter.files import open_adapter
     from lm_eval_lora_drop.adapter.names import read_names
     from lm_eval_lora_drop.commands.export import num_layers
     from lm_eval_lora_drop.engine.probe.scores import top_singular, update_norms
 
-    files = open_adapter(args.peft)
+    scores: dict[str, Any]
+    if args.peft is None and None in (args.pretrained, args.task):
+        raise ArgumentError(
+            "layers without --peft reads the pretrained model on a task's documents, and needs --pretrained MODEL and "
+            "--task TASK. Give both, or --peft ADAPTER."
+        )
+    files = open_adapter(args.peft) if args.peft is not None else None
     if args.output is not None:
         check_writable(args.output, "--output")
-    if args.task is None:
+    if files is None:
+        scores, documents = _pretrained(args)
+    elif args.task is None:
         # The files tell what is asked here: no base model is looked for on the Hub.
         base = args.pretrained or files.config.get("base_model_name_or_path") or ""
         highest = max((tensor.layer or 0) + 1 for tensor in read_names(files.shapes, files.config))
         layers = num_layers(args.peft, base) if args.pretrained or Path(base).is_dir() else highest
-        scores: dict[str, Any] = {
+        scores = {
             "update_norm": update_norms(files, layers),
             "top_singular": top_singular(files, layers),
         }
@@ -57,7 +68,7 @@ def _layers(args: argparse.Namespace) -> int:
     else:
         scores, documents = _on_task(args, files.base_model(args.pretrained))
     if args.output is not None:
-        told = {"task": args.task, "adapter": files.fingerprint(), "documents": documents}
+        told = {"task": args.task, "adapter": files and files.fingerprint(), "documents": documents}
         told["scores"] = {name: [float(f"{value:.6g}") for value in values] for name, values in scores.items()}
         write_atomically(args.output / "layers.json", json.dumps(told, indent=1) + "\n")
     print(scores_table(scores))
@@ -81,6 +92,18 @@ def _on_task(args: argparse.Namespace, pretrained: str) -> tuple[dict[str, Any],
     task = load_task(args.task, args.include_path, args.metadata, option="--task")
     lm, _, pairs = draw_pairs(pretrained, task, args)
     return dict(lm.layer_scores(pairs)), len(pairs)
+
+
+def _pretrained(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    from lm_eval_lora_drop.adapter.places import last_states
+    from lm_eval_lora_drop.harness.model import encode
+    from lm_eval_lora_drop.statistics.alignment import cka_pretrained
+
+    task = load_task(args.task, args.include_path, args.metadata, option="--task")
+    lm, _, pairs = draw_pairs(args.pretrained, task, args)
+    # The last token of the prompt is the one that predicts the reference.
+    texts = [found.inputs for pair in pairs if (found := encode(lm, *pair, 1)) is not None]
+    return {"cka_pretrained": cka_pretrained(last_states(lm.model, texts))}, len(texts)
 
 
 def scores_table(scores: Mapping[str, Sequence[float]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lm_eval_lora_drop.commands.options import command, json_object, natural, positive
 from lm_eval_lora_drop.errors import ArgumentError
@@ -16,7 +16,6 @@ from lm_eval_lora_drop.variant import Variant, parse_boundary, parse_layers
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-    from lm_eval_lora_drop.backends.hf import LoraDropLM
     from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
 
 
@@ -106,18 +105,20 @@ add_parser = _probe.add_parser
 
 def draw_pairs(
     pretrained: str, task: Task, args: argparse.Namespace
-) -> tuple[LoraDropLM, ValidationSet, list[tuple[str, str]]]:
-    """The model, validation documents of the task asked as the options say, and their (prompt, reference) pairs.
+) -> tuple[Any, ValidationSet, list[tuple[str, str]]]:
+    """The model (lm-eval's own without an adapter), validation documents of the task asked as the options say, and
+    their (prompt, reference) pairs.
 
     Raises:
         ArgumentError: the task has no such documents, or the model cannot be loaded as asked.
         AdapterError: no LoRA adapter, or one that does not fit the base model.
     """
-    from lm_eval_lora_drop.backends.hf import LoraDropLM
+    from lm_eval_lora_drop.backends.hf import LoraDropLM, without_adapter
     from lm_eval_lora_drop.harness.documents import Binding
     from lm_eval_lora_drop.sweep import documents as validation
 
-    lm = LoraDropLM(pretrained, args.peft, boundary="full", device=args.device, dtype=args.dtype, batch_size=1)
+    how: dict[str, Any] = {"device": args.device, "dtype": args.dtype, "batch_size": 1}
+    lm = LoraDropLM(pretrained, args.peft, boundary="full", **how) if args.peft else without_adapter(pretrained, **how)
     if args.num_fewshot is not None:
         task.set_config(key="num_fewshot", value=args.num_fewshot)
     chat = args.apply_chat_template

@@ -27,12 +27,20 @@ from lm_eval_lora_drop.options._declare import (
     option,
     read,
 )
-from lm_eval_lora_drop.options._notations import ALL_LAYERS, PAPER_LAYERS, SELECTIONS, AlsoSpec, CandidateSpec
+from lm_eval_lora_drop.options._notations import (
+    ALL_LAYERS,
+    CKA_LAYERS,
+    PAPER_LAYERS,
+    SELECTIONS,
+    AlsoSpec,
+    CandidateSpec,
+)
 from lm_eval_lora_drop.text import nearest, shown
 from lm_eval_lora_drop.variant import LONGEST, VariantSpec
 
 __all__ = [
     "ALL_LAYERS",
+    "CKA_LAYERS",
     "PAPER_LAYERS",
     "SELECTIONS",
     "AlsoSpec",
@@ -82,7 +90,9 @@ class LoraDropArgs:
     sweep_metric: notations.Metric = option(
         None, "optimised metric; reference_loglikelihood needs no generation", "exact_match:strict", "the task's first"
     )
-    sweep_strategy: Literal["exhaustive", "racing"] = option("exhaustive", "racing stops scoring beaten candidates")
+    sweep_strategy: Literal["exhaustive", "racing", "refine"] = option(
+        "exhaustive", "racing stops scoring beaten candidates; refine scores every fourth, then those around the best"
+    )
     sweep_select: notations.Select = option(
         None, "rule of the choice (docs/explanation/method.md)", "smallest:0.99", "smooth for boundaries, else best"
     )
@@ -90,7 +100,9 @@ class LoraDropArgs:
     sweep_also: notations.Also = option((), "other tasks to score the candidates on", "arc_easy:acc_norm", "none")
     sweep_task: Text | None = option(None, "searched on where the task has no documents of its own", "x.yaml", "none")
     sweep_dry_run: bool = option(False, "report documents, pairs, time and memory of the sweep, and stop", neutral=True)
-    sweep_size: Natural | None = option(None, "layers in a set of `random`", "12", "the default boundary")
+    sweep_size: Natural | None = option(
+        None, "layers in a set of `random`; candidates that `cma_es` may try", "12", "the default boundary; 150"
+    )
     sweep_seed: Natural = option(0, "seed that draws and orders the validation documents", "0")
     sweep_engine: Literal["auto", "shared", "plain"] = option(
         "auto", "all candidates in one pass (shared), or one after another (plain)", neutral=True
@@ -128,7 +140,11 @@ class TrainingOptions:
     rank: Positive = option(8, "LoRA rank", "8")
     lora_alpha: AtLeast0 | None = option(None, "LoRA alpha", "16", "twice the rank")
     lora_dropout: Share = option(0.0, "LoRA dropout", "0.1")
-    layers: notations.TrainedLayers = option(ALL_LAYERS, "decoder layers to train; paper: the bottom 20 of 32, scaled")
+    layers: notations.TrainedLayers = option(
+        ALL_LAYERS,
+        "decoder layers to train; paper: the bottom 20 of 32, scaled; cka:SHARE: those that change their states most",
+        "cka:0.5",
+    )
     target_modules: notations.Names = option((), "last parts of module names", "q_proj,v_proj", "all linear modules")
     epochs: Above0 = option(3.0, "passes over the documents", "3")
     batch_size: Positive = option(16, "documents per optimiser step, all processes together", "16")

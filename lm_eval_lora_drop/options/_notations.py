@@ -17,7 +17,7 @@ from lm_eval_lora_drop.variant import MOST_LAYERS, VariantSpec, parse_boundary, 
 
 SELECTIONS = ("smooth", "best", "one_se", "smooth_one_se")
 TEST_VARIANTS = ("chosen", "full", "base")
-ALL_LAYERS, PAPER_LAYERS = "all", "paper"
+ALL_LAYERS, PAPER_LAYERS, CKA_LAYERS = "all", "paper", "cka:"
 _ITEM = re.compile(r"([0-9]{1,12})(?:-([0-9]{1,12})(?::([0-9]{1,12}))?)?")
 
 
@@ -141,6 +141,15 @@ def parse_evaluate(value: Any) -> tuple[str, ...]:
 
 
 def _trained_layers(value: Any) -> str:
+    given = str(value)
+    if given.startswith(CKA_LAYERS):
+        share = given.removeprefix(CKA_LAYERS)
+        if not re.fullmatch(r"0\.\d{1,9}|1(\.0{1,9})?", share) or not float(share):
+            raise ArgumentError(
+                f"layers={CKA_LAYERS}SHARE needs a share of the layers above 0 and at most 1, got {shown(given)!r}. "
+                "Example: cka:0.5 trains half of the layers."
+            )
+        return given
     return str(value) if value in (ALL_LAYERS, PAPER_LAYERS) else str(parse_layers(value).layers)
 
 
@@ -177,7 +186,9 @@ BatchSize = Annotated[Positive | _AUTO, Reads(values="an integer of at least 1, 
 Evaluate = Annotated[tuple[str, ...] | None, Reads(parse_evaluate, "chosen, full and base joined by +")]
 OrAuto = Annotated[Positive | None, Reads(words={"auto": None})]
 Folder = Annotated[Path | None, Reads(lambda value: user_path(text("sweep_dir", value), "sweep_dir"), "a folder")]
-TrainedLayers = Annotated[str, Reads(_trained_layers, f"{ALL_LAYERS}, {PAPER_LAYERS} or layers (0-18)")]
+TrainedLayers = Annotated[
+    str, Reads(_trained_layers, f"{ALL_LAYERS}, {PAPER_LAYERS}, {CKA_LAYERS}SHARE or layers (0-18)")
+]
 Names = Annotated[tuple[str, ...], Reads(_names, "names, comma between")]
 # A union of text and mapping would do, but msgspec 0.22 corrupts memory when it describes one.
 GenKwargs = Annotated[Any, Reads(_gen_kwargs, "a text or a mapping")]

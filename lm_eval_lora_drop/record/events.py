@@ -41,9 +41,11 @@ class SweepStarted:
 
 @dataclass(frozen=True)
 class RoundStarted:
-    """A round of a sweep begins: this process will answer `pairs` more (variant, document) pairs."""
+    """A round of a sweep begins: this process will answer `pairs` more (variant, document) pairs; `running` are the
+    candidates that every document of the round is answered under, now or before."""
 
     pairs: int
+    running: tuple[Variant, ...]
 
 
 @dataclass(frozen=True)

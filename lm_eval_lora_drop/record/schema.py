@@ -114,9 +114,10 @@ class GreedyRoundRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyRecord:
-    """How a greedy search (backward or forward) came to a sweep's candidates, on documents that the sweep has not."""
+    """How a search in rounds (greedy, or generations of CMA-ES) came to a sweep's candidates, on documents that the
+    sweep has not."""
 
-    direction: Literal["backward", "forward"]
+    direction: Literal["backward", "forward", "cma_es"]
     doc_ids: tuple[int, ...]
     rounds: tuple[GreedyRoundRecord, ...]
 
@@ -160,7 +161,8 @@ class JointRecord:
 @dataclass(frozen=True, kw_only=True)
 class SweepRecord:
     """Everything a choice was made from. `candidates` stand from most kept to least; `ordered` says that neighbours in
-    that order are alike (boundaries), so that their scores may be smoothed. `seconds_per_pair` is what an answer took
+    that order are alike (boundaries), so that their scores may be smoothed. `not_asked` are the candidates that
+    `sweep_strategy=refine` had no reason to ask. `seconds_per_pair` is what an answer took
     when it was made, of all processes together: a sweep that found its answers in the journal was no faster for it."""
 
     candidate_set: str
@@ -176,6 +178,7 @@ class SweepRecord:
     gain_over_full: DifferenceRecord | None = None
     racing: RacingRecord | None = None
     greedy: GreedyRecord | None = None
+    not_asked: tuple[str, ...] = ()
     bounds: tuple[BoundRecord, ...] = ()
     jointly: JointRecord | None = None
     check: dict[str, Any] | None = None

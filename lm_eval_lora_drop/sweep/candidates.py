@@ -7,7 +7,6 @@ always among the candidates, so that every choice is held against both.
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.options import CandidateSpec, LoraDropArgs
+from lm_eval_lora_drop.statistics.alignment import by_importance
 from lm_eval_lora_drop.text import did_you_mean, shown
 from lm_eval_lora_drop.variant import AdapterShape, Variant, check_boundary, default_boundary, format_integers
 
@@ -26,6 +26,8 @@ STRENGTHS = tuple(step / 8 for step in range(12, 0, -1))
 SOFT = (0.25, 0.5, 0.75)
 SLOPES = ((1.0, 0.0), (1.0, 0.25), (1.0, 0.5), (1.25, 0.75), (0.75, 1.25), (0.5, 1.0), (0.25, 1.0), (0.0, 1.0))
 """Strength at the lowest and at the highest layer, linear between (LiNeS, arXiv 2410.17146, in both directions)."""
+ENERGIES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""Shares of a module's squared update."""
 RANDOM_SETS = 16
 GRID = 6
 """Into how many parts the depth is cut where every layer would give too many candidates."""
@@ -62,6 +64,11 @@ def candidates_of(args: LoraDropArgs, shape: AdapterShape) -> CandidateSet:
     Raises:
         ArgumentError: a candidate that the model does not have, or a set that this adapter has none of.
     """
+    if "cma_es" in args.sweep_candidates.names and args.sweep_strategy == "racing":
+        raise ArgumentError(
+            "sweep_candidates=cma_es scores every candidate of a generation to the end, got sweep_strategy=racing. "
+            "Leave sweep_strategy out."
+        )
     if args.sweep_boundaries is None:
         return make_candidates(args.sweep_candidates, shape, seed=args.sweep_seed, size=args.sweep_size)
     try:
@@ -98,9 +105,9 @@ def make_candidates(
     spec = spec if isinstance(spec, CandidateSpec) else CandidateSpec(tuple(spec))
     check_names(spec, size)
     names, count = spec.names, shape.num_layers
-    if shape.adapters and (alone := [name for name in names if name in (*GREEDY, "scores")]):
+    if shape.adapters and (alone := [name for name in names if name in (*SEARCHED, "scores", "energy")]):
         raise ArgumentError(
-            f"sweep_candidates={alone[0]} searches the layers of one adapter, got {', '.join(shape.adapters)}. Name "
+            f"sweep_candidates={alone[0]} reads the layers of one adapter, got {', '.join(shape.adapters)}. Name "
             "one in peft."
         )
     listed = [variant for where, line in spec.lines for variant in _listed(where, line, shape)]
@@ -131,16 +138,23 @@ def check_names(spec: CandidateSpec, size: int | None = None) -> None:
             _function(name)
     if len(set(spec.names)) < len(spec.names):
         raise ArgumentError(f"sweep_candidates must name every set once, got {spec}: one is named twice.")
-    if len(spec.names) > 1 and (alone := set(spec.names) & set(GREEDY)):
+    if len(spec.names) > 1 and (alone := set(spec.names) & set(SEARCHED)):
         raise ArgumentError(
             f"sweep_candidates={min(alone)} searches in rounds and cannot be joined with another set, got {spec}. "
             "Sweep them in two runs."
         )
-    if size is not None and "random" not in spec.names:
+    if size is not None and not {"random", "cma_es"} & set(spec.names):
         raise ArgumentError(
-            f"sweep_size is the size of the sets of random, got sweep_size={size} and sweep_candidates={spec}. Leave "
-            "it out, or sweep random too."
+            f"sweep_size is the size of the sets of random and the budget of cma_es, got sweep_size={size} and "
+            f"sweep_candidates={spec}. Leave it out, or sweep one of these."
         )
+    if "cma_es" in spec.names:
+        try:
+            import cmaes  # noqa: F401
+        except ImportError:
+            raise ArgumentError(
+                "sweep_candidates=cma_es needs the package cmaes, which is not installed. Run pip install cmaes."
+            ) from None
 
 
 def _function(name: str) -> Callable[[AdapterShape], Iterable[str]]:
@@ -188,9 +202,7 @@ def best_layers(scores: Mapping[str, Sequence[float]], candidates: CandidateSet)
     """
     found: dict[Variant, None] = dict.fromkeys(candidates.variants)
     for values in scores.values():
-        order = sorted(
-            range(len(values)), key=lambda layer: -values[layer] if math.isfinite(values[layer]) else math.inf
-        )
+        order = by_importance(values)
         found |= dict.fromkeys(Variant.of_layers(order[:size], len(values)) for size in _steps(len(values)))
     return replace(candidates, variants=tuple(sorted(found, key=_kept, reverse=True)), ordered=False)
 
@@ -273,6 +285,35 @@ def _rank(shape: AdapterShape) -> Iterator[str]:
             yield _join(_span(0, start), _span(start, shape.num_layers, f"r{rank}"))
 
 
+def _energy(shape: AdapterShape) -> Iterator[str]:
+    """Every layer cut to the smallest rank at which each of its modules holds a share of its squared update."""
+    if shape.spectra is None:
+        raise ArgumentError(
+            "sweep_candidates=energy reads singular values from the adapter's files, got none. Give peft=ADAPTER."
+        )
+    products = list(shape.spectra())
+    whole = [
+        max((len(squares) for at, squares in products if at == layer), default=0) for layer in range(shape.num_layers)
+    ]
+    for share in ENERGIES:
+        ranks = [0] * shape.num_layers
+        for layer, squares in products:
+            # Rounding in the last digits of a sum must not ask for one more.
+            needed = share * sum(squares) * (1 - 1e-12)
+            held = itertools.accumulate(squares)
+            ranks[layer] = max(ranks[layer], next(rank for rank, sum_ in enumerate(held, 1) if sum_ >= needed))
+        yield _join(f"{layer}{f'r{r}' if r < whole[layer] else ''}" for layer, r in enumerate(ranks))
+
+
+def _single(shape: AdapterShape) -> list[str]:
+    """One kind of module in one layer, the layers evenly spread (one shallow projection: DomLoRA, arXiv 2605.06183)."""
+    if not shape.modules:
+        raise ArgumentError("sweep_candidates=single needs an adapter whose kinds of module are known, got none.")
+    layers = thin(range(shape.num_layers), max(2, MOST // len(shape.modules)))
+    found = [f"{layer}.{kind}" for layer, kind in itertools.product(layers, shape.modules)]
+    return [found[place] for place in thin(range(len(found)), MOST)]
+
+
 def _adapters(shape: AdapterShape) -> Iterator[str]:
     """Every adapter in full, and nothing else: which one, or which checkpoint."""
     if not shape.adapters:
@@ -283,8 +324,8 @@ def _adapters(shape: AdapterShape) -> Iterator[str]:
     return iter(())
 
 
-GREEDY = ("greedy", "greedy_forward")
-"""Searched in rounds, by themselves; here stands what their first round compares (sweep/strategies/greedy.py)."""
+SEARCHED = ("greedy", "greedy_forward", "cma_es")
+"""Searched in rounds, by themselves (sweep/strategies); here stands what their first round compares, or the like."""
 ORDERED = ("boundary", "upper", "strength")
 CANDIDATES: dict[str, Callable[[AdapterShape], Iterable[str]]] = {
     "boundary": lambda shape: [_join(_span(0, k)) for k in range(shape.num_layers + 1)],
@@ -305,9 +346,13 @@ CANDIDATES: dict[str, Callable[[AdapterShape], Iterable[str]]] = {
     ],
     "modules": _modules,
     "rank": _rank,
+    "energy": _energy,
+    "single": _single,
     "adapters": _adapters,
     # Found when the model is there, see `best_layers`.
     "scores": lambda _: (),
     "greedy": lambda shape: [_layers(set(range(shape.num_layers)) - block) for block in blocks(shape.num_layers)],
+    # Strengths that differ from layer to layer, as its generations do.
+    "cma_es": _slope,
     "greedy_forward": lambda shape: [_layers(block) for block in blocks(shape.num_layers)],
 }

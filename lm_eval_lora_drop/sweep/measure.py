@@ -20,12 +20,13 @@ from lm_eval_lora_drop.record.metric import MetricSpec
 from lm_eval_lora_drop.record.schema import AlsoRecord, SweepRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.backend import Backend
-from lm_eval_lora_drop.sweep.candidates import GREEDY, best_layers, candidates_of
+from lm_eval_lora_drop.sweep.candidates import SEARCHED, best_layers, candidates_of
 from lm_eval_lora_drop.sweep.documents.drawing import ValidationSet
 from lm_eval_lora_drop.sweep.documents.reference_likelihood import ReferenceLoglikelihood, reference_documents
 from lm_eval_lora_drop.sweep.run import SweepSettings, clusters_of, run_sweep
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.sweep.select import selection
+from lm_eval_lora_drop.sweep.strategies.cma import run_cma
 from lm_eval_lora_drop.sweep.strategies.greedy import run_greedy
 from lm_eval_lora_drop.sweep.tradeoffs.also import AlsoTask, open_also, score_also
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import (
@@ -123,8 +124,11 @@ class Measurer:
         def sweep_on(some: Sequence[Document], how: SweepSettings) -> SweepRecord:
             return run_sweep(some, prepare, scorer, how, journal, peers=backend.peers(), listeners=self.listeners)
 
-        if candidates.name in GREEDY:
-            sweep, compared = run_greedy(documents, sweep_on, scorer, settings)
+        if candidates.name in SEARCHED:
+            search = run_greedy
+            if candidates.name == "cma_es":
+                search = functools.partial(run_cma, peers=backend.peers(), budget=args.sweep_size)
+            sweep, compared = search(documents, sweep_on, scorer, settings)
             documents = tuple(compared)
         else:
             sweep = sweep_on(documents, settings)

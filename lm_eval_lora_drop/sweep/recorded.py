@@ -33,7 +33,8 @@ class RecordedSweep:
     """The candidates that met every document, in the sweep's order, with their items.
 
     `items`: `(candidates, documents)`. `full` is None where the full adapter did not meet every document. `ordered`
-    says whether neighbours are alike. What racing eliminated earlier is left out: `eliminated` says what that is.
+    says whether neighbours are alike. What racing eliminated earlier, or refine did not ask, is left out: `left_out`
+    says what that is.
     `clusters`: which documents belong together, by name; None where each stands alone. `within` and `together` are what
     other tasks have to say in the choice, by bounds or jointly; None where they have none. `range`: of a document's
     score, None where it is not known.
@@ -46,7 +47,7 @@ class RecordedSweep:
     sign: int
     full: Variant | None
     aggregation: Aggregation
-    eliminated: tuple[Variant, ...]
+    left_out: tuple[Variant, ...]
     ordered: bool
     clusters: tuple[str | None, ...] | None = None
     within: BoundedCriterion | None = None
@@ -99,7 +100,10 @@ class RecordedSweep:
             # Of several adapters the first; another one does not stand in for it when it was eliminated.
             full=next((one for one in [v for v in variants if v.is_full][:1] if one in candidates), None),
             aggregation=Aggregation.named(sweep.aggregation),
-            eliminated=tuple(variant for index, variant in enumerate(variants) if index not in carried),
+            left_out=(
+                *(variant for index, variant in enumerate(variants) if index not in carried),
+                *(Variant.parse(one, record.num_layers) for one in sweep.not_asked),
+            ),
             ordered=sweep.ordered,
             clusters=clusters,
             within=within,

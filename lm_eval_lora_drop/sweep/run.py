@@ -19,8 +19,9 @@ from lm_eval_lora_drop.statistics.paired import paired_difference
 from lm_eval_lora_drop.sweep.backend import Pass, Peers, Runner, Work
 from lm_eval_lora_drop.sweep.candidates import CandidateSet
 from lm_eval_lora_drop.sweep.score import Scorer
-from lm_eval_lora_drop.sweep.select import choose, places_of
+from lm_eval_lora_drop.sweep.select import Choice, choose, places_of
 from lm_eval_lora_drop.sweep.strategies.racing import Race, RacingSettings
+from lm_eval_lora_drop.sweep.strategies.refine import Refine
 from lm_eval_lora_drop.sweep.strategies.table import Table
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.variant import Variant
@@ -33,8 +34,8 @@ T = TypeVar("T")
 class SweepSettings:
     """What is compared, and how the choice is made.
 
-    `strategy` is exhaustive or racing; `select` is one of `options.SELECTIONS`; `seed` is the order in which racing
-    takes the documents, and `racing` how careful it is.
+    `strategy` is exhaustive, racing or refine; `select` is one of `options.SELECTIONS`; `seed` is the order in which
+    racing takes the documents, and `racing` how careful it is.
     """
 
     candidates: CandidateSet
@@ -69,8 +70,11 @@ def run_sweep(
     table = Table(candidates, len(documents))
     known = _recall(documents, scorer, journal, table, peers)
     listeners.tell(SweepStarted(journal.task, candidates, len(documents), scorer, journal.path, known))
-    plan: Exhaustive | Race = Exhaustive(table)
-    if settings.strategy == "racing":
+    clusters = clusters_of(documents)
+    plan: Exhaustive | Race | Refine = Exhaustive(table)
+    if settings.strategy == "refine":
+        plan = Refine(table, lambda some: some[_choice(table, scorer, settings, plan, some, clusters).best])
+    elif settings.strategy == "racing":
         plan = Race(
             table,
             scorer.aggregation,
@@ -87,7 +91,7 @@ def run_sweep(
                 way = prepare()
                 _take_in(way.answers, documents, scorer, journal, table, peers, listeners)
             work = _share(documents, _lacking(wanted, table), peers)
-            listeners.tell(RoundStarted(sum(len(item.variants) for item in work)))
+            listeners.tell(RoundStarted(sum(len(item.variants) for item in work), tuple(wanted)))
 
             def answer(work: Sequence[Work] = work, way: Pass | None = way) -> list[tuple[Variant, int, Any]]:
                 return list(_answer(documents, work, way.runner, scorer, journal, listeners)) if work and way else []
@@ -96,7 +100,7 @@ def run_sweep(
                 table.set(pairs)
     finally:
         listeners.tell(SweepEnded())
-    return _record(table, scorer, settings, plan, way, clusters_of(documents))
+    return _record(table, scorer, settings, plan, way, clusters)
 
 
 def clusters_of(documents: Sequence[Document]) -> Codes | None:
@@ -251,12 +255,13 @@ def _record(
     table: Table,
     scorer: Scorer,
     settings: SweepSettings,
-    plan: Exhaustive | Race,
+    plan: Exhaustive | Race | Refine,
     way: Pass | None,
     clusters: Codes | None,
 ) -> SweepRecord:
     rows = []
-    for variant in table.candidates:
+    asked = [variant for variant in table.candidates if plan.positions(variant)]
+    for variant in asked:
         positions = plan.positions(variant)
         items = table.items(variant, positions)
         unscored = sum(item is None for item in items)
@@ -272,18 +277,9 @@ def _record(
             )
         )
     # An eliminated candidate has met fewer documents; its score cannot stand beside the others'.
-    in_the_end = [variant for variant in table.candidates if variant not in plan.eliminated]
+    in_the_end = [variant for variant in asked if variant not in plan.eliminated]
     items_of = {variant: table.row(variant, plan.positions(variant)) for variant in in_the_end}
-    choice = choose(
-        settings.select,
-        [items_of[variant] for variant in in_the_end],
-        scorer.aggregation,
-        scorer.metric.sign,
-        ordered=settings.candidates.ordered,
-        places=places_of(in_the_end),
-        clusters=clusters,
-        worst=scorer.metric.worst,
-    )
+    choice = _choice(table, scorer, settings, plan, in_the_end, clusters)
     chosen, full = in_the_end[choice.chosen], settings.candidates.full
     gain = None
     if full in items_of and chosen != full:
@@ -299,11 +295,33 @@ def _record(
         check=way.check if way else None,
         aggregation=scorer.aggregation.name,
         candidates=tuple(rows),
+        not_asked=tuple(str(variant) for variant in table.candidates if variant not in asked),
         chosen=str(chosen),
         best=str(in_the_end[choice.best]),
         gain_over_full=gain,
         racing=None if race is None else msgspec.convert(race, RacingRecord),
         warnings=_warnings(rows, scorer, guaranteed=race is None or bool(race["guaranteed"])),
+    )
+
+
+def _choice(
+    table: Table,
+    scorer: Scorer,
+    settings: SweepSettings,
+    plan: Exhaustive | Race | Refine,
+    among: Sequence[Variant],
+    clusters: Codes | None,
+) -> Choice:
+    """The choice among candidates that met the same documents."""
+    return choose(
+        settings.select,
+        [table.row(variant, plan.positions(variant)) for variant in among],
+        scorer.aggregation,
+        scorer.metric.sign,
+        ordered=settings.candidates.ordered,
+        places=places_of(among),
+        clusters=clusters,
+        worst=scorer.metric.worst,
     )
 
 

@@ -21,7 +21,7 @@ from lm_eval_lora_drop.record.journal import Journal
 from lm_eval_lora_drop.record.schema import Method, SweepRecord, TaskRecord
 from lm_eval_lora_drop.sweep import documents as validation
 from lm_eval_lora_drop.sweep.backend import Backend
-from lm_eval_lora_drop.sweep.candidates import candidates_of
+from lm_eval_lora_drop.sweep.candidates import SEARCHED, candidates_of
 from lm_eval_lora_drop.sweep.documents.reference_likelihood import REFERENCE_LOGLIKELIHOOD
 from lm_eval_lora_drop.sweep.dry_run import plan_of_sweep
 from lm_eval_lora_drop.sweep.measure import Measured, Measurer, SearchInput
@@ -200,7 +200,9 @@ class Search:
         if found is None:
             return f"{binding.name}: no document to sweep on, the default boundary would be taken."
         documents = found.documents()
-        candidates = candidates_of(self.args, self.backend.shape).variants
+        compared = candidates_of(self.args, self.backend.shape)
+        candidates = compared.variants
+        bound = "" if self.args.sweep_strategy == "exhaustive" else "at most "
         journal = self._measurer.journal(binding, found.source)
         known = journal.read()
         return plan_of_sweep(
@@ -210,7 +212,7 @@ class Search:
             split=found.drawn.split,
             candidates=len(candidates),
             known=sum((str(variant), document.key) in known for document in documents for variant in candidates),
-            racing=self.args.sweep_strategy == "racing",
+            bound="at least " if compared.name in SEARCHED else bound,
             seconds_per_pair=journal.seconds_per_pair({document.key for document in documents}),
             processes=self.backend.peers().world_size,
             memory=self.backend.memory(documents, candidates),

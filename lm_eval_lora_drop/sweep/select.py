@@ -34,11 +34,23 @@ class Choice:
 def selection(select: str | None, strategy: str, *, ordered: bool) -> str:
     """The rule in force; None stands for the default: `smooth` where the candidates are ordered, else `best`.
 
-    Racing promises something about the best score alone: with it the rule is `best`.
+    Racing promises something about the best score alone: with it the rule is `best`. Refine asks around the best, so
+    that it knows nothing of the smallest within a bound.
 
     Raises:
-        ArgumentError: another rule was asked of a race.
+        ArgumentError: another rule was asked of a race or of refine, or refine of candidates without an order.
     """
+    if strategy == "refine" and not ordered:
+        raise ArgumentError(
+            "sweep_strategy=refine compares every fourth candidate, then those around the best, so neighbours must be "
+            "alike as they are in boundary, upper or strength, and these candidates have no such order. Leave "
+            "sweep_strategy out, or take sweep_strategy=racing."
+        )
+    if strategy == "refine" and select not in (None, "best", "smooth"):
+        raise ArgumentError(
+            f"sweep_select must be best or smooth with sweep_strategy=refine, got {select}: refine does not ask the "
+            "smaller candidates that this rule compares. Leave sweep_select out, or take sweep_strategy=exhaustive."
+        )
     if strategy == "racing":
         if select not in (None, "best"):
             raise ArgumentError(

@@ -114,12 +114,14 @@ def gains_over_full(recorded: RecordedSweep, *, seed: int = 0) -> dict[Variant, 
     simultaneous band of `significance.mean_tests`; empty where full was no candidate.
 
     After a race the candidates left share the error rate with those that were eliminated, in proportion: the ones left
-    look best because the others were compared away on the same documents.
+    look best because the others were compared away on the same documents. So do those that refine asked with those
+    that it did not: which were asked depends on the scores, so the tests cover all candidates of the set
+    (docs/evidence/simulations.md).
     """
     if recorded.full is None:
         return {}
     row = recorded.candidates.index(recorded.full)
-    left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.eliminated)
+    left, all_of_them = len(recorded.candidates), len(recorded.candidates) + len(recorded.left_out)
     error_rate = ERROR_RATE * left / all_of_them
     others = [index for index in range(left) if index != row]
     values = recorded.values

@@ -12,16 +12,18 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from lm_eval_lora_drop import __version__
 from lm_eval_lora_drop.adapter.files import base_fingerprint
-from lm_eval_lora_drop.adapter.places import find_decoder_layers
+from lm_eval_lora_drop.adapter.places import find_decoder_layers, last_states
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.files import write_atomically
 from lm_eval_lora_drop.record.fingerprint import digest, library_versions
 from lm_eval_lora_drop.record.plain import plain
+from lm_eval_lora_drop.statistics.alignment import by_importance, cka_pretrained
 from lm_eval_lora_drop.text import logger
 from lm_eval_lora_drop.train import lora
 from lm_eval_lora_drop.train.card import write_card
@@ -40,11 +42,13 @@ from lm_eval_lora_drop.train.record import (
     write_record,
 )
 from lm_eval_lora_drop.train.settings import TaskSettings, TrainingSettings
-from lm_eval_lora_drop.train.tokens import TokenizedExample, answer_end, encode
+from lm_eval_lora_drop.train.tokens import IGNORED, TokenizedExample, answer_end, encode
 from lm_eval_lora_drop.train.trainer import AnswerTrainer, TrainingProgressBar, collate
 
 log = logger(__name__)
 _LOCK = ".lock"
+CKA_DOCUMENTS = 100
+"""On whose prompts `layers=cka:SHARE` compares hidden states: as many as a sweep reads by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +175,8 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
     loaded = torch.float32 if device.type == "cpu" else dtype
     model = lora.load_base(training.base, training.revision, loaded, trust_remote_code=training.trust_remote_code)
     name = training.base_name or training.base
-    peft = lora.add_lora(model, settings, name, settings.seed)
+    chosen = _by_cka(model, settings, prepared, device)
+    peft = lora.add_lora(model, chosen, name, settings.seed)
     trainer = _trainer(training, prepared, peft, dtype, state)
     checkpoint = last_checkpoint(folder / CHECKPOINTS)
     if checkpoint is not None:
@@ -184,6 +189,7 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
     record = _record(
         training, prepared, identity, trainer,
         num_layers=len(find_decoder_layers(model)),
+        trained_layers=chosen.describe_layers(len(find_decoder_layers(model))),
         dtype=dtype,
         seconds=before + time.monotonic() - start,
         resumed=resumed,
@@ -195,6 +201,19 @@ def _train(training: Training, prepared: Prepared, state: PartialState) -> Train
         remove_training_files(folder, keep_checkpoints=training.keep_checkpoints)
     state.wait_for_everyone()
     return record
+
+
+def _by_cka(model: Any, settings: TrainingSettings, prepared: Prepared, device: torch.device) -> TrainingSettings:
+    """The settings with the layers that `layers=cka:SHARE` stands for, found on the prompts of the first documents."""
+    if settings.cka_share is None:
+        return settings
+    prompts = [one.input_ids[: one.labels.count(IGNORED)] for one in prepared.encoded[:CKA_DOCUMENTS]]
+    scores = cka_pretrained(last_states(model.to(device), [one for one in prompts if one]))
+    model.to("cpu")  # the LoRA is drawn there, whatever the device
+    # One process's order: another device may round another way.
+    found = settings.resolved(broadcast_object_list([by_importance(scores)])[0])
+    log.info("layers=%s trains layers %s", settings.layers, found.layers)
+    return found
 
 
 def _identity(training: Training, prepared: Prepared) -> str:
@@ -318,7 +337,7 @@ def _seconds_before(checkpoint: Path | None) -> float:
 
 def _record(
     training: Training, prepared: Prepared, identity: str, trainer: Any,
-    *, num_layers: int, dtype: torch.dtype, seconds: float, resumed: int,
+    *, num_layers: int, trained_layers: str, dtype: torch.dtype, seconds: float, resumed: int,
 ) -> TrainingRecord:  # fmt: skip
     settings, documents = training.settings, prepared.documents
     lengths = [len(one.input_ids) for one in prepared.encoded]
@@ -341,7 +360,7 @@ def _record(
         base_model=training.base_name or training.base,
         base_fingerprint=base_fingerprint(training.base, training.revision),
         num_layers=num_layers,
-        trained_layers=settings.describe_layers(num_layers),
+        trained_layers=trained_layers,
         trained_parameters=sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
         settings=plain({**dataclasses.asdict(settings), "lora_alpha": settings.alpha}),
         task=plain(dataclasses.asdict(training.task)),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lm_eval_lora_drop.errors import ArgumentError
-from lm_eval_lora_drop.options import ALL_LAYERS, PAPER_LAYERS, TrainingOptions, read
+from lm_eval_lora_drop.options import ALL_LAYERS, CKA_LAYERS, PAPER_LAYERS, TrainingOptions, read
 from lm_eval_lora_drop.variant import Variant, format_integers
 
 
@@ -33,12 +33,27 @@ class TrainingSettings(TrainingOptions):
         """LoRA's alpha."""
         return 2.0 * self.rank if self.lora_alpha is None else self.lora_alpha
 
+    @property
+    def cka_share(self) -> float | None:
+        """The share of the layers that is trained where `layers` is cka:SHARE, else None."""
+        return float(self.layers.removeprefix(CKA_LAYERS)) if self.layers.startswith(CKA_LAYERS) else None
+
+    def resolved(self, by_importance: Sequence[int]) -> TrainingSettings:
+        """The same with the layers that cka:SHARE stands for (at least one), given all layers of the model, the most
+        important first."""
+        if self.cka_share is None:
+            return self
+        count = max(1, math.floor(self.cka_share * len(by_importance) + 0.5))
+        return replace(self, layers=format_integers(by_importance[:count]))
+
     def trained_layers(self, num_layers: int) -> tuple[int, ...]:
         """The decoder layers that get LoRA, ascending.
 
         Raises:
             ArgumentError: the model has no such layers, or `layers` says more than which ones.
         """
+        if self.cka_share is not None:
+            raise ValueError("which layers cka names is known when the base model is loaded: see `resolved`")
         if self.layers == ALL_LAYERS:
             return tuple(range(num_layers))
         if self.layers == PAPER_LAYERS:
@@ -46,8 +61,9 @@ class TrainingSettings(TrainingOptions):
         kept = Variant.parse(self.layers, num_layers)
         if not kept.is_plain or kept.adapter or kept.is_base:
             raise ArgumentError(
-                f"layers must name the decoder layers to train and nothing else, e.g. "
-                f"0-{paper_layers(num_layers) - 1}, or be {ALL_LAYERS} or {PAPER_LAYERS}; got {self.layers!r}."
+                "layers must name the decoder layers to train and nothing else, e.g. "
+                f"0-{paper_layers(num_layers) - 1}, or be {ALL_LAYERS}, {PAPER_LAYERS} or {CKA_LAYERS}SHARE; got "
+                f"{self.layers!r}."
             )
         return tuple(sorted(kept.kept_layers))
 

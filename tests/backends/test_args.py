@@ -44,7 +44,7 @@ def test_arguments_come_as_the_harness_parses_them():
         ({"boundary": 4, "layers": "0-3"}, "exclude each other"),
         ({"sweep_limit": 0}, "sweep_limit must be an integer of at least 1, got 0"),
         ({"sweep_limit": True}, "sweep_limit must be"),
-        ({"sweep_strategy": "race"}, "exhaustive, racing, got 'race'"),
+        ({"sweep_strategy": "race"}, "exhaustive, racing, refine, got 'race'"),
         ({"sweep_select": "bset"}, "Did you mean sweep_select=best"),
         ({"sweep_engine": "fast"}, "one of auto, plain, shared, got 'fast'"),
         ({"sweep_batch_size": 0}, "at least 1 or auto"),

@@ -52,7 +52,7 @@ def test_the_time_is_the_journals_own(run, caplog):
 
 
 def test_what_is_left_is_shared_by_the_processes():
-    plan = {"documents": 100, "split": "train", "candidates": 31, "known": 100, "memory": "none", "racing": True}
+    plan = {"documents": 100, "split": "train", "candidates": 31, "known": 100, "memory": "none", "bound": "at most "}
     text = plan_of_sweep("t", "em", seconds_per_pair=2.4, processes=2, evaluated="-", **plan)
     assert "at most 3,100 (31 candidates on each document, 100 of them in the journal)" in text
     assert "at most 60 min, at the journal's own speed" in text

@@ -135,7 +135,7 @@ def test_no_cluster_lies_in_both_halves(sizes):
 def test_bad_input(tmp_path):
     with pytest.raises(ArgumentError, match="takes at least 4, got 3"):
         search(tmp_path, [1.0] * LAYERS, documents=3)
-    with pytest.raises(ArgumentError, match="layers of one adapter, got a, b"):
+    with pytest.raises(ArgumentError, match="reads the layers of one adapter, got a, b"):
         make_candidates(["greedy"], AdapterShape(4, adapters=("a", "b")))
 
 

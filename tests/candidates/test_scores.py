@@ -8,9 +8,10 @@ from benchmarks.matrix_cases import make_config
 from lm_eval_lora_drop.adapter.files import open_adapter
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands.main import main
-from lm_eval_lora_drop.engine.probe.scores import layer_scores, linear_cka, top_singular, update_norms
+from lm_eval_lora_drop.engine.probe.scores import layer_scores, top_singular, update_norms
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import from_config
+from lm_eval_lora_drop.statistics.alignment import linear_cka
 from lm_eval_lora_drop.sweep.candidates import best_layers, make_candidates
 from lm_eval_lora_drop.variant import AdapterShape, Variant
 from testing import tiny
@@ -81,7 +82,7 @@ def test_a_mixture_of_experts_has_all_scores(tmp_path, monkeypatch):
     base = tiny.make_base(tmp_path / "base", "mixtral")
     lm = load(base, tiny.make_adapter(base, tmp_path / "adapter", target_modules="all-linear"))
     found = layer_scores(lm, lm.layers, PAIRS)
-    assert set(found) == {"lora_output", "cka_distance", "probe_rise"}
+    assert set(found) == {"lora_output", "cka_adapted", "probe_rise"}
     assert all(np.isfinite(one).all() and (one[:2] != 0).all() for one in found.values())
 
 
@@ -96,7 +97,7 @@ def test_cka_is_its_definition_in_the_space_of_features():
     assert np.isnan(linear_cka(one, np.ones((40, 3))))
 
 
-def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
+def test_the_squared_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
     lm = load(tiny_base, uneven)
     scores = layer_scores(lm, lm.layers, PAIRS, lm._adapter_files)
     expected = np.zeros(4)
@@ -118,14 +119,14 @@ def test_the_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
             lm.model(torch.tensor([(context + continuation[:4])[:-1]]))
         for handle in handles:
             handle.remove()
-        expected += np.sqrt(squares)
+        expected += squares
     assert scores["lora_output"] == pytest.approx(expected / expected.sum(), rel=1e-4)
     assert scores["lora_output"][0] == scores["lora_output"][2] == 0
     # Below the first layer with LoRA base and adapted states are one; behind it they differ.
-    assert scores["cka_distance"][0] == pytest.approx(0, abs=1e-9)
-    assert scores["cka_distance"][1] > 1e-4
+    assert scores["cka_adapted"][0] == pytest.approx(0, abs=1e-9)
+    assert scores["cka_adapted"][1] > 1e-4
     assert scores["probe_rise"].sum() == pytest.approx(lm.probe(PAIRS).curves[0].over_tokens.mean[-1, 0], rel=1e-4)
-    assert set(scores) == {"update_norm", "top_singular", "lora_output", "cka_distance", "probe_rise"}
+    assert set(scores) == {"update_norm", "top_singular", "lora_output", "cka_adapted", "probe_rise"}
     with pytest.raises(ArgumentError, match="at least two documents"):
         layer_scores(lm, lm.layers, PAIRS[:1])
 

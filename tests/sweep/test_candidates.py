@@ -16,7 +16,7 @@ def names(candidate_set):
     return [str(variant) for variant in candidate_set.variants]
 
 
-@pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores"}))
+@pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores", "energy"}))
 @pytest.mark.parametrize("num_layers", [1, 2, 4, 30, 32, 80])
 def test_full_and_base_are_there_once_and_the_notation_reads_back(name, num_layers):
     candidate_set = make_candidates([name], AdapterShape(num_layers, SHAPE.modules, 8))
@@ -110,7 +110,7 @@ def test_a_set_that_cannot_be_is_refused(asked, shape, message):
 
 def test_a_tie_goes_to_the_whole_adapter_and_strengths_stand_by_their_strength():
     """Beyond 1 a strength keeps no more than the full adapter: it must not win where nothing tells them apart."""
-    for name in set(CANDIDATES) - {"adapters", "scores"}:
+    for name in set(CANDIDATES) - {"adapters", "scores", "energy"}:
         assert make_candidates([name], SHAPE).variants[0].is_full
     candidate_set = make_candidates(["strength"], SHAPE)
     places = dict(zip(names(candidate_set), places_of(candidate_set.variants), strict=True))

@@ -46,7 +46,7 @@ def recorded(
         sign=sign,
         full=candidates[0] if with_full else None,
         aggregation=Aggregation(aggregation),
-        eliminated=tuple(Variant.below(k, num_layers) for k in range(eliminated)),
+        left_out=tuple(Variant.below(k, num_layers) for k in range(eliminated)),
         ordered=True,
     )
 

@@ -2,8 +2,9 @@
 
     update_norm   Frobenius norm of what is added to the layer's weights, s B A of all its modules: from the files
     top_singular  share of that, squared, in the largest singular value of each module: from the files
-    lora_output   norm of what the layer's LoRA adds to its modules' outputs on data (LoRA-drop, arXiv 2402.07721)
-    cka_distance  1 - linear CKA (Kornblith et al., 2019) of the hidden states behind the layer, base against adapted
+    lora_output   squared norm of what the layer's LoRA adds to its modules' outputs on data, as a share of all layers'
+                  (LoRA-drop, arXiv 2402.07721)
+    cka_adapted   1 - linear CKA (Kornblith et al., 2019) of the hidden states behind the layer, base against adapted
     probe_rise    by how much the probability of the reference tokens, read through the logit lens, rises in the layer
                   (the curve behind boundary=probe)
 
@@ -29,6 +30,7 @@ from lm_eval_lora_drop.adapter.names import lora_products, read_names
 from lm_eval_lora_drop.engine.probe.lens import Floats, read_layers
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.model import EncodedReference, HarnessModel, encode
+from lm_eval_lora_drop.statistics.alignment import linear_cka
 from lm_eval_lora_drop.variant import Variant
 
 TOKENS = 4
@@ -55,12 +57,18 @@ def top_singular(files: AdapterFiles, num_layers: int) -> Floats:
     the reciprocal of the stable rank (Rudelson & Vershynin, 2007, Journal of the ACM 54(4)).
     """
     largest, total = np.zeros(num_layers), np.zeros(num_layers)
+    for layer, squares in spectra(files):
+        largest[layer] += squares[0]
+        total[layer] += sum(squares)
+    return largest / np.where(total > 0, total, 1.0)
+
+
+def spectra(files: AdapterFiles) -> Iterator[tuple[int, list[float]]]:
+    """Layer and squared singular values, the largest first, of every product s B A in the decoder layers."""
     for layer, scaling, down, up in _products(files):
         # With both sides made orthogonal, of an r x r matrix.
         values = scaling * torch.linalg.svdvals(torch.linalg.qr(up)[1] @ torch.linalg.qr(down.T)[1].T)
-        largest[layer] += float(values.square().max())
-        total[layer] += float(values.square().sum())
-    return largest / np.where(total > 0, total, 1.0)
+        yield layer, values.square().tolist()
 
 
 def _products(files: AdapterFiles) -> Iterator[tuple[int, float, torch.Tensor, torch.Tensor]]:
@@ -96,7 +104,7 @@ def layer_scores(
     for document in documents:
         with layers.keep(full), _lora_outputs(layers) as squares:
             adapted.append(_states(layers, document))
-            outputs += np.sqrt(squares)
+            outputs += squares
         with layers.keep(base):
             plain.append(_states(layers, document))
     with layers.keep(full):
@@ -116,25 +124,9 @@ def layer_scores(
         }
     return of_update | {
         "lora_output": outputs / total if total else outputs,
-        "cka_distance": np.array(distances),
+        "cka_adapted": np.array(distances),
         "probe_rise": np.diff(curve, prepend=0.0),
     }
-
-
-def linear_cka(one: Floats, other: Floats) -> float:
-    """Linear centred kernel alignment of two representations of the same `n` inputs, `(n, d)` and `(n, e)`: 1 where one
-    is a rotation and scaling of the other; NaN where one is constant.
-
-    HSIC of the linear kernels by its Gram matrices, n x n (Kornblith et al., 2019, Similarity of Neural Network
-    Representations Revisited, equation 3 with the biased estimator).
-    """
-    grams = []
-    for states in (one, other):
-        centred = states - states.mean(axis=0)
-        grams.append(centred @ centred.T)
-    first, second = grams
-    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum()) / scale if scale else float("nan")
 
 
 def _states(layers: AdapterLayers, document: EncodedReference) -> list[Floats]:

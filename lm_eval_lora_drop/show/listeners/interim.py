@@ -15,7 +15,7 @@ class InterimScores:
     def __init__(self, sweep: SweepStarted) -> None:
         self._scores = sweep.scores
         self._items: dict[Variant, dict[int, Any]] = {variant: {} for variant in sweep.candidates}
-        self._racing: dict[Variant, dict[int, Any]] | None = None
+        self._running = self._items
         self.add(sweep.known)
 
     def add(self, pairs: Sequence[tuple[Variant, int, Any]]) -> None:
@@ -23,13 +23,9 @@ class InterimScores:
         for variant, position, item in pairs:
             self._items[variant][position] = item
 
-    def begin_round(self) -> None:
-        """From the second round of a race on, candidates with fewer documents than others are eliminated."""
-        if self._racing is None:
-            self._racing = self._items
-            return
-        most = max(map(len, self._racing.values()))
-        self._racing = {variant: items for variant, items in self._racing.items() if len(items) == most}
+    def begin_round(self, running: Sequence[Variant]) -> None:
+        """From now on only these candidates are compared: others were eliminated, or have not been asked."""
+        self._running = {variant: self._items[variant] for variant in running}
 
     @property
     def pairs(self) -> int:
@@ -41,7 +37,7 @@ class InterimScores:
 
         None before there is such a document. A batch ends short answers first, and those are no fair sample.
         """
-        items = self._racing or self._items
+        items = self._running
         common = set.intersection(*map(set, items.values())) if items else set()
         best: tuple[Variant, float, int] | None = None
         for variant, answered in items.items() if common else ():

@@ -40,7 +40,7 @@ class ProgressBar:
             case SweepStarted():
                 self._open(event)
             case RoundStarted() if self._bar is not None:
-                self._standing.begin_round()
+                self._standing.begin_round(event.running)
                 self._bar.total = self._bar.n + event.pairs
                 if on_terminal():
                     self._bar.refresh()

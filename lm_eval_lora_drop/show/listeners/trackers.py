@@ -72,7 +72,7 @@ class TrackerLog:
             case SweepStarted():
                 self._start(event)
             case RoundStarted() if self._standing is not None:
-                self._standing.begin_round()
+                self._standing.begin_round(event.running)
             case Answered() if self._standing is not None:
                 self._standing.add(event.pairs)
                 if time.monotonic() - self._logged_at > SECONDS_BETWEEN_LOGS:

@@ -85,15 +85,23 @@ def remarks(task: TaskRecord) -> list[str]:
     said = [f"Chosen: {kept.label}, {rule}, among {len(sweep.candidates)} candidates on {chosen.documents} documents."]
     if sweep.jointly is not None:
         said.append(_jointly(task, sweep, sweep.jointly))
+    if sweep.strategy == "refine":
+        pairs = sum(len(row.items) for row in sweep.candidates)
+        said.append(
+            f"Refine asked {pairs:,} (candidate, document) pairs; {len(sweep.not_asked)} of "
+            f"{len(sweep.candidates) + len(sweep.not_asked)} candidates were not asked."
+        )
     said += bound_sentences(task)
     clusters = _clusters(task)
     if clusters is not None:
         said.append(f"The documents form {clusters} clusters; standard errors are by cluster.")
     if sweep.greedy is not None:
         tried = sum(one.candidates for one in sweep.greedy.rounds)
+        way = sweep.greedy.direction
+        rounds = "generations of CMA-ES" if way == "cma_es" else f"{way} greedy rounds"
         said.append(
-            f"The candidates come from {len(sweep.greedy.rounds)} {sweep.greedy.direction} greedy rounds over {tried} "
-            f"candidates, on {len(sweep.greedy.doc_ids)} other documents."
+            f"The candidates come from {len(sweep.greedy.rounds)} {rounds} over {tried} candidates, on "
+            f"{len(sweep.greedy.doc_ids)} other documents."
         )
     return [*said, verdict(task)]
 

@@ -1,1 +1,1 @@
-"""In which order candidates meet documents: racing, greedy search."""
+"""In which order candidates meet documents: racing, coarse to fine, greedy search."""

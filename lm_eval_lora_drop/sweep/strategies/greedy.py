@@ -20,11 +20,10 @@ import numpy as np
 
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.harness.documents import Document
-from lm_eval_lora_drop.record.schema import DifferenceRecord, GreedyRecord, GreedyRoundRecord, SweepRecord
+from lm_eval_lora_drop.record.schema import GreedyRecord, GreedyRoundRecord, SweepRecord
 from lm_eval_lora_drop.statistics.clusters import Codes, cluster_codes
-from lm_eval_lora_drop.statistics.paired import Difference, paired_difference
 from lm_eval_lora_drop.sweep.candidates import CandidateSet, blocks
-from lm_eval_lora_drop.sweep.run import SweepSettings
+from lm_eval_lora_drop.sweep.run import SweepSettings, difference
 from lm_eval_lora_drop.sweep.score import Scorer
 from lm_eval_lora_drop.variant import Variant
 
@@ -50,14 +49,7 @@ def run_greedy(
     Raises:
         ArgumentError: fewer than four documents, or as `run_sweep`.
     """
-    units = int(codes_of(documents).max(initial=-1)) + 1
-    if units < FEWEST:
-        what = "clusters of documents" if units < len(documents) else "documents"
-        raise ArgumentError(
-            f"sweep_candidates={settings.candidates.name} searches on one half of the {what} and compares on the "
-            f"other, which takes at least {FEWEST}, got {units}. Raise sweep_limit."
-        )
-    seeking, comparing = halves(documents)
+    seeking, comparing = search_halves(documents, settings.candidates.name)
     num_layers = settings.candidates.variants[0].num_layers
     full, base = Variant.full(num_layers), Variant.base(num_layers)
     forward = settings.candidates.name == "greedy_forward"
@@ -73,24 +65,14 @@ def run_greedy(
         # The moves race among themselves: against the full adapter all of them may be out at once, as every single
         # layer is on the way forward, and nothing would say which of them is best.
         sweep = compare(moves, seeking, settings.strategy, "best")
-        moved, score, loss = _best_move(sweep, scorer, whole, codes_of(seeking))
-        real = loss.stderr == loss.stderr and loss.value < -REAL * loss.stderr
-        rounds.append(
-            GreedyRoundRecord(
-                variant=moved,
-                score=score,
-                difference=DifferenceRecord(
-                    difference=loss.value,
-                    stderr=loss.stderr if loss.stderr == loss.stderr else None,
-                    documents=loss.documents,
-                ),
-                candidates=len(moves),
-            )
-        )
+        rounds.append(round_record(sweep, scorer, whole, codes_of(seeking), len(moves)))
+        loss = rounds[-1].difference
+        lost, error = loss.difference, loss.stderr
+        real = lost is not None and error is not None and lost < -REAL * error
         # Backward gives the last step up that costs something; forward takes the first that costs nothing any more.
         if real and not forward:
             break
-        here = Variant.parse(moved, num_layers)
+        here = Variant.parse(rounds[-1].variant, num_layers)
         if forward and not real:
             break
     way = [Variant.parse(one.variant, num_layers) for one in rounds]
@@ -108,6 +90,22 @@ def run_greedy(
 def codes_of(documents: Sequence[Document]) -> Codes:
     """`(documents,)`: which belong together."""
     return cluster_codes([document.cluster for document in documents])
+
+
+def search_halves(documents: Sequence[Document], name: str) -> tuple[list[Document], list[Document]]:
+    """`halves`, for the search `name`.
+
+    Raises:
+        ArgumentError: fewer than four documents, or clusters of them.
+    """
+    units = int(codes_of(documents).max(initial=-1)) + 1
+    if units < FEWEST:
+        what = "clusters of documents" if units < len(documents) else "documents"
+        raise ArgumentError(
+            f"sweep_candidates={name} searches on one half of the {what} and compares on the other, which takes at "
+            f"least {FEWEST}, got {units}. Raise sweep_limit."
+        )
+    return halves(documents)
 
 
 def halves(documents: Sequence[Document]) -> tuple[list[Document], list[Document]]:
@@ -134,13 +132,12 @@ def _moves(here: Variant, *, forward: bool) -> list[Variant]:
     return [Variant.of_layers(layers, num_layers) for layers in changed]
 
 
-def _best_move(
-    sweep: SweepRecord, scorer: Scorer, whole: Sequence[Any], clusters: Codes
-) -> tuple[str, float, Difference]:
+def round_record(
+    sweep: SweepRecord, scorer: Scorer, whole: Sequence[Any], clusters: Codes, candidates: int
+) -> GreedyRoundRecord:
     """The best of a round with its score and its paired difference to the full adapter, whose items are given."""
-    (best,) = [row for row in sweep.candidates if row.variant == sweep.best]
-    difference = paired_difference(
-        scorer.aggregation, best.items, whole, sign=scorer.metric.sign, resamples=scorer.resamples, clusters=clusters
-    )
+    best = sweep.candidate(sweep.best)
+    assert best is not None
     assert best.score is not None
-    return best.variant, best.score, difference
+    lost = difference(scorer, best.items, whole, clusters)
+    return GreedyRoundRecord(variant=best.variant, score=best.score, difference=lost, candidates=candidates)

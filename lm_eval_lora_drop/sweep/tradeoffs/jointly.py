@@ -25,7 +25,7 @@ from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.plain import plain
 from lm_eval_lora_drop.record.schema import JointRecord, SweepRecord
 from lm_eval_lora_drop.statistics.aggregation import Floats
-from lm_eval_lora_drop.sweep.candidates import GREEDY
+from lm_eval_lora_drop.sweep.candidates import SEARCHED
 from lm_eval_lora_drop.sweep.run import choose_anew
 from lm_eval_lora_drop.sweep.select import choose_rows, contributions, on_common_documents, places_of
 from lm_eval_lora_drop.sweep.tradeoffs.bounds import ScoredCandidates, floats
@@ -77,16 +77,16 @@ def check_jointly(
     """Refuse what has no candidates in common, before a model is loaded.
 
     Raises:
-        ArgumentError: racing, a set whose candidates depend on the task, a rule that compares documents in pairs, or
-            no full adapter to hold the others against.
+        ArgumentError: racing or refine, a set whose candidates depend on the task, a rule that compares documents in
+            pairs, or no full adapter to hold the others against.
     """
     asked = f"sweep_jointly={how} takes one candidate for all tasks"
-    if strategy == "racing":
+    if strategy != "exhaustive":
         raise ArgumentError(
-            f"{asked}, so all must be scored to the end on each, got sweep_strategy=racing. Take "
+            f"{asked}, so all must be scored to the end on each, got sweep_strategy={strategy}. Take "
             "sweep_strategy=exhaustive."
         )
-    if own := sorted(set(sets) & {*GREEDY, "scores"}):
+    if own := sorted(set(sets) & {*SEARCHED, "scores"}):
         raise ArgumentError(
             f"{asked}, and the candidates of sweep_candidates={'+'.join(own)} are each task's own. Take another set."
         )

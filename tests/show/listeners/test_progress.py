@@ -52,7 +52,7 @@ def test_the_leader_is_that_of_the_documents_that_all_have_answered(capsys: pyte
         Answered(pairs(hasty, [0])),
     ]
     bar = ProgressBar()
-    hear(bar, started(), RoundStarted(ALL), *events[:2])
+    hear(bar, started(), RoundStarted(ALL, CANDIDATES), *events[:2])
     assert "best" not in capsys.readouterr().err
     hear(bar, events[2], SweepEnded())
     assert "best K = 7 (30.0, n = 1)" in last(capsys)
@@ -60,8 +60,9 @@ def test_the_leader_is_that_of_the_documents_that_all_have_answered(capsys: pyte
 
 def test_what_a_race_has_eliminated_does_not_hold_up_its_leader(capsys: pytest.CaptureFixture[str]) -> None:
     left = CANDIDATES[4:]
-    rounds = [RoundStarted(11), Answered(pairs(CANDIDATES, [0])), RoundStarted(7), Answered(pairs(left, [1]))]
-    hear(ProgressBar(), started(), *rounds, RoundStarted(7), Answered(pairs(left, [2])), SweepEnded())
+    first = [RoundStarted(11, CANDIDATES), Answered(pairs(CANDIDATES, [0]))]
+    rounds = [*first, RoundStarted(7, left), Answered(pairs(left, [1]))]
+    hear(ProgressBar(), started(), *rounds, RoundStarted(7, left), Answered(pairs(left, [2])), SweepEnded())
     assert "best K = 6 (29.3, n = 3)" in last(capsys)
 
 
@@ -98,7 +99,7 @@ def test_without_a_terminal_every_state_is_a_log_line(
 
 def test_starts_where_the_journal_ends(capsys: pytest.CaptureFixture[str]) -> None:
     bar = ProgressBar()
-    hear(bar, started(pairs(CANDIDATES, range(3))), RoundStarted(5 * len(CANDIDATES)))
+    hear(bar, started(pairs(CANDIDATES, range(3))), RoundStarted(5 * len(CANDIDATES), CANDIDATES))
     assert f"{3 * len(CANDIDATES)}/{ALL}" in last(capsys)
     hear(bar, Answered(pairs(CANDIDATES, range(3, DOCUMENTS))), SweepEnded())
     assert f"{ALL}/{ALL}" in last(capsys)
@@ -106,8 +107,8 @@ def test_starts_where_the_journal_ends(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_race_ends_at_what_it_asked(capsys: pytest.CaptureFixture[str]) -> None:
     few = CANDIDATES[:2]
-    rounds = [RoundStarted(11), Answered(pairs(CANDIDATES, [0])), RoundStarted(14), Answered(pairs(few, range(1, 8)))]
-    hear(ProgressBar(), started(), *rounds, SweepEnded())
+    first = [RoundStarted(11, CANDIDATES), Answered(pairs(CANDIDATES, [0]))]
+    hear(ProgressBar(), started(), *first, RoundStarted(14, few), Answered(pairs(few, range(1, 8))), SweepEnded())
     assert "25/25" in last(capsys)
 
 
