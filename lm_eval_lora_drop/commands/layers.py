@@ -35,8 +35,7 @@ def _layers(args: argparse.Namespace) -> int:
     each layer at the last token of the prompt (arXiv 2602.05988), by which lora-drop train --layers cka:0.5 chooses.
 
     lora-drop layers --peft ./my-adapter
-    lora-drop layers --peft ./my-adapter --task gsm8k --limit 50
-    lora-drop layers --peft ./my-adapter --task gsm8k -o layers --device cpu
+    lora-drop layers --peft ./my-adapter --task gsm8k --limit 50 -o layers
     lora-drop layers --pretrained org/base --task gsm8k
     """
     from lm_eval_lora_drop.adapter.files import open_adapter

@@ -7,7 +7,7 @@ from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.errors import ArgumentError
 from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.show.verdict.sweep_text import sweep_table, verdict
-from lm_eval_lora_drop.sweep.candidates import CANDIDATES, make_candidates
+from lm_eval_lora_drop.sweep.candidates import CANDIDATES, SEARCHED, make_candidates
 from lm_eval_lora_drop.variant import AdapterShape, Variant
 from tests.candidates.toys import counted, counting_task, evaluate, texts
 
@@ -18,12 +18,12 @@ def test_the_shape_of_the_tiny_adapter_is_what_is_assumed_here(make):
     assert make(boundary="full").shape == SHAPE
 
 
-@pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores", "greedy", "greedy_forward"}))
+@pytest.mark.parametrize("name", sorted(set(CANDIDATES) - {"adapters", "scores", *SEARCHED}))
 def test_a_sweep_over_every_set(make, name):
     lm = make(boundary="auto", sweep_candidates=name, sweep_limit=4, sweep_engine="shared")
     results = evaluate(lm)
     record = from_config(results["config"], "here").tasks["toy"]
-    expected = make_candidates([name], SHAPE)
+    expected = make_candidates([name], lm.shape)
     sweep = record.sweep
     assert [row.variant for row in sweep.candidates] == [str(variant) for variant in expected.variants]
     assert (sweep.candidate_set, sweep.ordered, sweep.engine) == (name, expected.ordered, "shared")

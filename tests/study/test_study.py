@@ -12,6 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands import main as cli
+from lm_eval_lora_drop.files import package_folder
 from lm_eval_lora_drop.record.find import find_runs
 from lm_eval_lora_drop.record.fingerprint import digest, short
 from lm_eval_lora_drop.study.check import check_study
@@ -199,7 +200,7 @@ def test_a_full_cell_is_what_hf_says(finished):
         ({"model_args": {"pretrained": "m", "sweep_select": "smallest:99"}}, "a bound must be"),
         ({"model_args": {}}, "must name the base model"),
         ({"model_args": {"pretrained": "x", "boundary": 3}}, "must not have boundary"),
-        ({"tasks": ["lora_drop_dmo"]}, "is no task"),
+        ({"tasks": ["lora_drop_dmo"]}, "is not known"),
         ({"tasks": ["lora_drop_all"]}, "is a group"),
         ({"model_args": {"pretrained": "/nope"}}, "there is no folder /nope"),
         ({"model_args": {"pretrained": "no-such-owner/no-such-model"}}, "model=no-such-owner/no-such-model cannot"),
@@ -331,15 +332,17 @@ def test_an_adapter_trained_otherwise_is_not_taken(finished, file, capsys):
     assert "was trained with lora_alpha=16.0, rank=8, and" in capsys.readouterr().err
 
 
-def test_the_smollm2_study_can_be_read():
-    """The study in the repository: two tasks, three seeds of the full and of the bottom adapter each, two further
-    ranks, dropout and weight decay."""
-    from lm_eval_lora_drop.files import package_folder
-
-    study = read_study(package_folder("configs") / "studies" / "smollm2.yaml")
-    names = [training.folder for training in study.trainings]
-    assert len(names) == len(set(names)) == 16
-    for task in ("samsum", "problems"):
-        assert {f"{task}-{name}-seed{seed}" for name in ("full", "bottom") for seed in range(3)} <= set(names)
-    assert {one.settings.rank for one in study.trainings} == {2, 8, 32}
-    assert {one.settings.describe_layers(30) for one in study.trainings if one.name == "bottom"} == {"0-18 of 30"}
+def test_the_studies_of_the_evidence_can_be_read():
+    """Word problems on two models under three seeds, with controls; short dialogues with further trainings."""
+    studies = package_folder("configs") / "studies"
+    for name, fixed in (("smollm2", "19"), ("gemma3", "11")):
+        study = read_study(studies / f"{name}.yaml")
+        assert [one.folder for one in study.trainings] == [f"problems-full-seed{seed}" for seed in range(3)]
+        assert [choice.label for choice in study.trainings[0].choices] == ["full", "base", "auto", fixed]
+        assert study.controls == 1
+    dialogues = read_study(studies / "samsum.yaml").trainings
+    names = [one.folder for one in dialogues]
+    assert len(names) == len(set(names)) == 10
+    assert {f"samsum-{name}-seed{seed}" for name in ("full", "bottom") for seed in range(3)} <= set(names)
+    assert {one.settings.rank for one in dialogues} == {2, 8, 32}
+    assert {one.settings.describe_layers(30) for one in dialogues if one.name == "bottom"} == {"0-18 of 30"}
