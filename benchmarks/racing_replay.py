@@ -61,7 +61,7 @@ def recorded_sweep(task: TaskRecord) -> RecordedSweep:
         sign=metric.sign,
         full=next((variant for variant in variants if variant.is_full), None),
         aggregation=Aggregation.named(sweep.aggregation),
-        eliminated=(),
+        left_out=(),
         ordered=sweep.ordered,
     )
 
