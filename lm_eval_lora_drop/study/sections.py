@@ -13,7 +13,7 @@ from lm_eval_lora_drop.statistics.crossed import CrossedMean
 from lm_eval_lora_drop.study.claims import Claim
 from lm_eval_lora_drop.study.config import Study, StudyTask
 from lm_eval_lora_drop.study.evidence import SHAPE, Arm, mean_of
-from lm_eval_lora_drop.study.seeds import seed_curves
+from lm_eval_lora_drop.study.seeds import has_curves
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
 from lm_eval_lora_drop.sweep.trust import trust
 from lm_eval_lora_drop.text import NOTHING, decimals_for, decimals_of_column, number, p_value, percent, with_error
@@ -140,7 +140,7 @@ def _claims(claims: Sequence[Claim]) -> Section:
 
 
 def _boundaries(arms: Sequence[Arm]) -> Section | None:
-    curves = any(seed_curves(arm, arms) for arm in arms)
+    curves = any(map(has_curves, arms))
     rows = []
     for arm in arms:
         if not arm.choice.startswith(("auto", "probe")):

@@ -18,34 +18,55 @@ Limits = tuple[float, float, float]
 
 
 def seed_curves(arm: Arm, arms: Sequence[Arm]) -> SeedCurves | None:
-    """Differences to full over K, of an arm whose K was found by a sweep over boundaries; None of another, or where
-    the seeds' sweeps did not read the same documents or have no candidate besides full in common."""
+    """Differences to full over K, of an arm that `has_curves`; None of another. A K for which no document has a value
+    under every seed is left out."""
+    tables = _tables(arm)
+    if not tables:
+        return None
     records = arm.records
-    if not arm.choice.startswith("auto") or len({one.validation and one.validation.doc_ids for one in records}) != 1:
-        return None
-    try:
-        sweeps = [RecordedSweep.from_record(record) for record in records]
-    except ArgumentError:  # an aggregation that is known to its task alone
-        return None
-    tables = [_differences(sweep) for sweep in sweeps]
-    common = sorted(set.intersection(*(set(one) for one in tables)))
-    metric, codes = records[0].metric, sweeps[0].codes
-    if len(common) < 2 or metric is None:
-        return None
-    mean = {boundary: _limits(mean_of(np.stack([one[boundary] for one in tables]), codes)) for boundary in common}
+    metric, codes = records[0].metric, RecordedSweep.from_record(records[0]).codes
+    assert metric is not None
+    mean: dict[int, Limits] = {}
+    for boundary in tables[0]:
+        values = np.stack([one[boundary] for one in tables])
+        if np.isfinite(values).all(axis=0).any():
+            mean[boundary] = _limits(mean_of(values, codes))
     # Full differs from itself nowhere: its interval would only say how wide one is where nothing differs.
-    mean |= {boundary: (0.0, 0.0, 0.0) for boundary in common if boundary == records[0].num_layers}
+    mean[records[0].num_layers] = (0.0, 0.0, 0.0)
     return SeedCurves(
-        title=f"{arm.task.name}, {arm.training}: {len(tables[0][common[0]])} validation documents",
+        title=f"{arm.task.name}, {arm.training}: {len(codes)} validation documents",
         metric=str(metric),
         num_layers=records[0].num_layers,
         seeds={
-            f"seed {seed}": {boundary: float(np.nanmean(one[boundary])) for boundary in common}
+            "adapter" if seed is None else f"seed {seed}": {
+                boundary: float(np.nanmean(one[boundary])) for boundary in mean
+            }
             for seed, one in zip(arm.of_runs, tables, strict=True)
         },
         mean=mean,
         test=fixed_on_test(arm, arms, (metric.name, metric.filter)),
     )
+
+
+def has_curves(arm: Arm) -> bool:
+    """Whether its K was found by sweeps over boundaries that read the same documents."""
+    return bool(_tables(arm))
+
+
+def _tables(arm: Arm) -> list[dict[int, Floats]]:
+    """Of each seed the differences to full at the K that all seeds asked; none where there are no two such K."""
+    records = arm.records
+    over_k = [one.sweep is not None and one.sweep.candidate_set == "boundary" for one in records]
+    if not arm.choice.startswith("auto") or not all(over_k):
+        return []
+    if len({one.validation and one.validation.doc_ids for one in records}) != 1:
+        return []
+    try:
+        tables = [_differences(RecordedSweep.from_record(record)) for record in records]
+    except ArgumentError:  # an aggregation that is known to its task alone
+        return []
+    common = sorted(set.intersection(*(set(one) for one in tables)))
+    return [{boundary: one[boundary] for boundary in common} for one in tables] if len(common) > 1 else []
 
 
 def _differences(sweep: RecordedSweep) -> dict[int, Floats]:

@@ -255,6 +255,19 @@ def test_the_curves_of_the_seeds_are_those_of_their_sweeps(studied):
     assert tested == {3: (claim.mean.value, *claim.mean.interval)}
     assert [arm.choice for arm in gathered if seed_curves(arm, gathered)] == ["auto"]
     assert (study.output / "seeds.png").stat().st_size > 1000
+    # A K without any value under one seed has no point; it used to end the report.
+    sweep = auto.records[1].sweep
+    rows = [
+        dataclasses.replace(row, items=(None,) * len(row.items)) if row.variant == "none" else row
+        for row in sweep.candidates
+    ]
+    emptied = dataclasses.replace(auto.records[1], sweep=dataclasses.replace(sweep, candidates=tuple(rows)))
+    fake = SimpleNamespace(
+        task=auto.task, training="full", choice="auto", of_runs=(None, 1), records=(auto.records[0], emptied)
+    )
+    found = seed_curves(fake, [])
+    assert list(found.seeds) == ["adapter", "seed 1"]
+    assert set(found.mean) == set(curves.mean) - {0}
 
 
 def test_what_a_study_calls_things_is_escaped():
