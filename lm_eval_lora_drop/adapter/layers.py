@@ -94,7 +94,7 @@ class AdapterLayers:
         below, above = split_outside(base, layers, outside)
         followers = find_followers(base, (one for one in below if isinstance(one, ModulesToSaveWrapper)))
         found = cls(model, layers, tuple(map(tuple, inside)), tuple(below), tuple(above), followers, called)
-        found._check()
+        found.check()
         return found
 
     @property
@@ -313,18 +313,29 @@ class AdapterLayers:
         undo.callback(_set, module, name, _factors(module, name))
         _set(module, name, self.factors(module, name, keep))
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Check that the adapter can be divided: neither merged nor switched off.
+
+        Raises:
+            AdapterError: no LoRA in the decoder layers, or LoRA that is merged or switched off.
+        """
         if not any(isinstance(module, LoraLayer) for modules in self.modules for module in modules):
             raise AdapterError(
                 f"The adapter has no LoRA in its decoder layers (the model has {self.num_layers}): there is nothing to "
                 "drop layer by layer."
             )
-        for module, _ in self.wanted(Variant.base(self.num_layers)):
-            if isinstance(module, LoraLayer) and module.merged:
-                raise AdapterError(
-                    "The adapter is merged into the weights, so its layers cannot be dropped. Call unmerge_adapter() "
-                    "on the PeftModel first."
-                )
+        modules = [module for module, _ in self.wanted(Variant.base(self.num_layers))]
+        if any(isinstance(module, LoraLayer) and module.merged for module in modules):
+            raise AdapterError(
+                "The adapter is merged into the weights, so its layers cannot be dropped. Call unmerge_adapter() "
+                "on the PeftModel first."
+            )
+        if off := sum(module.disable_adapters for module in modules):
+            raise AdapterError(
+                f"The adapter is switched off in {off} of {len(modules)} modules; an evaluation would switch it on. "
+                "Call base_model.enable_adapter_layers() on the PeftModel first; boundary=base and layers=... evaluate "
+                "without the adapter, or without it in some layers."
+            )
 
 
 def _adapters_of(module: AdapterModule) -> set[str]:

@@ -361,6 +361,7 @@ class LoraDropLM(LoraDropBase, HFLM):
         )
 
     def _parts_of_model(self) -> dict[str, Any]:
+        self.layers.check()  # a user may have merged it, or switched it off, since it was loaded
         config = self.model.peft_config[self.model.active_adapters[0]]
         files, base = self._adapter_files, self.model.get_base_model()
         with self._lent():  # as it answers: a user's model in training mode is evaluated without dropout

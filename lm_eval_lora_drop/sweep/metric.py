@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ _SCORED_BY = ("process_docs", "doc_to_choice", "doc_to_target", "process_results
 
 def scoring_of(task: Any) -> list[Any]:
     """What the scores of given answers depend on, as JSON has it: the task's settings, and the content of the files
-    whose functions they name."""
+    whose functions they name, with what these import from their own folder."""
     settings = [getattr(task.config, name, None) for name in _SCORED_BY]
-    files, todo = set(), [*settings, type(task).process_results]
+    files: set[Path] = set()
+    todo = [*settings, type(task).process_results]
     while todo:
         one = todo.pop()
         todo += list(one.values()) if isinstance(one, dict) else one if isinstance(one, list) else []
@@ -35,9 +38,36 @@ def scoring_of(task: Any) -> list[Any]:
                 file = inspect.getsourcefile(code if inspect.isroutine(code) else type(code).__call__)
             except TypeError:  # built in
                 continue
-            if file and Path(file).is_file():
-                files.add(digest_file(Path(file)))
-    return [described(settings), sorted(files)]
+            if file:
+                path = Path(file).absolute()
+                _add_with_imports(path, path.parent, files)
+    return [described(settings), sorted(digest_file(file) for file in files)]
+
+
+def _add_with_imports(file: Path, folder: Path, files: set[Path]) -> None:
+    """Add a file of Python code, and the files below `folder` that it imports, and theirs."""
+    if file in files or not file.is_file():
+        return
+    files.add(file)
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):  # of another Python; nobody has loaded it
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names, beside = [alias.name for alias in node.names], file.parent
+        elif isinstance(node, ast.ImportFrom):
+            names = [".".join(filter(None, (node.module, alias))) for alias in ("", *(one.name for one in node.names))]
+            beside = file.parents[max(node.level - 1, 0)]
+        else:
+            continue
+        for name in names:
+            path = beside.joinpath(*name.split("."))
+            loaded = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+            for found in (loaded, path.with_suffix(".py"), path / "__init__.py"):
+                # An environment may lie in the folder too.
+                if found.suffix == ".py" and found.is_relative_to(folder) and "site-packages" not in found.parts:
+                    _add_with_imports(found, folder, files)
 
 
 def resolve_metric(task: Any, sweep_metric: str | None) -> MetricSpec:

@@ -113,6 +113,8 @@ def test_only_the_active_adapter_counts(tiny_base, tiny_adapter, tmp_path):
         (lambda base, adapter: base, "must be a PeftModel"),
         (lambda base, adapter: peft.get_peft_model(base, peft.IA3Config(task_type="CAUSAL_LM")), "is IA3"),
         (lambda base, adapter: _merged(peft.PeftModel.from_pretrained(base, adapter)), "unmerge_adapter"),
+        (lambda base, adapter: _off(peft.PeftModel.from_pretrained(base, adapter), 0), "off in 28 of 28 modules"),
+        (lambda base, adapter: _off(peft.PeftModel.from_pretrained(base, adapter), 3), "off in 7 of 28 modules"),
     ],
 )
 def test_what_has_no_layers_to_drop_is_refused(tiny_base, tiny_adapter, make, message):
@@ -126,6 +128,15 @@ def _base(folder):
 
 def _merged(model):
     model.merge_adapter()
+    return model
+
+
+def _off(model, first):
+    """Without the adapter from a layer on, as one drops it by hand."""
+    for layer in model.get_base_model().model.layers[first:]:
+        for module in layer.modules():
+            if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
+                module.enable_adapters(enabled=False)
     return model
 
 

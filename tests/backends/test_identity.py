@@ -22,7 +22,7 @@ from lm_eval_lora_drop.adapter.files import base_fingerprint, open_adapter
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.backends.identity import WHERE_AND_HOW_FAST, asks, decision, identity
 from lm_eval_lora_drop.backends.identity.loaded import configuration, loaded_model
-from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.errors import AdapterError, ArgumentError
 from lm_eval_lora_drop.options import LoraDropArgs, parse_model_args
 from lm_eval_lora_drop.record import fingerprint
 from lm_eval_lora_drop.record.fingerprint import version_changes
@@ -143,7 +143,11 @@ def test_every_switch_of_an_adapters_layer_counts(tiny_base, tiny_adapter):
             else changed(value)
         )
         vars(layer)[name] = new
-        assert setting(lm) != before, name
+        if name == "merged_adapters":
+            with pytest.raises(AdapterError, match="merged"):
+                setting(lm)
+        else:
+            assert setting(lm) != before, name
         vars(layer)[name] = value
     assert setting(lm) == before
 
@@ -227,7 +231,6 @@ EDITS = {
         "default", 3.0
     ),
     "rsLoRA": lambda lm: setattr(lm.model.peft_config["default"], "use_rslora", True),
-    "the adapter is switched off": lambda lm: lm.model.base_model.disable_adapter_layers(),
     "the attention's implementation": lambda lm: lm.model.get_base_model().set_attn_implementation("eager"),
     "a penalty": lambda lm: (
         setattr(lm.model.generation_config, "repetition_penalty", 1.5)
@@ -289,6 +292,21 @@ def test_weights_trained_between_two_evaluations_by_one_object_are_swept_anew(ti
     again = evaluate(lm)["samples"]
     assert len(list((tmp_path / "sweeps").glob("*.jsonl"))) == 2
     assert again
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda model: model.base_model.disable_adapter_layers(), "switched off in 28 of 28 modules"),
+        (lambda model: model.merge_adapter(), "unmerge_adapter"),
+    ],
+)
+def test_an_adapter_that_is_switched_off_or_merged_between_two_evaluations_is_refused(make, edit, message):
+    lm = make(boundary="2")
+    evaluate(lm)
+    edit(lm.model)
+    with pytest.raises(AdapterError, match=message):
+        evaluate(lm)
 
 
 # The list: answers are equal under two values of each name.
@@ -494,6 +512,38 @@ def test_what_scores_is_part_of_the_choice(kind, tmp_path):
         assert scoring_of(task) == found[-1]
         assert " at 0x" not in str(found[-1])
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "import own_rules as r",
+        "from own_rules import SIGN",
+        "import own_package.rules as r",
+        "from own_package import rules as r",
+    ],
+)
+def test_what_the_scoring_file_imports_is_part_of_the_choice(how, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "__init__.py").touch()
+    rules, found = tmp_path / ("own_package/rules.py" if "package" in how else "own_rules.py"), []
+    code = tmp_path / "own_scoring.py"
+    code.write_text(
+        f"{how}\n\n\ndef score(doc, results):\n    return {{'length': {'' if 'SIGN' in how else 'r.'}SIGN}}\n"
+    )
+    for sign in (1, 1, -1):
+        rules.write_text(f"SIGN = {sign}\n")
+        for name in ("own_rules", "own_package.rules", "own_package"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        spec = importlib.util.spec_from_file_location("own_scoring", code)  # as lm-eval loads `!function`
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        task = make_task(splits=ROWS)
+        task.config.process_results = module.score
+        found.append(scoring_of(task))
+    assert found[0] == found[1] != found[2]
 
 
 def test_answers_under_one_choice_are_not_recorded_as_anothers(make, tmp_path):
