@@ -1,10 +1,11 @@
 """Every set of candidates against an adapter edited by hand, and its exports in plain PEFT.
 
 A few candidates of each set, spread from its first to its last, answer documents of the demo's task in the shared and
-in the plain pass. The oracle is HFLM, one request at a time, with the adapter's matrices edited as the candidate's
-notation says; the notation is read and the ranks are cut (numpy's SVD) a second time here. Each candidate is then
-exported and loaded by plain PEFT on plain Transformers, and its logits of prompt and answer are compared with the
-oracle's. Sets that depend on scores have the candidates that their search asks of made-up scores.
+in the plain pass, and score their references (candidates that answer alike differ there). The oracle is HFLM, one
+request at a time, with the adapter's matrices edited as the candidate's notation says; the notation is read and the
+ranks are cut (numpy's SVD) a second time here. Each candidate is then exported and loaded by plain PEFT on plain
+Transformers, and its logits of prompt and reference are compared with the oracle's. For sets that are searched the
+search is run on made-up scores.
 
 One JSON line per model and set: the demo's model and adapter; GPT-2 (weights transposed); Qwen3 with rsLoRA, rank and
 alpha patterns; Gemma with DoRA. Exit code 1 if an answer is wrong. On one core it takes a quarter of an hour, almost
@@ -22,12 +23,14 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -59,8 +62,8 @@ TINY: dict[str, dict[str, Any]] = {
 }
 """Architecture -> LoRA on all of its linear layers, besides the usual."""
 TOLERANCE = 1e-4
-"""What logits may differ by, as a share of the largest."""
-MIXED = ("0-1x1.5r2.{0}+1x0.25.{1}+2", "0.{0}+0x0.5r1.{1}+1-2x0.125r3", "0-2x0.5.attention+1-2r1.mlp", "0x2e-2+1x3")
+"""What logits may differ by, as a share of the largest, and log-likelihoods as a share of themselves."""
+MIXED = ("0-1x1.5r2.{0}+1x0.25.{1}+2", "0.{0}+1-2x0.125r3", "0-2x0.5.attention+1-2r1.mlp+2r2.{1}", "0x2e-2+1x3")
 """Strengths, ranks and kinds of module together; {0} and {1} are the adapter's first and last kind."""
 _PIECE = re.compile(r"(\d+)(?:-(\d+))?(?:x(\d+(?:\.\d+)?(?:e-?\d+)?))?(?:r(\d+))?((?:\.[a-z]\w*)*)")
 
@@ -68,11 +71,14 @@ _PIECE = re.compile(r"(\d+)(?:-(\d+))?(?:x(\d+(?:\.\d+)?(?:e-?\d+)?))?(?:r(\d+))
 def meaning(notation: str, module: str) -> tuple[float, int | None] | None:
     """Strength and rank that a candidate gives to a module by its full name; None where it drops its LoRA."""
     layer, parts = int(re.findall(r"\.(\d+)\.", module)[0]), module.split(".")
-    names = {parts[-1], "attention" if {"attn", "self_attn"} & set(parts) else "mlp"}
+    part, found = "attention" if {"attn", "self_attn"} & set(parts) else "mlp", None
     for first, last, strength, rank, kinds in _PIECE.findall(notation):
-        if int(first) <= layer <= int(last or first) and (not kinds or names & set(kinds.split("."))):
-            return float(strength or 1), int(rank) if rank else None
-    return None
+        kept = float(strength or 1), int(rank) if rank else None
+        if int(first) <= layer <= int(last or first):
+            if parts[-1] in kinds.split("."):
+                return kept
+            found = kept if not kinds or part in kinds.split(".") else found
+    return found
 
 
 class ByHand:
@@ -142,52 +148,72 @@ def searched(name: str, shape: AdapterShape) -> list[Variant]:
     return [one for one in asked if not (one.is_full or one.is_base)]
 
 
+def same(ours: Any, theirs: Any) -> bool:
+    """Texts are equal; log-likelihoods are within the tolerance, and as greedy."""
+    if isinstance(theirs, str):
+        return bool(ours == theirs)
+    return bool(ours[1] == theirs[1] and abs(ours[0] - theirs[0]) <= TOLERANCE * max(1.0, abs(theirs[0])))
+
+
+@torch.no_grad()
+def exported_difference(hand: ByHand, base: str, adapter: str, variant: Variant, texts: Sequence[str]) -> float:
+    """Largest relative difference of the logits of the exported candidate in plain PEFT, NaN where one is NaN."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_adapter(adapter, variant, Path(folder) / "exported")
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=next(hand.hf.model.parameters()).dtype)
+        plain = PeftModel.from_pretrained(plain, f"{folder}/exported").eval()
+    found = []
+    for ids in (torch.tensor([hand.hf.tok_encode(text)]) for text in texts):
+        one, other = plain(input_ids=ids).logits, hand.hf.model(input_ids=ids).logits
+        found.append(float((one - other).abs().max() / other.abs().max()))
+    return float(np.max(found))
+
+
 def run(label: str, base: str, adapter: str, args: argparse.Namespace) -> int:
     """All sets on one model; returns the number of wrong answers and exports."""
     args.pretrained, args.peft = base, adapter
     lm, hand = common.load(args), ByHand(base, adapter, args.dtype)
-    binding = common.bind(common.demo_task(24))
+    binding, failed = common.bind(common.demo_task(24)), 0
     drawn = validation.draw(binding, args.documents, seed=0)
     assert drawn is not None
-    pairs, documents, failed = validation.pairs(binding, drawn.documents), drawn.documents, 0
+    pairs = validation.pairs(binding, drawn.documents)
+    choices = [
+        replace(document, requests=(Instance("loglikelihood", document.doc, pair, 0),))
+        for document, pair in zip(drawn.documents, pairs, strict=True)
+    ]
+    asked = {"generate_until": drawn.documents, "loglikelihood": choices}
     for name in args.sets:
-        every = candidates(name, lm, pairs)
+        every, counters = candidates(name, lm, pairs), Counters()
         places = np.linspace(0, len(every) - 1, args.each).round().astype(int).tolist()
         some = [every[place] for place in dict.fromkeys(places)]
-        work, counters = [Work(document, tuple(some)) for document in documents], Counters()
-        passes = [shared_runner(lm, lm.layers, counters=counters), plain_runner(lm, lm.layers)]
-        found = [{(a.variant, a.document.doc_id): a.responses[0] for b in one(work) for a in b} for one in passes]
-        wrong, exports, differences, texts = 0, 0, [0.0], set()
-        for variant in some:
-            hand.edit(str(variant))
-            said = hand.hf.generate_until([one.requests[0] for one in documents], disable_tqdm=True)
-            texts.update(said)
-            wrong += sum(
-                one[variant, d.doc_id] != text for one in found for d, text in zip(documents, said, strict=True)
-            )
-            if variant.is_base:
-                continue
-            exports += 1
-            with tempfile.TemporaryDirectory() as folder:
-                export_adapter(adapter, variant, Path(folder) / "exported")
-                plain = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, args.dtype))
-                plain = PeftModel.from_pretrained(plain, f"{folder}/exported").eval()
-            for document, text in zip(documents, said, strict=True):
-                ids = torch.tensor([hand.hf.tok_encode(document.requests[0].args[0] + text)])
-                with torch.no_grad():
-                    one, other = plain(input_ids=ids).logits, hand.hf.model(input_ids=ids).logits
-                differences.append(float((one - other).abs().max() / other.abs().max()))
-        largest = float(np.max(differences))  # NaN where one is NaN
+        answers, wrong, different, exports = 0, 0, set(), {}
+        for kind in args.requests:
+            documents = asked[kind]
+            requests = [document.requests[0] for document in documents]
+            work = [Work(document, tuple(some)) for document in documents]
+            passes = [shared_runner(lm, lm.layers, counters=counters), plain_runner(lm, lm.layers)]
+            found = [{(a.variant, a.document.doc_id): a.responses[0] for b in one(work) for a in b} for one in passes]
+            for variant in some:
+                hand.edit(str(variant))
+                theirs = getattr(hand.hf, kind)(requests, disable_tqdm=True)
+                different |= {one if isinstance(one, str) else round(one[0], 3) for one in theirs}
+                ours = [[one[variant, document.doc_id] for document in documents] for one in found]
+                answers += sum(map(len, ours))
+                wrong += sum(not same(*both) for one in ours for both in zip(one, theirs, strict=True))
+                if not variant.is_base and variant not in exports:
+                    texts = [prompt + answer for prompt, answer in pairs]
+                    exports[variant] = exported_difference(hand, base, adapter, variant, texts)
+        largest = float(np.max(list(exports.values())))
         failed += wrong + (not largest < TOLERANCE) + (counters.fell_back is not None)
         common.emit(
             benchmark="rivals_oracle",
             model=label,
             set=name,
             candidates=len(some),
-            answers=2 * len(some) * len(documents),
+            answers=answers,
             wrong=wrong,
-            different_texts=len(texts),
-            exports=exports,
+            different=len(different),
+            exports=len(exports),
             relative_logit_difference=f"{largest:.1e}",
             fell_back=counters.fell_back,
         )
@@ -201,6 +227,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=[DEMO, *TINY], default=[DEMO, *TINY])
     every = [name for name in CANDIDATES if name != "adapters"]
     parser.add_argument("--sets", nargs="+", choices=[*every, "mixed"], default=[*every, "mixed"])
+    kinds = ("generate_until", "loglikelihood")
+    parser.add_argument("--requests", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--each", type=int, default=4, help="candidates of a set")
     args = parser.parse_args()
     disable_progress_bar()

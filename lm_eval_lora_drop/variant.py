@@ -13,7 +13,7 @@ Notation, safe as (part of) a file name:
     0-19+20-29x0.5       the upper ten at half strength
     0-29r4               every product B A cut to its four largest singular values
     0-29.attention       attention modules only
-    0-9.q_proj.v_proj    two kinds of module, by the last part of their names, which goes before attention and mlp
+    0-9.q_proj.v_proj    two kinds of module, by the last part of their names; a name has priority over attention, mlp
     seed1@0-14           of the adapter `seed1`
     none                 nothing: the base model
 """
@@ -219,7 +219,7 @@ class Variant:
     def keep_at(self, layer: int, module: str, kinds: Iterable[str] = ()) -> Keep | None:
         """How a module of this layer is kept, None where it is dropped.
 
-        `module` is the last part of its name, which goes before `kinds`, what else it may be called (`attention`,
+        `module` is the last part of its name, which has priority over `kinds`, what else it may be called (`attention`,
         `mlp`). For modules outside the layers: layer 0 for the embedding, layer L-1 for norm and head.
         """
         names = {module, *kinds}

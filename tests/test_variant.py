@@ -133,7 +133,7 @@ def test_what_kind_of_module_is_kept():
 
 
 @pytest.mark.parametrize("text", ["0x0.5.attention+0r2.q_proj", "0r2.q_proj+0x0.5.attention", "0r2.a_proj+0.attention"])
-def test_the_name_of_a_module_goes_before_what_it_is_a_part_of(text):
+def test_the_name_of_a_module_has_priority_over_its_kind(text):
     """Whichever comes first in the notation or in the alphabet."""
     module = text[text.index("_proj") - 1 :][:6]
     variant = Variant.parse(text, 1)
