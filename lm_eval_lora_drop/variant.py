@@ -13,7 +13,7 @@ Notation, safe as (part of) a file name:
     0-19+20-29x0.5       the upper ten at half strength
     0-29r4               every product B A cut to its four largest singular values
     0-29.attention       attention modules only
-    0-9.q_proj.v_proj    two kinds of module, by the last part of their names
+    0-9.q_proj.v_proj    two kinds of module, by the last part of their names; a name has priority over attention, mlp
     seed1@0-14           of the adapter `seed1`
     none                 nothing: the base model
 """
@@ -39,6 +39,8 @@ _RANGE = re.compile(
 _ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 MOST_LAYERS = 100_000
 """No model has as many: a number above it is a slip, or damage."""
+MOST_STRENGTH = 1000
+"""Far above it the numbers of a model overflow, and its answers are empty."""
 LONGEST = 10_000
 """Characters of a notation: a variant of 160 layers, each with modules and a strength of its own, takes 6,000."""
 Word = Literal["auto", "probe", "default", "full", "base"]
@@ -75,10 +77,10 @@ class Keep:
     rank: int | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.strength) and self.strength > 0):
+        if not 0 < self.strength <= MOST_STRENGTH:
             raise ArgumentError(
-                f"a strength must be a number above 0 (1 keeps the LoRA as trained), got {self.strength}. "
-                "To drop layers, leave them out."
+                f"a strength must be a number above 0 and at most {MOST_STRENGTH} (1 keeps the LoRA as trained), got "
+                f"{self.strength}. To drop layers, leave them out."
             )
         if self.rank is not None and self.rank < 1:
             raise ArgumentError(f"a rank must be at least 1, got {self.rank}. To drop layers, leave them out.")
@@ -217,14 +219,12 @@ class Variant:
     def keep_at(self, layer: int, module: str, kinds: Iterable[str] = ()) -> Keep | None:
         """How a module of this layer is kept, None where it is dropped.
 
-        `module` is the last part of its name, `kinds` what else it may be called (`attention`, `mlp`). For modules
-        outside the layers: layer 0 for the embedding, layer L-1 for norm and head.
+        `module` is the last part of its name, which has priority over `kinds`, what else it may be called (`attention`,
+        `mlp`). For modules outside the layers: layer 0 for the embedding, layer L-1 for norm and head.
         """
         names = {module, *kinds}
-        for keep in self.layers[layer]:
-            if not keep.modules or names & set(keep.modules):
-                return keep
-        return None
+        keeps = [keep for keep in self.layers[layer] if not keep.modules or names & set(keep.modules)]
+        return max(keeps, key=lambda keep: module in keep.modules, default=None)
 
     def __hash__(self) -> int:
         return self._hash

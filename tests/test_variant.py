@@ -58,7 +58,25 @@ def test_a_boundary_above_the_model_names_the_range():
 
 
 @pytest.mark.parametrize(
-    "value", ["", " ", "3-", "-3", "a", "5-2", "1++2", "0-3;5", "0x0", "0x-1", "0r0", "0-2+1", "0."]
+    "value",
+    [
+        "",
+        " ",
+        "3-",
+        "-3",
+        "a",
+        "5-2",
+        "1++2",
+        "0-3;5",
+        "0x0",
+        "0x-1",
+        "0x1e-400",
+        "0x1e300",
+        "0x1001",
+        "0r0",
+        "0-2+1",
+        "0.",
+    ],
 )
 def test_malformed_layers_are_refused_with_an_example(value):
     with pytest.raises(ArgumentError):
@@ -112,6 +130,15 @@ def test_what_kind_of_module_is_kept():
     assert variant.keep_at(3, "anything") == Keep(rank=4)
     assert variant.boundary is None
     assert not variant.is_plain
+
+
+@pytest.mark.parametrize("text", ["0x0.5.attention+0r2.q_proj", "0r2.q_proj+0x0.5.attention", "0r2.a_proj+0.attention"])
+def test_the_name_of_a_module_has_priority_over_its_kind(text):
+    """Whichever comes first in the notation or in the alphabet."""
+    module = text[text.index("_proj") - 1 :][:6]
+    variant = Variant.parse(text, 1)
+    assert variant.keep_at(0, module, ("attention",)) == Keep((module,), rank=2)
+    assert variant.keep_at(0, "k_proj", ("attention",)).rank is None
 
 
 def test_a_variant_that_travels_is_found_in_another_process():

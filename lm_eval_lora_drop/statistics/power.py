@@ -160,7 +160,7 @@ def detectable_difference(
 
     None where they cannot show any: a 0/1 metric on five documents has no p-value below .05.
     """
-    largest = known.size if known.discordance < 1 else known.size * 100
+    largest = known.size * (100 if known.discordance == 1 and known.unit is None else 1)
     if power_of(documents, largest, known, alpha=alpha) < power:
         return None
     return float(

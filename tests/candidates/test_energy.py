@@ -1,19 +1,24 @@
 """Ranks by energy: numpy's singular values of the adapter's own files, and what plain PEFT says of the export."""
 
 import json
+import shutil
 
 import numpy as np
 import peft
 import pytest
 import safetensors.numpy
 import transformers
+from lm_eval.models.huggingface import HFLM
 
+from lm_eval_lora_drop.adapter.export import export_adapter
 from lm_eval_lora_drop.backends.hf import LoraDropLM
 from lm_eval_lora_drop.commands.main import main
 from lm_eval_lora_drop.errors import ArgumentError
+from lm_eval_lora_drop.record.schema import from_config
 from lm_eval_lora_drop.sweep.candidates import make_candidates
 from lm_eval_lora_drop.variant import AdapterShape, Variant
 from testing.tiny import make_adapter, make_base
+from tests.candidates.toys import evaluate, texts
 
 SHARES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
@@ -100,3 +105,25 @@ def test_single_modules_of_spread_layers():
     assert {one.partition(".")[2] for one in single} == set(kinds)
     with pytest.raises(ArgumentError, match="kinds of module are known"):
         make_candidates(["single"], AdapterShape(4))
+
+
+@pytest.mark.parametrize("zero", [(".layers.2.",), (".layers.0.", ".layers.3.mlp.")])
+def test_where_b_is_zero_the_least_rank_is_kept_and_the_export_answers_as_evaluated(zero, tiny_adapter, make, tmp_path):
+    adapter = shutil.copytree(tiny_adapter, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    named = [name for name in tensors if "lora_B" in name and any(part in name for part in zero)]
+    safetensors.numpy.save_file({**tensors, **{name: tensors[name] * 0 for name in named}}, file)
+    swept = evaluate(
+        make(peft=adapter, boundary="auto", sweep_candidates="energy", sweep_limit=3, sweep_engine="shared")
+    )
+    record = from_config(swept["config"], "here").tasks["toy"]
+    found = [row.variant for row in record.sweep.candidates]
+    assert len(found) > 2
+    for notation in found[1:-1]:
+        cut = {keep.rank for layer in Variant.parse(notation, 4).layers for keep in layer}
+        assert 1 in cut
+        export_adapter(adapter, Variant.parse(notation, 4), tmp_path / notation)
+        assert texts(evaluate(make(HFLM, peft=tmp_path / notation))) == texts(
+            evaluate(make(peft=adapter, layers=notation))
+        )

@@ -1,8 +1,13 @@
 """Scores of layers: against their definitions, computed another way; and as candidates of a sweep."""
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
+import peft
 import pytest
 import torch
+import transformers
 
 from benchmarks.matrix_cases import make_config
 from lm_eval_lora_drop.adapter.files import open_adapter
@@ -18,6 +23,7 @@ from testing import tiny
 from testing.tiny import make_adapter
 from tests.candidates.toys import evaluate
 
+DEMO_ADAPTER = Path(__file__).parents[2] / "demo" / "adapter"
 PAIRS = [(f"The question {i} is", f" the answer {i} in the text") for i in range(5)]
 
 
@@ -41,34 +47,27 @@ def uneven(tiny_base, tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
-def test_the_norm_of_the_update_is_that_of_the_weights_peft_would_merge(tiny_base, which, request):
-    adapter = request.getfixturevalue(which)
-    lm = load(tiny_base, adapter)
-    expected = [
-        sum(float(module.get_delta_weight("default").double().square().sum()) for module in modules) ** 0.5
-        for modules in lm.layers.modules
-    ]
-    assert update_norms(open_adapter(str(adapter)), 4) == pytest.approx(expected, rel=1e-5)
-    if which == "uneven":
-        assert expected[0] == expected[2] == 0 < min(expected[1], expected[3])
-
-
-@pytest.mark.parametrize("which", ["tiny_adapter", "uneven"])
-def test_the_share_of_the_largest_singular_value_is_numpys(tiny_base, which, request):
-    adapter = request.getfixturevalue(which)
-    lm = load(tiny_base, adapter)
-    expected = []
-    for modules in lm.layers.modules:
-        deltas = [module.get_delta_weight("default").detach().double().numpy() for module in modules]
+@pytest.mark.parametrize("which", ["tiny_adapter", "uneven", "SmolLM2"])
+def test_the_scores_of_the_update_are_those_of_the_weights_peft_would_merge(which, request):
+    base, adapter = request.getfixturevalue("tiny_base"), DEMO_ADAPTER
+    if which == "SmolLM2":
+        base = request.getfixturevalue("smollm2")
+    else:
+        adapter = request.getfixturevalue(which)
+    lm = load(base, adapter)
+    norms, largest = update_norms(open_adapter(str(adapter)), lm.layers.num_layers), []
+    found = top_singular(open_adapter(str(adapter)), lm.layers.num_layers)
+    layers = range(4) if which != "SmolLM2" else (0, 14, 29)
+    for layer in layers:
+        deltas = [one.get_delta_weight("default").detach().double().numpy() for one in lm.layers.modules[layer]]
         values = [np.linalg.svd(delta, compute_uv=False) ** 2 for delta in deltas]
-        expected.append(sum(one[0] for one in values) / sum(one.sum() for one in values) if values else 0.0)
-    found = top_singular(open_adapter(str(adapter)), 4)
-    assert found == pytest.approx(expected, rel=1e-5)
-    # One direction of at most four is between a quarter and everything.
-    assert all(0.25 < value < 1 for value in found if value)
+        largest.append(sum(one[0] for one in values) / sum(one.sum() for one in values) if values else 0.0)
+        assert norms[layer] == pytest.approx(sum(np.square(one).sum() for one in deltas) ** 0.5, rel=1e-5)
+    assert found[list(layers)] == pytest.approx(largest, rel=1e-5)
+    # One direction of the rank is between its share and everything.
+    assert all(1 / lm.shape.rank < value < 1 for value in found if value)
     if which == "uneven":
-        assert found[0] == found[2] == 0
+        assert found[0] == found[2] == norms[0] == norms[2] == 0 < min(norms[1], norms[3])
 
 
 def test_an_update_that_was_never_trained_has_no_direction(tiny_base, tmp_path):
@@ -97,36 +96,77 @@ def test_cka_is_its_definition_in_the_space_of_features():
     assert np.isnan(linear_cka(one, np.ones((40, 3))))
 
 
-def test_the_squared_norm_of_the_output_is_what_b_a_x_says(tiny_base, uneven):
-    lm = load(tiny_base, uneven)
-    scores = layer_scores(lm, lm.layers, PAIRS, lm._adapter_files)
-    expected = np.zeros(4)
+@pytest.fixture(params=["tiny", "SmolLM2"])
+def base_and_adapter(request):
+    """The tiny model with an uneven adapter, and the demo's."""
+    if request.param == "tiny":
+        return request.getfixturevalue("tiny_base"), request.getfixturevalue("uneven")
+    return request.getfixturevalue("smollm2"), DEMO_ADAPTER
+
+
+def by_plain_peft(base, adapter):
+    """`lora_output`, `cka_adapted` and `probe_rise` from what hooks on plain PEFT's modules see."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(model, str(adapter)).eval()
+    decoder = model.base_model.model.model
+    squares, states = np.zeros(len(decoder.layers)), []
+
+    def see_input(module, inputs, layer):
+        a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+        squares[layer] += float((module.scaling["default"] * inputs[0] @ a.T @ b.T).double().square().sum())
+
+    def see_states(_, __, output):
+        states.append((output[0] if isinstance(output, tuple) else output)[0])
+
+    for layer, one in enumerate(decoder.layers):
+        one.register_forward_hook(see_states)
+        for module in one.modules():
+            if isinstance(module, peft.tuners.lora.LoraLayer):
+                module.register_forward_pre_hook(partial(see_input, layer=layer))
+    adapted, plain, curves = [], [], []
     for prompt, reference in PAIRS:
-        squares = np.zeros(4)
-        handles = []
-
-        def watch(layer, module, squares=squares):
-            def see(_, inputs):
-                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-                squares[layer] += float((module.scaling["default"] * inputs[0] @ a.T @ b.T).square().sum())
-
-            return see
-
-        for layer, modules in enumerate(lm.layers.modules):
-            handles += [module.register_forward_pre_hook(watch(layer, module)) for module in modules]
-        context, continuation = lm._encode_pair(prompt, reference)
+        context = tokenizer(prompt).input_ids
+        both = tokenizer(prompt + reference).input_ids[: len(context) + 4]
+        ids, targets = torch.tensor([both[:-1]]), both[len(context) :]
         with torch.no_grad():
-            lm.model(torch.tensor([(context + continuation[:4])[:-1]]))
-        for handle in handles:
-            handle.remove()
-        expected += squares
-    assert scores["lora_output"] == pytest.approx(expected / expected.sum(), rel=1e-4)
-    assert scores["lora_output"][0] == scores["lora_output"][2] == 0
-    # Below the first layer with LoRA base and adapted states are one; behind it they differ.
-    assert scores["cka_adapted"][0] == pytest.approx(0, abs=1e-9)
-    assert scores["cka_adapted"][1] > 1e-4
-    assert scores["probe_rise"].sum() == pytest.approx(lm.probe(PAIRS).curves[0].over_tokens.mean[-1, 0], rel=1e-4)
+            model(input_ids=ids)
+            found = torch.stack(states)[:, -len(targets) :]
+            read = model.get_output_embeddings()(decoder.norm(found)).softmax(-1)
+            curves.append(read[:, range(len(targets)), targets].mean(-1).double().numpy())
+            states.clear()
+            before = squares.copy()
+            with model.disable_adapter():
+                model(input_ids=ids)
+            squares[:] = before
+        adapted.append(found.double().numpy())
+        plain.append(torch.stack(states)[:, -len(targets) :].double().numpy())
+        states.clear()
+    distances = []
+    for one, other in zip(np.concatenate(plain, axis=1), np.concatenate(adapted, axis=1), strict=True):
+        x, y = one - one.mean(axis=0), other - other.mean(axis=0)
+        norm = np.linalg.norm
+        distances.append(1 - norm(y.T @ x) ** 2 / (norm(x.T @ x) * norm(y.T @ y)))
+    return {
+        "lora_output": squares / squares.sum(),
+        "cka_adapted": distances,
+        "probe_rise": np.diff(np.mean(curves, axis=0), prepend=0),
+    }
+
+
+def test_the_scores_on_data_are_what_plain_peft_says(base_and_adapter):
+    base, adapter = base_and_adapter
+    lm = load(base, adapter)
+    scores = layer_scores(lm, lm.layers, PAIRS, lm._adapter_files)
     assert set(scores) == {"update_norm", "top_singular", "lora_output", "cka_adapted", "probe_rise"}
+    for name, expected in by_plain_peft(base, adapter).items():
+        assert scores[name] == pytest.approx(expected, rel=1e-3, abs=1e-6), name
+        assert np.ptp(expected) > 1e-3, name
+    if adapter != DEMO_ADAPTER:
+        assert scores["lora_output"][0] == scores["lora_output"][2] == 0
+        # Below the first layer with LoRA base and adapted states are one; behind it they differ.
+        assert scores["cka_adapted"][0] == pytest.approx(0, abs=1e-9)
+        assert scores["cka_adapted"][1] > 1e-4
     with pytest.raises(ArgumentError, match="at least two documents"):
         layer_scores(lm, lm.layers, PAIRS[:1])
 

@@ -51,6 +51,12 @@ def test_known_magnitudes():
     assert documents_needed(0.02, known) == pytest.approx(2000, rel=0.05)
     assert detectable_difference(100, known) == pytest.approx(0.09, abs=0.01)
     assert detectable_difference(5, known) is None
+    # Every document may change, as where a pilot of two or three saw no change: still none differs by more than 1.
+    every = variation(np.ones(2), np.ones(2))
+    assert (every.discordance, detectable_difference(2, every)) == (1, None)
+    assert detectable_difference(6, PairedVariation.of_share(1.0, unit=100)) == pytest.approx(
+        100 * (2 * 0.8 ** (1 / 6) - 1), rel=1e-4
+    )
     n = documents_needed(2.0, PairedVariation.of_spread(9.0))
     # The paired t test's power by the non-central t distribution, written out.
     limit, shift = stats.t.isf(0.025, n - 1), 2 / 9 * np.sqrt(n)
