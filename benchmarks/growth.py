@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(num_layers: int, tokens: int, documents: int) -> dict[str, float]:
-    """Both passes over all boundaries of a model with so many layers."""
+    """Both passes over all boundaries of a model with `num_layers` layers."""
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder) / "base", num_layers=num_layers)
         adapter = make_adapter(base, Path(folder) / "adapter")
