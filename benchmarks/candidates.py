@@ -128,7 +128,7 @@ def table(rows: list[Row]) -> str:
     decimals = decimals_of_column((row.test, row.stderr) for row in rows)
     p_values = corrected(rows)
     head = [
-        *("candidate_set", "candidates", "chosen", "parameters", "validation", "expected", "test"),
+        *("set", "candidates", "chosen", "parameters", "validation", "expected", "test"),
         *("to full, 95 %", "p (Holm)", "to the boundary, 95 %"),
     ]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -181,7 +181,7 @@ def main() -> None:
                 args.write / f"{config.stem}.json", json.dumps([row.to_json() for row in rows], indent=1) + "\n"
             )
     if args.write and drawn:
-        save_figure(claims_figure(drawn, "better than full"), args.write / "sets")
+        save_figure(claims_figure(drawn, "better than full"), args.write / "candidates", ["png"])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Model:
         return 2 * 2 * self.layers * self.kv_heads * self.head
 
     def forward(self, tokens: float, launches: float = 1.0) -> float:
-        """Seconds of one forward over so many tokens."""
+        """Seconds of one forward over `tokens` tokens."""
         products = 2 * self.parameters * tokens / (PEAK * OF_PEAK)
         weights = 2 * self.parameters / (BANDWIDTH * OF_BANDWIDTH)
         return max(products, weights, self.layers * LAUNCHES * launches)
@@ -83,7 +83,7 @@ def main() -> None:
         all_at_once, batch = shared(model, args.documents, args.prompt, args.answer)
         devices = f"{model.gpus} H100" if model.gpus > 1 else "H100"
         rows.append([model.name, devices, model.layers + 1, batch, f"{one / 60:.0f}", f"{all_at_once / 60:.1f}"])
-    head = ["calculated", "bf16 on", "boundaries", "rows at a time", "one after another, minutes", "at once, minutes"]
+    head = ["model", "on", "boundaries", "rows", "plain pass, minutes", "shared pass, minutes"]
     print(tabulate(rows, headers=head, tablefmt="github"))
 
 

@@ -55,7 +55,7 @@ def cases(device: str, groups: Sequence[str]) -> Iterator[Case]:
 
 
 def small_models(device: str, groups: Sequence[str]) -> Iterator[Row]:
-    """A row for each tiny model, so many at once as there are cores."""
+    """A row for each tiny model, one process for each core."""
     # bitsandbytes takes hold of the GPU when it is imported; what is forked from there can have it no more.
     start = "spawn" if importlib.util.find_spec("bitsandbytes") else "forkserver"
 

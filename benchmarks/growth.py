@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(num_layers: int, tokens: int, documents: int) -> dict[str, float]:
-    """Both passes over all boundaries of a model with so many layers."""
+    """Both passes over all boundaries of a model with `num_layers` layers."""
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(Path(folder) / "base", num_layers=num_layers)
         adapter = make_adapter(base, Path(folder) / "adapter")
@@ -119,17 +119,16 @@ def draw(rows: list[dict[str, float]], stem: Path) -> None:
         left.plot(every, [shared_passes(n) for n in every], "-", color=BLUE, label="(L + 1)(L + 2) / 2 - 1")
         for axes, plain, shared, label, line in (
             (left, "layer_rows_plain", "layer_rows_shared", "layer passes per document", ""),
-            (right, "plain_seconds", "shared_seconds", "seconds", "-"),
+            (right, "plain_seconds", "shared_seconds", "seconds for all boundaries", "-"),
         ):
-            axes.plot(
-                layers, [row[plain] for row in rows], f"s{2 * line}", color=VERMILLION, label="one boundary at a time"
-            )
+            axes.plot(layers, [row[plain] for row in rows], f"s{2 * line}", color=VERMILLION, label="plain pass")
             axes.plot(layers, [row[shared] for row in rows], f"o{line}", color=BLUE, label="shared pass")
+            axes.set_xticks(layers)
             axes.set_xlabel("decoder layers L")
             axes.set_ylabel(label)
             axes.set_ylim(bottom=0)
-        left.legend()
-    save_figure(figure, stem)
+            axes.legend()
+    save_figure(figure, stem, ["png"])
 
 
 if __name__ == "__main__":

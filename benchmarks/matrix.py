@@ -10,7 +10,7 @@ where rules and check allow it) and as for the evaluated split; the harness's ow
     python -m benchmarks.matrix --table              # the table from the work file
 
 A case runs in a process of its own with a limit of CPU seconds: a crash costs one row. One line of JSON per case goes
-to `--work`, so an interrupted run goes on where it was.
+to `--work`, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ with the harness's own at batch size 1: `HFLM` with the adapter as PEFT loads it
 |---|---|
 | shared | all boundaries at once, every answer equal |
 | decoder | (evaluated split) the engine's own decoding loop, every answer equal |
-| plain by rule | one boundary at a time (evaluated split: `HFLM.generate_until`) because a rule says so beforehand |
+| plain by rule | plain pass (evaluated split: `HFLM.generate_until`) because a rule says so beforehand |
 | plain by check | the same because the check before trust found a difference or a failure |
 | plain from a failure on | the shared pass failed in the middle; the plain pass answered the rest |
 | asked anew | after an edit between two sweeps into one folder, no answer of before it is reused |

@@ -5,7 +5,7 @@
     .venv-newest/bin/python -m benchmarks.newest --page docs/evidence/matrix.md    # the table into the page
 
 One file of tests after another, each in a process that imports the installed wheel; results of the same versions are
-kept in out/newest, so that an interrupted run goes on where it was.
+kept in out/newest, so that an interrupted run resumes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Is the difference that `lora-drop plan` says so many documents can show really shown in 80 % of samples?
+"""Is the minimum detectable difference that `lora-drop plan` states detected in 80 % of samples?
 
     python benchmarks/power_simulated.py [--samples 2000]
 
@@ -20,7 +20,7 @@ Draw = Callable[[np.random.Generator, int, int, float], np.ndarray]
 
 
 def zero_one(discordance: float) -> Draw:
-    """So many documents change, gains outweigh losses by the difference."""
+    """A share `discordance` of the documents changes; gains outweigh losses by the difference."""
 
     def draw(rng: np.random.Generator, documents: int, samples: int, difference: float) -> np.ndarray:
         share = max(discordance, difference)

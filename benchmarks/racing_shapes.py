@@ -96,7 +96,7 @@ def coins(rng: np.random.Generator, share: float = 0.5) -> Floats:
 
 
 def gaining(row: Floats, number: int, rng: np.random.Generator) -> Floats:
-    """The same scores with so many wrong documents (or all there are) made right."""
+    """The same scores with `number` wrong documents (or all there are) made right."""
     made = row.copy()
     wrong = np.flatnonzero(row == 0)
     made[rng.choice(wrong, min(number, len(wrong)), replace=False)] = 1
@@ -255,7 +255,7 @@ def losses(draw: Draw, top: float) -> Draw:
 
 
 def clusters(draw: Draw, size: int) -> Draw:
-    """Documents of a cluster score alike: every `size`-th column, so many times."""
+    """Documents of a cluster score alike: every `size`-th column, repeated `size` times."""
 
     def drawn(rng: np.random.Generator) -> Items:
         rows = np.asarray(draw(rng))
@@ -308,7 +308,7 @@ SHAPES: dict[str, Shape] = {
 
 
 def races(name: str, number: int, settings: RacingSettings, seed: int) -> list[Outcome]:
-    """So many races over one shape."""
+    """`number` races over one shape."""
     shape = SHAPES[name]
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     outcomes: list[Outcome] = []

@@ -4,7 +4,7 @@
 
 First table: k of 50 documents are spoilt and none is improved, so of all 2**k exchanges exactly two are as extreme and
 p = 2 / 2**k. Beside it what sacrebleu's own paired test says, which counts strictly larger differences only. Second
-table: so many of 50 documents differ and for each a coin decides which system said what, which is the null hypothesis;
+table: k of 50 documents differ and for each a coin decides which system said what, which is the null hypothesis;
 the share of 2,000 such draws with p < .05. All p-values of the null come from one enumeration by sacrebleu's public
 `corpus_score`, so that the benchmark does not share its arithmetic with what it checks.
 """

@@ -49,7 +49,7 @@ def section(task: str, path: Path) -> str:
     samples = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     first = [sample for sample in samples if sample["doc_id"] == samples[0]["doc_id"]]
     prompt = first[0]["arguments"]["gen_args_0"]["arg_0"]
-    lines = [f"### {task}", "", *block("Prompt", prompt), *block("Expected", first[0]["target"])]
+    lines = [f"## {task}", "", *block("Prompt", prompt), *block("Expected", first[0]["target"])]
     lines += block("Output", shortened(first[0]["resps"][0][0]))
     for sample in first:
         filtered = "" if sample["filter"] in ("none", "output") else f", filter `{sample['filter']}`"

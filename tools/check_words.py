@@ -3,7 +3,7 @@
     python tools/check_words.py            # prints what it found, a line each; exit status 1 if anything
 
 Read are the prose of every page (without code), the texts and outputs of every notebook, and the string literals and
-docstrings of the package.
+docstrings of the package and of the programs that make the tables and figures of pages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from lm_eval_lora_drop.commands.main import make_parser
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "lm_eval_lora_drop"
+SOURCES = [ROOT / name for name in ("lm_eval_lora_drop", "benchmarks", "configs", "demo", "tasks")]
 WORDS = {
     r"whole adapters?|the whole of (?:it|them|an adapter)": "full adapter",
     r"no layer of it": "base model",
@@ -155,7 +155,7 @@ def main() -> int:
     for book in sorted((ROOT / "docs").rglob("*.ipynb")):
         for number, problem in wrong_words(notebook(book.read_text(encoding="utf-8"))):
             found.append(f"{book.relative_to(ROOT)}: cell {number}: {problem}")
-    for file in sorted(PACKAGE.rglob("*.py")):
+    for file in sorted(file for folder in SOURCES for file in folder.rglob("*.py")):
         for number, problem in wrong_words(literals(file.read_text(encoding="utf-8"))):
             found.append(f"{file.relative_to(ROOT)}:{number}: {problem}")
     print("\n".join(found) or "words: nothing found")

@@ -111,7 +111,7 @@ def maximum_figure(task: str, probe: Mapping[str, Any]) -> Figure:
 
 
 def difference_figure(task: str, probe: Mapping[str, Any]) -> Figure:
-    """Probability of the reference token less that under the full adapter, by layer (paper, Figure 5).
+    """Probability of the reference token minus that under the full adapter, by layer (paper, Figure 5).
 
     The base model is left out where there are others: its difference would flatten theirs.
     """
@@ -122,7 +122,7 @@ def difference_figure(task: str, probe: Mapping[str, Any]) -> Figure:
         axes.axhline(0, color=style.BLACK, linewidth=0.9, zorder=1)
         for curve, (colour, dashes, marker) in zip(shown, _looks(len(shown) + 1)[1:], strict=True):
             series = curve["probability_less_full"]["over_tokens"]
-            _line(axes, series["mean"], series["stderr"], f"{curve['name']} less full", colour, dashes, marker)
+            _line(axes, series["mean"], series["stderr"], f"{curve['name']} minus full", colour, dashes, marker)
             if curve["boundary"]:
                 axes.axvline(curve["boundary"] - 0.5, color=colour, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.set_ylabel("difference in probability\nof the reference token")

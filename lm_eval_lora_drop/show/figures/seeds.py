@@ -12,7 +12,7 @@ from lm_eval_lora_drop.show.figures import style
 from lm_eval_lora_drop.show.figures.axes import boundary_axis
 from lm_eval_lora_drop.show.figures.style import HOLLOW, STYLE, clean, shorten
 
-_WIDTH, _HEIGHT = 6.4, 3.4
+_WIDTH, _HEIGHT = 6.4, 3.8
 """Inches."""
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 3)))
 
@@ -64,5 +64,6 @@ def seeds_figure(curves: Sequence[SeedCurves]) -> Figure:
             axes.set_title(clean(shorten(one.title, 80)))
             axes.set_ylabel(f"{clean(shorten(one.metric, 30))}:\ndifference to full (validation)")
             boundary_axis(axes, one.num_layers)
-            axes.legend(loc="best")
+            # Below the panel: curves, band and zero line leave no corner free for every study.
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     return figure

@@ -48,7 +48,7 @@ def trade_figure(task: str, record: TaskRecord) -> Figure:
             if place == 0:
                 worse = "" if record.metric.higher_is_better else " (lower is better)"
                 axes.set_ylabel(clean(f"{shorten(str(record.metric), 30)}{worse}"))
-                axes.set_title(clean(f"{shorten(task)}: what is traded"))
+                axes.set_title(clean(f"{shorten(task)}: trade-offs"))
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

@@ -6,7 +6,7 @@ full adapter is real (or no more real), which is the border that matters.
 
 A round's candidates are built from the luck of the rounds before, so that a correction for all candidates that were
 tried does not cover them: after ten rounds the sum of ten largest noises stands against the largest one of a fixed set
-(tests/candidates/test_greedy.py shows how often that lies). So the first half of the documents finds the way, and the
+(benchmarks/greedy_noise.py counts the false gains). So the first half of the documents finds the way, and the
 candidates on it, one a round, are compared on the other half, where the usual band over all of them holds.
 """
 

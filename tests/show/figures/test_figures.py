@@ -19,6 +19,7 @@ from lm_eval_lora_drop.show.figures.probe import (
     save_probe_figures,
     tokens_figure,
 )
+from lm_eval_lora_drop.show.figures.seeds import SeedCurves, seeds_figure
 from lm_eval_lora_drop.show.figures.style import file_name, save_figure
 from lm_eval_lora_drop.show.figures.sweep import sweep_figure
 from lm_eval_lora_drop.sweep.recorded import RecordedSweep
@@ -249,11 +250,27 @@ def test_the_probes_figures_show_their_series():
             np.testing.assert_allclose(line.get_ydata(), mean)
     assert legend(maximum_figure("task", probe)) == ["full", "K = 7", "base"]
     difference = difference_figure("task", probe)
-    assert legend(difference) == ["K = 7 less full"]
+    assert legend(difference) == ["K = 7 minus full"]
     np.testing.assert_allclose(
         difference.axes[0].lines[1].get_ydata(),
         probe["curves"][1]["probability_less_full"]["over_tokens"]["mean"],
     )
+
+
+@pytest.mark.parametrize(("seeds", "panels"), [(1, 1), (2, 3), (8, 2)])
+def test_a_legend_of_seeds_covers_no_curve_and_is_not_cut_off(seeds, panels):
+    """Curves that fill every corner of the panel: from the upper left to the lower right, and back."""
+    corners = {0: (1.0, -1.0, 1.0), 5: (0.0, -1.0, 1.0), 10: (-1.0, -1.0, 1.0)}
+    values = {f"seed {n}": {0: (-1.0) ** n, 10: -((-1.0) ** n)} for n in range(seeds)}
+    figure = seeds_figure([SeedCurves("task, full", "rouge_l", 10, values, corners, {5: (0.0, -1.0, 1.0)})] * panels)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        around = axes.get_legend().get_window_extent()
+        assert len(axes.get_legend().get_texts()) == seeds + 2
+        assert not any(around.overlaps(other.get_window_extent()) for other in figure.axes)
+        assert not around.overlaps(axes.xaxis.label.get_window_extent())
+        assert figure.bbox.x0 <= around.x0 <= around.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= around.y0
 
 
 def test_without_a_rise_point_none_is_drawn():
