@@ -201,9 +201,9 @@ with the harness's own at batch size 1: `HFLM` with the adapter as PEFT loads it
 | WRONG, CRASH | a fault of this project where `--model hf` answers; there must be none |
 
 With other versions nothing was wrong either. The lowest that are asked for (Python 3.10, torch 2.6.0, transformers
-4.57.1, peft 0.17.0, accelerate 1.0.0): the 60 kinds of ends and 12 edits, and 340 cases of an earlier day, more of them
-plain by check, because there the older BERTs look ahead and experts are handed some of the tokens each. transformers
-5.23.0: adapters, requests, ends and edits (152 cases), the rest on an earlier day. transformers 5.17.0, on a GPU too:
+4.57.1, peft 0.17.0, accelerate 1.0.0): adapters, requests, ends and edits (152 cases), and families on an earlier day,
+more of them plain by check, because there the older BERTs look ahead and experts are handed some of the tokens each.
+transformers 5.23.0: the same 152 cases, the rest on an earlier day. transformers 5.17.0, on a GPU too:
 [performance](performance.md).
 
 "Equal" is equal text (or a parting at a near tie of the model's own logits), and log-likelihoods to 2e-4 of their size;
