@@ -58,13 +58,13 @@ def _add_with_imports(file: Path, folder: Path, files: set[Path]) -> None:
             names, beside = [alias.name for alias in node.names], file.parent
         elif isinstance(node, ast.ImportFrom):
             names = [".".join(filter(None, (node.module, alias))) for alias in ("", *(one.name for one in node.names))]
-            beside = file.parents[max(node.level - 1, 0)]
+            beside = file.parents[min(max(node.level, 1), len(file.parents)) - 1]
         else:
             continue
         for name in names:
             path = beside.joinpath(*name.split("."))
             loaded = Path(getattr(sys.modules.get(name), "__file__", None) or "")
-            for found in (loaded, path.with_suffix(".py"), path / "__init__.py"):
+            for found in (loaded, path.parent / f"{path.name}.py", path / "__init__.py"):
                 # An environment may lie in the folder too.
                 if found.suffix == ".py" and found.is_relative_to(folder) and "site-packages" not in found.parts:
                     _add_with_imports(found, folder, files)

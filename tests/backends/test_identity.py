@@ -521,6 +521,8 @@ def test_what_scores_is_part_of_the_choice(kind, tmp_path):
         "from own_rules import SIGN",
         "import own_package.rules as r",
         "from own_package import rules as r",
+        "if 0:\n    from .own_rules import SIGN\nfrom own_rules import SIGN",
+        "if 0:\n    from ..................... import nothing\nimport own_rules as r",
     ],
 )
 def test_what_the_scoring_file_imports_is_part_of_the_choice(how, tmp_path, monkeypatch):
